@@ -1,0 +1,35 @@
+"""A golden bundle and a decoder of Vicuna's shape, each made once; parity is asserted before time is measured."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+
+
+@pytest.fixture(scope="session")
+def golden_bundle(tmp_path_factory) -> Path:
+    from landmark_network import write_landmark_network
+
+    from export.build import ExportOptions, export_bundle
+
+    folder, golden = tmp_path_factory.mktemp("bundle"), ROOT / "tests/data/golden"
+    options = ExportOptions(
+        adapter=str(golden / "llava-lora-emola-trained"),
+        base=str(golden / "llava-base"),
+        out=folder / "golden",
+        vision_tower=str(golden / "clip"),
+        landmark_model=write_landmark_network(folder / "landmark.onnx"),
+        quantize="none",
+    )
+    assert all(parity.passed for parity in export_bundle(options).parity)
+    return options.out
+
+
+@pytest.fixture(scope="session")
+def vicuna(tmp_path_factory):
+    from vicuna import random_vicuna
+
+    return random_vicuna(tmp_path_factory.mktemp("vicuna"), layers=4)

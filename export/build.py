@@ -1,0 +1,261 @@
+"""`export_bundle`: checkpoint -> sealed bundle, in stages that survive an interruption."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import shutil
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import sdk
+from sdk.analyzer import open_backend
+from sdk.bundles.manifest import (
+    MANIFEST,
+    FileRecord,
+    Licence,
+    Manifest,
+    Parity,
+    Preprocessing,
+    Prompt,
+    Question,
+    Variant,
+    file_sha256,
+    read_manifest,
+)
+from sdk.errors import BundleError, ExportError
+from sdk.faba.prompts import IMAGE, QUESTIONS, TEMPLATES
+from sdk.runtime.pipeline import Pipeline
+from sdk.runtime.verify import FLOAT32_TOLERANCE, Reference, measure_parity
+from trainer.checkpoint import Checkpoint
+from trainer.tokenization import IMAGE_TOKEN, load_tokenizer, prompt_ids
+
+from .graphs import PRECISIONS, check_landmark_model, geometry, write_graphs
+from .merge import merge
+from .reference import compute_reference
+from .stages import RECORD, Stages
+
+MAX_NEW_TOKENS = 512
+INTENDED_USE = (
+    "Describing the visible facial expression of consenting adults for research, accessibility and user interfaces. "
+    "Not for judging what a person feels, not for decisions about people; emotion recognition at work and in education "
+    "is prohibited in the European Union (AI Act, Article 5(1)(f)), and people must be told of it (Article 50(3))."
+)
+_LANDMARK_SHA256 = "f001b856447c413801ef5c42091ed0cd516fcd21f2d6b79635b1e733a7109dbf"  # insightface's 2d106det.onnx
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportOptions:
+    """What to export, and where.
+
+    Attributes:
+        adapter, base, vision_tower: as in `trainer.checkpoint.load_emola`.
+        out: folder of the bundle; must not exist.
+        landmark_model: ONNX file with 2d106det's interface, or None.
+        quantize: "none" (float32) or "int4".
+    """
+
+    adapter: "str | None"
+    base: str
+    out: Path
+    vision_tower: str | None = None
+    landmark_model: Path | None = None
+    quantize: str = "int4"
+
+    @property
+    def precision(self) -> str:
+        return "float32" if self.quantize == "none" else self.quantize
+
+
+def export_bundle(options: ExportOptions, report: Callable[[str], None] = lambda line: None) -> Manifest:
+    """Make a sealed bundle. A run that was stopped continues where it stopped when it is started again.
+
+    Args:
+        report: told one line per stage.
+
+    Returns:
+        The manifest of the bundle at `options.out`.
+
+    Raises:
+        CheckpointError, ExportError: nothing is left at `options.out`.
+    """
+    checkpoint = _check_inputs(options)
+    out, landmark = options.out, options.landmark_model
+    sources = {path.name: file_sha256(path) for path in checkpoint.files()}
+    inputs = {"precision": options.precision, "landmark": file_sha256(landmark) if landmark else None}
+    recipe = hashlib.sha256(json.dumps([sdk.__version__, sources, inputs], sort_keys=True).encode()).hexdigest()
+    work = out.with_name(f"{out.name}.work")
+    if out.exists():
+        manifest = _same_export(out, recipe)
+        report(f"{out} holds this export already")
+    else:
+        stages = Stages(work, report)
+        merged_folder = stages.run("merge", sources, lambda folder: merge(checkpoint, folder))
+        merged = Checkpoint(None, merged_folder)
+        graphs = stages.run("graphs", inputs, lambda folder: write_graphs(merged, folder, landmark, options.precision))
+        reference = stages.run("reference", {}, lambda folder: _write_reference(merged, landmark, folder))
+        draft = _describe(options, merged, recipe)
+        sealed = stages.run("seal", {"name": out.name}, lambda folder: _seal(draft, graphs, reference, folder))
+        (sealed / RECORD).unlink()
+        sealed.rename(out)
+        manifest = read_manifest(out)
+    shutil.rmtree(work, ignore_errors=True)
+    return manifest
+
+
+def _same_export(out: Path, recipe: str) -> Manifest:
+    """The bundle at `out`, if it was made from the same files and options."""
+    try:
+        manifest = read_manifest(out)
+    except BundleError:
+        manifest = None
+    if manifest is None or manifest.provenance.get("recipe") != recipe:
+        raise ExportError(f"{out} exists already and is another bundle or none; remove it or choose another name")
+    return manifest
+
+
+def _check_inputs(options: ExportOptions) -> Checkpoint:
+    """Everything that can be refused before gigabytes are read."""
+    if options.precision not in PRECISIONS:
+        raise ExportError(f"quantize must be none or int4, not {options.quantize!r}")
+    checkpoint = Checkpoint(options.adapter, options.base, options.vision_tower)
+    if options.landmark_model:
+        if not options.landmark_model.is_file():
+            raise ExportError(f"landmark model {options.landmark_model} does not exist; expected an ONNX file")
+        check_landmark_model(options.landmark_model, checkpoint.config.landmark_size)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    needed = 3 * sum(path.stat().st_size for path in checkpoint.files())
+    free = shutil.disk_usage(options.out.parent).free
+    if free < needed:
+        raise ExportError(f"{options.out.parent}: about {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free")
+    return checkpoint
+
+
+def _write_reference(checkpoint: Checkpoint, landmark: Path | None, folder: Path) -> dict[str, Any]:
+    compute_reference(checkpoint, landmark).save(folder / "reference.npz")
+    return {}
+
+
+def _seal(draft: Manifest, graphs: Path, reference: Path, folder: Path) -> dict[str, Any]:
+    """Gather and hash the files, measure parity through the runtime, write the manifest last."""
+    shutil.copytree(graphs, folder, ignore=shutil.ignore_patterns(RECORD), dirs_exist_ok=True)
+    shutil.copyfile(reference / "reference.npz", folder / "reference.npz")
+    files = {
+        path.relative_to(folder).as_posix(): FileRecord(size=path.stat().st_size, sha256=file_sha256(path))
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    parity = _judge(folder, draft)
+    manifest = draft.model_copy(update={"files": files, "parity": tuple(parity)})
+    (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+    return {measured.stage: measured.relative_error for measured in parity}
+
+
+def _judge(folder: Path, manifest: Manifest) -> list[Parity]:
+    """Parity of every stage; a quantised decoder is reported, everything else must agree.
+
+    Raises:
+        ExportError: a graph does not compute what torch computes.
+    """
+    pipeline = Pipeline(folder, manifest, open_backend(folder, manifest))
+    judged = []
+    for parity in measure_parity(pipeline, Reference.load(folder / manifest.reference)):
+        if parity.stage == "decoder" and pipeline.backend.variant.precision != "float32":
+            parity = parity.model_copy(update={"tolerance": max(2 * parity.relative_error, FLOAT32_TOLERANCE)})
+        if not parity.passed:
+            raise ExportError(
+                f"the {parity.stage} graph differs from torch by {parity.relative_error:.1e} (relative), at most "
+                f"{parity.tolerance:.0e} is allowed; nothing was sealed"
+            )
+        judged.append(parity)
+    return judged
+
+
+def _describe(options: ExportOptions, checkpoint: Checkpoint, recipe: str) -> Manifest:
+    """The manifest, but for the files and their figures."""
+    config, conventions, statistics = checkpoint.config, checkpoint.conventions, checkpoint.statistics
+    decoder = f"decoder/{options.precision}.onnx"
+    variant = Variant(
+        name=f"ort-{options.precision}",
+        backend="ort",
+        precision=options.precision,
+        decoder=decoder,
+        external=(f"{decoder}.data",),
+    )
+    return Manifest(
+        name=options.out.name,
+        notice=conventions.notice,
+        intended_use=INTENDED_USE,
+        files={},
+        tokenizer="tokenizer.json",
+        vision="vision.onnx",
+        landmark="landmark.onnx" if options.landmark_model else None,
+        embeddings="decoder/embeddings.npy",
+        reference="reference.npz",
+        preprocessing=Preprocessing(
+            face_scale=conventions.face_scale,
+            image_size=config.vision.image_size,
+            image_mean=statistics.mean,
+            image_std=statistics.std,
+            image_aspect=conventions.image_aspect,
+            landmark_mode=conventions.landmark_mode,
+        ),
+        prompt=_prompt(checkpoint),
+        geometry=geometry(config),
+        variants=(variant,),
+        provenance={
+            "base": Path(options.base).name,
+            "adapter": Path(options.adapter).name if options.adapter else "none",
+            "recipe": recipe,
+            "emola-edge": sdk.__version__,
+            **{name: version(name) for name in ("torch", "transformers", "onnx")},
+        },
+        licences=_licences(options, checkpoint),
+        parity=(),
+        environment=_environment(),
+    )
+
+
+def _prompt(checkpoint: Checkpoint) -> Prompt:
+    """The fixed prompts as ids of the training tokenizer; the bundle's tokenizer was checked to give the same."""
+    tokenizer = load_tokenizer(checkpoint.base)
+    template = TEMPLATES[checkpoint.conventions.template]
+    ids = {task: prompt_ids(tokenizer, template.prompt(question)) for task, question in QUESTIONS.items()}
+    at = ids["emotion"].index(IMAGE_TOKEN)
+    return Prompt(
+        template=template.name,
+        prefix_ids=tuple(ids["emotion"][:at]),
+        image_rows=checkpoint.config.image_rows,
+        free_question=template.prompt("{question}").split(IMAGE)[1],
+        questions={
+            task: Question(text=question, token_ids=tuple(ids[task][at + 1 :])) for task, question in QUESTIONS.items()
+        },
+        stop_ids=(tokenizer.eos_id(),),
+        max_new_tokens=MAX_NEW_TOKENS,
+    )
+
+
+def _licences(options: ExportOptions, checkpoint: Checkpoint) -> tuple[Licence, ...]:
+    unknown = "not recorded by the checkpoint; LLaVA-1.5 and Vicuna 1.5: Llama 2 Community License, CLIP: MIT"
+    terms = checkpoint.conventions.licence or unknown
+    found = [Licence(part="vision tower, projectors and decoder", origin=Path(options.base).name, licence=terms)]
+    if options.adapter:
+        found.append(Licence(part="adapter", origin=Path(options.adapter).name, licence=terms))
+    if options.landmark_model:
+        known = file_sha256(options.landmark_model) == _LANDMARK_SHA256
+        terms = "non-commercial research only (insightface)" if known else "not known; ask its maker"
+        found.append(Licence(part="landmark network", origin=options.landmark_model.name, licence=terms))
+    return tuple(found)
+
+
+def _environment() -> dict[str, str]:
+    return {
+        "machine": platform.machine(),
+        "system": platform.system(),
+        "cores": str(os.cpu_count()),
+        "python": platform.python_version(),
+        "onnxruntime": version("onnxruntime"),
+    }

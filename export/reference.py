@@ -1,0 +1,91 @@
+"""Stage `reference`: what the torch model computes for a few pictures, kept in the bundle for `emola verify`."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from sdk.faba.prompts import QUESTIONS, TEMPLATES, Task
+from sdk.faces.crop import aligned_face
+from sdk.faces.images import Pixels
+from sdk.faces.preprocess import clip_pixels, landmark_pixels
+from sdk.runtime.backends.ort import Floats, OrtEncoder
+from sdk.runtime.verify import Reference
+from trainer.checkpoint import Checkpoint, load_emola
+from trainer.model import EmoLA
+from trainer.tokenization import load_tokenizer, prompt_ids
+
+SAMPLES, STEPS = 2, 24
+
+
+def compute_reference(checkpoint: Checkpoint, landmark_model: Path | None) -> Reference:
+    """Run the merged checkpoint in float32 on generated pictures."""
+    pictures = [_picture(seed) for seed in range(SAMPLES)]
+    conventions, config = checkpoint.conventions, checkpoint.config
+    crops = [aligned_face(picture, conventions.face_scale) for picture in pictures]
+    inputs, features = np.empty((0, 3, 192, 192), np.float32), _features(config.landmark_size)
+    if landmark_model:
+        mode = conventions.landmark_mode
+        inputs = np.stack([landmark_pixels(c.pixels, mode=mode, box_xyxy=c.box_in_crop) for c in crops])
+        features = OrtEncoder(landmark_model)(inputs)
+    statistics = checkpoint.statistics
+    pixels = np.stack(
+        [
+            clip_pixels(
+                picture,
+                size=config.vision.image_size,
+                mean=statistics.mean,
+                std=statistics.std,
+                aspect=conventions.image_aspect,
+            )
+            for picture in pictures
+        ]
+    )
+    tasks = tuple(QUESTIONS)
+    rows, logits, token_ids = _run(checkpoint, tasks, pixels, features)
+    return Reference(tasks, inputs, features, pixels, rows, logits, token_ids)
+
+
+def _run(
+    checkpoint: Checkpoint, tasks: tuple[Task, ...], pixels: Floats, features: Floats
+) -> tuple[Floats, Floats, "np.ndarray[tuple[int, ...], np.dtype[np.int32]]"]:
+    model = load_emola(None, checkpoint.base)
+    tokenizer = load_tokenizer(checkpoint.base)
+    template = TEMPLATES[checkpoint.conventions.template]
+    with torch.inference_mode():
+        rows = model.encode(torch.from_numpy(pixels), torch.from_numpy(features))
+        answers = [
+            [_greedy(model, prompt_ids(tokenizer, template.prompt(QUESTIONS[task])), sample[None]) for task in tasks]
+            for sample in rows
+        ]
+    logits = np.stack([[first for first, _ in row] for row in answers])
+    token_ids = np.stack([[ids for _, ids in row] for row in answers])
+    return rows.numpy(), logits, token_ids
+
+
+def _greedy(
+    model: EmoLA, ids: list[int], rows: torch.Tensor
+) -> tuple[Floats, "np.ndarray[tuple[int], np.dtype[np.int32]]"]:
+    """First logits and greedy tokens by Hugging Face's `generate`, an end mark notwithstanding."""
+    fused = model.fuse(torch.tensor([ids]), rows)
+    result = model.language_model.generate(
+        inputs_embeds=fused.embeds,
+        attention_mask=fused.attention_mask.long(),
+        do_sample=False,
+        max_new_tokens=STEPS,
+        eos_token_id=None,
+        return_dict_in_generate=True,
+        output_logits=True,
+    )
+    return result.logits[0][0].float().numpy(), result.sequences[0].numpy().astype(np.int32)
+
+
+def _picture(seed: int, side: int = 224) -> Pixels:
+    """A smooth random picture; parity needs inputs in a natural range, not faces."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (7, 7, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC))
+
+
+def _features(size: int) -> Floats:
+    return np.random.default_rng(0).uniform(-1, 1, (SAMPLES, size)).astype(np.float32)

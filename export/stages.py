@@ -1,0 +1,56 @@
+"""Restartable stages: each writes under a temporary name, its `stage.json` last, and is skipped while that matches."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+RECORD = "stage.json"
+
+
+class Stages:
+    """A chain of stages in one work folder; the key of a stage contains the key of the one before it.
+
+    Args:
+        work: folder that keeps what a stopped run has finished.
+        report: told one line when a stage starts or is skipped.
+    """
+
+    def __init__(self, work: Path, report: Callable[[str], None]) -> None:
+        self._work, self._report = work, report
+        self._key = ""
+
+    def run(self, name: str, inputs: Mapping[str, Any], action: Callable[[Path], Mapping[str, Any]]) -> Path:
+        """Run one stage, or take what an earlier run left.
+
+        Args:
+            name: of the stage and its folder.
+            inputs: everything that decides its result, as JSON; a change runs it anew.
+            action: fills the folder it is given and returns figures to record.
+
+        Returns:
+            The finished folder.
+        """
+        content = json.dumps([self._key, name, inputs], sort_keys=True)
+        self._key = hashlib.sha256(content.encode()).hexdigest()
+        folder = self._work / name
+        if self._is_done(folder):
+            self._report(f"{name}: done before, skipped")
+            return folder
+        self._report(f"{name} ...")
+        partial = self._work / f"{name}.partial"
+        for leftover in (partial, folder):
+            shutil.rmtree(leftover, ignore_errors=True)
+        partial.mkdir(parents=True)
+        figures = action(partial)
+        (partial / RECORD).write_text(json.dumps({"key": self._key, "inputs": inputs, "figures": figures}, indent=1))
+        partial.rename(folder)
+        return folder
+
+    def _is_done(self, folder: Path) -> bool:
+        try:
+            return bool(json.loads((folder / RECORD).read_text())["key"] == self._key)
+        except (OSError, ValueError, KeyError):
+            return False

@@ -1,0 +1,7 @@
+"""`python -m sdk` is `emola`."""
+
+import sys
+
+from sdk.cli import main
+
+sys.exit(main())

@@ -1,0 +1,271 @@
+"""Bundle format 1: one folder whose `manifest.json` carries every number that the runtime needs.
+
+The manifest is plain JSON, read strictly: unknown keys, paths that leave the folder, another format number or a digest
+that does not fit its content are refused. Nothing in a bundle is ever unpickled.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from sdk.errors import BundleNotFoundError, FormatError, IntegrityError
+from sdk.faba.prompts import Task
+from sdk.faces.preprocess import Aspect, LandmarkMode
+
+FORMAT: Literal[1] = 1
+MANIFEST = "manifest.json"
+
+
+def _stay_inside(path: str) -> str:
+    parts = PurePosixPath(path).parts
+    if not parts or path.startswith("/") or ".." in parts or "\\" in path or ":" in path:
+        raise ValueError(f"path {path!r} leaves the bundle; expected a relative path with forward slashes")
+    return path
+
+
+RelativePath = Annotated[str, AfterValidator(_stay_inside)]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FileRecord(_Record):
+    """Size in bytes and SHA-256 of one file."""
+
+    size: int = Field(ge=0)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+class Preprocessing(_Record):
+    """How a picture becomes network input; see `sdk.faces`.
+
+    Attributes:
+        face_scale: side of the face crop over the longer side of dlib's face box.
+        image_size: side of the vision tower's input in pixels.
+        image_mean, image_std: per RGB channel, of values in 0..1.
+        image_aspect: "pad" or "crop".
+        landmark_mode: "emola" or "insightface".
+    """
+
+    face_scale: float = Field(gt=0)
+    image_size: int = Field(gt=0)
+    image_mean: tuple[float, float, float]
+    image_std: tuple[float, float, float]
+    image_aspect: Aspect
+    landmark_mode: LandmarkMode
+
+
+class Question(_Record):
+    """A fixed question and the token ids that follow the image rows: the question and the start of the answer."""
+
+    text: str
+    token_ids: tuple[int, ...]
+
+
+class Prompt(_Record):
+    """What the decoder reads before it answers: prefix ids, image rows, question ids.
+
+    Attributes:
+        template: name of the conversation format.
+        prefix_ids: system text and start of the user's turn.
+        image_rows: rows that the vision encoder yields: patches, then one landmark row.
+        free_question: text after the image rows for a question of the user's, with "{question}" in its place.
+        questions: the fixed questions by task.
+        stop_ids: a token that ends the answer.
+        max_new_tokens: default limit of an answer.
+    """
+
+    template: str
+    prefix_ids: tuple[int, ...]
+    image_rows: int = Field(gt=0)
+    free_question: str
+    questions: dict[Task, Question]
+    stop_ids: tuple[int, ...]
+    max_new_tokens: int = Field(gt=0)
+
+
+class Geometry(_Record):
+    """Shape of the decoder; `context` is the largest number of positions it was trained for."""
+
+    layers: int
+    hidden_size: int
+    heads: int
+    kv_heads: int
+    head_size: int
+    vocabulary: int
+    context: int
+
+
+class Variant(_Record):
+    """One way to run the bundle: a decoder file on a backend, and what that takes.
+
+    Attributes:
+        backend: which runtime opens it.
+        precision: of the decoder's linear layers, e.g. "float32" or "int4".
+        decoder: the file to open; `external` are the weight files that belong to it.
+    """
+
+    name: str
+    backend: Literal["ort"]
+    precision: str
+    decoder: RelativePath
+    external: tuple[RelativePath, ...] = ()
+
+
+class Licence(_Record):
+    """A part of the bundle, whose weights it holds and under which terms."""
+
+    part: str
+    origin: str
+    licence: str
+
+
+class Parity(_Record):
+    """One stage of one variant against the torch reference.
+
+    Attributes:
+        max_error: largest absolute difference.
+        relative_error: norm of the difference over norm of the reference.
+        tolerance: largest relative error that passes: 1e-4 in float32; for a quantised decoder twice what was measured
+            when the bundle was sealed, so that another machine must give the same answers.
+        agreement: share of greedy tokens equal to the reference's, where the stage yields tokens.
+    """
+
+    variant: str
+    stage: str
+    max_error: float
+    relative_error: float
+    tolerance: float
+    agreement: float | None = None
+
+    @property
+    def passed(self) -> bool:
+        return self.relative_error <= self.tolerance
+
+
+class Manifest(_Record):
+    """Everything about a bundle; see the attributes' own classes.
+
+    Attributes:
+        name: what users call it.
+        notice: one sentence that every result carries, or None.
+        files: every file but the manifest itself.
+        landmark: the landmark network, or None when the bundle was exported without one.
+        embeddings: `.npy` table (vocabulary, hidden size).
+        reference: inputs and outputs of the torch model, for `emola verify`.
+        variants: in the order in which they are tried.
+        provenance: base, adapter, tool versions: free text by key.
+        parity: what the export measured, on the machine that `environment` describes.
+        digest: SHA-256 of the manifest without this field.
+    """
+
+    format: Literal[1] = FORMAT
+    name: str
+    notice: str | None = None
+    intended_use: str
+    files: dict[RelativePath, FileRecord]
+    tokenizer: RelativePath
+    vision: RelativePath
+    landmark: RelativePath | None
+    embeddings: RelativePath
+    reference: RelativePath
+    preprocessing: Preprocessing
+    prompt: Prompt
+    geometry: Geometry
+    variants: tuple[Variant, ...] = Field(min_length=1)
+    provenance: dict[str, str]
+    licences: tuple[Licence, ...]
+    parity: tuple[Parity, ...]
+    environment: dict[str, str]
+    digest: str = ""
+
+    def to_json(self) -> str:
+        """The text of `manifest.json`, digest included."""
+        return with_digest(self.model_dump(mode="json", exclude={"digest"}))
+
+
+def with_digest(content: Mapping[str, Any]) -> str:
+    """JSON text of a manifest's content and the digest of that content."""
+    return json.dumps({**content, "digest": _digest(content)}, indent=1, ensure_ascii=False) + "\n"
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_manifest(bundle: Path) -> Manifest:
+    """The manifest of a bundle, and a check that every file is there in the recorded size.
+
+    Args:
+        bundle: folder that holds `manifest.json`.
+
+    Raises:
+        BundleNotFoundError: no such folder, or no manifest in it.
+        FormatError: another format, an edited or a broken manifest.
+        IntegrityError: a file is missing or has another size.
+    """
+    path = bundle / MANIFEST
+    if not path.is_file():
+        state = (
+            f"no {MANIFEST} in it: not a bundle, or one that was not sealed" if bundle.is_dir() else "no such folder"
+        )
+        raise BundleNotFoundError(f"{bundle}: {state}; make one with `emola export`")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        found = content.get("format")
+    except (ValueError, AttributeError):
+        raise FormatError(f"{path}: not a JSON object; copy or download the bundle again") from None
+    if found != FORMAT:
+        raise FormatError(f"{path}: bundle format {found!r}; this version reads format {FORMAT}: update emola-edge")
+    digest = content.pop("digest", None)
+    if digest != _digest(content):
+        raise FormatError(f"{path}: the content does not match its digest; it was edited or damaged: export it again")
+    try:
+        manifest = Manifest.model_validate({**content, "digest": digest})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise FormatError(f"{path}: {where}: {first['msg']}; export the bundle again") from None
+    _check_sizes(bundle, manifest)
+    return manifest
+
+
+def _check_sizes(bundle: Path, manifest: Manifest) -> None:
+    for name, record in manifest.files.items():
+        file = bundle / name
+        if not file.resolve().is_relative_to(bundle.resolve()):
+            raise IntegrityError(f"{file} is a link that leaves the bundle; copy the file itself")
+        if not file.is_file():
+            raise IntegrityError(f"{file} is missing; copy or download the bundle again")
+        if file.stat().st_size != record.size:
+            raise IntegrityError(
+                f"{file}: expected {record.size} bytes, found {file.stat().st_size}; copy or download the bundle again"
+            )
+
+
+def check_hashes(bundle: Path, manifest: Manifest) -> None:
+    """Read every file of the bundle and compare its SHA-256.
+
+    Raises:
+        IntegrityError: names the first file whose content differs.
+    """
+    for name, record in manifest.files.items():
+        if file_sha256(bundle / name) != record.sha256:
+            raise IntegrityError(
+                f"{bundle / name}: its content was changed (SHA-256 differs); download the bundle again"
+            )
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, read in blocks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()

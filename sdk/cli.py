@@ -1,0 +1,75 @@
+"""The command `emola`. Results go to stdout, everything else to stderr; exit 0 done, 1 failed, 2 wrong usage."""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sdk.errors import SdkError
+
+
+@dataclass(frozen=True)
+class Command:
+    """A subcommand: the module that has it, one line about it, and the extra that brings what it needs."""
+
+    module: str
+    summary: str
+    extra: str | None = None
+
+
+COMMANDS = {
+    "analyze": Command("sdk.commands.analyze", "explain the faces of photographs", "cpu,faces"),
+    "info": Command("sdk.commands.info", "show what a bundle is: model, licence, intended use, figures"),
+    "verify": Command("sdk.commands.verify", "check a bundle: hashes, and parity with the torch model here", "cpu"),
+    "rege": Command("sdk.commands.rege", "score predictions against annotations with REGE"),
+    "export": Command("export.command", "turn a checkpoint into a bundle", "export"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    name = next((word for word in arguments if not word.startswith("-")), None)
+    try:
+        args = _parser(name).parse_args(arguments)
+        args.run(args)
+        return 0
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except SdkError as error:
+        return _fail(str(error))
+    except ModuleNotFoundError as error:
+        extra = COMMANDS[name].extra if name in COMMANDS else None
+        return _fail(f"{error.name} is not installed; install it with: pip install 'emola-edge[{extra}]'")
+    except Exception as error:
+        if os.environ.get("EMOLA_DEBUG"):
+            raise
+        return _fail(f"unexpected {type(error).__name__}: {error} (EMOLA_DEBUG=1 shows where; please report it)")
+
+
+def _parser(name: str | None) -> argparse.ArgumentParser:
+    """A parser that knows every subcommand by name, and the arguments of the one that is called."""
+    from sdk import __version__
+
+    parser = argparse.ArgumentParser(prog="emola", description="Explained facial affect on your own machine.")
+    parser.add_argument("--version", action="version", version=f"emola-edge {__version__}")
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    for command_name, command in COMMANDS.items():
+        subparser = subparsers.add_parser(command_name, help=command.summary, description=command.summary)
+        if command_name == name:
+            module = importlib.import_module(command.module)
+            module.add_arguments(subparser)
+            subparser.set_defaults(run=module.run)
+    return parser
+
+
+def _fail(message: str, code: int = 1) -> int:
+    print(f"emola: error: {message}", file=sys.stderr)
+    return code

@@ -1,0 +1,47 @@
+"""`emola info [BUNDLE]`"""
+
+import argparse
+import textwrap
+from collections.abc import Iterator
+
+from sdk.analyzer import bundle_folder
+from sdk.bundles.manifest import Manifest, read_manifest
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", nargs="?", help="folder of a bundle; default: the embedded one")
+    parser.add_argument("--json", action="store_true", help="print the manifest as JSON")
+
+
+def run(args: argparse.Namespace) -> None:
+    manifest = read_manifest(bundle_folder(args.bundle))
+    print(manifest.to_json() if args.json else "\n".join(_lines(manifest)))
+
+
+def _lines(manifest: Manifest) -> Iterator[str]:
+    g, p = manifest.geometry, manifest.preprocessing
+    size = sum(record.size for record in manifest.files.values())
+    yield f"{manifest.name}  ({size / 1e6:.1f} MB, format {manifest.format}, digest {manifest.digest[:12]})"
+    if manifest.notice:
+        yield from _paragraph("notice", manifest.notice)
+    yield from _paragraph("intended use", manifest.intended_use)
+    yield _row("tasks", ", ".join(manifest.prompt.questions))
+    yield _row("decoder", f"{g.layers} layers, {g.hidden_size} wide, {g.heads} heads, {g.vocabulary} tokens")
+    yield _row("picture", f"{p.image_size} px, {p.image_aspect}; {manifest.prompt.image_rows} rows per face")
+    yield _row("landmarks", f"mode {p.landmark_mode}" if manifest.landmark else "no network: pass landmark_features=")
+    for variant in manifest.variants:
+        yield _row("variant", f"{variant.name} ({variant.precision} on {variant.backend})")
+    for licence in manifest.licences:
+        yield from _paragraph("licence", f"{licence.part} ({licence.origin}): {licence.licence}")
+    for parity in manifest.parity:
+        yield _row("parity", f"{parity.variant} {parity.stage}: relative error {parity.relative_error:.1e}")
+    for key, value in {**manifest.provenance, **manifest.environment}.items():
+        yield _row(key, value)
+
+
+def _row(key: str, value: str) -> str:
+    return f"  {key:14}{value}"
+
+
+def _paragraph(key: str, text: str) -> list[str]:
+    return textwrap.wrap(text, 100, initial_indent=_row(key, ""), subsequent_indent=" " * 16)

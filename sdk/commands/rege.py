@@ -1,0 +1,96 @@
+"""`emola rege`: score predictions that any model made."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from sdk.errors import ScoreError
+from sdk.faba.rege import RegeScore, score
+from sdk.faba.vocabulary import ACTION_UNITS, DATASETS, EMOTIONS
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--task", required=True, choices=("au", "emotion"))
+    parser.add_argument("--dataset", default="FABA", choices=tuple(DATASETS), help="decides which action units count")
+    parser.add_argument("--annotations", required=True, type=Path, help="JSON list of records with label and gpt4")
+    parser.add_argument(
+        "--predictions",
+        required=True,
+        type=Path,
+        help="JSON list of texts, the authors' pred.json (index -> text), or JSONL",
+    )
+    parser.add_argument("--protocol", default="official", choices=("official", "paper"))
+    parser.add_argument("--json", action="store_true", help="print the score as JSON")
+
+
+def run(args: argparse.Namespace) -> None:
+    annotations = _read(args.annotations)
+    if not isinstance(annotations, list) or not all(isinstance(record, dict) for record in annotations):
+        raise ScoreError(f"{args.annotations}: expected a JSON list of records with label and gpt4")
+    predictions = read_predictions(args.predictions)
+    found = score(predictions, annotations, task=args.task, dataset=args.dataset, protocol=args.protocol)
+    print(json.dumps(found.to_dict(), indent=1) if args.json else _table(found))
+    if found.failures:
+        listed = "; ".join(f"{failure.index}: {failure.reason}" for failure in found.failures[:5])
+        print(
+            f"{len(found.failures)} of {found.samples} samples could not be scored as the protocol says: {listed}",
+            file=sys.stderr,
+        )
+
+
+def read_predictions(path: Path) -> list[str]:
+    """Texts in the annotations' order.
+
+    Args:
+        path: a JSON list of texts; a JSON object index -> text, as the authors write it; or JSONL whose lines are
+            texts, or objects with "prediction" and, in any order, "index".
+
+    Raises:
+        ScoreError: the file has none of these forms, or an index is missing.
+    """
+    content = _read_lines(path) if path.suffix == ".jsonl" else _read(path)
+    if isinstance(content, dict):
+        content = [{"index": index, "prediction": text} for index, text in content.items()]
+    try:
+        if isinstance(content, list) and content and all(isinstance(row, dict) for row in content):
+            if "index" in content[0]:
+                texts = {int(row["index"]): row["prediction"] for row in content}
+                content = [texts[index] for index in range(len(texts))]
+            else:
+                content = [row["prediction"] for row in content]
+        if isinstance(content, list) and all(isinstance(text, str) for text in content):
+            return content
+    except (KeyError, ValueError, TypeError) as error:
+        raise ScoreError(f"{path}: no prediction for {error}; expected one text for each index from 0 on") from None
+    raise ScoreError(f"{path}: expected a JSON list of texts, an object index -> text, or JSONL with 'prediction'")
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ScoreError(f"{path} cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise ScoreError(f"{path} is not JSON ({error})") from None
+
+
+def _read_lines(path: Path) -> list[Any]:
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except OSError as error:
+        raise ScoreError(f"{path} cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise ScoreError(f"{path} is not JSONL ({error})") from None
+
+
+def _table(found: RegeScore) -> str:
+    lines = [f"REGE {found.task} on {found.dataset}, protocol {found.protocol}, {found.samples} samples"]
+    for code, f1 in found.per_au.items():
+        value = "left out (one outcome only)" if f1 is None else f"{f1:6.2f}"
+        lines.append(f"  AU{code:<3} {ACTION_UNITS[code]:24} F1 {value}")
+    recognition = "mean F1" if found.task == "au" else f"accuracy over {len(EMOTIONS)} emotions"
+    lines.append(f"  S_re   {found.s_re:6.2f}  {recognition}")
+    lines.append(f"  S_ge   {found.s_ge:6.2f}  ROUGE-L F as in the PyPI package rouge 1.0.1")
+    return "\n".join([*lines, f"  S_rege {found.s_rege:6.2f}"])

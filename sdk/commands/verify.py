@@ -1,0 +1,46 @@
+"""`emola verify BUNDLE`: every hash, then every stage against the reference of the torch model, on this machine."""
+
+import argparse
+import json
+
+from sdk.analyzer import bundle_folder, open_backend
+from sdk.bundles.manifest import Parity, check_hashes, read_manifest
+from sdk.errors import IntegrityError
+from sdk.runtime.pipeline import Pipeline
+from sdk.runtime.verify import Reference, measure_parity
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", nargs="?", help="folder of a bundle; default: the embedded one")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+
+
+def run(args: argparse.Namespace) -> None:
+    folder = bundle_folder(args.bundle)
+    manifest = read_manifest(folder)
+    check_hashes(folder, manifest)
+    pipeline = Pipeline(folder, manifest, open_backend(folder, manifest))
+    sealed = {(parity.variant, parity.stage): parity for parity in manifest.parity}
+    found = [
+        parity.model_copy(update={"tolerance": sealed[parity.variant, parity.stage].tolerance})
+        for parity in measure_parity(pipeline, Reference.load(folder / manifest.reference))
+    ]
+    if args.json:
+        rows = [{**parity.model_dump(), "passed": parity.passed} for parity in found]
+        print(json.dumps({"name": manifest.name, "files": len(manifest.files), "parity": rows}, indent=1))
+    else:
+        print(f"{manifest.name}: {len(manifest.files)} files, every size and SHA-256 as recorded")
+        print("\n".join(map(_row, found)))
+    failed = [parity.stage for parity in found if not parity.passed]
+    if failed:
+        raise IntegrityError(
+            f"{', '.join(failed)} does not compute here what was measured at export; try another onnxruntime version"
+        )
+
+
+def _row(parity: Parity) -> str:
+    agreement = "" if parity.agreement is None else f", {100 * parity.agreement:.1f} % of greedy tokens equal"
+    return (
+        f"  {'ok  ' if parity.passed else 'FAIL'} {parity.variant} {parity.stage:9} relative error "
+        f"{parity.relative_error:.1e} (allowed {parity.tolerance:.0e}), largest {parity.max_error:.1e}{agreement}"
+    )

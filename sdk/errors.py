@@ -1,0 +1,74 @@
+"""Every error that this project raises on purpose.
+
+SdkError                     catch this one and you have caught them all
+├── ImageError               a picture that cannot be used: not an image, truncated, too large, wrong shape or dtype
+├── TaskError                an unknown task, or one that this bundle was not made for
+├── ScoreError               predictions and annotations that cannot be scored (REGE)
+├── BundleError              a bundle that cannot be opened
+│   ├── BundleNotFoundError  no bundle under this name or path
+│   ├── FormatError          a manifest that this version does not read, or that was edited
+│   └── IntegrityError       a file of the bundle is missing, has another size or another content
+├── BackendError             no backend of this bundle runs on this machine
+├── CheckpointError          weights, configuration or tokenizer that do not form one model
+├── ExportError              a checkpoint that cannot become a bundle
+└── DependencyError          an optional package is missing; names the extra to install
+
+A message says what was expected, what was found and what to do next, in one line.
+"""
+
+
+class SdkError(Exception):
+    """Base of every error that this project raises on purpose."""
+
+
+class ImageError(SdkError):
+    pass
+
+
+class TaskError(SdkError):
+    pass
+
+
+class ScoreError(SdkError):
+    pass
+
+
+class BundleError(SdkError):
+    pass
+
+
+class BundleNotFoundError(BundleError):
+    pass
+
+
+class FormatError(BundleError):
+    pass
+
+
+class IntegrityError(BundleError):
+    pass
+
+
+class BackendError(SdkError):
+    pass
+
+
+class CheckpointError(SdkError):
+    pass
+
+
+class ExportError(SdkError):
+    pass
+
+
+class DependencyError(SdkError):
+    """A package that an optional feature needs is not installed.
+
+    Args:
+        package: the name it is installed by.
+        extra: the extra of emola-edge that brings it.
+        purpose: what it is needed for, completing "... is needed to".
+    """
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(f"{package} is needed to {purpose}; install it with: pip install 'emola-edge[{extra}]'")

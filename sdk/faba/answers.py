@@ -1,0 +1,147 @@
+"""From the words of an answer to labels: which emotion, which action units, and the sentences that give the reason.
+
+This reading understands negation ("There is no AU6 visible", "AU 12 is not engaged", "isn't happy"). The parse that the
+published figures rest on does not, and lives with its score in `rege`.
+"""
+
+import re
+from collections.abc import Iterator
+
+from pydantic import BaseModel, ConfigDict
+
+from sdk.faba.vocabulary import ACTION_UNITS, CATEGORY_WORDS, EMOTIONS, SYNONYMS, Emotion
+
+
+class EmotionReading(BaseModel):
+    """What an answer says about the emotion.
+
+    Attributes:
+        label: one of the seven categories, or None when the words name none of them.
+        description: the answer as the model wrote it.
+        scores: probability of each category in 0..1 where the bundle gives label scores, else None.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    label: Emotion | None
+    description: str
+    scores: dict[Emotion, float] | None = None
+
+
+class ActionUnitReading(BaseModel):
+    """What an answer says about one FACS action unit.
+
+    Attributes:
+        code: the FACS number, e.g. 4.
+        id: "AU4".
+        name: the FACS name, e.g. "Brow Lowerer".
+        present: False when the answer mentions the unit only to say that it is not there.
+        reason: the sentences of the answer that speak of this unit.
+        intensity: None; EmoLA does not model intensity.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    code: int
+    id: str
+    name: str
+    present: bool
+    reason: str
+    intensity: float | None = None
+
+
+_MENTION = re.compile(r"\b(?:AUs?|action\s+units?)[\s#:-]*0*(\d{1,2})\b", re.IGNORECASE)
+_MORE = re.compile(r"(?:\s*,\s*(?:and\s+|or\s+)?|\s+(?:and|or|nor)\s+)0*(\d{1,2})\b(?!\s*[%./:]?\d)")
+_NEGATION = re.compile(
+    r"\b(?:no|not|never|without|neither|nor|none|cannot|lacks?|lacking|absence)\b|n['’]t\b", re.IGNORECASE
+)
+_DENIAL = re.compile(
+    r"(?:\bnot|\bnever|n['’]t|\bnowhere)\s+(?:\w+\s+){0,2}?"
+    r"(?:present|visible|active|activated|engaged|seen|evident|observed|apparent|shown|detected|involved|raised)\b"
+    r"|(?:\b(?:is|are|was|seems|appears)|[:-])\s*(?:absent|missing|inactive|none)\b",
+    re.IGNORECASE,
+)
+_TURN = re.compile(r"[;:!?\n]|\.(?=\s|$)|\b(?:but|while|whereas|although|though|however|yet)\b", re.IGNORECASE)
+_SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[^a-z\s])")
+_MARKUP = re.compile(r"^\s*(?:\d{1,2}[.)]|[-*•])\s+|\*\*|__|^#+\s*")
+_HEADING = re.compile(r"^(?:AU|action unit)[\s#-]*\d{1,2}\b[^:.]{0,40}:\s+(?=\S)", re.IGNORECASE)
+_BARE_CODES = re.compile(r"\s*\d{1,2}(?:\s*,\s*\d{1,2})*\s*")
+
+
+def read_emotion(text: str) -> EmotionReading:
+    """The emotion that an answer affirms.
+
+    A plain category word ("sad", "happiness") outranks a synonym ("somber", "bright"), and what comes first outranks
+    what follows; words under a negation do not count.
+
+    Args:
+        text: an answer, any language style, may be empty.
+    """
+    words = list(_affirmed_words(text.lower()))
+    for table in (CATEGORY_WORDS, SYNONYMS):
+        for word in words:
+            for emotion in EMOTIONS:
+                if word in table[emotion]:
+                    return EmotionReading(label=emotion, description=text)
+    return EmotionReading(label=None, description=text)
+
+
+def read_action_units(text: str) -> list[ActionUnitReading]:
+    """Every action unit that an answer mentions, in the order of their FACS numbers.
+
+    A unit that is affirmed once is present, whatever else is said of it. Numbers that FACS does not know are dropped.
+
+    Args:
+        text: an answer: a list, prose or bare labels such as "AU1, AU4" or "4, 9, 15".
+    """
+    if _BARE_CODES.fullmatch(text):
+        text = f"AUs {text.strip()}"
+    present: dict[int, bool] = {}
+    reasons: dict[int, list[str]] = {}
+    current: list[int] = []
+    for line in text.splitlines():
+        line = _MARKUP.sub("", line).strip()
+        for sentence in _SENTENCE.split(line):
+            mentions = list(_mentions(sentence))
+            current = [code for code, _ in mentions] or current
+            for code, start in mentions:
+                present[code] = present.get(code, False) or not _is_denied(sentence, start)
+            for code in current:
+                reasons.setdefault(code, []).append(sentence)
+        if not line or line.endswith((".", "!", "?")):
+            current = []  # only a bare heading is explained by the lines below it
+    return [_reading(code, present[code], reasons[code]) for code in sorted(present)]
+
+
+def _reading(code: int, present: bool, sentences: list[str]) -> ActionUnitReading:
+    reason = _HEADING.sub("", " ".join(dict.fromkeys(filter(None, sentences))))
+    return ActionUnitReading(code=code, id=f"AU{code}", name=ACTION_UNITS[code], present=present, reason=reason)
+
+
+def _mentions(sentence: str) -> Iterator[tuple[int, int]]:
+    """(code, position) of each action unit in a sentence; "AUs 4, 9 and 15" counts as three."""
+    for match in _MENTION.finditer(sentence):
+        found: re.Match[str] | None = match
+        while found:
+            if int(found[1]) in ACTION_UNITS:
+                yield int(found[1]), match.start()
+            found = _MORE.match(sentence, found.end())
+
+
+def _is_denied(sentence: str, start: int) -> bool:
+    """Whether the mention at `start` stands under a negation of its own clause, or is denied after it."""
+    turns = [0, *(m.end() for m in _TURN.finditer(sentence, 0, start))]
+    if _NEGATION.search(sentence, turns[-1], start):
+        return True
+    following = _MENTION.search(sentence, start + 2)
+    return bool(_DENIAL.search(sentence, start, following.start() if following else len(sentence)))
+
+
+def _affirmed_words(text: str) -> Iterator[str]:
+    """The words that do not follow a negation within their clause."""
+    begin = 0
+    for end in [m.end() for m in _TURN.finditer(text)] + [len(text)]:
+        clause = text[begin:end]
+        negation = _NEGATION.search(clause)
+        yield from re.findall(r"\w+", clause[: negation.start()] if negation else clause)
+        begin = end

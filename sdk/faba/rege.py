@@ -1,0 +1,294 @@
+"""REGE, the score of FABA-Bench: recognition (accuracy or mean F1) plus generation (ROUGE-L), both in percent.
+
+Source: Sec. 3.2 of the EmoLA paper. Two protocols:
+
+official  what the authors' evaluation code computes, quirks included, and what the published figures rest on.
+paper     what the text of the paper says: drop the negative sentences, count the synonyms, the highest count wins.
+          Action units may be written "AU 4" or "Action Unit 4"; every unit of the set counts, with F1 = 0 where it
+          occurs in neither truth nor prediction.
+
+Where the official code would die or leave a sample out, the sample is scored as wrong and listed in `failures`.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from sdk.errors import ScoreError
+from sdk.faba.vocabulary import DATASETS, EMOTIONS, SYNONYMS
+
+Protocol = Literal["official", "paper"]
+
+_LABEL_NAMES = {name.capitalize(): index for index, name in enumerate(EMOTIONS)}
+_NEGATIVE = ("not", "no", "isn't ", "nothing", "cannot", "won't", "shouldn't", "neither", "nor")
+_NEGATIVE_WORD = re.compile(r"\b(?:not|no|isn't|nothing|cannot|won't|shouldn't|neither|nor)\b")
+_SENTENCE_END = re.compile(r"(?<!\w\.\w.)(?<![A-Z][a-z]\.)(?<=\.|\?)\s")
+_FIRST_SENTENCE = re.compile(r"^(.*?)[.!?]")
+_OFFICIAL_AU = re.compile(r"AU(\d+)")
+_PAPER_AU = re.compile(r"\b(?:AU|action\s+unit)[\s-]*0*(\d+)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A sample that could not be scored as the protocol says: its index in the annotations and the reason."""
+
+    index: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class RegeScore:
+    """One evaluated run; every figure in percent.
+
+    Attributes:
+        s_re: recognition: accuracy (emotion) or mean F1 over the scored action units.
+        s_ge: generation: mean ROUGE-L F of the PyPI package rouge 1.0.1.
+        accuracy: accuracy (emotion) or mean accuracy over the scored action units.
+        per_au: F1 of each scored action unit; None where the official protocol leaves it out of the mean.
+        failures: samples that the official code cannot handle.
+    """
+
+    task: Literal["au", "emotion"]
+    dataset: str
+    protocol: Protocol
+    samples: int
+    s_re: float
+    s_ge: float
+    accuracy: float
+    per_au: Mapping[int, float | None]
+    failures: tuple[Failure, ...]
+
+    @property
+    def s_rege(self) -> float:
+        return self.s_re + self.s_ge
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "s_rege": self.s_rege}
+
+    def official_text(self, name: str | None = None) -> str:
+        """The report that the authors' code writes, to the digit.
+
+        Like theirs, the line of F1 values pairs the names of the set with the values that are left, in order.
+        """
+        name = name or f"{'AU' if self.task == 'au' else self.task}_{self.dataset}"
+        if self.task == "emotion":
+            body = f"Dataset: {name}, Acc: {self.s_re:.2f}, Average rouge: {self.s_ge:.2f}%"
+        else:
+            values = [f1 for f1 in self.per_au.values() if f1 is not None]
+            units = "".join(f"AU{code}: {f1:.2f}, " for code, f1 in zip(self.per_au, values, strict=False))
+            body = (
+                f"Dataset: {name}\n{units}\nF1: {self.s_re:.2f}%, Acc: {self.accuracy:.2f}, "
+                f"Average rouge: {self.s_ge:.2f}%"
+            )
+        return "\n".join(["*" * 80, body, "*" * 80, ""])
+
+
+def score(
+    predictions: Sequence[str],
+    annotations: Sequence[Mapping[str, Any]],
+    *,
+    task: str,
+    dataset: str = "FABA",
+    protocol: str = "official",
+) -> RegeScore:
+    """Score the answers of a model.
+
+    Args:
+        predictions: one text per annotation, in the same order.
+        annotations: records of the FABA-Instruct evaluation files: `label` (emotion: 0..6, "0".."6" or a name such as
+            "Happiness"; action units: "4, 9, 15" or "AU4, AU9") and `gpt4` (the reference text).
+        task: "au" or "emotion".
+        dataset: a key of `vocabulary.DATASETS`; decides which action units are scored.
+        protocol: "official" or "paper".
+
+    Raises:
+        ScoreError: unknown names, lists of different length, or an annotation that is not of this form.
+    """
+    if task.lower() not in ("au", "emotion"):
+        raise ScoreError(f"task must be 'au' or 'emotion', not {task!r}")
+    if dataset not in DATASETS:
+        raise ScoreError(f"dataset must be one of {', '.join(DATASETS)}, not {dataset!r}")
+    if protocol not in ("official", "paper"):
+        raise ScoreError(f"protocol must be 'official' or 'paper', not {protocol!r}")
+    if len(predictions) != len(annotations) or not annotations:
+        raise ScoreError(
+            f"expected one prediction per annotation and at least one; found {len(predictions)} predictions "
+            f"and {len(annotations)} annotations"
+        )
+    _check(predictions, annotations)
+    score_task = _score_emotion if task.lower() == "emotion" else _score_action_units
+    return score_task(predictions, annotations, dataset, protocol)  # type: ignore[arg-type]
+
+
+def _check(predictions: Sequence[str], annotations: Sequence[Mapping[str, Any]]) -> None:
+    for index, (prediction, annotation) in enumerate(zip(predictions, annotations, strict=True)):
+        if not isinstance(prediction, str):
+            raise ScoreError(f"prediction {index} must be a text, not {type(prediction).__name__}")
+        missing = [key for key in ("label", "gpt4") if key not in annotation]
+        if missing:
+            raise ScoreError(
+                f"annotation {index} has no {' and no '.join(map(repr, missing))}: expected label and gpt4"
+            )
+
+
+def _score_emotion(
+    predictions: Sequence[str], annotations: Sequence[Mapping[str, Any]], dataset: str, protocol: Protocol
+) -> RegeScore:
+    classify = official_emotion if protocol == "official" else paper_emotion
+    predicted = [classify(text) for text in predictions]
+    failures = [Failure(i, "no emotion can be read from the answer") for i, p in enumerate(predicted) if p is None]
+    truth = [emotion_index(annotation["label"], i) for i, annotation in enumerate(annotations)]
+    accuracy = 100 * sum(p == t for p, t in zip(predicted, truth, strict=True)) / len(truth)
+    s_ge, ungraded = _mean_rouge(predictions, annotations, protocol)
+    return RegeScore("emotion", dataset, protocol, len(truth), accuracy, s_ge, accuracy, {}, tuple(failures + ungraded))
+
+
+def _score_action_units(
+    predictions: Sequence[str], annotations: Sequence[Mapping[str, Any]], dataset: str, protocol: Protocol
+) -> RegeScore:
+    read = official_action_units if protocol == "official" else paper_action_units
+    predicted = [read(text) for text in predictions]
+    truth = [annotated_action_units(annotation["label"], i) for i, annotation in enumerate(annotations)]
+    per_au: dict[int, float | None] = {}
+    accuracies = []
+    for code in DATASETS[dataset].scored:
+        pairs = Counter((code in t, code in p) for t, p in zip(truth, predicted, strict=True))
+        hits, missed, wrong = pairs[True, True], pairs[True, False], pairs[False, True]
+        if protocol == "official" and (pairs[False, False] == len(truth) or hits == len(truth)):
+            per_au[code] = None  # a 1x1 confusion matrix, which the official code skips
+            continue
+        per_au[code] = 100 * 2 * hits / (2 * hits + missed + wrong) if hits else 0.0
+        accuracies.append(100 * (hits + pairs[False, False]) / len(truth))
+    scored = [f1 for f1 in per_au.values() if f1 is not None]
+    if not scored:
+        raise ScoreError(f"none of the action units of {dataset} occurs in the annotations or the predictions")
+    s_ge, ungraded = _mean_rouge(predictions, annotations, protocol)
+    return RegeScore(
+        task="au",
+        dataset=dataset,
+        protocol=protocol,
+        samples=len(truth),
+        s_re=sum(scored) / len(scored),
+        s_ge=s_ge,
+        accuracy=sum(accuracies) / len(accuracies),
+        per_au=per_au,
+        failures=tuple(ungraded),
+    )
+
+
+def official_emotion(text: str) -> int | None:
+    """The official label number of a description, or None where the official code dies."""
+    kept = [s for s in _SENTENCE_END.split(text) if not any(word in s.lower() for word in _NEGATIVE)]
+    positive = " ".join(kept) or text
+    first = _FIRST_SENTENCE.match(positive)
+    if first is None:
+        return None
+    for word in re.findall(r"\b\w+\b", first[1].lower()):
+        for index, emotion in enumerate(EMOTIONS):
+            if word in SYNONYMS[emotion]:
+                return index
+    return _most_frequent(_FIRST_SENTENCE.sub("", positive)) or 0
+
+
+def paper_emotion(text: str) -> int | None:
+    """The label number after the paper's words, or None where no synonym is left."""
+    sentences = re.split(r"(?<=[.!?])\s+", text.lower().replace("’", "'"))
+    return _most_frequent(" ".join(s for s in sentences if not _NEGATIVE_WORD.search(s)))
+
+
+def _most_frequent(text: str) -> int | None:
+    words = re.findall(r"\b\w+\b", text.lower())
+    counts = [sum(word in SYNONYMS[emotion] for word in words) for emotion in EMOTIONS]
+    return counts.index(max(counts)) if any(counts) else None
+
+
+def official_action_units(text: str) -> set[int]:
+    """Every number that follows "AU" directly; "AU 4" is missed, a negated mention counts, "AU08" is not 8."""
+    return {int(number) for number in _OFFICIAL_AU.findall(text) if not number.startswith("0")}
+
+
+def paper_action_units(text: str) -> set[int]:
+    """Every number that follows "AU" or "action unit"."""
+    return {int(number) for number in _PAPER_AU.findall(text)}
+
+
+def emotion_index(label: object, index: int = 0) -> int:
+    """0..6 from an annotation's label: an int, a digit text, or a name such as "Happiness"."""
+    try:
+        number = _LABEL_NAMES[label] if label in _LABEL_NAMES else int(label)  # type: ignore[call-overload]
+    except (TypeError, ValueError):
+        number = -1
+    if not 0 <= number < len(EMOTIONS):
+        raise ScoreError(f"annotation {index}: label must be 0..6 or one of {', '.join(_LABEL_NAMES)}, not {label!r}")
+    return int(number)
+
+
+def annotated_action_units(label: object, index: int = 0) -> set[int]:
+    """The codes of "4, 9, 15" or "AU4, AU9"; an empty text or "none" means that no unit is active."""
+    if not isinstance(label, str):
+        raise ScoreError(f"annotation {index}: label must be a text such as '4, 9, 15', not {label!r}")
+    if label.strip().lower() == "none":
+        return set()
+    names = [name.strip().upper().removeprefix("AU").strip() for name in label.split(",") if name.strip()]
+    wrong = [name for name in names if not name.isdecimal()]
+    if wrong:
+        raise ScoreError(f"annotation {index}: label must be a text such as '4, 9, 15', not {label!r}")
+    return {int(name) for name in names}
+
+
+def _mean_rouge(
+    predictions: Sequence[str], annotations: Sequence[Mapping[str, Any]], protocol: Protocol
+) -> tuple[float, list[Failure]]:
+    """Mean ROUGE-L in percent; what the rouge package refuses is left out (official) or 0 (paper)."""
+    values, failures = [], []
+    for index, (text, annotation) in enumerate(zip(predictions, annotations, strict=True)):
+        value = rouge_l(text, annotation["gpt4"])
+        if value is None:
+            failures.append(Failure(index, "empty answer or empty reference: ROUGE-L is undefined"))
+        if value is not None or protocol == "paper":
+            values.append(value or 0.0)
+    return 100 * sum(values) / len(values) if values else 0.0, failures
+
+
+def rouge_l(hypothesis: str, reference: str) -> float | None:
+    """Summary-level ROUGE-L F in 0..1 as the PyPI package rouge 1.0.1 computes it, or None where it refuses.
+
+    Sentences are what stands between full stops, words what stands between blanks, case counts. The union of the
+    longest common subsequences is a set of words, so a repeated word counts once.
+    """
+    guess, truth = _sentences(hypothesis), _sentences(reference)
+    if not guess or not truth:
+        return None
+    union: set[str] = set()
+    for sentence in truth:
+        for other in guess:
+            union |= _common_subsequence(sentence, other)
+    recall = len(union) / len({word for sentence in truth for word in sentence})
+    precision = len(union) / len({word for sentence in guess for word in sentence})
+    return 2 * precision * recall / (precision + recall + 1e-8)
+
+
+def _sentences(text: str) -> list[list[str]]:
+    """Words per sentence; blank space between full stops counts as a sentence of one empty word, as in the package."""
+    return [part.split() or [""] for part in text.split(".") if part]
+
+
+def _common_subsequence(a: list[str], b: list[str]) -> set[str]:
+    """The words of the longest common subsequence; ties are broken as the rouge package does, towards shorter `a`."""
+    lengths = [[0] * (len(b) + 1) for _ in range(len(a) + 1)]
+    for i, word in enumerate(a, 1):
+        above, row = lengths[i - 1], lengths[i]
+        for j, other in enumerate(b, 1):
+            row[j] = above[j - 1] + 1 if word == other else max(above[j], row[j - 1])
+    common, i, j = set(), len(a), len(b)
+    while i and j:
+        if a[i - 1] == b[j - 1]:
+            common.add(a[i - 1])
+            i, j = i - 1, j - 1
+        elif lengths[i - 1][j] > lengths[i][j - 1]:
+            i -= 1
+        else:
+            j -= 1
+    return common

@@ -1,0 +1,123 @@
+"""The words and numbers of facial affective behaviour analysis: emotions, action units, scored sets.
+
+Sources: synonyms, Fig. 5 of the EmoLA paper (as spelled in the authors' evaluation code); action unit names, Ekman,
+Friesen & Hager, Facial Action Coding System (2002); scored sets, Tables 4 to 7 of the paper and the same code.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Emotion = Literal["happiness", "sadness", "surprise", "anger", "neutral", "disgust", "fear"]
+
+# In the order of the official label numbers 0..6, which also breaks ties.
+EMOTIONS: tuple[Emotion, ...] = ("happiness", "sadness", "surprise", "anger", "neutral", "disgust", "fear")
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+SYNONYMS: dict[Emotion, frozenset[str]] = {
+    "happiness": _words(
+        "happiness happy smiling smile pleasant content contentment relaxed relaxation cheerful joy amusement amused "
+        "positivity positive lightheartedness joyful friendly warmth bright"
+    ),
+    "sadness": _words("sadness crying distress concern discomfort anguish somber"),
+    "surprise": _words(
+        "surprise surprised startled puzzled astonishment disbelief wonder curiosity curious confusion bewilderment "
+        "skepticism excitement uncertainty"
+    ),
+    "anger": _words(
+        "anger mad irate outraged agitation irritated enraged annoyed incensed serious frustration displeased stern"
+    ),
+    "neutral": _words("neutral neutrality calm contemplative concerned thoughtful focused solemn mild"),
+    "disgust": _words("disgust distaste disgusted discomfort displeasure displeased disapproval disdain contempt"),
+    "fear": _words("fear shock anxiety apprehension tension panic alertness focus worry alarm curiosity contemplation"),
+}
+
+# The plain names of the categories. The official lists lack several ("sad", "angry", "afraid"), so the official
+# protocol never looks at this table.
+CATEGORY_WORDS: dict[Emotion, frozenset[str]] = {
+    "happiness": _words("happiness happy happily joy joyful"),
+    "sadness": _words("sadness sad sadly sorrow sorrowful unhappy unhappiness"),
+    "surprise": _words("surprise surprised surprising astonished astonishment"),
+    "anger": _words("anger angry angrily furious fury rage"),
+    "neutral": _words("neutral neutrality expressionless"),
+    "disgust": _words("disgust disgusted revulsion"),
+    "fear": _words("fear fearful afraid scared frightened terrified"),
+}
+
+ACTION_UNITS: dict[int, str] = {
+    1: "Inner Brow Raiser",
+    2: "Outer Brow Raiser",
+    4: "Brow Lowerer",
+    5: "Upper Lid Raiser",
+    6: "Cheek Raiser",
+    7: "Lid Tightener",
+    8: "Lips Toward Each Other",
+    9: "Nose Wrinkler",
+    10: "Upper Lip Raiser",
+    11: "Nasolabial Deepener",
+    12: "Lip Corner Puller",
+    13: "Sharp Lip Puller",
+    14: "Dimpler",
+    15: "Lip Corner Depressor",
+    16: "Lower Lip Depressor",
+    17: "Chin Raiser",
+    18: "Lip Pucker",
+    19: "Tongue Show",
+    20: "Lip Stretcher",
+    21: "Neck Tightener",
+    22: "Lip Funneler",
+    23: "Lip Tightener",
+    24: "Lip Pressor",
+    25: "Lips Part",
+    26: "Jaw Drop",
+    27: "Mouth Stretch",
+    28: "Lip Suck",
+    29: "Jaw Thrust",
+    30: "Jaw Sideways",
+    31: "Jaw Clencher",
+    32: "Lip Bite",
+    33: "Cheek Blow",
+    34: "Cheek Puff",
+    35: "Cheek Suck",
+    36: "Tongue Bulge",
+    37: "Lip Wipe",
+    38: "Nostril Dilator",
+    39: "Nostril Compressor",
+    41: "Lid Droop",
+    42: "Slit",
+    43: "Eyes Closed",
+    44: "Squint",
+    45: "Blink",
+    46: "Wink",
+}
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The action units of one dataset: those that are labelled, and those that enter the score."""
+
+    labelled: tuple[int, ...]
+    scored: tuple[int, ...]
+
+
+def _dataset(labelled: str, scored: str | None = None) -> Dataset:
+    codes = tuple(map(int, labelled.split()))
+    return Dataset(codes, tuple(map(int, scored.split())) if scored else codes)
+
+
+DATASETS: dict[str, Dataset] = {
+    "FABA": _dataset(
+        "1 2 4 5 6 7 9 10 12 14 15 16 17 20 23 24 25 26 27 43",
+        scored="1 2 4 5 6 10 12 17 24 25 26 43",
+    ),
+    "DISFA": _dataset("1 2 4 6 9 12 25 26"),
+    "BP4D": _dataset("1 2 4 6 7 10 12 14 15 17 23 24"),
+    "GFT": _dataset(
+        "1 2 4 5 6 7 9 10 12 14 15 16 17 18 20 23 24 25 26",
+        scored="1 2 4 6 10 12 14 15 23 24",
+    ),
+    "EmotioNet": _dataset("1 2 4 5 6 9 12 17 20 25 26 43"),
+}

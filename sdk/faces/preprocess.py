@@ -1,0 +1,132 @@
+"""From a face crop to the two network inputs: CLIP pixels and landmark pixels.
+
+Both follow code that EmoLA was trained and released with: Hugging Face's CLIP image processor (Pillow bicubic) and
+OpenCV's bilinear resize, reproduced here on numpy and Pillow alone.
+"""
+
+from typing import Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from sdk.faces.images import Pixels
+
+FloatArray: TypeAlias = npt.NDArray[np.float32]
+Aspect = Literal["pad", "crop"]
+LandmarkMode = Literal["emola", "insightface"]
+
+LANDMARK_SIZE = 192
+LANDMARK_WINDOW = 1.5  # side of the landmark network's input over the longer side of the face box (insightface)
+
+
+def clip_pixels(
+    image: Pixels,
+    *,
+    size: int,
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+    aspect: Aspect = "pad",
+) -> FloatArray:
+    """The input of the vision tower.
+
+    Args:
+        image: (H, W, 3) uint8, RGB.
+        size: side of the network input in pixels.
+        mean, std: per channel, of values in 0..1.
+        aspect: "pad" fills up to a square with the mean colour (training in the authors' code); "crop" resizes the
+            shortest side and cuts out the centre (their evaluation).
+
+    Returns:
+        (3, size, size) float32, normalised.
+    """
+    picture = Image.fromarray(image)
+    if aspect == "pad":
+        picture = _pad_to_square(picture, tuple(int(255 * value) for value in mean))
+    width, height = picture.size
+    short = min(width, height)
+    picture = picture.resize((int(size * width / short), int(size * height / short)), Image.Resampling.BICUBIC)
+    left, top = (picture.width - size) // 2, (picture.height - size) // 2
+    values = np.asarray(picture.crop((left, top, left + size, top + size)), dtype=np.float32) / np.float32(255)
+    normalised = (values - np.array(mean, np.float32)) / np.array(std, np.float32)
+    return np.ascontiguousarray(normalised.transpose(2, 0, 1))
+
+
+def _pad_to_square(picture: Image.Image, colour: tuple[int, ...]) -> Image.Image:
+    side = max(picture.size)
+    if picture.size == (side, side):
+        return picture
+    square = Image.new("RGB", (side, side), colour)
+    square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
+    return square
+
+
+def landmark_pixels(crop: Pixels, *, mode: LandmarkMode, box_xyxy: tuple[float, float, float, float]) -> FloatArray:
+    """The input of the landmark network.
+
+    Args:
+        crop: (H, W, 3) uint8, RGB: the picture of one face.
+        mode: "insightface" gives 2d106det what it was trained on: 1.5 times the box, RGB in 0..255. "emola" gives what
+            the released checkpoints were trained on: the whole crop, BGR in 0..1, which that network sees as black.
+        box_xyxy: the face in pixels of the crop; used by "insightface" only.
+
+    Returns:
+        (3, 192, 192) float32.
+    """
+    if mode == "emola":
+        resized = resize_bilinear(crop, LANDMARK_SIZE, LANDMARK_SIZE)
+        return np.ascontiguousarray(resized[:, :, ::-1].transpose(2, 0, 1).astype(np.float32) / np.float32(255))
+    left, top, step = _landmark_window(box_xyxy)
+    # Pillow's coordinates are those of pixel corners, insightface's (OpenCV's) those of pixel centres.
+    matrix = (step, 0, left + (1 - step) / 2, 0, step, top + (1 - step) / 2)
+    window = Image.fromarray(crop).transform(
+        (LANDMARK_SIZE, LANDMARK_SIZE), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR
+    )
+    return np.ascontiguousarray(np.asarray(window, dtype=np.float32).transpose(2, 0, 1))
+
+
+def _landmark_window(box_xyxy: tuple[float, float, float, float]) -> tuple[float, float, float]:
+    """Left, top and step of the grid of the "insightface" input, in pixels of the picture that the box refers to."""
+    x1, y1, x2, y2 = box_xyxy
+    side = max(x2 - x1, y2 - y1) * LANDMARK_WINDOW
+    return (x1 + x2 - side) / 2, (y1 + y2 - side) / 2, side / LANDMARK_SIZE
+
+
+def landmark_points(feature: FloatArray, box_xyxy: tuple[float, float, float, float]) -> FloatArray:
+    """(106, 2) points in pixels from the 212 raw outputs of the network in mode "insightface"."""
+    left, top, step = _landmark_window(box_xyxy)
+    grid = (feature.reshape(-1, 2) + 1) * np.float32(LANDMARK_SIZE / 2)
+    return (grid * np.float32(step) + np.array([left, top], np.float32)).astype(np.float32)
+
+
+def resize_bilinear(image: Pixels, width: int, height: int) -> Pixels:
+    """Bilinear resize without anti-aliasing: `cv2.resize` on 8 bits, to the bit.
+
+    OpenCV weighs with 11 fractional bits and drops low bits between its two passes; so does this.
+
+    Args:
+        image: (H, W, 3) uint8.
+
+    Returns:
+        (height, width, 3) uint8.
+    """
+    low, high, near, far = _neighbours(image.shape[1], width)
+    inside = (low >= 0) & (low < image.shape[1] - 1)  # only the horizontal pass snaps to the edge
+    near, far = np.where(inside, near, 2048), np.where(inside, far, 0)
+    wide = image.astype(np.int32)
+    low, high = low.clip(0, image.shape[1] - 1), high.clip(0, image.shape[1] - 1)
+    wide = wide[:, low] * near[:, None] + wide[:, high] * far[:, None]  # (H, width, 3)
+    low, high, near, far = _neighbours(image.shape[0], height)
+    low, high = low.clip(0, image.shape[0] - 1), high.clip(0, image.shape[0] - 1)
+    top = near[:, None, None] * (wide[low] >> 4) >> 16
+    bottom = far[:, None, None] * (wide[high] >> 4) >> 16
+    return ((top + bottom + 2) >> 2).astype(np.uint8)
+
+
+def _neighbours(length: int, new_length: int) -> tuple[npt.NDArray[np.int32], ...]:
+    """Indices of the two source pixels around each new one, unclipped, and their weights of 2048."""
+    centre = ((np.arange(new_length) + 0.5) * (length / new_length) - 0.5).astype(np.float32)
+    low = np.floor(centre).astype(np.int32)
+    part = centre - low
+    weights = [np.rint(share * np.float32(2048)).astype(np.int32) for share in (1 - part, part)]
+    return low, low + 1, *weights

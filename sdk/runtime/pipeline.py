@@ -1,0 +1,225 @@
+"""Encode a face once, ask many questions: the data path between pixels and words."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from sdk.bundles.manifest import Manifest
+from sdk.errors import BackendError, ImageError, TaskError
+from sdk.faba.prompts import Task
+from sdk.faces.crop import FaceCrop
+from sdk.faces.preprocess import clip_pixels, landmark_pixels, landmark_points
+from sdk.runtime.backends.ort import Floats, KVCache, OrtBackend
+from sdk.runtime.clock import Clock
+from sdk.runtime.generate import Generation, Sampling
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the decoder said: text, its token ids, and whether the token budget cut it off."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    truncated: bool
+
+
+class EncodedFace:
+    """A face that the decoder has read: the KV cache of system text, image rows and landmark row.
+
+    Each question rewinds the cache to this prefix. A context manager: leaving it hands the cache back.
+
+    Attributes:
+        features: (212,) outputs of the landmark network.
+        prefix: positions that belong to the face.
+    """
+
+    def __init__(self, features: Floats, cache: KVCache, free_caches: list[KVCache]) -> None:
+        self.features = features
+        self.prefix = cache.length
+        self._cache: KVCache | None = cache
+        self._free_caches = free_caches
+
+    def rewind(self) -> KVCache:
+        """The cache, holding the face and nothing else."""
+        if self._cache is None:
+            raise BackendError("this face was closed; encode it again")
+        self._cache.length = self.prefix
+        return self._cache
+
+    def close(self) -> None:
+        if self._cache is not None:
+            self._free_caches.append(self._cache)
+            self._cache = None
+
+    def __enter__(self) -> "EncodedFace":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Pipeline:
+    """One opened bundle.
+
+    Args:
+        bundle: its folder.
+        manifest: its manifest.
+        backend: an opened variant.
+    """
+
+    def __init__(self, bundle: Path, manifest: Manifest, backend: OrtBackend) -> None:
+        self.manifest = manifest
+        self.backend = backend
+        self.tokenizer = Tokenizer.from_file(str(bundle / manifest.tokenizer))
+        self._free_caches: list[KVCache] = []
+
+    def encode(self, crop: FaceCrop, clock: Clock, features: Floats | None = None) -> EncodedFace:
+        """Run both encoders and let the decoder read the face.
+
+        Args:
+            crop: the picture of the face.
+            clock: collects the times of `landmark`, `vision` and `prefill`.
+            features: (212,) landmark features, if they were computed before; required when the bundle has no landmark
+                network.
+
+        Raises:
+            ImageError: the bundle has no landmark network and no features are given.
+        """
+        settings = self.manifest.preprocessing
+        if features is None:
+            features = self._landmark_features(crop, clock)
+        with clock("vision"):
+            pixels = clip_pixels(
+                crop.pixels,
+                size=settings.image_size,
+                mean=settings.image_mean,
+                std=settings.image_std,
+                aspect=settings.image_aspect,
+            )
+            rows = self.backend.vision(pixels[None], features.astype(np.float32)[None])[0]  # (577, D)
+        with clock("prefill"):
+            return self.encode_rows(rows, features)
+
+    def encode_rows(self, rows: Floats, features: Floats) -> EncodedFace:
+        """Let the decoder read the system text and (rows, D) image and landmark rows."""
+        decoder, cache = self.backend.decoder, self._take_cache()
+        prefix = decoder.embed(self.manifest.prompt.prefix_ids)
+        decoder.extend(cache, np.concatenate([prefix, rows]))
+        return EncodedFace(features, cache, self._free_caches)
+
+    def landmarks(self, face: EncodedFace, crop: FaceCrop) -> Floats | None:
+        """(106, 2) points in pixels of the picture; None in mode "emola", whose features are no coordinates."""
+        if self.manifest.preprocessing.landmark_mode == "emola":
+            return None
+        return landmark_points(face.features, crop.box_xyxy)
+
+    def question_ids(self, question: str) -> Sequence[int]:
+        """The token ids of a fixed task or of a free question, from after the image rows to the start of the answer."""
+        prompt = self.manifest.prompt
+        if question in prompt.questions:
+            return prompt.questions[question].token_ids
+        if not question.strip():
+            raise TaskError("the question is empty")
+        text = prompt.free_question.replace("{question}", question)
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
+        if len(ids) > self._room_for_question:
+            raise TaskError(f"the question has {len(ids)} tokens; at most {self._room_for_question} fit: shorten it")
+        return ids
+
+    def generate(
+        self,
+        face: EncodedFace,
+        question: "Task | str",
+        max_new_tokens: int | None = None,
+        sampling: Sampling | None = None,
+    ) -> Generation:
+        """Start an answer about a face: an iterator over token ids."""
+        prompt, cache = self.manifest.prompt, face.rewind()
+        question_ids = self.question_ids(question)
+        room = cache.capacity - face.prefix - len(question_ids)
+        limit = min(max_new_tokens or prompt.max_new_tokens, room)
+        return Generation(
+            self.backend.decoder, cache, question_ids, stop_ids=prompt.stop_ids, max_new_tokens=limit, sampling=sampling
+        )
+
+    def ask(
+        self,
+        face: EncodedFace,
+        question: "Task | str",
+        clock: Clock,
+        max_new_tokens: int | None = None,
+        sampling: Sampling | None = None,
+    ) -> Answer:
+        """Ask a fixed task or a free question and wait for the whole answer.
+
+        Args:
+            clock: collects `question` (up to the first token) and `decode` (all others).
+            max_new_tokens: limit of the answer; None takes the bundle's.
+            sampling: None is greedy.
+        """
+        generation = self.generate(face, question, max_new_tokens, sampling)
+        with clock("question"):
+            first = next(generation, None)
+        with clock("decode"):
+            token_ids = () if first is None else (first, *generation)
+        return Answer(self.tokenizer.decode(list(token_ids)).strip(), token_ids, generation.truncated)
+
+    def stream(
+        self,
+        face: EncodedFace,
+        question: "Task | str",
+        max_new_tokens: int | None = None,
+        sampling: Sampling | None = None,
+    ) -> Iterator[str]:
+        """The same answer, piece by piece as it is decoded."""
+        token_ids: list[int] = []
+        sent = 0
+        for token in self.generate(face, question, max_new_tokens, sampling):
+            token_ids.append(token)
+            if (self.tokenizer.id_to_token(token) or "").startswith("<0x"):
+                continue  # bytes mean nothing until their run has ended
+            text = self.tokenizer.decode(token_ids)
+            yield text[sent:]
+            sent = len(text)
+        yield self.tokenizer.decode(token_ids)[sent:]
+
+    def _landmark_features(self, crop: FaceCrop, clock: Clock) -> Floats:
+        if self.backend.landmark is None:
+            raise ImageError(
+                "this bundle was exported without a landmark network: pass landmark_features=, or export it again "
+                "with --landmark-model"
+            )
+        with clock("landmark"):
+            mode = self.manifest.preprocessing.landmark_mode
+            pixels = landmark_pixels(crop.pixels, mode=mode, box_xyxy=crop.box_in_crop)
+            features: Floats = self.backend.landmark(pixels[None])[0]
+            return features
+
+    def _take_cache(self) -> KVCache:
+        cache = self._free_caches.pop() if self._free_caches else self.backend.decoder.new_cache(self._capacity)
+        cache.length = 0
+        return cache
+
+    @property
+    def _prefix_length(self) -> int:
+        return len(self.manifest.prompt.prefix_ids) + self.manifest.prompt.image_rows
+
+    @property
+    def _capacity(self) -> int:
+        """Positions per face: its prefix, a question and an answer, within the trained context."""
+        longest = max(len(question.token_ids) for question in self.manifest.prompt.questions.values())
+        wanted = self._prefix_length + longest + self.manifest.prompt.max_new_tokens + _FREE_QUESTION
+        return min(self.manifest.geometry.context, wanted)
+
+    @property
+    def _room_for_question(self) -> int:
+        return self._capacity - self._prefix_length - 1
+
+
+_FREE_QUESTION = 128  # tokens kept free for a question of the user's

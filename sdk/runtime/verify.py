@@ -1,0 +1,91 @@
+"""Does this machine compute what the torch model computed? The reference travels in the bundle; torch does not."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sdk.bundles.manifest import Parity
+from sdk.faba.prompts import Task
+from sdk.runtime.backends.ort import Floats
+from sdk.runtime.generate import Generation
+from sdk.runtime.pipeline import Pipeline
+
+FLOAT32_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Inputs of every stage and what the torch model makes of them, in float32.
+
+    Attributes:
+        tasks: the fixed questions that were asked, in order.
+        landmark_pixels: (S, 3, 192, 192), empty when the bundle has no landmark network.
+        landmark_features: (S, 212).
+        pixel_values: (S, 3, H, H).
+        rows: (S, rows, D) of the vision encoder.
+        logits: (S, tasks, vocabulary) that decide the first token of each answer.
+        token_ids: (S, tasks, n) greedy tokens, not stopped by any end mark.
+    """
+
+    tasks: tuple[Task, ...]
+    landmark_pixels: Floats
+    landmark_features: Floats
+    pixel_values: Floats
+    rows: Floats
+    logits: Floats
+    token_ids: npt.NDArray[np.int32]
+
+    def save(self, path: Path) -> None:
+        np.savez_compressed(path, **{**vars(self), "tasks": np.array(self.tasks)})
+
+    @classmethod
+    def load(cls, path: Path) -> "Reference":
+        with np.load(path, allow_pickle=False) as file:
+            content: dict[str, Any] = dict(file)
+        return cls(**{**content, "tasks": tuple(content["tasks"].tolist())})
+
+
+def measure_parity(pipeline: Pipeline, reference: Reference) -> list[Parity]:
+    """Every stage of an opened variant against the reference, each fed with the reference's own inputs."""
+    backend, variant = pipeline.backend, pipeline.backend.variant
+    measured = []
+    if backend.landmark is not None and len(reference.landmark_pixels):
+        features = backend.landmark(reference.landmark_pixels)
+        measured.append(_compare(variant.name, "landmark", features, reference.landmark_features))
+    rows = backend.vision(reference.pixel_values, reference.landmark_features)
+    measured.append(_compare(variant.name, "vision", rows, reference.rows))
+    logits, token_ids = _decode(pipeline, reference)
+    agreement = float((token_ids == reference.token_ids).mean())
+    measured.append(_compare(variant.name, "decoder", logits, reference.logits, agreement))
+    return measured
+
+
+def _decode(pipeline: Pipeline, reference: Reference) -> tuple[Floats, npt.NDArray[np.int32]]:
+    """First logits and greedy tokens of every question about every sample."""
+    decoder = pipeline.backend.decoder
+    logits, token_ids = np.empty_like(reference.logits), np.empty_like(reference.token_ids)
+    for sample, rows in enumerate(reference.rows):
+        with pipeline.encode_rows(rows, reference.landmark_features[sample]) as face:
+            for index, task in enumerate(reference.tasks):
+                ids = pipeline.question_ids(task)
+                logits[sample, index] = decoder.extend(face.rewind(), decoder.embed(ids))[-1]
+                steps = reference.token_ids.shape[2]
+                token_ids[sample, index] = list(
+                    Generation(decoder, face.rewind(), ids, stop_ids=(), max_new_tokens=steps)
+                )
+    return logits, token_ids
+
+
+def _compare(variant: str, stage: str, found: Floats, expected: Floats, agreement: float | None = None) -> Parity:
+    difference = found.astype(np.float64) - expected
+    return Parity(
+        variant=variant,
+        stage=stage,
+        max_error=float(np.abs(difference).max()),
+        relative_error=float(np.linalg.norm(difference) / np.linalg.norm(expected.astype(np.float64))),
+        tolerance=FLOAT32_TOLERANCE,
+        agreement=agreement,
+    )

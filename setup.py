@@ -1,0 +1,45 @@
+"""All metadata of the distribution `emola-edge`."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+version = re.search(r'__version__ = "(.+)"', (here / "sdk/__init__.py").read_text(encoding="utf-8"))[1]
+
+train = ["torch>=2.8", "transformers>=5", "peft>=0.17", "accelerate>=1.0", "sentencepiece>=0.2", "safetensors>=0.5"]
+test = ["pytest>=8", "pytest-benchmark>=5", "scikit-image>=0.24", "insightface>=1.0", "rouge==1.0.1"]
+extras = {
+    "cpu": ["onnxruntime>=1.22"],
+    "gpu": ["onnxruntime-gpu>=1.22"],
+    "faces": ["dlib-bin>=19.24"],
+    "train": train,
+    "export": [*train, "onnx>=1.17", "onnxscript>=0.5", "protobuf>=4", "onnxruntime>=1.22"],
+    "tensorrt": ["tensorrt>=10.3", "cuda-python>=12.6"],
+    "serve": ["fastapi>=0.115", "uvicorn>=0.30", "python-multipart>=0.0.9"],
+    "video": ["av>=13"],
+    "scale": ["ray>=2.40"],
+    "test": test,
+    "dev": ["ruff>=0.9", "mypy>=1.14", "import-linter>=2.1"],
+}
+
+setup(
+    name="emola-edge",
+    version=version,
+    description="EmoLA on the edge: explained facial emotion and action units from a photo, offline",
+    long_description=(here / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["sdk*", "export*", "trainer*"]),
+    package_data={"sdk": ["py.typed", "assets/**/*"]},
+    install_requires=["numpy>=1.26", "pillow>=10.1", "pydantic>=2.7", "tokenizers>=0.20"],
+    extras_require=extras,
+    entry_points={"console_scripts": ["emola = sdk.cli:main"]},
+    classifiers=[
+        "Programming Language :: Python :: 3",
+        "Operating System :: OS Independent",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+    ],
+)

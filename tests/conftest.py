@@ -1,0 +1,84 @@
+"""Artefacts that several tests share, made once by the real code."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from landmark_network import write_landmark_network
+from PIL import Image
+
+GOLDEN = Path(__file__).parent / "data" / "golden"
+CHECKPOINTS = ("init", "trained")
+
+
+def golden_json(name: str):
+    return json.loads((GOLDEN / name).read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """Folder of the authors' numbers; its README says what is what."""
+    return GOLDEN
+
+
+@pytest.fixture(scope="session")
+def landmark_network(tmp_path_factory) -> Path:
+    return write_landmark_network(tmp_path_factory.mktemp("landmark") / "landmark.onnx")
+
+
+@pytest.fixture(scope="session")
+def emola() -> Callable:
+    """`emola("trained")`: the torch model of a golden checkpoint."""
+    pytest.importorskip("torch")
+    from trainer.checkpoint import load_emola
+
+    models = {}
+
+    def load(name: str, lora: str = "merged"):
+        if (name, lora) not in models:
+            adapter = GOLDEN / f"llava-lora-emola-{name}"
+            models[name, lora] = load_emola(adapter, GOLDEN / "llava-base", GOLDEN / "clip", lora=lora)
+        return models[name, lora]
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory, landmark_network) -> Callable:
+    """`bundle("trained", "none")`: a sealed bundle of a golden checkpoint, exported once."""
+    pytest.importorskip("torch")
+    from export.build import ExportOptions, export_bundle
+
+    folder = tmp_path_factory.mktemp("bundles")
+
+    def export(name: str = "trained", quantize: str = "none") -> Path:
+        out = folder / f"{name}-{quantize}"
+        if not out.exists():
+            export_bundle(
+                ExportOptions(
+                    adapter=str(GOLDEN / f"llava-lora-emola-{name}"),
+                    base=str(GOLDEN / "llava-base"),
+                    out=out,
+                    vision_tower=str(GOLDEN / "clip"),
+                    landmark_model=landmark_network,
+                    quantize=quantize,
+                )
+            )
+        return out
+
+    return export
+
+
+@pytest.fixture(scope="session")
+def astronaut() -> np.ndarray:
+    """(512, 512, 3) RGB: one smiling face. NASA, public domain."""
+    return pytest.importorskip("skimage.data").astronaut()
+
+
+@pytest.fixture(scope="session")
+def t1() -> np.ndarray:
+    """(886, 1280, 3) RGB: six faces; insightface's own test picture."""
+    insightface = pytest.importorskip("insightface")
+    return np.asarray(Image.open(Path(insightface.__file__).parent / "data/images/t1.jpg").convert("RGB"))

@@ -1,0 +1,148 @@
+"""Checkpoint to sealed bundle: parity with the authors' numbers, restarts, and what is refused."""
+
+import random
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import CHECKPOINTS, GOLDEN, golden_json
+
+from export.build import ExportOptions, export_bundle
+from export.graphs import check_landmark_model
+from sdk.analyzer import open_backend
+from sdk.bundles.manifest import check_hashes, read_manifest
+from sdk.errors import CheckpointError, ExportError
+from sdk.runtime.clock import Clock
+from sdk.runtime.generate import Generation
+from sdk.runtime.pipeline import Pipeline
+from sdk.runtime.verify import Reference, measure_parity
+from trainer.checkpoint import load_emola
+
+
+def options(out, **changes) -> ExportOptions:
+    defaults = {
+        "adapter": str(GOLDEN / "llava-lora-emola-trained"),
+        "base": str(GOLDEN / "llava-base"),
+        "vision_tower": str(GOLDEN / "clip"),
+        "quantize": "none",
+    }
+    return ExportOptions(out=out, **{**defaults, **changes})
+
+
+def open_pipeline(folder) -> Pipeline:
+    manifest = read_manifest(folder)
+    return Pipeline(folder, manifest, open_backend(folder, manifest))
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_the_float32_bundle_gives_the_authors_tokens(bundle, name):
+    """The authors' pixels and landmarks in, 24 greedy tokens out: 8 of 8, the second question on the first's cache."""
+    pipeline = open_pipeline(bundle(name))
+    pixels = np.load(GOLDEN / "golden_eval_pixels.npz")
+    tasks = {"AU": "action_units", "emotion": "emotion"}
+    for record in golden_json(f"golden_eval_{name}.json"):
+        features = np.load(GOLDEN / "data" / record["landmark"])
+        face_name = record["image"].split("/")[-1].removesuffix(".png")
+        rows = pipeline.backend.vision(pixels[f"eval_{face_name}"][None], features[None])[0]
+        with pipeline.encode_rows(rows, features) as face:
+            prompt = pipeline.manifest.prompt
+            ids = pipeline.question_ids(tasks[record["task"]])
+            assert [*prompt.prefix_ids, -200, *ids] == record["input_ids"]
+            assert face.prefix + len(ids) == record["sequence_length"]
+            pipeline.ask(face, "What is this?", Clock())
+            answer = Generation(pipeline.backend.decoder, face.rewind(), ids, stop_ids=(), max_new_tokens=24)
+            assert list(answer) == record["greedy_ids"]
+
+
+def test_every_graph_is_within_1e_4_of_torch(bundle):
+    pipeline = open_pipeline(bundle())
+    reference = Reference.load(bundle() / "reference.npz")
+    for parity in measure_parity(pipeline, reference):
+        assert parity.max_error < 1e-4, parity
+        assert parity.agreement in (None, 1.0), parity
+
+
+def test_int4_is_reported_not_hidden(bundle):
+    """The figure in the manifest is what the runtime measures."""
+    manifest = read_manifest(bundle("trained", "int4"))
+    (sealed,) = [parity for parity in manifest.parity if parity.stage == "decoder"]
+    pipeline = open_pipeline(bundle("trained", "int4"))
+    measured = measure_parity(pipeline, Reference.load(bundle("trained", "int4") / "reference.npz"))
+    assert sealed.relative_error > 1e-3
+    assert measured[-1].relative_error == pytest.approx(sealed.relative_error, rel=1e-3)
+    assert sealed.agreement is not None
+
+
+def test_a_merged_checkpoint_is_complete(tmp_path, emola):
+    from export.merge import merge
+    from trainer.checkpoint import Checkpoint
+
+    merge(Checkpoint(GOLDEN / "llava-lora-emola-trained", GOLDEN / "llava-base", GOLDEN / "clip"), tmp_path)
+    merged, expected = load_emola(None, tmp_path).state_dict(), emola("trained").state_dict()
+    assert all(bool((merged[name] == expected[name]).all()) for name in expected)
+
+
+def test_without_a_landmark_network(tmp_path):
+    """The bundle says what it lacks, and works from features."""
+    manifest = export_bundle(options(tmp_path / "bundle"))
+    assert manifest.landmark is None
+    assert "landmark" not in {parity.stage for parity in manifest.parity}
+
+
+def test_the_same_export_twice_is_one(tmp_path):
+    first = export_bundle(options(tmp_path / "bundle"))
+    log = []
+    assert export_bundle(options(tmp_path / "bundle"), log.append).digest == first.digest
+    assert log == [f"{tmp_path / 'bundle'} holds this export already"]
+    with pytest.raises(ExportError, match="exists already and is another bundle"):
+        export_bundle(options(tmp_path / "bundle", quantize="int4"))
+
+
+def test_killed_at_random_moments(tmp_path):
+    """SIGKILL until it is through: the manifest equals that of an uninterrupted export, nothing else is left."""
+    settings = options(tmp_path / "killed" / "bundle")
+    command = [sys.executable, "-m", "sdk", "export", settings.adapter, str(settings.out)]
+    command += ["--base", settings.base, "--vision-tower", settings.vision_tower, "--quantize", "none"]
+    draw, kills = random.Random(0), 0
+    while not settings.out.exists():
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            process.wait(draw.uniform(3, 9) if kills < 4 else None)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            kills += 1
+    assert kills
+    manifest = export_bundle(settings)
+    check_hashes(settings.out, manifest)
+    assert manifest.digest == export_bundle(options(tmp_path / "straight" / "bundle")).digest
+    assert [path.name for path in settings.out.parent.iterdir()] == ["bundle"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"base": "nowhere"}, CheckpointError, "base 'nowhere' is no folder"),
+        ({"vision_tower": None}, CheckpointError, "--vision-tower"),
+        ({"quantize": "int2"}, ExportError, "quantize must be"),
+        ({"landmark_model": GOLDEN / "absent.onnx"}, ExportError, "does not exist"),
+        ({"landmark_model": GOLDEN / "README.md"}, ExportError, "not an ONNX file"),
+    ],
+)
+def test_bad_input_leaves_nothing_behind(tmp_path, changes, error, message):
+    with pytest.raises(error, match=message):
+        export_bundle(options(tmp_path / "bundle", **changes))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_found_before_work_starts(tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("usage", (), {"free": 1000})())
+    with pytest.raises(ExportError, match=r"GB are needed, 0\.0 GB are free"):
+        export_bundle(options(tmp_path / "bundle"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_landmark_network_of_another_shape_is_refused(bundle):
+    with pytest.raises(ExportError, match=r"expected one input \(N, 3, 192, 192\).*found"):
+        check_landmark_model(bundle() / "vision.onnx", 212)

@@ -1,0 +1,177 @@
+"""The command line: results on stdout, the rest on stderr, exit codes 0, 1 and 2, and never a traceback."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import GOLDEN, golden_json
+from PIL import Image
+
+from sdk.cli import main
+
+EXPORT = ["--base", str(GOLDEN / "llava-base"), "--vision-tower", str(GOLDEN / "clip")]
+
+
+@pytest.fixture
+def emola_cli(capsys):
+    """Run a command line; returns exit code, stdout and stderr."""
+
+    def run(*arguments):
+        code = main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def photo(astronaut, tmp_path):
+    path = tmp_path / "astronaut.png"
+    Image.fromarray(astronaut).save(path)
+    return path
+
+
+def test_analyze_prints_and_draws(emola_cli, bundle, photo, tmp_path):
+    pytest.importorskip("dlib")
+    saved = tmp_path / "out" / "annotated.png"
+    code, out, _ = emola_cli("analyze", photo, "--bundle", bundle(), "--max-tokens", 5, "--save", saved)
+    assert code == 0
+    assert "1 face" in out
+    assert "emotion:" in out
+    assert (np.asarray(Image.open(saved)) != np.asarray(Image.open(photo))).any()
+
+
+def test_analyze_json_is_one_document(emola_cli, bundle, photo):
+    pytest.importorskip("dlib")
+    command = ["analyze", photo, "--bundle", bundle(), "--task", "emotion", "--max-tokens", 5, "--json"]
+    code, out, _ = emola_cli(*command)
+    document = json.loads(out)
+    assert code == 0
+    assert document["faces"][0]["action_units"] is None
+    code, out, _ = emola_cli(*command[:2], photo, *command[2:])
+    assert [len(each["faces"]) for each in json.loads(out)] == [1, 1]
+
+
+def test_a_broken_photo_does_not_stop_the_others(emola_cli, bundle, photo, tmp_path):
+    pytest.importorskip("dlib")
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    command = ["analyze", tmp_path / "broken.jpg", photo, "--bundle", bundle(), "--max-tokens", 2]
+    code, out, err = emola_cli(*command)
+    assert code == 1
+    assert "astronaut.png" in out
+    assert err.count("emola: error:") == 1
+    assert "broken.jpg" in err
+
+
+def test_export_verify_info(emola_cli, tmp_path, landmark_network):
+    """Both golden adapters: exported, verified, described."""
+    for name in ("init", "trained"):
+        out = tmp_path / name
+        adapter = GOLDEN / f"llava-lora-emola-{name}"
+        code, text, err = emola_cli("export", adapter, out, *EXPORT, "--landmark-model", landmark_network)
+        assert (code, "sealed" in text) == (0, True), err
+        code, text, _ = emola_cli("verify", out)
+        assert (code, text.count("ok ")) == (0, 3)
+        code, text, _ = emola_cli("info", out)
+        assert code == 0
+        for words in ("intended use", "licence", "ort-int4", "parity", "3 layers, 64 wide"):
+            assert words in text
+        code, text, _ = emola_cli("verify", out, "--json")
+        assert all(row["passed"] for row in json.loads(text)["parity"])
+
+
+def test_verify_finds_a_changed_file(emola_cli, bundle, tmp_path):
+    import shutil
+
+    copy = shutil.copytree(bundle(), tmp_path / "copy")
+    data = bytearray((copy / "vision.onnx").read_bytes())
+    data[-100] ^= 1
+    (copy / "vision.onnx").write_bytes(data)
+    code, _, err = emola_cli("verify", copy)
+    assert code == 1
+    assert "SHA-256 differs" in err
+
+
+@pytest.fixture
+def rege_files(tmp_path):
+    run = golden_json("golden_rege.json")["runs"][1]
+    annotations = tmp_path / "annotations.json"
+    annotations.write_text(json.dumps(run["annotations"]))
+
+    def write(name, text):
+        path = tmp_path / name
+        path.write_text(text)
+        return ["rege", "--task", "au", "--dataset", "FABA", "--annotations", annotations, "--predictions", path]
+
+    return run["predictions"], write
+
+
+def test_rege_reads_every_form_of_predictions(emola_cli, rege_files):
+    texts, write = rege_files
+    records = [{"index": index, "prediction": text} for index, text in enumerate(texts)]
+    forms = {
+        "list.json": json.dumps(texts),
+        "pred.json": json.dumps({str(i): text for i, text in enumerate(texts)}),
+        "texts.jsonl": "\n".join(map(json.dumps, texts)),
+        "records.jsonl": "\n".join(map(json.dumps, reversed(records))),
+        "plain.jsonl": "\n".join(json.dumps({"prediction": text}) for text in texts),
+    }
+    for name, text in forms.items():
+        code, out, _ = emola_cli(*write(name, text), "--json")
+        assert code == 0
+        assert f"{json.loads(out)['s_re']:.2f}" == "64.26", name
+    code, out, _ = emola_cli(*write("list.json", forms["list.json"]), "--protocol", "paper")
+    assert "S_rege" in out
+    assert "Brow Lowerer" in out
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.json", "[1, 2]", "expected a JSON list of texts"),
+        ("a.json", "{", "is not JSON"),
+        ("a.json", '["one"]', "found 1 predictions and 120 annotations"),
+        ("a.json", '{"1": "text"}', "no prediction for 0"),
+        ("a.jsonl", '{"index": 0}', "no prediction for 'prediction'"),
+    ],
+)
+def test_rege_bad_predictions(emola_cli, rege_files, name, text, message):
+    code, _, err = emola_cli(*rege_files[1](name, text))
+    assert code == 1
+    assert message in err
+
+
+def test_rege_missing_file(emola_cli):
+    code, _, err = emola_cli("rege", "--task", "au", "--annotations", "no.json", "--predictions", "no.json")
+    assert code == 1
+    assert "no.json cannot be read" in err
+
+
+def test_failures(emola_cli, photo, tmp_path, bundle):
+    cases = [
+        (["analyze", photo, "--bundle", tmp_path / "none"], 1, "no such folder"),
+        (["analyze", tmp_path / "none.png", "--bundle", bundle()], 1, "does not exist"),
+        (["analyze", photo, "--bundle", bundle(), "--max-tokens", 0], 1, "at least 1"),
+        (["verify", tmp_path], 1, "no manifest.json"),
+        (["export", GOLDEN / "nowhere", tmp_path / "out", *EXPORT], 1, "is no folder"),
+        (["analyze"], 2, "required: PHOTO"),
+        (["analyze", photo, "--task", "age"], 2, "invalid choice"),
+        (["dance"], 2, "invalid choice"),
+        ([], 2, "required"),
+    ]
+    for command, expected, message in cases:
+        code, out, err = emola_cli(*command)
+        assert (code, out) == (expected, ""), command
+        assert message in err, command
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out.work").exists()
+
+
+def test_the_installed_command():
+    result = subprocess.run([sys.executable, "-m", "sdk", "--version"], capture_output=True, text=True, check=False)
+    assert result.returncode == 0
+    assert result.stdout.startswith("emola-edge ")
+    assert main(["--help"]) == 0

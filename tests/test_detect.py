@@ -1,0 +1,108 @@
+"""Faces are found on real photographs; SCRFD decoding equals insightface's on the same network."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from sdk.errors import BackendError
+from sdk.faces.detect import Detection, DlibDetector, ScrfdDetector, open_detector
+
+pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture(scope="module")
+def dlib_detector():
+    pytest.importorskip("dlib")
+    return DlibDetector()
+
+
+def test_astronaut_has_one_face(dlib_detector, astronaut):
+    (face,) = dlib_detector.detect(astronaut)
+    x1, y1, x2, y2 = face.box_xyxy
+    assert 160 < x1 < 200
+    assert 60 < y1 < 100
+    assert 75 < x2 - x1 < 110
+
+
+def test_t1_has_six_faces_from_left_to_right(dlib_detector, t1):
+    faces = dlib_detector.detect(t1)
+    lefts = [face.box_xyxy[0] for face in faces]
+    assert len(faces) == 6
+    assert lefts == sorted(lefts)
+
+
+def test_boxes_are_in_pixels_of_the_original(dlib_detector, t1):
+    """A picture doubled in size is searched in a smaller copy; its boxes are twice as large, within 8 pixels."""
+    doubled = t1.repeat(2, axis=0).repeat(2, axis=1)
+    small, large = dlib_detector.detect(t1), dlib_detector.detect(doubled)
+    assert len(large) >= 5
+    for face in large:
+        assert min(np.abs(np.subtract(face.box_xyxy, 2 * np.array(f.box_xyxy))).max() for f in small) < 40
+
+
+def test_one_pixel_has_no_face(dlib_detector):
+    assert dlib_detector.detect(np.zeros((1, 1, 3), np.uint8)) == []
+
+
+def write_scrfd(path, size=640):
+    """SCRFD's interface on random heads: strided pooling and 1x1 convolutions in the order of det_10g's outputs."""
+    random = np.random.default_rng(0)
+    nodes, weights, outputs = [], [], []
+    heads = (("score", 1, 1.2), ("box", 4, 0.5), ("point", 10, 0.5))
+    for name, channels, spread in heads:
+        for stride in (8, 16, 32):
+            key = f"{name}{stride}"
+            weight = random.normal(0, spread, (2 * channels, 3, 1, 1)).astype(np.float32)
+            weights.append(numpy_helper.from_array(weight, f"{key}.weight"))
+            nodes += [
+                helper.make_node(
+                    "AveragePool", ["input.1"], [f"{key}.pool"], kernel_shape=[stride] * 2, strides=[stride] * 2
+                ),
+                helper.make_node("Conv", [f"{key}.pool", f"{key}.weight", f"{name}.bias"], [f"{key}.conv"]),
+                helper.make_node("Sigmoid" if name == "score" else "Abs", [f"{key}.conv"], [f"{key}.act"]),
+                helper.make_node("Transpose", [f"{key}.act"], [f"{key}.last"], perm=[0, 2, 3, 1]),
+                helper.make_node("Reshape", [f"{key}.last", f"{name}.shape"], [key]),
+            ]
+            outputs.append(helper.make_tensor_value_info(key, TensorProto.FLOAT, ["N", channels]))
+        weights.append(numpy_helper.from_array(np.array([-1, channels]), f"{name}.shape"))
+        bias = np.full(2 * channels, -1.5 if name == "score" else 0.5, np.float32)
+        weights.append(numpy_helper.from_array(bias, f"{name}.bias"))
+    inputs = [helper.make_tensor_value_info("input.1", TensorProto.FLOAT, [1, 3, size, size])]
+    graph = helper.make_graph(nodes, "scrfd", inputs, outputs, weights)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    return path
+
+
+def test_scrfd_equals_insightface(tmp_path, t1):
+    """The same random network through both decoders: as many boxes, each within 0.01 pixels and 1e-5 of score."""
+    retinaface = pytest.importorskip("insightface.model_zoo.retinaface")
+    path = write_scrfd(tmp_path / "scrfd.onnx")
+    reference = retinaface.RetinaFace(str(path))
+    for picture in (t1[:400, :500], t1[:500, :300]):
+        expected, _ = reference.detect(np.ascontiguousarray(picture[:, :, ::-1]))
+        found = ScrfdDetector(str(path)).detect(picture)
+        assert len(found) == len(expected) > 3
+        rows = np.array([[*face.box_xyxy, face.score] for face in found])
+        order = np.lexsort(expected.T[::-1])
+        np.testing.assert_allclose(rows[:, :4], expected[order, :4], atol=1e-2)
+        np.testing.assert_allclose(rows[:, 4], expected[order, 4], atol=1e-5)
+
+
+def test_open_detector_takes_a_file_or_an_object(tmp_path):
+    class Always:
+        box_extent = 1.0
+
+        def detect(self, image):
+            return [Detection((0.0, 0.0, 1.0, 1.0), 1.0)]
+
+    own = Always()
+    assert open_detector(own) is own
+    assert isinstance(open_detector(write_scrfd(tmp_path / "scrfd.onnx")), ScrfdDetector)
+
+
+def test_bad_detectors_are_refused(tmp_path, landmark_network):
+    with pytest.raises(BackendError, match="'auto', 'dlib' or the path"):
+        open_detector("yolo")
+    with pytest.raises(BackendError, match="not SCRFD: expected 6 or 9 outputs"):
+        open_detector(landmark_network)

@@ -1,0 +1,41 @@
+"""`import sdk` is light: no model library, nothing beyond the base dependencies."""
+
+import subprocess
+import sys
+
+HEAVY = ("torch", "transformers", "onnxruntime", "dlib", "onnx", "peft", "pandas", "matplotlib")
+
+
+def python(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_import_loads_nothing_heavy():
+    code = f"import sys, sdk, sdk.cli; print([name for name in {HEAVY} if name in sys.modules])"
+    assert python(code) == "[]"
+
+
+def test_import_works_with_the_base_dependencies_only():
+    """Every other installed package is hidden from the interpreter."""
+    code = f"""
+import sys
+class Hide:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {(*HEAVY, "sentencepiece", "cv2", "skimage", "insightface", "rich")}:
+            raise ImportError(f"{{name}} is hidden")
+sys.meta_path.insert(0, Hide())
+import sdk
+from sdk.faba.rege import score
+from sdk.faces.images import load_image
+from sdk.errors import DependencyError
+from sdk.faces.detect import open_detector
+print(sorted(sdk.__all__))
+try:
+    open_detector("auto")
+except DependencyError as error:
+    print(error)
+"""
+    names, message = python(code).splitlines()
+    assert names == "['Analysis', 'Analyzer', 'SdkError']"
+    assert message.startswith("dlib-bin is needed to find faces")
+    assert "pip install 'emola-edge[faces]'" in message

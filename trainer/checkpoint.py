@@ -1,0 +1,206 @@
+"""From released files to a model: LLaVA-1.5 base, vision tower, EmoLA adapter; every weight is accounted for."""
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Literal
+
+import torch
+from accelerate import init_empty_weights
+from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+from torch import Tensor
+
+from sdk.errors import CheckpointError
+
+from .config import EmolaConfig, check_adapter_config, read_config, read_conventions, read_statistics
+from .lora import LoraUpdates, MergedWeights
+from .model import EmoLA
+from .weights import WeightFiles, canonical_name, weight_files
+
+
+def load_emola(
+    adapter: "str | os.PathLike[str] | None",
+    base: "str | os.PathLike[str]",
+    vision_tower: "str | os.PathLike[str] | None" = None,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: "torch.device | str" = "cpu",
+    lora: Literal["merged", "live"] = "merged",
+) -> EmoLA:
+    """Read a model from files.
+
+    Args:
+        adapter: folder of an EmoLA adapter in the authors' files or in ours; None for a complete (merged) base.
+        base: folder of LLaVA-1.5 as released or as converted by llava-hf.
+        vision_tower: folder of the CLIP tower; None if the base holds it.
+        dtype, device: of the parameters.
+        lora: "merged" adds the low-rank update to the weights; "live" keeps it apart, as peft modules.
+
+    Returns:
+        The model in evaluation mode.
+
+    Raises:
+        CheckpointError: names the weight that is missing, left over or of the wrong shape.
+    """
+    checkpoint = Checkpoint(adapter, base, vision_tower)
+    with init_empty_weights(include_buffers=False):
+        model = EmoLA(checkpoint.config)
+    weights = checkpoint.merged if lora == "merged" else checkpoint.frozen
+    state = {name: weights[canonical_name(name) or name].to(device, dtype) for name in model.state_dict()}
+    model.load_state_dict(state, assign=True)
+    if lora == "live":
+        _attach_lora(model, checkpoint)
+    return model.to(device).eval()
+
+
+class Checkpoint:
+    """The files of one model, opened and checked against each other; no weight is read before it is asked for.
+
+    Args:
+        adapter, base, vision_tower: as in `load_emola`.
+
+    Attributes:
+        config: shape of the model.
+        conventions: what it expects around it.
+        statistics: of the vision tower's input.
+        frozen: every weight of the model by its name in `EmoLA`, LoRA left out.
+        merged: the same with LoRA added, computed in float32.
+    """
+
+    def __init__(
+        self,
+        adapter: "str | os.PathLike[str] | None",
+        base: "str | os.PathLike[str]",
+        vision_tower: "str | os.PathLike[str] | None" = None,
+    ) -> None:
+        self.adapter = _folder(adapter, "adapter") if adapter is not None else None
+        self.base = _folder(base, "base")
+        self.vision_tower = _folder(vision_tower, "vision tower") if vision_tower is not None else None
+        self.config = read_config(self.base, self.vision_tower)
+        self.conventions = read_conventions(self.adapter or self.base)
+        self.statistics = read_statistics(self.vision_tower, self.base)
+        if self.adapter:
+            check_adapter_config(self.adapter, self.config)
+        self.lora = LoraUpdates(self.adapter) if self.adapter else None
+        frozen = _Layers(self._layers(), self.config)
+        self.frozen: Mapping[str, Tensor] = frozen
+        self.merged: Mapping[str, Tensor] = frozen
+        if self.lora:
+            self.lora.check(frozen.shapes)
+            self.merged = MergedWeights(frozen, self.lora)
+
+    def files(self) -> list[Path]:
+        """Every file that decides what the model computes, for hashing."""
+        found = [*weight_files(self.base), self.base / "config.json", self.base / "tokenizer.model"]
+        for folder in filter(None, (self.vision_tower, self.adapter)):
+            found += [path for path in sorted(folder.iterdir()) if path.suffix in (".bin", ".safetensors", ".json")]
+        return [path for path in found if path.is_file()]
+
+    def _layers(self) -> list[WeightFiles]:
+        """Weight files, those that win first."""
+        layers = [WeightFiles(weight_files(self.base))]
+        if self.vision_tower and _has_weights(self.vision_tower):
+            layers.insert(0, WeightFiles(weight_files(self.vision_tower), vision_only=True))
+        if self.adapter:
+            layers.insert(0, WeightFiles(_projector_files(self.adapter)))
+        return layers
+
+
+class _Layers(Mapping[str, Tensor]):
+    """Exactly the weights of a model, each from the first file that has it.
+
+    Raises:
+        CheckpointError: a weight is missing, left over or of another shape than the configuration says.
+    """
+
+    def __init__(self, layers: list[WeightFiles], config: EmolaConfig) -> None:
+        with torch.device("meta"):
+            expected = {canonical_name(k) or k: tuple(v.shape) for k, v in EmoLA(config).state_dict().items()}
+        for layer in layers:
+            surplus = [name for name in layer if name not in expected]
+            if surplus:
+                raise CheckpointError(
+                    f"{layer.describe(surplus[0])}: no such weight in this model ({len(surplus)} left over)"
+                )
+        found = {name: layer for layer in reversed(layers) for name in layer}
+        missing = [name for name in expected if name not in found]
+        if missing:
+            raise CheckpointError(_missing_message(missing))
+        self.shapes = expected
+        self._vocabulary = config.text.vocab_size
+        self._layers = {name: found[name] for name in expected}
+        for name, shape in expected.items():
+            stored = found[name].shape(name)
+            if stored != shape and not (_is_vocabulary(name) and stored[0] >= shape[0]):
+                raise CheckpointError(
+                    f"{found[name].describe(name)}: expected shape {shape} from config.json, found {stored}: the "
+                    "files belong to different models"
+                )
+
+    def __getitem__(self, name: str) -> Tensor:
+        tensor = self._layers[name][name]
+        return tensor[: self._vocabulary] if _is_vocabulary(name) else tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._layers)
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+
+def _is_vocabulary(name: str) -> bool:
+    return name.endswith(("embed_tokens.weight", "lm_head.weight"))
+
+
+def _missing_message(missing: list[str]) -> str:
+    part = missing[0].split(".")[0]
+    remedy = {
+        "vision_tower": "the base holds no vision tower: pass its folder (--vision-tower)",
+        "landmark_feature_projector": "the base is no EmoLA on its own: pass an adapter",
+    }.get(part, "copy the checkpoint again")
+    return f"{missing[0]} is missing ({len(missing)} weights in all); {remedy}"
+
+
+def _attach_lora(model: EmoLA, checkpoint: Checkpoint) -> None:
+    """Wrap the decoder in peft modules that hold the adapter's updates."""
+    lora = checkpoint.lora
+    if lora is None:
+        raise CheckpointError("lora='live' needs an adapter")
+    keys = ("r", "lora_alpha", "lora_dropout", "target_modules")
+    config = LoraConfig(
+        task_type="CAUSAL_LM", use_rslora=bool(lora.config.get("use_rslora")), **{key: lora.config[key] for key in keys}
+    )
+    wrapped = get_peft_model(model.language_model, config)
+    updates = {
+        f"base_model.{name.removesuffix('.weight')}.lora_{half}.weight".replace("language_model.", "model.", 1): tensor
+        for name, pair in lora.pairs.items()
+        for half, tensor in zip("AB", pair, strict=True)
+    }
+    set_peft_model_state_dict(wrapped, updates)
+    model.language_model = wrapped
+
+
+def _projector_files(adapter: Path) -> list[Path]:
+    """The files of the two projectors; ours hold both in one, the authors' need both files."""
+    ours = adapter / "non_lora_trainables.safetensors"
+    if ours.is_file():
+        return [ours]
+    official = [adapter / name for name in ("non_lora_trainables.bin", "landmark_feature_projector.bin")]
+    missing = [path.name for path in official if not path.is_file()]
+    if missing:
+        raise CheckpointError(
+            f"{adapter}: {' and '.join(missing)} missing; without it a projector would keep random weights: copy the "
+            "whole adapter folder"
+        )
+    return official
+
+
+def _folder(path: "str | os.PathLike[str]", role: str) -> Path:
+    folder = Path(path)
+    if not folder.is_dir():
+        raise CheckpointError(f"{role} {os.fspath(path)!r} is no folder; expected the files of the checkpoint")
+    return folder
+
+
+def _has_weights(folder: Path) -> bool:
+    return any(path.suffix in (".bin", ".safetensors") for path in folder.iterdir())
