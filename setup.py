@@ -8,8 +8,19 @@ from setuptools import find_packages, setup
 here = Path(__file__).parent
 version = re.search(r'__version__ = "(.+)"', (here / "sdk/__init__.py").read_text(encoding="utf-8"))[1]
 
-train = ["torch>=2.8", "transformers>=5", "peft>=0.17", "accelerate>=1.0", "sentencepiece>=0.2", "safetensors>=0.5"]
-test = ["pytest>=8", "pytest-benchmark>=5", "scikit-image>=0.24", "insightface>=1.0", "rouge==1.0.1"]
+train = [
+    "torch>=2.8",
+    "transformers>=5",
+    "peft>=0.17",
+    "accelerate>=1.0",
+    "sentencepiece>=0.2",
+    "safetensors>=0.5",
+    "tqdm>=4.66",
+    "httpx>=0.27",
+    "matplotlib>=3.9",
+    "wordcloud>=1.9.4",
+]
+test = ["pytest>=8", "pytest-benchmark>=5", "scikit-image>=0.24", "insightface>=1.0", "rouge==1.0.1", "av>=13"]
 extras = {
     "cpu": ["onnxruntime>=1.22"],
     "gpu": ["onnxruntime-gpu>=1.22"],

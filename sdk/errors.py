@@ -10,6 +10,8 @@ SdkError                     catch this one and you have caught them all
 │   └── IntegrityError       a file of the bundle is missing, has another size or another content
 ├── BackendError             no backend of this bundle runs on this machine
 ├── CheckpointError          weights, configuration or tokenizer that do not form one model
+├── DataError                a training or evaluation set that is not of the expected form
+├── TrainingError            a run that cannot start or go on; nothing that was saved is lost
 ├── ExportError              a checkpoint that cannot become a bundle
 └── DependencyError          an optional package is missing; names the extra to install
 
@@ -54,6 +56,14 @@ class BackendError(SdkError):
 
 
 class CheckpointError(SdkError):
+    pass
+
+
+class DataError(SdkError):
+    pass
+
+
+class TrainingError(SdkError):
     pass
 
 

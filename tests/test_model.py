@@ -6,7 +6,7 @@ import torch
 from conftest import CHECKPOINTS, GOLDEN, golden_json
 
 from sdk.errors import CheckpointError
-from trainer.model import _projector
+from trainer.model import new_projector
 
 
 def evaluation(name):
@@ -82,7 +82,7 @@ def test_a_record_has_one_image(emola):
 
 
 def test_projectors():
-    assert len(_projector("mlp3x_gelu", 4, 8)) == 5
-    assert len(_projector("linear", 4, 8)) == 1
+    assert len(new_projector("mlp3x_gelu", 4, 8)) == 5
+    assert len(new_projector("linear", 4, 8)) == 1
     with pytest.raises(CheckpointError, match="mm_projector_type 'qformer'"):
-        _projector("qformer", 4, 8)
+        new_projector("qformer", 4, 8)

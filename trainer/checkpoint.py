@@ -7,14 +7,14 @@ from typing import Literal
 
 import torch
 from accelerate import init_empty_weights
-from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+from peft import LoraConfig, set_peft_model_state_dict
 from torch import Tensor
 
 from sdk.errors import CheckpointError
 
-from .config import EmolaConfig, check_adapter_config, read_config, read_conventions, read_statistics
-from .lora import LoraUpdates, MergedWeights
-from .model import EmoLA
+from .config import EmolaConfig, check_adapter_config, is_llava_hf, read_config, read_conventions, read_statistics
+from .lora import LoraUpdates, MergedWeights, attach_lora
+from .model import EmoLA, new_projector
 from .weights import WeightFiles, canonical_name, weight_files
 
 
@@ -42,15 +42,7 @@ def load_emola(
     Raises:
         CheckpointError: names the weight that is missing, left over or of the wrong shape.
     """
-    checkpoint = Checkpoint(adapter, base, vision_tower)
-    with init_empty_weights(include_buffers=False):
-        model = EmoLA(checkpoint.config)
-    weights = checkpoint.merged if lora == "merged" else checkpoint.frozen
-    state = {name: weights[canonical_name(name) or name].to(device, dtype) for name in model.state_dict()}
-    model.load_state_dict(state, assign=True)
-    if lora == "live":
-        _attach_lora(model, checkpoint)
-    return model.to(device).eval()
+    return Checkpoint(adapter, base, vision_tower).load(dtype=dtype, device=device, lora=lora)
 
 
 class Checkpoint:
@@ -58,6 +50,7 @@ class Checkpoint:
 
     Args:
         adapter, base, vision_tower: as in `load_emola`.
+        new_projector_seed: where a landmark projector is in none of the files, start one at random: for training only.
 
     Attributes:
         config: shape of the model.
@@ -72,7 +65,10 @@ class Checkpoint:
         adapter: "str | os.PathLike[str] | None",
         base: "str | os.PathLike[str]",
         vision_tower: "str | os.PathLike[str] | None" = None,
+        *,
+        new_projector_seed: int | None = None,
     ) -> None:
+        self._new_projector_seed = new_projector_seed
         self.adapter = _folder(adapter, "adapter") if adapter is not None else None
         self.base = _folder(base, "base")
         self.vision_tower = _folder(vision_tower, "vision tower") if vision_tower is not None else None
@@ -82,12 +78,25 @@ class Checkpoint:
         if self.adapter:
             check_adapter_config(self.adapter, self.config)
         self.lora = LoraUpdates(self.adapter) if self.adapter else None
-        frozen = _Layers(self._layers(), self.config)
+        frozen = _Layers(self._layers(), self.config, padded=is_llava_hf(self.base))
         self.frozen: Mapping[str, Tensor] = frozen
         self.merged: Mapping[str, Tensor] = frozen
         if self.lora:
             self.lora.check(frozen.shapes)
             self.merged = MergedWeights(frozen, self.lora)
+
+    def load(
+        self, *, dtype: torch.dtype, device: "torch.device | str" = "cpu", lora: Literal["merged", "live"] = "merged"
+    ) -> EmoLA:
+        """The model, in evaluation mode; see `load_emola`."""
+        with init_empty_weights(include_buffers=False):
+            model = EmoLA(self.config)
+        weights = self.merged if lora == "merged" else self.frozen
+        state = {name: weights[canonical_name(name) or name].to(device, dtype) for name in model.state_dict()}
+        model.load_state_dict(state, assign=True)
+        if lora == "live":
+            _attach_lora(model, self)
+        return model.to(device).eval()
 
     def files(self) -> list[Path]:
         """Every file that decides what the model computes, for hashing."""
@@ -96,24 +105,55 @@ class Checkpoint:
             found += [path for path in sorted(folder.iterdir()) if path.suffix in (".bin", ".safetensors", ".json")]
         return [path for path in found if path.is_file()]
 
-    def _layers(self) -> list[WeightFiles]:
+    def _layers(self) -> "list[WeightFiles | NewProjector]":
         """Weight files, those that win first."""
         layers = [WeightFiles(weight_files(self.base))]
         if self.vision_tower and _has_weights(self.vision_tower):
             layers.insert(0, WeightFiles(weight_files(self.vision_tower), vision_only=True))
         if self.adapter:
             layers.insert(0, WeightFiles(_projector_files(self.adapter)))
+        if self._new_projector_seed is not None:
+            layers.append(NewProjector(self.config, self._new_projector_seed))
         return layers
+
+
+class NewProjector(Mapping[str, Tensor]):
+    """A landmark projector that was not trained yet, as one more source of weights."""
+
+    def __init__(self, config: EmolaConfig, seed: int) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            projector = new_projector("mlp2x_gelu", config.landmark_size, config.text.hidden_size)
+        self._tensors = {f"landmark_feature_projector.{k}": v for k, v in projector.state_dict().items()}
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self[name].shape)
+
+    def describe(self, name: str) -> str:
+        return f"{name} of the new landmark projector"
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
 
 
 class _Layers(Mapping[str, Tensor]):
     """Exactly the weights of a model, each from the first file that has it.
 
+    Args:
+        layers: sources, those that win first.
+        padded: the vocabulary may have more rows than the tokenizer has pieces.
+
     Raises:
         CheckpointError: a weight is missing, left over or of another shape than the configuration says.
     """
 
-    def __init__(self, layers: list[WeightFiles], config: EmolaConfig) -> None:
+    def __init__(self, layers: "list[WeightFiles | NewProjector]", config: EmolaConfig, *, padded: bool) -> None:
         with torch.device("meta"):
             expected = {canonical_name(k) or k: tuple(v.shape) for k, v in EmoLA(config).state_dict().items()}
         for layer in layers:
@@ -131,7 +171,7 @@ class _Layers(Mapping[str, Tensor]):
         self._layers = {name: found[name] for name in expected}
         for name, shape in expected.items():
             stored = found[name].shape(name)
-            if stored != shape and not (_is_vocabulary(name) and stored[0] >= shape[0]):
+            if stored != shape and not (padded and _is_vocabulary(name) and stored[0] >= shape[0]):
                 raise CheckpointError(
                     f"{found[name].describe(name)}: expected shape {shape} from config.json, found {stored}: the "
                     "files belong to different models"
@@ -170,7 +210,7 @@ def _attach_lora(model: EmoLA, checkpoint: Checkpoint) -> None:
     config = LoraConfig(
         task_type="CAUSAL_LM", use_rslora=bool(lora.config.get("use_rslora")), **{key: lora.config[key] for key in keys}
     )
-    wrapped = get_peft_model(model.language_model, config)
+    wrapped = attach_lora(model.language_model, config)
     updates = {
         f"base_model.{name.removesuffix('.weight')}.lora_{half}.weight".replace("language_model.", "model.", 1): tensor
         for name, pair in lora.pairs.items()

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from transformers import CLIPVisionConfig, LlamaConfig
 
@@ -15,6 +15,7 @@ from sdk.faces.preprocess import Aspect, LandmarkMode
 
 from .tokenization import load_tokenizer
 
+Tokens = Literal["both", "visual", "prior"]
 CONVENTIONS = "emola.json"
 _TEXT_KEYS = [
     "vocab_size",
@@ -33,7 +34,7 @@ _TEXT_KEYS = [
 ]
 
 
-@dataclass(frozen=True)
+@dataclass  # not frozen: the Trainer of transformers sets `use_cache` on the config of any model
 class EmolaConfig:
     """Shape of a model.
 
@@ -42,7 +43,8 @@ class EmolaConfig:
         vision: the CLIP vision tower.
         landmark_size: length of the landmark feature.
         vision_layer: which hidden state of the tower is read; -2 is the last but one.
-        projector: "linear" or "mlpNx_gelu", of both projectors.
+        projector: "linear" or "mlpNx_gelu", of the visual projector.
+        tokens: which rows the decoder sees: "both", or one kind of them for the ablation of Table 8.
         max_length: longest fused sequence in positions; what is beyond is cut off.
     """
 
@@ -51,12 +53,14 @@ class EmolaConfig:
     landmark_size: int = 212
     vision_layer: int = -2
     projector: str = "mlp2x_gelu"
+    tokens: Tokens = "both"
     max_length: int = 2048
 
     @property
     def image_rows(self) -> int:
-        """Rows at the image's place: one per patch and one for the landmarks."""
-        return (self.vision.image_size // self.vision.patch_size) ** 2 + 1
+        """Rows at the image's place: one per patch and one for the landmarks, as far as `tokens` keeps them."""
+        patches = (self.vision.image_size // self.vision.patch_size) ** 2
+        return {"both": patches + 1, "visual": patches, "prior": 1}[self.tokens]
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,7 @@ def read_config(base: Path, vision_tower: Path | None) -> EmolaConfig:
         rope_parameters={"rope_type": "default", "rope_theta": theta},
         tie_word_embeddings=False,
     )
-    if "text_config" in content:  # llava-hf pads the vocabulary beyond the tokenizer's
+    if is_llava_hf(base):  # pads the vocabulary beyond the tokenizer's
         llama.vocab_size = min(llama.vocab_size, load_tokenizer(base).vocab_size())
     return EmolaConfig(
         text=llama,
@@ -118,8 +122,14 @@ def read_config(base: Path, vision_tower: Path | None) -> EmolaConfig:
         landmark_size=content.get("landmark_feature_hidden_size", 212),
         vision_layer=content.get("mm_vision_select_layer", content.get("vision_feature_layer", -2)),
         projector=content.get("mm_projector_type", "mlp2x_gelu"),
+        tokens=content.get("emola_tokens", "both"),
         max_length=content.get("tokenizer_model_max_length", 2048),
     )
+
+
+def is_llava_hf(base: Path) -> bool:
+    """Whether a base is in the layout of llava-hf; the official one has no nested configuration of the decoder."""
+    return "text_config" in read_json(base / "config.json")
 
 
 def read_conventions(folder: Path) -> Conventions:

@@ -1,17 +1,52 @@
 """The low-rank updates of an adapter folder, and the weights with them added."""
 
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from torch import Tensor
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+from transformers import LlamaForCausalLM
 
-from sdk.errors import CheckpointError
+from sdk.errors import CheckpointError, DependencyError
 
 from .config import read_json
 from .weights import WeightFiles
 
 _FACTOR = re.compile(r"^(.+)\.lora_([AB])(?:\.default)?\.weight$")
+
+
+def attach_lora(decoder: LlamaForCausalLM, config: LoraConfig) -> PeftModel:
+    """Wrap a decoder in live LoRA modules; its own weights are frozen."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft 0.21 calls transformers 5.23 by an old name
+        return get_peft_model(decoder, config)
+
+
+def load_in_4bit(decoder: LlamaForCausalLM) -> None:
+    """Put the linear layers of a decoder in bitsandbytes' 4-bit NormalFloat, in place; LoRA trains on top.
+
+    Raises:
+        DependencyError: bitsandbytes is not installed.
+    """
+    try:
+        from bitsandbytes.nn import Linear4bit
+    except ImportError:
+        raise DependencyError("bitsandbytes", "train4bit", "train with --load-4bit") from None
+    for layer in decoder.model.layers:
+        for parent in (layer.self_attn, layer.mlp):
+            for name, linear in list(parent.named_children()):
+                if isinstance(linear, nn.Linear):
+                    quantised = Linear4bit(
+                        linear.in_features,
+                        linear.out_features,
+                        bias=False,
+                        quant_type="nf4",
+                        compute_dtype=linear.weight.dtype,
+                    )
+                    quantised.load_state_dict(linear.state_dict())
+                    setattr(parent, name, quantised)
 
 
 class LoraUpdates:

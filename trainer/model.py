@@ -32,8 +32,8 @@ class EmoLA(nn.Module):
         super().__init__()
         self.config = config
         self.vision_tower = CLIPVisionModel(config.vision)
-        self.mm_projector = _projector(config.projector, config.vision.hidden_size, config.text.hidden_size)
-        self.landmark_feature_projector = _projector("mlp2x_gelu", config.landmark_size, config.text.hidden_size)
+        self.mm_projector = new_projector(config.projector, config.vision.hidden_size, config.text.hidden_size)
+        self.landmark_feature_projector = new_projector("mlp2x_gelu", config.landmark_size, config.text.hidden_size)
         self.language_model = LlamaForCausalLM(config.text)
 
     def forward(
@@ -70,10 +70,13 @@ class EmoLA(nn.Module):
     def encode(self, pixel_values: Tensor, landmarks: Tensor) -> Tensor:
         """(B, rows, D): the projected patches of the vision tower, then the projected landmark feature."""
         dtype = self.mm_projector[0].weight.dtype
-        hidden = self.vision_tower(pixel_values.to(dtype), output_hidden_states=True).hidden_states
-        patches = self.mm_projector(hidden[self.config.vision_layer][:, 1:])
-        landmark = self.landmark_feature_projector(landmarks.to(dtype))
-        return torch.cat([patches, landmark[:, None]], dim=1)
+        rows = []
+        if self.config.tokens != "prior":
+            hidden = self.vision_tower(pixel_values.to(dtype), output_hidden_states=True).hidden_states
+            rows.append(self.mm_projector(hidden[self.config.vision_layer][:, 1:]))
+        if self.config.tokens != "visual":
+            rows.append(self.landmark_feature_projector(landmarks.to(dtype))[:, None])
+        return torch.cat(rows, dim=1)
 
     def fuse(
         self, input_ids: Tensor, rows: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None
@@ -112,7 +115,7 @@ class EmoLA(nn.Module):
         )
 
 
-def _projector(kind: str, size: int, hidden: int) -> nn.Sequential:
+def new_projector(kind: str, size: int, hidden: int) -> nn.Sequential:
     """ "linear", or "mlpNx_gelu": N linear layers with GELU between them, as LLaVA-1.5 names them."""
     match = re.fullmatch(r"mlp(\d+)x_gelu", kind)
     if not match and kind != "linear":

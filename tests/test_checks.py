@@ -1,0 +1,138 @@
+"""Every broken record of a file is reported, each problem once, and a good record not at all."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sdk.errors import DataError
+
+pytest.importorskip("torch")
+
+from trainer.checks import Problem, check_files, check_rows
+from trainer.records import parse_record
+from trainer.tokenization import load_tokenizer
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A folder with good and bad pictures and landmark files."""
+    Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(tmp_path / "good.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "good.png").read_bytes()[:60])
+    (tmp_path / "text.png").write_text("no image")
+    (tmp_path / "empty.png").touch()
+    np.save(tmp_path / "good.npy", np.zeros(212, np.float32))
+    np.save(tmp_path / "short.npy", np.zeros(211, np.float32))
+    np.save(tmp_path / "nan.npy", np.full(212, np.nan, np.float32))
+    return tmp_path
+
+
+def training(question="What?\n<image>", answer="A face.", **changes):
+    turns = [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+    return {"image": "good.png", "landmark": "good.npy", "conversations": turns, **changes}
+
+
+def evaluation(label, **changes):
+    return {"image": "good.png", "landmark": "good.npy", "gpt4": "A face.", "label": label, **changes}
+
+
+def problems(rows, root, **options):
+    found = list(check_rows(rows, root / "set.json", root, **options))
+    return [(problem.record, problem.message) for problem in found]
+
+
+BROKEN = [
+    ("a text", "expected an object, found str"),
+    ({"conversations": []}, "image and landmark missing or not a text"),
+    (training(image="none.png"), "none.png does not exist"),
+    (training(image="text.png"), "not an image that Pillow can read"),
+    (training(image="empty.png"), "0 bytes"),
+    (training(image="cut.png"), "damaged or truncated"),
+    (training(landmark="none.npy"), "none.npy cannot be read"),
+    (training(landmark="short.npy"), "expected 212 finite numbers, found float32 of shape (211,)"),
+    (training(landmark="nan.npy"), "expected 212 finite numbers"),
+    (training(answer="  "), "the answer is empty"),
+    (training(question="What?"), "must contain <image> once"),
+    (training(conversations=[]), "one turn from 'human' and one from 'gpt'"),
+]
+
+
+def test_every_broken_record_is_reported(root):
+    rows = [training(), *(row for row, _ in BROKEN), training()]
+    found = problems(rows, root)
+    assert [record for record, _ in found] == [f"set.json[{index}]" for index in range(1, len(BROKEN) + 1)]
+    for (_, message), (_, expected) in zip(found, BROKEN, strict=True):
+        assert expected in message
+        assert "set.json[" not in message
+
+
+def test_all_problems_of_one_record(root):
+    row = training(question="What?", image="none.png", landmark="short.npy")
+    assert len(problems([row], root)) == 3
+
+
+def test_a_problem_prints_as_one_line():
+    assert str(Problem("set.json[3]", "the answer is empty")) == "set.json[3]: the answer is empty"
+
+
+def test_ids_are_unique(root):
+    rows = [training(id="a"), training(id=7), training(id="a"), training(id="7"), training()]
+    assert problems(rows, root) == [
+        ("set.json[2]", "its id 'a' is also that of set.json[0]"),
+        ("set.json[3]", "its id '7' is also that of set.json[1]"),
+    ]
+
+
+def test_answers_longer_than_the_context(root, golden):
+    """A conversation of exactly as many tokens as fit is no problem, one more is."""
+    tokenizer = load_tokenizer(golden / "llava-base")
+    rows = [training(answer="smile " * 50)]
+    (message,) = [text for _, text in problems(rows, root, tokenizer=tokenizer, max_tokens=10)]
+    length = int(message.split()[4])
+    assert problems(rows, root, tokenizer=tokenizer, max_tokens=length) == []
+    assert len(problems(rows, root, tokenizer=tokenizer, max_tokens=length - 1)) == 1
+
+
+@pytest.mark.parametrize(
+    ("task", "good", "bad"),
+    [
+        ("emotion", ["Happiness", 0, "6"], ["Joy", 7, None, ["Happiness"]]),
+        ("action_units", ["4, 9", "AU1, AU4", "", "none"], ["brow", 4, None, "4, 99"]),
+    ],
+)
+def test_labels_of_evaluation_records(root, task, good, bad):
+    assert problems([evaluation(label) for label in good], root, task=task) == []
+    assert len(problems([evaluation(label) for label in bad], root, task=task)) == len(bad)
+
+
+def test_evaluation_records(root):
+    found = problems([evaluation("Fear", gpt4=" "), evaluation("Fear", image="none.png")], root, task="emotion")
+    assert "is empty" in found[0][1]
+    assert "does not exist" in found[1][1]
+    with pytest.raises(DataError, match="say which task"):
+        problems([evaluation("Fear")], root)
+
+
+def test_headers_only(root):
+    """Without decoding, a picture that is cut off behind its header passes, another one does not."""
+    rows = [training(image="cut.png"), training(image="text.png")]
+    assert [record for record, _ in problems(rows, root, decode=False)] == ["set.json[1]"]
+
+
+def test_files_before_a_run(root):
+    """The quick check of records that could be read: names those whose files are missing or evidently wrong."""
+    rows = [row for row, _ in BROKEN[2:9]]
+    records = [
+        parse_record(training(), "good", root),
+        *(parse_record(row, f"r{i}", root) for i, row in enumerate(rows)),
+    ]
+    found = check_files(records)
+    assert [problem.record for problem in found] == ["r0", "r1", "r2", "r4", "r5", "r6"]  # r3 has a whole header
+    assert "none.png does not exist" in str(found[0])
+    assert "no readable image" in str(found[1])
+
+
+def test_the_golden_set_is_whole(golden):
+    from trainer.records import read_rows
+
+    path = golden / "data/FABAInstruct/train/train_anno.json"
+    assert list(check_rows(read_rows(path), path, golden / "data")) == []

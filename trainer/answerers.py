@@ -1,0 +1,127 @@
+"""Who answers an evaluation: the torch model, a bundle, or a model served behind an OpenAI-compatible endpoint."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from sdk.analyzer import open_backend
+from sdk.bundles.manifest import read_manifest
+from sdk.faba.prompts import TEMPLATES
+from sdk.faces.crop import aligned_face
+from sdk.faces.images import load_image
+from sdk.runtime.clock import Clock
+from sdk.runtime.pipeline import Pipeline
+
+from .checkpoint import Checkpoint
+from .data import Encoding, read_landmarks
+from .endpoint import ChatEndpoint
+from .records import Record
+from .tokenization import load_tokenizer, prompt_ids
+
+
+class Answerer(Protocol):
+    """Answers records, greedily.
+
+    Attributes:
+        name: says which model it is; two runs with one name are of the same model.
+        batch_size: records that it likes at once.
+    """
+
+    name: str
+    batch_size: int
+
+    def answer(self, records: Sequence[Record]) -> list[str]: ...
+
+
+class TorchAnswerer:
+    """A checkpoint in torch.
+
+    Args:
+        checkpoint: opened files.
+        device: "cpu", "cuda" ...
+        dtype: of the weights.
+        max_new_tokens: limit of an answer.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, device: str, dtype: torch.dtype, batch_size: int, max_new_tokens: int
+    ) -> None:
+        folder = checkpoint.adapter or checkpoint.base
+        self.name = f"torch {folder.name} {str(dtype).removeprefix('torch.')}"
+        self.batch_size = batch_size
+        self._device, self._max_new_tokens = device, max_new_tokens
+        self._model = checkpoint.load(dtype=dtype, device=device)
+        self._tokenizer = load_tokenizer(checkpoint.base)
+        self._encoding = Encoding(checkpoint.config, checkpoint.conventions, checkpoint.statistics, self._tokenizer)
+
+    def answer(self, records: Sequence[Record]) -> list[str]:
+        answers = {}
+        for question in dict.fromkeys(record.question for record in records):  # equal questions need no padding
+            group = [index for index, record in enumerate(records) if record.question == question]
+            texts = self._answer_one_question(question, [records[index] for index in group])
+            answers |= dict(zip(group, texts, strict=True))
+        return [answers[index] for index in range(len(records))]
+
+    @torch.inference_mode()
+    def _answer_one_question(self, question: str, records: list[Record]) -> list[str]:
+        prompt = TEMPLATES[self._encoding.conventions.template].prompt(question)
+        ids = torch.tensor([prompt_ids(self._tokenizer, prompt)] * len(records), device=self._device)
+        pixels = torch.stack([self._encoding.pixels(record) for record in records]).to(self._device)
+        landmarks = torch.stack([self._encoding.landmarks(record) for record in records]).to(self._device)
+        fused = self._model.fuse(ids, self._model.encode(pixels, landmarks))
+        tokens = self._model.language_model.generate(
+            inputs_embeds=fused.embeds,
+            attention_mask=fused.attention_mask.long(),
+            do_sample=False,
+            max_new_tokens=self._max_new_tokens,
+            eos_token_id=self._tokenizer.eos_id(),
+            pad_token_id=self._tokenizer.eos_id(),
+        )
+        return [self._decode(row) for row in tokens.tolist()]
+
+    def _decode(self, token_ids: list[int]) -> str:
+        end = self._tokenizer.eos_id()
+        kept = token_ids[: token_ids.index(end)] if end in token_ids else token_ids
+        return self._tokenizer.decode(kept).strip()
+
+
+class BundleAnswerer:
+    """A sealed bundle through the runtime, on the landmark features of the set, so that it sees what torch sees."""
+
+    batch_size = 1
+
+    def __init__(self, folder: Path, device: str = "auto", max_new_tokens: int | None = None) -> None:
+        manifest = read_manifest(folder)
+        self._pipeline = Pipeline(folder, manifest, open_backend(folder, manifest, device))
+        self._max_new_tokens = max_new_tokens
+        self.name = f"bundle {manifest.name} {self._pipeline.backend.variant.name} {manifest.digest[:12]}"
+
+    def answer(self, records: Sequence[Record]) -> list[str]:
+        return [self._answer_one(record) for record in records]
+
+    def _answer_one(self, record: Record) -> str:
+        clock = Clock()
+        scale = self._pipeline.manifest.preprocessing.face_scale
+        crop = aligned_face(load_image(record.image_path), scale)
+        with self._pipeline.encode(crop, clock, read_landmarks(record)) as face:
+            tasks = {q.text: task for task, q in self._pipeline.manifest.prompt.questions.items()}
+            question = tasks.get(record.question, record.question)
+            return self._pipeline.ask(face, question, clock, self._max_new_tokens).text
+
+
+class EndpointAnswerer:
+    """Any multimodal model behind an OpenAI-compatible endpoint, as Table 7 compares them."""
+
+    batch_size = 1
+
+    def __init__(self, endpoint: ChatEndpoint, max_new_tokens: int) -> None:
+        self._endpoint, self._max_new_tokens = endpoint, max_new_tokens
+        self.name = f"endpoint {endpoint.model}"
+
+    def answer(self, records: Sequence[Record]) -> list[str]:
+        return [
+            self._endpoint.ask(record.image_path.read_bytes(), record.question, self._max_new_tokens).text
+            for record in records
+        ]

@@ -1,0 +1,250 @@
+"""`emola data ACTION`: make, check and describe training and evaluation sets."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, get_args
+
+from sdk.errors import DataError
+from sdk.faba.prompts import Task
+
+from ..datasets import Dataset
+
+_TASKS: dict[str, Task] = {"emotion": "emotion", "au": "action_units"}  # as the files are named
+_ROOT_HELP = "folder that the pictures are relative to; default: found above the file"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+    for name, (summary, add, action) in _ACTIONS.items():
+        subparser = actions.add_parser(name, help=summary, description=summary)
+        add(subparser)
+        subparser.set_defaults(action=action)
+
+
+def run(args: argparse.Namespace) -> None:
+    args.action(args)
+
+
+def _add_prepare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("dataset", choices=get_args(Dataset))
+    parser.add_argument("folder", type=Path, metavar="DIR", help="the data set as its makers distribute it")
+    parser.add_argument("--out", type=Path, required=True, help="new folder; an unfinished one goes on")
+    parser.add_argument("--fold", type=int, choices=(1, 2, 3), help="of DISFA and BP4D; default: all three")
+    parser.add_argument("--detector", default="auto", help="auto (dlib), a SCRFD .onnx file, or none: already cropped")
+    parser.add_argument("--every", type=int, default=1, help="keep every n-th frame (default %(default)s)")
+    parser.add_argument("--partition", type=Path, help="of GFT: the official division, lines participant,split")
+    parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
+
+
+def _prepare(args: argparse.Namespace) -> None:
+    from ..prepare import prepare
+
+    if args.every < 1:
+        raise DataError(f"--every must be at least 1, not {args.every}")
+    with _bar("face") as progress:
+        about = prepare(
+            args.dataset,
+            args.folder,
+            args.out,
+            fold=args.fold,
+            detector=None if args.detector == "none" else args.detector,
+            every=args.every,
+            partition=args.partition,
+            report=_say,
+            progress=progress,
+        )
+    _print(about, args.json)
+
+
+def _add_landmarks(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="training or evaluation file")
+    parser.add_argument("--network", type=Path, required=True, help="insightface's 2d106det.onnx, or one like it")
+    parser.add_argument(
+        "--mode",
+        choices=("insightface", "emola"),
+        default="insightface",
+        help="what the network sees: what it was made for (default), or the dark input of the released data",
+    )
+    parser.add_argument("--root", type=Path, help=_ROOT_HELP)
+    parser.add_argument("--batch-size", type=int, default=64, help="(default %(default)s)")
+    parser.add_argument("--threads", type=int, default=4, help="(default %(default)s)")
+
+
+def _landmarks(args: argparse.Namespace) -> None:
+    from ..landmarks import fill_landmarks
+    from ..records import read_records
+
+    # The task decides the question of evaluation records, which does not matter here.
+    records = [record for path in args.files for record in read_records(path, args.root, "emotion")]
+    options = {"batch_size": args.batch_size, "threads": args.threads}
+    with _bar("file") as progress:
+        count = fill_landmarks(records, args.network, args.mode, **options, report=_say, progress=progress)
+    print(f"{count} landmark files written")
+
+
+def _add_check(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, metavar="FILE", help="training or evaluation file")
+    parser.add_argument("--task", choices=tuple(_TASKS), help="of an evaluation file, where its name does not say")
+    parser.add_argument("--base", type=Path, help="base model: find answers that are longer than its context")
+    parser.add_argument("--vision-tower", type=Path, help="folder of CLIP; not needed if the base describes it")
+    parser.add_argument("--root", type=Path, help=_ROOT_HELP)
+    parser.add_argument("--json", action="store_true", help="print the problems as a JSON list")
+
+
+def _check(args: argparse.Namespace) -> None:
+    from ..checks import check_rows
+    from ..records import read_rows
+
+    rows = read_rows(args.file)
+    root = args.root or _reachable_root(args.file, rows)
+    found = check_rows(rows, args.file, root, task=_task(args, args.file), **_context(args))
+    problems = []
+    for problem in found:
+        problems.append(vars(problem))
+        if not args.json:
+            print(problem)
+    if args.json:
+        print(json.dumps(problems, indent=1))
+    if problems:
+        broken = len({problem["record"] for problem in problems})
+        raise DataError(f"{broken} of {len(rows)} records are broken")
+    _say(f"{len(rows)} records, none is broken")
+
+
+def _reachable_root(path: Path, rows: list[Any]) -> Path:
+    """The folder from which the first picture that exists at all can be reached."""
+    from ..records import find_root
+
+    for row in rows:
+        try:
+            return find_root(path, [row])
+        except DataError:
+            continue
+    return find_root(path, rows)
+
+
+def _task(args: argparse.Namespace, path: Path) -> Task | None:
+    """What a file is about: as --task or, as in FABA-Instruct, its name says."""
+    named = (task for name, task in _TASKS.items() if f"_{name}_" in path.name)
+    return _TASKS[args.task] if args.task else next(named, None)
+
+
+def _context(args: argparse.Namespace) -> dict[str, Any]:
+    """Tokenizer of a base model, and how many tokens a conversation may have; one of them stands for the picture."""
+    from ..config import read_config
+    from ..tokenization import load_tokenizer
+
+    if not args.base:
+        return {}
+    config = read_config(args.base, args.vision_tower)
+    return {"tokenizer": load_tokenizer(args.base), "max_tokens": config.max_length - config.image_rows + 1}
+
+
+def _add_annotate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("images", type=Path, metavar="IMAGES", help="folder of photographs")
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder of the set; an unfinished one goes on")
+    parser.add_argument("--endpoint", required=True, metavar="URL", help="OpenAI-compatible; key in OPENAI_API_KEY")
+    parser.add_argument("--model", required=True, help="name of the model there")
+    parser.add_argument("--task", action="append", choices=tuple(_TASKS), help="ask only this; may be given twice")
+    parser.add_argument("--split", choices=("train", "eval"), default="train", help="eval adds a review sheet")
+    parser.add_argument("--seed", type=int, default=0, help="of the choice of questions (default %(default)s)")
+    parser.add_argument("--concurrency", type=int, default=4, help="open questions at once (default %(default)s)")
+    parser.add_argument("--max-tokens", type=int, default=512, help="limit of an answer (default %(default)s)")
+    parser.add_argument("--detector", default="auto", help="auto (dlib) or a SCRFD .onnx file")
+    parser.add_argument(
+        "--prices", type=float, nargs=2, metavar=("PROMPT", "ANSWER"), help="dollars per million tokens, for the cost"
+    )
+    parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
+
+
+def _annotate(args: argparse.Namespace) -> None:
+    from ..annotate import Prices, annotate
+    from ..endpoint import ChatEndpoint
+
+    with _bar("answer") as progress:
+        about = annotate(
+            args.images,
+            args.out,
+            ChatEndpoint(args.endpoint, args.model, os.environ.get("OPENAI_API_KEY")),
+            tasks=[_TASKS[name] for name in args.task or _TASKS],
+            split=args.split,
+            seed=args.seed,
+            concurrency=args.concurrency,
+            prices=Prices(*args.prices) if args.prices else None,
+            detector=args.detector,
+            max_tokens=args.max_tokens,
+            report=_say,
+            progress=progress,
+        )
+    _print(about, args.json)
+
+
+def _add_stats(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="training or evaluation file")
+    parser.add_argument("--task", choices=tuple(_TASKS), help="of evaluation files whose name does not say")
+    parser.add_argument("--root", type=Path, help=_ROOT_HELP)
+    parser.add_argument("--save", type=Path, metavar="PNG", help="draw the distributions and word clouds")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON, with the frequent words")
+
+
+def _stats(args: argparse.Namespace) -> None:
+    from ..records import read_records
+    from ..stats import describe, plot
+
+    records = [record for path in args.files for record in read_records(path, args.root, _task(args, path))]
+    stats = describe(records)
+    if args.save:
+        plot(stats, args.save)
+        _say(f"wrote {args.save}")
+    _print(stats if args.json else {key: value for key, value in stats.items() if key != "words"}, args.json)
+
+
+@contextmanager
+def _bar(unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on stderr, as a function that is told how many of how many are done."""
+    from tqdm import tqdm
+
+    with tqdm(unit=unit, delay=0.5) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield progress
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def _print(content: dict[str, Any], as_json: bool) -> None:
+    """A document, or one line per figure."""
+    if as_json:
+        print(json.dumps(content, indent=1, ensure_ascii=False))
+        return
+    for key, value in content.items():
+        print(f"{key:18}{_text(value)}")
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        parts = (
+            f"{name} ({_text(part)})" if isinstance(part, dict) else f"{name} {part}" for name, part in value.items()
+        )
+        return ", ".join(parts) or "-"
+    return "-" if value is None else str(value)
+
+
+# name: one line about it, its arguments, what it does
+_ACTIONS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], None]]] = {
+    "prepare": ("turn RAF-DB, DISFA, BP4D or GFT into instruction records", _add_prepare, _prepare),
+    "landmarks": ("compute the landmark files of a set", _add_landmarks, _landmarks),
+    "check": ("report every broken record of a file", _add_check, _check),
+    "annotate": ("build a set from photographs with a vision-language model", _add_annotate, _annotate),
+    "stats": ("counts, distributions and frequent words of a set", _add_stats, _stats),
+}

@@ -1,0 +1,137 @@
+"""`emola evaluate`"""
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from sdk.errors import DataError
+from sdk.faba.vocabulary import DATASETS
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "checkpoint",
+        nargs="?",
+        type=Path,
+        metavar="MODEL",
+        help="folder of a bundle, an adapter or a complete checkpoint",
+    )
+    parser.add_argument("--data", type=Path, help="evaluation file in the FABA-Instruct layout")
+    parser.add_argument(
+        "--root", type=Path, help="folder that the pictures are relative to; default: found above the file"
+    )
+    parser.add_argument("--task", choices=("au", "emotion"))
+    parser.add_argument("--dataset", default="FABA", choices=(*DATASETS, "RAF-DB"), help="decides what is scored")
+    parser.add_argument("--output", type=Path, help="folder of this run; an unfinished run there goes on")
+    parser.add_argument("--base", help="base of an adapter")
+    parser.add_argument("--vision-tower", help="folder of CLIP; not needed if the base holds it")
+    parser.add_argument("--endpoint", metavar="URL", help="ask a model behind an OpenAI-compatible endpoint instead")
+    parser.add_argument("--model", metavar="NAME", help="its name there; the key is read from OPENAI_API_KEY")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--max-new-tokens", type=int, default=512)
+    parser.add_argument("--limit", type=int, help="only the first records")
+    parser.add_argument("--against", type=Path, help="folder of another run on the same set: paired bootstrap")
+    parser.add_argument(
+        "--average",
+        type=Path,
+        nargs="+",
+        metavar="RUN",
+        help="no model: the row of Table 4 or 5 from the runs of all folds",
+    )
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+
+
+def run(args: argparse.Namespace) -> None:
+    found = _average(args.average) if args.average else _evaluate(args)
+    print(json.dumps(found, indent=1) if args.json else "\n".join(_lines(found)))
+
+
+def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
+    from tqdm import tqdm
+
+    from ..evaluate import EvaluationSet, answer, compare_runs, evaluate
+    from ..records import read_records
+
+    missing = [flag for flag in ("data", "task", "output") if getattr(args, flag) is None]
+    if missing or (args.checkpoint is None) == (args.endpoint is None):
+        raise DataError(
+            f"expected a model or --endpoint, and --data, --task, --output; missing: {missing or 'the model'}"
+        )
+    task = "action_units" if args.task == "au" else "emotion"
+    records = read_records(args.data, args.root, task)[: args.limit]
+    evaluation = EvaluationSet(records, args.task, args.dataset)
+    with tqdm(total=len(records), unit="face") as bar:
+        predictions = answer(_open(args), evaluation, args.output, lambda done, _: bar.update(done - bar.n))
+    found = evaluate(predictions, evaluation, args.output)
+    if args.against:
+        found["against"] = compare_runs(predictions, args.against, evaluation)
+    return found
+
+
+def _open(args: argparse.Namespace) -> Any:
+    """The answerer that the options name."""
+    from ..answerers import BundleAnswerer, EndpointAnswerer, TorchAnswerer
+    from ..checkpoint import Checkpoint
+    from ..endpoint import ChatEndpoint
+
+    if args.endpoint:
+        if not args.model:
+            raise DataError("--endpoint needs --model")
+        return EndpointAnswerer(
+            ChatEndpoint(args.endpoint, args.model, os.environ.get("OPENAI_API_KEY")), args.max_new_tokens
+        )
+    if (args.checkpoint / "manifest.json").exists():
+        return BundleAnswerer(args.checkpoint, args.device, args.max_new_tokens)
+    import torch
+
+    adapter = args.checkpoint if (args.checkpoint / "adapter_config.json").exists() else None
+    if adapter and not args.base:
+        raise DataError(f"{adapter} is an adapter: say which model it belongs to (--base)")
+    checkpoint = Checkpoint(adapter, args.base if adapter else args.checkpoint, args.vision_tower)
+    cuda = args.device == "cuda" or (args.device == "auto" and torch.cuda.is_available())
+    dtype = torch.bfloat16 if cuda else torch.float32
+    return TorchAnswerer(checkpoint, "cuda" if cuda else "cpu", dtype, args.batch_size, args.max_new_tokens)
+
+
+def _average(folders: list[Path]) -> dict[str, Any]:
+    from ..datasets import average_folds
+
+    scores = []
+    for folder in folders:
+        path = folder / "scores.json"
+        if not path.exists():
+            raise DataError(f"{path} is missing; finish `emola evaluate` of that fold first")
+        scores.append(json.loads(path.read_text())["official"])
+    per_au, mean = average_folds(
+        [{int(code): f1 for code, f1 in s["per_au"].items() if f1 is not None} for s in scores]
+    )
+    return {"dataset": scores[0]["dataset"], "folds": len(folders), "per_au": per_au, "mean": mean}
+
+
+def _lines(found: dict[str, Any]) -> list[str]:
+    """The figures as rows of the paper's tables."""
+    if "accuracy" in found:
+        return [f"Table 3, {found['dataset']}: accuracy {found['accuracy']:.2f} %"]
+    if "folds" in found:
+        units = "  ".join(f"AU{code} {f1:.1f}" for code, f1 in found["per_au"].items())
+        return [f"{found['dataset']}, mean of {found['folds']} folds: {units}  Avg. {found['mean']:.1f}"]
+    lines = []
+    for protocol in ("official", "paper"):
+        figures = found[protocol]
+        lines.append(f"{figures['dataset']} {figures['task']}, protocol {protocol}, {figures['samples']} samples")
+        if figures["per_au"]:
+            shown = {code: "-" if f1 is None else f"{f1:.1f}" for code, f1 in figures["per_au"].items()}
+            lines.append("  " + "  ".join(f"AU{code} {f1}" for code, f1 in shown.items()))
+        for name in ("s_re", "s_ge", "s_rege"):
+            low, high = found["intervals"][name]
+            interval = f"  (95 %: {low:.2f} .. {high:.2f})" if protocol == "official" else ""
+            lines.append(f"  {name:7}{figures[name]:7.2f}{interval}")
+    for name, c in found.get("against", {}).items():
+        lines.append(
+            f"  {name:7}{c['difference']:+7.2f} against the other run (95 %: {c['low']:+.2f} .. {c['high']:+.2f}, "
+            f"p = {c['p_value']:.3f})"
+        )
+    return lines

@@ -1,0 +1,123 @@
+"""`emola train`"""
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any, get_args
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from ..config import Conventions, Tokens
+    from ..recipe import Recipe, Tune
+
+    default, conventions = Recipe(), Conventions(template="vicuna_v1", image_aspect="pad")
+    files = parser.add_argument_group("what to train, and on what")
+    files.add_argument("--base", help="folder of LLaVA-1.5, as released or as converted by llava-hf")
+    files.add_argument("--vision-tower", help="folder of CLIP; not needed if the base holds it")
+    files.add_argument("--adapter", help="adapter to go on from; default: a new one")
+    files.add_argument("--data", type=Path, action="append", default=[], help="training file; several are mixed")
+    files.add_argument(
+        "--root", type=Path, help="folder that the pictures are relative to; default: found above the file"
+    )
+    files.add_argument("--output", type=Path, help="folder of the new checkpoint; an unfinished run there goes on")
+    files.add_argument("--official-layout", action="store_true", help="write the authors' .bin files, key for key")
+    files.add_argument("--tensorboard", action="store_true")
+    files.add_argument(
+        "--dry-run", action="store_true", help="print what would be trained; without --base: LLaVA-1.5-7b"
+    )
+    files.add_argument("--json", action="store_true", help="print the plan or the card as JSON")
+    ablations = parser.add_argument_group("ablations")
+    ablations.add_argument("--tune", choices=get_args(Tune), default=default.tune, help="Table 9 (default %(default)s)")
+    ablations.add_argument(
+        "--tokens", choices=get_args(Tokens), help="rows that the decoder sees, Table 8 (default both)"
+    )
+    ablations.add_argument("--template", default=conventions.template, help="conversation format (default %(default)s)")
+    ablations.add_argument("--image-aspect", default=conventions.image_aspect, help="pad or crop (default %(default)s)")
+    ablations.add_argument(
+        "--landmark-mode", help="emola or insightface; default: what `emola data landmarks` recorded"
+    )
+    recipe = parser.add_argument_group("recipe (defaults: the authors')")
+    skipped = {"tune"}
+    for field in dataclasses.fields(Recipe):
+        if field.name not in skipped:
+            _add_option(recipe, field.name, getattr(default, field.name))
+
+
+def _add_option(group: Any, name: str, default: Any) -> None:
+    flag = "--" + name.replace("_", "-")
+    if isinstance(default, bool):
+        group.add_argument(flag, action=argparse.BooleanOptionalAction, default=default, help=f"(default {default})")
+    else:
+        group.add_argument(flag, type=type(default), default=default, help=f"(default {default})")
+
+
+def run(args: argparse.Namespace) -> None:
+    from ..recipe import Recipe
+
+    recipe = Recipe(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Recipe)})
+    content = _plan(args, recipe) if args.dry_run else _train(args, recipe)
+    print(json.dumps(content, indent=1) if args.json else _table(content))
+
+
+def _plan(args: argparse.Namespace, recipe: Any) -> dict[str, Any]:
+    from ..config import read_config
+    from ..recipe import llava_7b, plan
+    from ..records import read_rows
+
+    tower = Path(args.vision_tower) if args.vision_tower else None
+    config = read_config(Path(args.base), tower) if args.base else llava_7b()
+    if args.tokens:
+        config = dataclasses.replace(config, tokens=args.tokens)
+    records = sum(len(read_rows(path)) for path in args.data) if args.data else None
+    return plan(config, recipe, records)
+
+
+def _train(args: argparse.Namespace, recipe: Any) -> dict[str, Any]:
+    from sdk.errors import TrainingError
+
+    from ..checks import check_files
+    from ..config import Conventions
+    from ..landmarks import recorded_mode
+    from ..records import read_records
+    from ..train import Sources, train
+
+    missing = [flag for flag in ("base", "data", "output") if not getattr(args, flag)]
+    if missing:
+        raise TrainingError(f"--{' and --'.join(missing)} missing; --dry-run works without them")
+    records = [record for path in args.data for record in read_records(path, args.root)]
+    broken = check_files(records)
+    if broken:
+        raise TrainingError(f"{len(broken)} broken records, first {broken[0]}; `emola data check` lists them all")
+    conventions = Conventions(
+        template=args.template,
+        image_aspect=args.image_aspect,
+        landmark_mode=args.landmark_mode or recorded_mode(records),
+    )
+    sources = Sources(records, conventions, args.base, args.vision_tower, args.adapter, args.tokens)
+    return train(
+        sources,
+        recipe,
+        args.output,
+        official_layout=args.official_layout,
+        report=lambda line: print(line, file=sys.stderr),
+        tensorboard=args.tensorboard,
+    )
+
+
+def _table(content: dict[str, Any]) -> str:
+    rows = []
+    for key, value in content.items():
+        if isinstance(value, dict):
+            rows.append(f"{key}:")
+            rows += [f"  {name:26}{_number(part):>16}" for name, part in value.items()]
+        else:
+            rows.append(f"{key:28}{_number(value):>16}")
+    return "\n".join(rows)
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,148 @@
+"""Records as tensors: what the training loop and the evaluation read."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import sentencepiece
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+from transformers.trainer_pt_utils import get_length_grouped_indices
+
+from sdk.errors import DataError
+from sdk.faba.prompts import TEMPLATES
+from sdk.faces.images import load_image
+from sdk.faces.preprocess import clip_pixels
+
+from .config import Conventions, EmolaConfig, ImageStatistics
+from .records import Record
+from .tokenization import IGNORED, conversation_ids
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How records become tensors: the shape of the model, the conventions, the tokenizer."""
+
+    config: EmolaConfig
+    conventions: Conventions
+    statistics: ImageStatistics
+    tokenizer: sentencepiece.SentencePieceProcessor
+
+    def pixels(self, record: Record) -> Tensor:
+        """(3, S, S) CLIP pixels."""
+        pixels = clip_pixels(
+            load_image(record.image_path),
+            size=self.config.vision.image_size,
+            mean=self.statistics.mean,
+            std=self.statistics.std,
+            aspect=self.conventions.image_aspect,
+        )
+        return torch.from_numpy(pixels)
+
+    def landmarks(self, record: Record) -> Tensor:
+        """(212,) landmark feature."""
+        return torch.from_numpy(read_landmarks(record, self.config.landmark_size))
+
+    def tokens(self, record: Record) -> tuple[list[int], list[int]]:
+        """Input ids and labels."""
+        return conversation_ids(self.tokenizer, TEMPLATES[self.conventions.template], record.question, record.answer)
+
+
+def read_landmarks(record: Record, size: int = 212) -> np.ndarray:
+    """The landmark feature of a record as (size,) float32.
+
+    Raises:
+        DataError: the file is missing, no array, or of another shape.
+    """
+    try:
+        feature = np.load(record.landmark_path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{record.id}: {record.landmark_path} cannot be read ({error})") from None
+    if feature.shape != (size,) or feature.dtype.kind != "f" or not np.isfinite(feature).all():
+        raise DataError(
+            f"{record.id}: {record.landmark_path}: expected {size} finite numbers, found {feature.dtype} of shape "
+            f"{feature.shape}"
+        )
+    return feature.astype(np.float32)
+
+
+class RecordDataset(Dataset[dict[str, Any]]):
+    """Training records, tokenised when asked for."""
+
+    def __init__(self, records: Sequence[Record], encoding: Encoding) -> None:
+        self._records, self._encoding = records, encoding
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        record = self._records[index]
+        input_ids, labels = self._encoding.tokens(record)
+        return {
+            "input_ids": input_ids,
+            "labels": labels,
+            "pixel_values": self._encoding.pixels(record),
+            "landmarks": self._encoding.landmarks(record),
+        }
+
+    def lengths(self) -> list[int]:
+        """Tokens of each record, for grouping; one row stands for the image."""
+        return [len(self._encoding.tokens(record)[0]) for record in self._records]
+
+
+def collate(items: list[dict[str, Any]]) -> dict[str, Tensor]:
+    """A batch, padded on the right."""
+
+    def pad(key: str, fill: int) -> Tensor:
+        rows = [torch.tensor(item[key]) for item in items]
+        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=fill)
+
+    input_ids = pad("input_ids", 0)
+    lengths = torch.tensor([len(item["input_ids"]) for item in items])
+    return {
+        "input_ids": input_ids,
+        "labels": pad("labels", IGNORED),
+        "attention_mask": (torch.arange(input_ids.shape[1]) < lengths[:, None]).long(),
+        "pixel_values": torch.stack([item["pixel_values"] for item in items]),
+        "landmarks": torch.stack([item["landmarks"] for item in items]),
+    }
+
+
+class RecordOrder(Sampler[int]):
+    """The order in which records are trained: decided by seed and epoch alone, so that a resumed run repeats it.
+
+    Args:
+        lengths: tokens of each record; records of like length share a batch (LLaVA's recipe). None shuffles only.
+        count: number of records.
+        batch_size: records per optimizer step, over all processes.
+        seed: of the whole run.
+    """
+
+    def __init__(self, count: int, batch_size: int, seed: int, lengths: Sequence[int] | None = None) -> None:
+        self._count, self._batch_size, self._seed, self._lengths = count, batch_size, seed, lengths
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._epoch)
+        if self._lengths is None:
+            return iter(torch.randperm(self._count, generator=generator).tolist())
+        return iter(get_length_grouped_indices(list(self._lengths), self._batch_size, generator=generator))
+
+
+class FixedOrder(RecordOrder):
+    """An order given from outside, to repeat somebody else's run."""
+
+    def __init__(self, order: Sequence[int]) -> None:
+        super().__init__(len(order), 1, 0)
+        self._order = order
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._order)

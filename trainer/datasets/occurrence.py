@@ -1,0 +1,46 @@
+"""Coding sheets of action units, one file per sequence: the first column is the frame, the header names the units."""
+
+import csv
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from sdk.errors import DataError
+
+
+def read_occurrence(path: Path, units: Sequence[int]) -> tuple[dict[int, frozenset[int]], int]:
+    """The active units of each frame of a CSV file.
+
+    Args:
+        path: header such as `Frame,1,2,4` or `frame,AU1,AU2,AU4`, then one row per frame; 1 active, 0 not active, any
+            other number (9 in BP4D) not coded.
+        units: codes that are wanted.
+
+    Returns:
+        The active ones among `units` by frame number, and how many frames were left out: a frame in which one of the
+        units is not coded teaches nothing about that unit, so the whole frame goes.
+
+    Raises:
+        DataError: a unit has no column, or a row is not of this form.
+    """
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        rows = [row for row in csv.reader(file) if row]
+    columns = _columns(rows[0] if rows else [], path, units)
+    active: dict[int, frozenset[int]] = {}
+    for line, row in enumerate(rows[1:], 2):
+        try:
+            frame, codes = int(row[0]), {unit: int(row[column]) for unit, column in columns.items()}
+        except (ValueError, IndexError):
+            raise DataError(f"{path}: row {line} is not a frame number with a code per unit: {row[:5]}...") from None
+        if all(code in (0, 1) for code in codes.values()):
+            active[frame] = frozenset(unit for unit, code in codes.items() if code)
+    return active, len(rows) - 1 - len(active)
+
+
+def _columns(header: Sequence[str], path: Path, units: Sequence[int]) -> dict[int, int]:
+    names = [re.fullmatch(r"\s*(?:AU)?\s*0*(\d+)\s*", name, re.IGNORECASE) for name in header]
+    found = {int(name[1]): column for column, name in enumerate(names) if name and column > 0}
+    missing = [unit for unit in units if unit not in found]
+    if missing:
+        raise DataError(f"{path}: expected a header of action unit numbers; there is no column for {missing}")
+    return {unit: found[unit] for unit in units}

@@ -1,0 +1,150 @@
+"""What a training run does: the paper's recipe as defaults, and what it will cost before it starts."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from peft import LoraConfig, PeftModel
+from torch import nn
+from transformers import CLIPVisionConfig, LlamaConfig
+
+from .config import EmolaConfig
+from .lora import attach_lora
+from .model import EmoLA
+
+Tune = Literal["all", "lora", "landmark", "everything"]
+LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Options of a run; the defaults are those of the authors' scripts (FABA-Instruct, one epoch).
+
+    Attributes:
+        tune: "all" LoRA and both projectors (the paper); "lora" LoRA and visual projector; "landmark" landmark
+            projector only (Table 9); "everything" each parameter without LoRA, for small models made from scratch.
+        rank, alpha, dropout: of LoRA.
+        learning_rate: of LoRA and the landmark projector; `projector_learning_rate` of the visual projector.
+        epochs, max_steps: length of the run; a positive `max_steps` wins.
+        batch_size: records per device and forward pass; `accumulation` passes make one step.
+        warmup_ratio: share of the steps in which the rate rises; a cosine follows.
+        group_by_length: records of like length share a batch.
+        precision: "bfloat16", "float32", or "auto": bfloat16 where the accelerator has it.
+        checkpointing: recompute activations in the backward pass.
+        save_steps: steps between two checkpoints to resume from.
+        workers: processes that load pictures.
+    """
+
+    tune: Tune = "all"
+    rank: int = 128
+    alpha: int = 256
+    dropout: float = 0.05
+    learning_rate: float = 1e-4
+    projector_learning_rate: float = 2e-5
+    epochs: float = 1.0
+    max_steps: int = -1
+    batch_size: int = 16
+    accumulation: int = 1
+    warmup_ratio: float = 0.03
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    group_by_length: bool = True
+    precision: Literal["auto", "bfloat16", "float32"] = "auto"
+    checkpointing: bool = True
+    load_4bit: bool = False
+    save_steps: int = 500
+    workers: int = 4
+    seed: int = 1
+
+
+def prepare_model(model: EmoLA, recipe: Recipe) -> None:
+    """Attach LoRA where the recipe wants it and mark what is trained."""
+    model.requires_grad_(recipe.tune == "everything")
+    if recipe.tune in ("all", "lora"):
+        if not isinstance(model.language_model, PeftModel):
+            model.language_model = attach_lora(model.language_model, _lora_config(recipe))
+        for name, parameter in model.language_model.named_parameters():
+            parameter.requires_grad = ".lora_" in name
+    tokens = model.config.tokens
+    model.mm_projector.requires_grad_(recipe.tune in ("all", "lora", "everything") and tokens != "prior")
+    model.landmark_feature_projector.requires_grad_(
+        recipe.tune in ("all", "landmark", "everything") and tokens != "visual"
+    )
+
+
+def _lora_config(recipe: Recipe) -> LoraConfig:
+    return LoraConfig(
+        r=recipe.rank,
+        lora_alpha=recipe.alpha,
+        lora_dropout=recipe.dropout,
+        target_modules=list(LORA_TARGETS),
+        task_type="CAUSAL_LM",
+    )
+
+
+def trainable_parts(model: nn.Module) -> dict[str, int]:
+    """Trained parameters by part of the model."""
+    counts = {"lora": 0, "visual projector": 0, "landmark projector": 0, "vision tower": 0, "decoder": 0}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            counts[_part(name)] += parameter.numel()
+    return {part: count for part, count in counts.items() if count}
+
+
+def _part(name: str) -> str:
+    if "lora_" in name:
+        return "lora"
+    first = name.split(".")[0]
+    parts = {"mm_projector": "visual projector", "landmark_feature_projector": "landmark projector"}
+    return parts.get(first, "vision tower" if first == "vision_tower" else "decoder")
+
+
+def llava_7b() -> EmolaConfig:
+    """The shape of LLaVA-1.5-7b with CLIP ViT-L/14-336."""
+    vision = CLIPVisionConfig(
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        image_size=336,
+        patch_size=14,
+        projection_dim=768,
+    )
+    return EmolaConfig(text=LlamaConfig(vocab_size=32000, max_position_embeddings=4096), vision=vision)
+
+
+def plan(config: EmolaConfig, recipe: Recipe, records: int | None = None, devices: int = 1) -> dict[str, Any]:
+    """What a run would train and need, computed on the meta device: no weight is read.
+
+    Args:
+        records: size of the training set, if known.
+        devices: accelerators that share a step.
+
+    Returns:
+        `trainable` by part, `total`, `steps` (None without records) and `memory_gb` of one device: weights in 16 bit,
+        gradients and the two Adam moments of what is trained in 32 bit, activations of one checkpointed layer.
+    """
+    with torch.device("meta"):
+        model = EmoLA(config)
+        prepare_model(model, recipe)
+    trainable = trainable_parts(model)
+    total = sum(parameter.numel() for parameter in model.parameters())
+    trained = sum(trainable.values())
+    per_step = recipe.batch_size * recipe.accumulation * devices
+    steps = recipe.max_steps if recipe.max_steps > 0 else None
+    if steps is None and records is not None:
+        steps = int(-(-records // per_step) * recipe.epochs)
+    text = config.text
+    rows = recipe.batch_size * (config.image_rows + 200)  # an answer about action units is some 200 tokens long
+    kept = text.num_hidden_layers if recipe.checkpointing else 12 * text.num_hidden_layers
+    activations = 2 * rows * (text.hidden_size * kept + 4 * text.intermediate_size) + 6 * rows * text.vocab_size
+    weights = (0.55 if recipe.load_4bit else 2.0) * (total - trained) + 4 * trained
+    memory = {"weights": weights, "gradients and optimizer": 12.0 * trained, "activations": float(activations)}
+    return {
+        "trainable": trainable,
+        "total": total,
+        "share": trained / total,
+        "steps": steps,
+        "records_per_step": per_step,
+        "memory_gb": {part: round(size / 1e9, 2) for part, size in memory.items()},
+    }

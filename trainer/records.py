@@ -1,0 +1,138 @@
+"""One record type for every data set: a picture of a face, its landmark file, a question and the text that answers it.
+
+Files are lists in the layout of FABA-Instruct. Training: `image`, `landmark`, `conversations` (human, gpt). Evaluation:
+`image`, `landmark`, `label`, `gpt4` (the reference text). Paths are relative to a root folder that holds the data set.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sdk.errors import DataError
+from sdk.faba.prompts import IMAGE, QUESTIONS, Task
+
+
+@dataclass(frozen=True)
+class Record:
+    """One instruction.
+
+    Attributes:
+        id: names the record in messages.
+        root: folder that `image` and `landmark` are relative to.
+        image: picture of an aligned face.
+        landmark: `.npy` with the (212,) feature.
+        question: without the image mark.
+        answer: the text to learn, or the reference of an evaluation.
+        label: of an evaluation, as `sdk.faba.rege` reads it; None for training.
+    """
+
+    id: str
+    root: Path
+    image: str
+    landmark: str
+    question: str
+    answer: str
+    label: "str | int | None" = None
+
+    @property
+    def image_path(self) -> Path:
+        return self.root / self.image
+
+    @property
+    def landmark_path(self) -> Path:
+        return self.root / self.landmark
+
+
+def read_records(path: Path, root: Path | None = None, task: Task | None = None) -> list[Record]:
+    """Read a training or evaluation file.
+
+    Args:
+        path: JSON list in the FABA-Instruct layout.
+        root: folder of the relative paths; None looks for it above the file.
+        task: decides the question of evaluation records, which carry none.
+
+    Raises:
+        DataError: names the first record that is not of this form; `emola data check` lists them all.
+    """
+    rows = read_rows(path)
+    root = root or find_root(path, rows)
+    return [parse_record(row, f"{path.name}[{index}]", root, task) for index, row in enumerate(rows)]
+
+
+def read_rows(path: Path) -> list[Any]:
+    """The JSON list of a data file."""
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise DataError(f"{path} is not JSON ({error})") from None
+    if not isinstance(rows, list) or not rows:
+        raise DataError(f"{path}: expected a JSON list of records, at least one")
+    return rows
+
+
+def find_root(path: Path, rows: Iterable[Any]) -> Path:
+    """The folder above a data file from which the first picture can be reached."""
+    image = next((row["image"] for row in rows if isinstance(row, Mapping) and isinstance(row.get("image"), str)), "")
+    folders = [folder for folder in path.resolve().parents if image and (folder / image).is_file()]
+    if not folders:
+        raise DataError(f"{path}: {image!r} is in no folder above it; pass the folder that it is relative to (--root)")
+    return folders[0]
+
+
+def parse_record(row: Any, name: str, root: Path, task: Task | None = None) -> Record:
+    """A record from its JSON object.
+
+    Raises:
+        DataError: says which key is missing or of the wrong kind.
+    """
+    if not isinstance(row, Mapping):
+        raise DataError(f"{name}: expected an object, found {type(row).__name__}")
+    evaluation = "gpt4" in row
+    keys = ("image", "landmark", "gpt4") if evaluation else ("image", "landmark")
+    wrong = [key for key in keys if not isinstance(row.get(key), str)]
+    if wrong:
+        raise DataError(f"{name}: {' and '.join(wrong)} missing or not a text")
+    if evaluation and task is None:
+        raise DataError(f"{name}: evaluation records carry no question; say which task they are of")
+    question, answer = (QUESTIONS[task], row["gpt4"]) if evaluation and task else _turns(row, name)
+    return Record(str(row.get("id", name)), root, row["image"], row["landmark"], question, answer, row.get("label"))
+
+
+def _turns(row: Mapping[str, Any], name: str) -> tuple[str, str]:
+    """Question and answer of a training record; the image mark may stand anywhere in the question."""
+    turns = row.get("conversations")
+    try:
+        (human, gpt) = turns
+        if (human["from"], gpt["from"]) != ("human", "gpt"):
+            raise ValueError
+        question, answer = human["value"], gpt["value"]
+    except (TypeError, ValueError, KeyError):
+        raise DataError(f"{name}: conversations must be one turn from 'human' and one from 'gpt'") from None
+    if not isinstance(question, str) or question.count(IMAGE) != 1:
+        raise DataError(f"{name}: the question must contain {IMAGE} once")
+    if not isinstance(answer, str) or not answer.strip():
+        raise DataError(f"{name}: the answer is empty")
+    return question.replace(IMAGE, "").strip(), answer
+
+
+def training_row(record: Record, source: str) -> dict[str, Any]:
+    """The JSON object of a training record."""
+    return {
+        "source": source,
+        "image": record.image,
+        "id": record.id,
+        "conversations": [
+            {"from": "human", "value": f"{IMAGE}\n{record.question}"},
+            {"from": "gpt", "value": record.answer},
+        ],
+        "landmark": record.landmark,
+    }
+
+
+def evaluation_row(record: Record) -> dict[str, Any]:
+    """The JSON object of an evaluation record."""
+    return {"image": record.image, "label": record.label, "gpt4": record.answer, "landmark": record.landmark}
