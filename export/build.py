@@ -19,7 +19,6 @@ from sdk.bundles.manifest import (
     Licence,
     Manifest,
     Parity,
-    Preprocessing,
     Prompt,
     Question,
     Variant,
@@ -31,6 +30,7 @@ from sdk.faba.prompts import IMAGE, QUESTIONS, TEMPLATES
 from sdk.runtime.pipeline import Pipeline
 from sdk.runtime.verify import FLOAT32_TOLERANCE, Reference, measure_parity
 from trainer.checkpoint import Checkpoint
+from trainer.config import preprocessing
 from trainer.tokenization import IMAGE_TOKEN, load_tokenizer, prompt_ids
 
 from .graphs import PRECISIONS, check_landmark_model, geometry, write_graphs
@@ -195,14 +195,7 @@ def _describe(options: ExportOptions, checkpoint: Checkpoint, recipe: str) -> Ma
         landmark="landmark.onnx" if options.landmark_model else None,
         embeddings="decoder/embeddings.npy",
         reference="reference.npz",
-        preprocessing=Preprocessing(
-            face_scale=conventions.face_scale,
-            image_size=config.vision.image_size,
-            image_mean=statistics.mean,
-            image_std=statistics.std,
-            image_aspect=conventions.image_aspect,
-            landmark_mode=conventions.landmark_mode,
-        ),
+        preprocessing=preprocessing(config, conventions, statistics),
         prompt=_prompt(checkpoint),
         geometry=geometry(config),
         variants=(variant,),

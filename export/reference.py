@@ -9,10 +9,11 @@ from PIL import Image
 from sdk.faba.prompts import QUESTIONS, TEMPLATES, Task
 from sdk.faces.crop import aligned_face
 from sdk.faces.images import Pixels
-from sdk.faces.preprocess import clip_pixels, landmark_pixels
+from sdk.faces.preprocess import landmark_pixels, vision_pixels
 from sdk.runtime.backends.ort import Floats, OrtEncoder
 from sdk.runtime.verify import Reference
 from trainer.checkpoint import Checkpoint, load_emola
+from trainer.config import preprocessing
 from trainer.model import EmoLA
 from trainer.tokenization import load_tokenizer, prompt_ids
 
@@ -29,19 +30,8 @@ def compute_reference(checkpoint: Checkpoint, landmark_model: Path | None) -> Re
         mode = conventions.landmark_mode
         inputs = np.stack([landmark_pixels(c.pixels, mode=mode, box_xyxy=c.box_in_crop) for c in crops])
         features = OrtEncoder(landmark_model)(inputs)
-    statistics = checkpoint.statistics
-    pixels = np.stack(
-        [
-            clip_pixels(
-                picture,
-                size=config.vision.image_size,
-                mean=statistics.mean,
-                std=statistics.std,
-                aspect=conventions.image_aspect,
-            )
-            for picture in pictures
-        ]
-    )
+    settings = preprocessing(config, conventions, checkpoint.statistics)
+    pixels = np.stack([vision_pixels(c, f, settings) for c, f in zip(crops, features, strict=True)])
     tasks = tuple(QUESTIONS)
     rows, logits, token_ids = _run(checkpoint, tasks, pixels, features)
     return Reference(tasks, inputs, features, pixels, rows, logits, token_ids)

@@ -11,7 +11,7 @@ from transformers import CLIPVisionConfig, LlamaConfig
 
 from sdk.errors import CheckpointError
 from sdk.faba.prompts import TEMPLATES
-from sdk.faces.preprocess import Aspect, LandmarkMode
+from sdk.faces.preprocess import Anchor, Aspect, LandmarkMode, Preprocessing
 
 from .tokenization import load_tokenizer
 
@@ -69,8 +69,7 @@ class Conventions:
 
     Attributes:
         template: conversation format, a key of `sdk.faba.prompts.TEMPLATES`.
-        image_aspect: how a picture becomes a square, see `sdk.faces.preprocess.clip_pixels`.
-        landmark_mode: what the landmark network sees, see `sdk.faces.preprocess.landmark_pixels`.
+        image_aspect, landmark_mode, anchors: see `sdk.faces.preprocess.Preprocessing`.
         face_scale: side of the face crop over the longer side of dlib's box. Not recorded for the released checkpoints;
             1.7 shows forehead to chin, as their training pictures do.
         notice: a sentence that every result must carry, or None.
@@ -81,10 +80,14 @@ class Conventions:
     image_aspect: Aspect = "crop"
     landmark_mode: LandmarkMode = "emola"
     face_scale: float = 1.7
+    anchors: tuple[Anchor, ...] = ()
     notice: str | None = None
     licence: str | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "anchors", tuple((int(index), x, y) for index, x, y in self.anchors))
+        if (self.image_aspect == "align") != bool(self.anchors):
+            raise CheckpointError(f"{CONVENTIONS}: image_aspect 'align' goes with anchors; found {self.image_aspect!r}")
         for name, allowed in (
             ("template", tuple(TEMPLATES)),
             ("image_aspect", get_args(Aspect)),
@@ -100,6 +103,19 @@ class ImageStatistics:
 
     mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
     std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+
+
+def preprocessing(config: EmolaConfig, conventions: Conventions, statistics: ImageStatistics) -> Preprocessing:
+    """What the runtime must do to a picture, as it is written into a bundle."""
+    return Preprocessing(
+        face_scale=conventions.face_scale,
+        image_size=config.vision.image_size,
+        image_mean=statistics.mean,
+        image_std=statistics.std,
+        image_aspect=conventions.image_aspect,
+        landmark_mode=conventions.landmark_mode,
+        anchors=conventions.anchors,
+    )
 
 
 def read_config(base: Path, vision_tower: Path | None) -> EmolaConfig:

@@ -13,10 +13,11 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from sdk.errors import DataError
 from sdk.faba.prompts import TEMPLATES
+from sdk.faces.crop import aligned_face
 from sdk.faces.images import load_image
-from sdk.faces.preprocess import clip_pixels
+from sdk.faces.preprocess import vision_pixels
 
-from .config import Conventions, EmolaConfig, ImageStatistics
+from .config import Conventions, EmolaConfig, ImageStatistics, preprocessing
 from .records import Record
 from .tokenization import IGNORED, conversation_ids
 
@@ -32,14 +33,10 @@ class Encoding:
 
     def pixels(self, record: Record) -> Tensor:
         """(3, S, S) CLIP pixels."""
-        pixels = clip_pixels(
-            load_image(record.image_path),
-            size=self.config.vision.image_size,
-            mean=self.statistics.mean,
-            std=self.statistics.std,
-            aspect=self.conventions.image_aspect,
-        )
-        return torch.from_numpy(pixels)
+        crop = aligned_face(load_image(record.image_path), self.conventions.face_scale)
+        features = read_landmarks(record, self.config.landmark_size) if self.conventions.anchors else np.empty(0)
+        settings = preprocessing(self.config, self.conventions, self.statistics)
+        return torch.from_numpy(vision_pixels(crop, features, settings))
 
     def landmarks(self, record: Record) -> Tensor:
         """(212,) landmark feature."""

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from sdk.errors import BundleNotFoundError, FormatError, IntegrityError
 from sdk.faba.prompts import Task
-from sdk.faces.preprocess import Aspect, LandmarkMode
+from sdk.faces.preprocess import Preprocessing
 
 FORMAT: Literal[1] = 1
 MANIFEST = "manifest.json"
@@ -39,25 +39,6 @@ class FileRecord(_Record):
 
     size: int = Field(ge=0)
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
-
-
-class Preprocessing(_Record):
-    """How a picture becomes network input; see `sdk.faces`.
-
-    Attributes:
-        face_scale: side of the face crop over the longer side of dlib's face box.
-        image_size: side of the vision tower's input in pixels.
-        image_mean, image_std: per RGB channel, of values in 0..1.
-        image_aspect: "pad" or "crop".
-        landmark_mode: "emola" or "insightface".
-    """
-
-    face_scale: float = Field(gt=0)
-    image_size: int = Field(gt=0)
-    image_mean: tuple[float, float, float]
-    image_std: tuple[float, float, float]
-    image_aspect: Aspect
-    landmark_mode: LandmarkMode
 
 
 class Question(_Record):

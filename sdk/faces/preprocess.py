@@ -9,15 +9,97 @@ from typing import Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field
 
+from sdk.faces.crop import FaceCrop
 from sdk.faces.images import Pixels
 
 FloatArray: TypeAlias = npt.NDArray[np.float32]
-Aspect = Literal["pad", "crop"]
+Aspect = Literal["pad", "crop", "align"]
 LandmarkMode = Literal["emola", "insightface"]
+Anchor: TypeAlias = tuple[int, float, float]  # index of a landmark, and its place in the square: x and y in -1..1
 
 LANDMARK_SIZE = 192
 LANDMARK_WINDOW = 1.5  # side of the landmark network's input over the longer side of the face box (insightface)
+
+
+class Preprocessing(BaseModel):
+    """How a picture becomes network input.
+
+    Attributes:
+        face_scale: side of the face crop over the longer side of dlib's face box.
+        image_size: side of the vision tower's input in pixels.
+        image_mean, image_std: per RGB channel, of values in 0..1.
+        image_aspect: "pad" or "crop", see `clip_pixels`; "align" turns and scales the face by its landmarks first.
+        landmark_mode: "emola" or "insightface", see `landmark_pixels`.
+        anchors: for "align", where landmarks that hardly move with the expression shall lie.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    face_scale: float = Field(gt=0)
+    image_size: int = Field(gt=0)
+    image_mean: tuple[float, float, float]
+    image_std: tuple[float, float, float]
+    image_aspect: Aspect
+    landmark_mode: LandmarkMode
+    anchors: tuple[Anchor, ...] = ()
+
+
+def vision_pixels(crop: FaceCrop, features: FloatArray, settings: Preprocessing) -> FloatArray:
+    """The input of the vision tower for a face.
+
+    Args:
+        crop: the picture of the face.
+        features: (212,) outputs of the landmark network; used by "align" only.
+
+    Returns:
+        (3, size, size) float32, normalised.
+    """
+    pixels = crop.pixels
+    if settings.image_aspect == "align":
+        points = landmark_points(features, crop.box_in_crop)
+        pixels = align_face(pixels, points, settings.anchors, settings.image_size)
+    return clip_pixels(
+        pixels,
+        size=settings.image_size,
+        mean=settings.image_mean,
+        std=settings.image_std,
+        aspect="crop" if settings.image_aspect == "crop" else "pad",
+    )
+
+
+def align_face(image: Pixels, points: FloatArray, anchors: tuple[Anchor, ...], size: int) -> Pixels:
+    """The face turned, scaled and moved so that its landmarks lie on the anchors as closely as a similarity can.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        points: (106, 2) landmarks in pixels of it.
+        size: side of the result in pixels.
+
+    Returns:
+        (size, size, 3) uint8, black where the picture ends.
+    """
+    index = [anchor[0] for anchor in anchors]
+    wanted = (np.array([anchor[1:] for anchor in anchors]) + 1) * (size / 2)
+    found = points[index].astype(np.float64)
+    (source, target), (a, b) = (found.mean(axis=0), wanted.mean(axis=0)), _rotation(found, wanted)
+    step = max(1.0, float(np.hypot(a, b)))  # picture pixels per pixel of the result: shrink first, or it would alias
+    small = Image.fromarray(image)
+    if step > 1:
+        small = small.resize([max(1, round(side / step)) for side in small.size], Image.Resampling.BILINEAR)
+    x, y = small.width / image.shape[1], small.height / image.shape[0]
+    left, top = source - np.array([a * target[0] - b * target[1], b * target[0] + a * target[1]])
+    matrix = (a * x, -b * x, left * x, b * y, a * y, top * y)
+    return np.asarray(small.transform((size, size), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR))
+
+
+def _rotation(found: npt.NDArray[np.float64], wanted: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """Least-squares a and b of the map (x, y) -> (a x - b y, b x + a y) from centred `wanted` to centred `found`."""
+    u, v = (wanted - wanted.mean(axis=0)).T
+    x, y = (found - found.mean(axis=0)).T
+    spread = max(float((u * u + v * v).sum()), 1e-9)
+    return float((u * x + v * y).sum() / spread), float((u * y - v * x).sum() / spread)
 
 
 def clip_pixels(
@@ -26,9 +108,9 @@ def clip_pixels(
     size: int,
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
-    aspect: Aspect = "pad",
+    aspect: Literal["pad", "crop"] = "pad",
 ) -> FloatArray:
-    """The input of the vision tower.
+    """A square of normalised values, as Hugging Face's CLIP processor makes it.
 
     Args:
         image: (H, W, 3) uint8, RGB.

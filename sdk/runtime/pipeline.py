@@ -12,7 +12,7 @@ from sdk.bundles.manifest import Manifest
 from sdk.errors import BackendError, ImageError, TaskError
 from sdk.faba.prompts import Task
 from sdk.faces.crop import FaceCrop
-from sdk.faces.preprocess import clip_pixels, landmark_pixels, landmark_points
+from sdk.faces.preprocess import landmark_pixels, landmark_points, vision_pixels
 from sdk.runtime.backends.ort import Floats, KVCache, OrtBackend
 from sdk.runtime.clock import Clock
 from sdk.runtime.generate import Generation, Sampling
@@ -91,17 +91,10 @@ class Pipeline:
         Raises:
             ImageError: the bundle has no landmark network and no features are given.
         """
-        settings = self.manifest.preprocessing
         if features is None:
             features = self._landmark_features(crop, clock)
         with clock("vision"):
-            pixels = clip_pixels(
-                crop.pixels,
-                size=settings.image_size,
-                mean=settings.image_mean,
-                std=settings.image_std,
-                aspect=settings.image_aspect,
-            )
+            pixels = vision_pixels(crop, features, self.manifest.preprocessing)
             rows = self.backend.vision(pixels[None], features.astype(np.float32)[None])[0]  # (577, D)
         with clock("prefill"):
             return self.encode_rows(rows, features)
