@@ -8,6 +8,8 @@ from peft import LoraConfig, PeftModel
 from torch import nn
 from transformers import CLIPVisionConfig, LlamaConfig
 
+from sdk.errors import TrainingError
+
 from .config import EmolaConfig
 from .lora import attach_lora
 from .model import EmoLA
@@ -70,6 +72,8 @@ def prepare_model(model: EmoLA, recipe: Recipe) -> None:
     model.landmark_feature_projector.requires_grad_(
         recipe.tune in ("all", "landmark", "everything") and tokens != "visual"
     )
+    if not trainable_parts(model):
+        raise TrainingError(f"--tune {recipe.tune} with --tokens {tokens} trains nothing")
 
 
 def _lora_config(recipe: Recipe) -> LoraConfig:

@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -28,6 +29,7 @@ from .recipe import Recipe, prepare_model, trainable_parts
 from .records import Record
 from .save import write_adapter, write_complete
 from .tokenization import IGNORED, load_tokenizer
+from .weights import canonical_name
 
 LOG, RUN, COMPLETE = "log.jsonl", "run.json", "COMPLETE"
 
@@ -268,7 +270,9 @@ def _load(checkpoint: Checkpoint, recipe: Recipe, arguments: _Arguments) -> EmoL
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     if recipe.checkpointing:
-        model.language_model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # transformers 5.23 has a new name for it, 5.20 does not
+            model.language_model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model.train()
     return model
 
@@ -354,8 +358,10 @@ def _write(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     if recipe.tune == "everything":
+        named = {canonical_name(name): tensor for name, tensor in trained.items()}
+        weights = ((name, named.get(name, tensor)) for name, tensor in checkpoint.frozen.items())
         tokenizer = checkpoint.base / "tokenizer.model"
-        write_complete(partial, trained.items(), checkpoint.config, conventions, checkpoint.statistics, tokenizer, card)
+        write_complete(partial, weights, checkpoint.config, conventions, checkpoint.statistics, tokenizer, card)
     else:
         projectors = {
             name: tensor
