@@ -105,6 +105,15 @@ class Checkpoint:
             found += [path for path in sorted(folder.iterdir()) if path.suffix in (".bin", ".safetensors", ".json")]
         return [path for path in found if path.is_file()]
 
+    def adapter_weights(self) -> dict[str, Tensor]:
+        """What an adapter consists of, by name in the model: both projectors and, where there are, LoRA's factors."""
+        projectors = ("mm_projector.", "landmark_feature_projector.")
+        found = {name: tensor for name, tensor in self.frozen.items() if name.startswith(projectors)}
+        for name, pair in self.lora.pairs.items() if self.lora else ():
+            module = name.removesuffix(".weight").replace("language_model.", "language_model.base_model.model.", 1)
+            found |= {f"{module}.lora_{half}.default.weight": part for half, part in zip("AB", pair, strict=True)}
+        return found
+
     def _layers(self) -> "list[WeightFiles | NewProjector]":
         """Weight files, those that win first."""
         layers = [WeightFiles(weight_files(self.base))]
@@ -196,6 +205,7 @@ def _missing_message(missing: list[str]) -> str:
     part = missing[0].split(".")[0]
     remedy = {
         "vision_tower": "the base holds no vision tower: pass its folder (--vision-tower)",
+        "mm_projector": "the base holds no visual projector: it must be LLaVA-1.5, not the language model alone",
         "landmark_feature_projector": "the base is no EmoLA on its own: pass an adapter",
     }.get(part, "copy the checkpoint again")
     return f"{missing[0]} is missing ({len(missing)} weights in all); {remedy}"

@@ -55,15 +55,20 @@ class EmoLA(nn.Module):
 
         Returns:
             (B, T, vocabulary) logits, T = longest record + image rows - 1, padded on the right; with `labels`,
-            an output with `loss` (mean over the trained tokens) and `logits`.
+            an output with `loss` (mean over the trained tokens) and the `logits` from the first trained token on: the
+            rows of picture and question, three quarters of a record, would cost gigabytes and train nothing.
         """
         fused = self.fuse(input_ids, self.encode(pixel_values, landmarks), attention_mask, labels)
         padded = None if bool(fused.attention_mask.all()) else fused.attention_mask
-        logits = self.language_model(inputs_embeds=fused.embeds, attention_mask=padded, use_cache=False).logits
+        first = 1 if labels is None else max(1, int((fused.labels != IGNORED).any(0).int().argmax()))
+        kept = 0 if labels is None else fused.labels.shape[1] - first + 1
+        logits = self.language_model(
+            inputs_embeds=fused.embeds, attention_mask=padded, use_cache=False, logits_to_keep=kept
+        ).logits
         if labels is None:
             return logits
         loss = nn.functional.cross_entropy(
-            logits[:, :-1].float().flatten(0, 1), fused.labels[:, 1:].flatten(), ignore_index=IGNORED
+            logits[:, :-1].float().flatten(0, 1), fused.labels[:, first:].flatten(), ignore_index=IGNORED
         )
         return CausalLMOutput(loss=loss, logits=logits)
 

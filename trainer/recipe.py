@@ -1,5 +1,6 @@
 """What a training run does: the paper's recipe as defaults, and what it will cost before it starts."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -7,6 +8,8 @@ import torch
 from peft import LoraConfig, PeftModel
 from torch import nn
 from transformers import CLIPVisionConfig, LlamaConfig
+
+from sdk.errors import TrainingError
 
 from .config import EmolaConfig
 from .lora import attach_lora
@@ -66,10 +69,13 @@ def prepare_model(model: EmoLA, recipe: Recipe) -> None:
         for name, parameter in model.language_model.named_parameters():
             parameter.requires_grad = ".lora_" in name
     tokens = model.config.tokens
+    model.vision_tower.requires_grad_(recipe.tune == "everything" and tokens != "prior")
     model.mm_projector.requires_grad_(recipe.tune in ("all", "lora", "everything") and tokens != "prior")
     model.landmark_feature_projector.requires_grad_(
         recipe.tune in ("all", "landmark", "everything") and tokens != "visual"
     )
+    if not trainable_parts(model):
+        raise TrainingError(f"--tune {recipe.tune} with --tokens {tokens} trains nothing")
 
 
 def _lora_config(recipe: Recipe) -> LoraConfig:
@@ -133,13 +139,8 @@ def plan(config: EmolaConfig, recipe: Recipe, records: int | None = None, device
     per_step = recipe.batch_size * recipe.accumulation * devices
     steps = recipe.max_steps if recipe.max_steps > 0 else None
     if steps is None and records is not None:
-        steps = int(-(-records // per_step) * recipe.epochs)
-    text = config.text
-    rows = recipe.batch_size * (config.image_rows + 200)  # an answer about action units is some 200 tokens long
-    kept = text.num_hidden_layers if recipe.checkpointing else 12 * text.num_hidden_layers
-    activations = 2 * rows * (text.hidden_size * kept + 4 * text.intermediate_size) + 6 * rows * text.vocab_size
-    weights = (0.55 if recipe.load_4bit else 2.0) * (total - trained) + 4 * trained
-    memory = {"weights": weights, "gradients and optimizer": 12.0 * trained, "activations": float(activations)}
+        steps = math.ceil(math.ceil(records / per_step) * recipe.epochs)
+    memory = _memory(config, recipe, total - trained, trained)
     return {
         "trainable": trainable,
         "total": total,
@@ -147,4 +148,18 @@ def plan(config: EmolaConfig, recipe: Recipe, records: int | None = None, device
         "steps": steps,
         "records_per_step": per_step,
         "memory_gb": {part: round(size / 1e9, 2) for part, size in memory.items()},
+    }
+
+
+def _memory(config: EmolaConfig, recipe: Recipe, frozen: int, trained: int) -> dict[str, float]:
+    """Bytes on one device; an answer about action units is some 200 tokens long."""
+    text, answer = config.text, 200
+    width = 4 if recipe.precision == "float32" else 2
+    rows = recipe.batch_size * (config.image_rows + answer)
+    kept = text.num_hidden_layers + 12 if recipe.checkpointing else 12 * text.num_hidden_layers
+    logits = (width + 8) * recipe.batch_size * answer * text.vocab_size  # of the answer, again in float32, its gradient
+    return {
+        "weights": (0.55 if recipe.load_4bit else width) * frozen + 4 * trained,
+        "gradients and optimizer": 12.0 * trained,
+        "activations": float(width * rows * (text.hidden_size * kept + 4 * text.intermediate_size) + logits),
     }
