@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench nano clean
 demo: .venv/installed
 	$(BIN)/python tests/demo.py .demo
 
@@ -19,10 +19,36 @@ bench: .venv/installed
 	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=median,iqr,rounds --benchmark-sort=name
 	$(BIN)/python benchmarks/second_question.py
 
+# The embedded model, from rendered faces to sdk/assets/emola-nano: hours on two cores; a stage that is done is kept.
+# FACE_MODEL: the folder FaceXModel of the ICT-FaceKit repository (MIT), or its light model as one .npz file.
+NANO := build/nano
+EMOLA := $(BIN)/emola
+nano: $(NANO)/evaluated
+$(NANO)/train: | .venv/installed
+	$(EMOLA) data synthesize $@ -n 40000 --seed 1 --face-model "$(FACE_MODEL)" --preview $(NANO)/preview.png
+$(NANO)/eval: | .venv/installed
+	$(EMOLA) data synthesize $@ -n 1000 --seed 2 --split eval --face-model "$(FACE_MODEL)"
+$(NANO)/base: | $(NANO)/train $(NANO)/eval
+	$(EMOLA) pretrain $(NANO)/train $@ --eval $(NANO)/eval
+$(NANO)/landmarks: | $(NANO)/base
+	for set in train eval; do $(EMOLA) data landmarks $(NANO)/$$set/*_anno.json --replace --face-scale 1.5 \
+	    --network $(NANO)/base/landmark.onnx || exit 1; done
+	touch $@
+$(NANO)/model: | $(NANO)/landmarks
+	$(EMOLA) train --base $(NANO)/base --output $@ --data $(NANO)/train/train_emotion_anno.json \
+	    --data $(NANO)/train/train_au_anno.json $(NANO_RECIPE)
+$(NANO)/emola-nano: | $(NANO)/model
+	$(EMOLA) export none $@ --base $(NANO)/model --landmark-model $(NANO)/base/landmark.onnx $(NANO_EXPORT)
+$(NANO)/evaluated: | $(NANO)/emola-nano
+	for task in emotion:403 au:325; do $(EMOLA) evaluate $(NANO)/emola-nano --data $(NANO)/eval/eval_$${task%:*}_anno.json \
+	    --task $${task%:*} --limit $${task#*:} --output $(NANO)/scores-$${task%:*} || exit 1; done
+	rm -rf sdk/assets/emola-nano && cp -r $(NANO)/emola-nano sdk/assets/
+	touch $@
+
 .venv/installed: setup.py pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,faces,train,export,test,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,faces,train,synthetic,export,test,dev]'
 	touch $@
 
 clean:

@@ -21,11 +21,13 @@ train = [
     "wordcloud>=1.9.4",
 ]
 test = ["pytest>=8", "pytest-benchmark>=5", "scikit-image>=0.24", "insightface>=1.0", "rouge==1.0.1", "av>=13"]
+synthetic = ["numba>=0.60", "threadpoolctl>=3.5"]
 extras = {
     "cpu": ["onnxruntime>=1.22"],
     "gpu": ["onnxruntime-gpu>=1.22"],
     "faces": ["dlib-bin>=19.24"],
     "train": train,
+    "synthetic": synthetic,
     "export": [*train, "onnx>=1.17", "onnxscript>=0.5", "protobuf>=4", "onnxruntime>=1.22"],
     "tensorrt": ["tensorrt>=10.3", "cuda-python>=12.6"],
     "serve": ["fastapi>=0.115", "uvicorn>=0.30", "python-multipart>=0.0.9"],

@@ -25,6 +25,7 @@ from trainer.tokenization import load_tokenizer
 from trainer.weights import canonical_name
 
 from .decoder import Llama, write_decoder
+from .half import store_in_half
 from .tokenizer import check_tokenizer, convert_tokenizer
 
 PRECISIONS: dict[str, int | None] = {"float32": None, "int4": 4}
@@ -80,7 +81,10 @@ def write_vision(checkpoint: Checkpoint, path: Path) -> None:
             output_names=["rows"],
             dynamic_shapes=({0: batch}, {0: batch}),
         )
-    program.save(str(path), external_data=encoder.bytes() > 1 << 30)
+    large = encoder.bytes() > 1 << 30
+    program.save(str(path), external_data=large)
+    if not large:
+        onnx.save(store_in_half(onnx.load(path)), path)
 
 
 def write_embeddings(checkpoint: Checkpoint, path: Path) -> None:

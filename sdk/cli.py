@@ -24,6 +24,7 @@ COMMANDS = {
     "info": Command("sdk.commands.info", "show what a bundle is: model, licence, intended use, figures"),
     "verify": Command("sdk.commands.verify", "check a bundle: hashes, and parity with the torch model here", "cpu"),
     "rege": Command("sdk.commands.rege", "score predictions against annotations with REGE"),
+    "pretrain": Command("trainer.commands.pretrain", "make a small base model from rendered faces", "train"),
     "train": Command("trainer.commands.train", "fine-tune EmoLA with LoRA as in the paper", "train"),
     "evaluate": Command("trainer.commands.evaluate", "answer and score an evaluation set", "train"),
     "data": Command("trainer.commands.data", "make, check and describe training and evaluation sets", "train"),

@@ -36,6 +36,7 @@ def fill_landmarks(
     batch_size: int = 64,
     threads: int = 4,
     face_scale: float = Conventions.face_scale,
+    replace: bool = False,
     report: Callable[[str], None] = lambda line: None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> int:
@@ -47,6 +48,7 @@ def fill_landmarks(
         mode: what the network sees, see `sdk.faces.preprocess.landmark_pixels`.
         threads: that load pictures, and that the network uses.
         face_scale: side of the pictures over the face box inside; used by mode "insightface".
+        replace: files of another network or mode give way, instead of being an error.
         report: told one line per stage.
         progress: told how many of how many files are done.
 
@@ -63,7 +65,7 @@ def fill_landmarks(
     about = {"mode": mode, "network": network.name, "sha256": digest, "face_scale": face_scale}
     unique = list({record.landmark_path: record for record in records}.values())
     for folder in sorted({record.landmark_path.parent for record in unique}):
-        _claim(folder, about)
+        _claim(folder, about, replace)
     waiting = [record for record in unique if not _is_there(record)]
     report(f"{len(waiting)} landmark files to compute, {len(unique) - len(waiting)} are there")
     with ThreadPoolExecutor(threads) as pool:
@@ -96,11 +98,15 @@ def _check_interface(encoder: OrtEncoder, network: Path) -> None:
         raise DataError(f"{network}: expected (N, {FEATURES}) outputs as of 2d106det, found {shape} for N = 2")
 
 
-def _claim(folder: Path, about: dict[str, Any]) -> None:
-    """Record how the files of a folder are made; refuse one whose files are made otherwise."""
-    if (folder / ABOUT).exists():
-        found = _read(folder / ABOUT)
-        differing = [key for key in ("mode", "sha256", "face_scale") if found.get(key) != about[key]]
+def _claim(folder: Path, about: dict[str, Any], replace: bool) -> None:
+    """Record how the files of a folder are made; refuse one whose files are made otherwise, or clear it."""
+    found = _read(folder / ABOUT) if (folder / ABOUT).exists() else {}
+    differing = [key for key in ("mode", "sha256", "face_scale") if found.get(key) != about[key]]
+    if differing and replace:
+        for path in folder.glob("*.npy"):
+            path.unlink()
+        write_json(folder / ABOUT, about)
+    elif found:
         if differing:
             known = ", ".join(f"{key} {found.get(key)!r}" for key in differing)
             raise DataError(

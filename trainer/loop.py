@@ -70,14 +70,15 @@ def parameter_groups(model: nn.Module, arguments: TrainingArguments) -> list[dic
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             decays = not name.endswith("bias") and "norm" not in name
-            groups["mm_projector" in name, decays].append(parameter)
+            slow = "mm_projector" in name or name.startswith("vision_tower.")
+            groups[slow, decays].append(parameter)
     return [
         {
             "params": parameters,
-            "lr": arguments.projector_learning_rate if projector else arguments.learning_rate,
+            "lr": arguments.projector_learning_rate if slow else arguments.learning_rate,
             "weight_decay": arguments.weight_decay if decays else 0.0,
         }
-        for (projector, decays), parameters in groups.items()
+        for (slow, decays), parameters in groups.items()
     ]
 
 
@@ -152,6 +153,7 @@ def training_arguments(recipe: Recipe, output: Path, tensorboard: bool) -> Argum
         weight_decay=recipe.weight_decay,
         max_grad_norm=recipe.max_grad_norm,
         bf16=bfloat16,
+        use_cpu=bfloat16 and not torch.accelerator.is_available(),  # must be said for bfloat16 on a processor
         tf32=True if torch.cuda.is_available() else None,
         dataloader_num_workers=recipe.workers,
         dataloader_pin_memory=torch.cuda.is_available(),

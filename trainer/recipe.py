@@ -27,7 +27,8 @@ class Recipe:
         tune: "all" LoRA and both projectors (the paper); "lora" LoRA and visual projector; "landmark" landmark
             projector only (Table 9); "everything" each parameter without LoRA, for small models made from scratch.
         rank, alpha, dropout: of LoRA.
-        learning_rate: of LoRA and the landmark projector; `projector_learning_rate` of the visual projector.
+        learning_rate: of LoRA and the landmark projector; `projector_learning_rate` of the visual projector and, where
+            it is trained, of the vision tower.
         epochs, max_steps: length of the run; a positive `max_steps` wins.
         batch_size: records per device and forward pass; `accumulation` passes make one step.
         warmup_ratio: share of the steps in which the rate rises; a cosine follows.

@@ -246,7 +246,8 @@ def _write(
     partial.mkdir()
     if recipe.tune == "everything":
         named = {canonical_name(name): tensor for name, tensor in trained.items()}
-        weights = ((name, named.get(name, tensor)) for name, tensor in checkpoint.frozen.items())
+        # 16 bit, as LLaVA's own files are
+        weights = ((name, named.get(name, tensor).half()) for name, tensor in checkpoint.frozen.items())
         tokenizer = checkpoint.base / "tokenizer.model"
         write_complete(partial, weights, checkpoint.config, conventions, checkpoint.statistics, tokenizer, card)
     else:

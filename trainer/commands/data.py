@@ -71,6 +71,10 @@ def _add_landmarks(parser: argparse.ArgumentParser) -> None:
         help="what the network sees: what it was made for (default), or the dark input of the released data",
     )
     parser.add_argument("--root", type=Path, help=_ROOT_HELP)
+    parser.add_argument(
+        "--face-scale", type=float, default=1.7, help="side of the pictures over the face box (default %(default)s)"
+    )
+    parser.add_argument("--replace", action="store_true", help="compute files of another network or mode anew")
     parser.add_argument("--batch-size", type=int, default=64, help="(default %(default)s)")
     parser.add_argument("--threads", type=int, default=4, help="(default %(default)s)")
 
@@ -81,7 +85,8 @@ def _landmarks(args: argparse.Namespace) -> None:
 
     # The task decides the question of evaluation records, which does not matter here.
     records = [record for path in args.files for record in read_records(path, args.root, "emotion")]
-    options = {"batch_size": args.batch_size, "threads": args.threads}
+    options = {"batch_size": args.batch_size, "threads": args.threads, "face_scale": args.face_scale}
+    options["replace"] = args.replace
     with _bar("file") as progress:
         count = fill_landmarks(records, args.network, args.mode, **options, report=_say, progress=progress)
     print(f"{count} landmark files written")
@@ -184,6 +189,33 @@ def _annotate(args: argparse.Namespace) -> None:
     _print(about, args.json)
 
 
+def _add_synthesize(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("out", type=Path, metavar="OUT", help="new folder")
+    parser.add_argument("-n", type=int, required=True, dest="count", metavar="N", help="faces")
+    parser.add_argument(
+        "--face-model", type=Path, required=True, help="ICT-FaceKit: its folder FaceXModel, or the .npz"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="decides every face (default %(default)s)")
+    parser.add_argument("--split", choices=("train", "eval"), default="train", help="(default %(default)s)")
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="(default %(default)s)")
+    parser.add_argument("--preview", type=Path, metavar="PNG", help="also draw a contact sheet of the first faces")
+
+
+def _synthesize(args: argparse.Namespace) -> None:
+    from ..synthetic.preview import preview
+    from ..synthetic.synthesize import synthesize
+
+    if args.count < 1:
+        raise DataError(f"-n must be at least 1, not {args.count}")
+    options = {"seed": args.seed, "split": args.split, "processes": args.processes}
+    with _bar("face") as progress:
+        synthesize(args.out, args.count, args.face_model, **options, report=lambda done: progress(done, args.count))
+    if args.preview:
+        preview(args.out, args.preview)
+        _say(f"wrote {args.preview}")
+    print(f"{args.count} faces in {args.out}")
+
+
 def _add_stats(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="training or evaluation file")
     parser.add_argument("--task", choices=tuple(_TASKS), help="of evaluation files whose name does not say")
@@ -246,5 +278,6 @@ _ACTIONS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callab
     "landmarks": ("compute the landmark files of a set", _add_landmarks, _landmarks),
     "check": ("report every broken record of a file", _add_check, _check),
     "annotate": ("build a set from photographs with a vision-language model", _add_annotate, _annotate),
+    "synthesize": ("render faces with exact labels", _add_synthesize, _synthesize),
     "stats": ("counts, distributions and frequent words of a set", _add_stats, _stats),
 }

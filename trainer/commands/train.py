@@ -4,15 +4,18 @@ import argparse
 import dataclasses
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from ..config import Conventions, Tokens
+    from sdk.faces.preprocess import LandmarkMode
+
+    from ..config import Tokens
     from ..recipe import Recipe, Tune
 
-    default, conventions = Recipe(), Conventions(template="vicuna_v1", image_aspect="pad")
+    default = Recipe()
     files = parser.add_argument_group("what to train, and on what")
     files.add_argument("--base", help="folder of LLaVA-1.5, as released or as converted by llava-hf")
     files.add_argument("--vision-tower", help="folder of CLIP; not needed if the base holds it")
@@ -33,10 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ablations.add_argument(
         "--tokens", choices=get_args(Tokens), help="rows that the decoder sees, Table 8 (default both)"
     )
-    ablations.add_argument("--template", default=conventions.template, help="conversation format (default %(default)s)")
-    ablations.add_argument("--image-aspect", default=conventions.image_aspect, help="pad or crop (default %(default)s)")
+    ablations.add_argument("--template", help="conversation format (default: what the base records, else vicuna_v1)")
+    ablations.add_argument("--image-aspect", choices=("pad", "crop"), help="(default: what the base records, else pad)")
     ablations.add_argument(
-        "--landmark-mode", help="emola or insightface; default: what `emola data landmarks` recorded"
+        "--landmark-mode", choices=get_args(LandmarkMode), help="(default: what `emola data landmarks` recorded)"
     )
     recipe = parser.add_argument_group("recipe (defaults: the authors')")
     skipped = {"tune"}
@@ -78,8 +81,6 @@ def _train(args: argparse.Namespace, recipe: Any) -> dict[str, Any]:
     from sdk.errors import TrainingError
 
     from ..checks import check_files
-    from ..config import Conventions
-    from ..landmarks import recorded_mode
     from ..records import read_records
     from ..train import Sources, train
 
@@ -90,12 +91,7 @@ def _train(args: argparse.Namespace, recipe: Any) -> dict[str, Any]:
     broken = check_files(records)
     if broken:
         raise TrainingError(f"{len(broken)} broken records, first {broken[0]}; `emola data check` lists them all")
-    conventions = Conventions(
-        template=args.template,
-        image_aspect=args.image_aspect,
-        landmark_mode=args.landmark_mode or recorded_mode(records),
-    )
-    sources = Sources(records, conventions, args.base, args.vision_tower, args.adapter, args.tokens)
+    sources = Sources(records, _conventions(args, records), args.base, args.vision_tower, args.adapter, args.tokens)
     return train(
         sources,
         recipe,
@@ -104,6 +100,22 @@ def _train(args: argparse.Namespace, recipe: Any) -> dict[str, Any]:
         report=lambda line: print(line, file=sys.stderr),
         tensorboard=args.tensorboard,
     )
+
+
+def _conventions(args: argparse.Namespace, records: Sequence[Any]) -> Any:
+    """What the base records of itself, else those of the authors' training; options win."""
+    from ..config import CONVENTIONS, Conventions, read_conventions
+    from ..landmarks import recorded_mode
+
+    start = Conventions(template="vicuna_v1", image_aspect="pad")
+    if (Path(args.base) / CONVENTIONS).is_file():
+        start = read_conventions(Path(args.base))
+    changes = {"landmark_mode": args.landmark_mode or recorded_mode(records)}
+    if args.template:
+        changes["template"] = args.template
+    if args.image_aspect:
+        changes |= {"image_aspect": args.image_aspect, "anchors": ()}
+    return dataclasses.replace(start, **changes)
 
 
 def _table(content: dict[str, Any]) -> str:

@@ -1,0 +1,149 @@
+"""A base model made from rendered faces: what its parts learn, and that the whole path from there works."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from made_up_renders import write_made_up_renders
+from PIL import Image
+
+from export.graphs import check_landmark_model
+from sdk.analyzer import Analyzer
+from sdk.cli import main
+from sdk.errors import DataError
+from sdk.faces.preprocess import align_face
+from sdk.runtime.backends.ort import OrtEncoder
+from trainer.checkpoint import Checkpoint
+from trainer.config import ImageStatistics
+from trainer.pretrain.base import pretrain
+from trainer.pretrain.landmark_network import landmark_error, train_landmark_network, write_landmark_network
+from trainer.pretrain.renders import batches, mean_anchors, read_renders
+from trainer.pretrain.shape import nano_config
+from trainer.pretrain.tower import TowerRecipe, TowerTask, pretrain_tower, score_tower
+from trainer.tokenization import load_tokenizer
+
+FAST = TowerRecipe(epochs=1, batch_size=16)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_made_up_renders(tmp_path_factory.mktemp("renders") / "train", 64)
+
+
+@pytest.fixture(scope="module")
+def renders(folder):
+    return read_renders(folder)
+
+
+@pytest.fixture(scope="module")
+def base(folder):
+    out = folder.parent / "base"
+    pretrain(folder, out, evaluation=folder, recipe=FAST, landmark_epochs=1)
+    return out
+
+
+def test_training_and_runtime_align_faces_alike(renders):
+    """The picture that the tower is trained on is, but for rounding, the one that the runtime gives it."""
+    anchors = mean_anchors(renders)
+    ours = next(batches(renders, 112, len(renders), torch.Generator().manual_seed(0), anchors=anchors, jitter=False))
+    order = torch.randperm(len(renders), generator=torch.Generator().manual_seed(0))
+    for index in range(4):
+        picture = renders.pixels[order[index]].permute(1, 2, 0).numpy()
+        points = (renders.points[order[index]].numpy() + 1) * picture.shape[0] / 2
+        found = align_face(picture, points, anchors, 112).astype(np.float32)
+        expected = 255 * ours.pictures[index].permute(1, 2, 0).numpy()
+        difference = np.abs(found - expected)[4:-4, 4:-4]
+        assert difference.mean() < 3, f"mean difference {difference.mean():.2f} grey levels"
+        wanted = np.array([anchor[1:] for anchor in anchors])
+        placed = ours.points[index][[anchor[0] for anchor in anchors]].numpy()
+        assert np.abs(placed - wanted).max() < 1e-3
+
+
+def test_aligning_undoes_a_turn(astronaut):
+    """A photograph that is turned and scaled gives the same aligned face."""
+    anchors = ((0, -0.4, -0.3), (1, 0.4, -0.3), (2, 0.0, 0.1))
+    points = np.array([[205.0, 105.0], [245.0, 100.0], [226.0, 128.0]], np.float32)
+    upright = align_face(astronaut, points, anchors, 112)
+    angle, middle = np.radians(25), np.array([256.0, 256.0])
+    turned = Image.fromarray(astronaut).rotate(-25, Image.Resampling.BICUBIC)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    found = align_face(np.asarray(turned), ((points - middle) @ turn.T + middle).astype(np.float32), anchors, 112)
+    difference = np.abs(found.astype(int) - upright)
+    assert difference.mean() < 4, f"mean difference {difference.mean():.1f} grey levels"
+
+
+def test_heat_maps_name_the_patch_of_a_point():
+    task = TowerTask(nano_config().vision, ImageStatistics())
+    cells = task.soft_cells(torch.tensor([[[-1.0, -1.0], [0.0, 0.0], [1.0, 1.0]]]))[0]
+    torch.testing.assert_close(cells.sum(dim=1), torch.ones(3))
+    assert [int(row.argmax()) for row in cells] == [0, 24, 48]
+
+
+def test_the_tower_learns(renders):
+    """A few hundred steps on 64 faces: the smile is seen, the points are found."""
+    config, anchors = nano_config().vision, mean_anchors(renders)
+    recipe = TowerRecipe(epochs=12, batch_size=16)
+    torch.manual_seed(0)
+    before = score_tower(TowerTask(config, ImageStatistics()).eval(), renders, anchors)
+    task = pretrain_tower(renders, anchors, config, ImageStatistics(), recipe, lambda row: None)
+    after = score_tower(task, renders, anchors)
+    assert after["emotion accuracy"] > 95, after
+    assert after["landmark error"] < before["landmark error"] / 2, (before, after)
+
+
+def test_the_landmark_network_learns_and_is_exported(renders, tmp_path):
+    """Its error falls, and the ONNX file gives the numbers of torch on the input of 2d106det."""
+    before = landmark_error(train_landmark_network(renders, epochs=0, log=lambda row: None), renders)
+    network = train_landmark_network(renders, epochs=25, log=lambda row: None)
+    after = landmark_error(network, renders)
+    assert after < before / 4, f"{before:.1f} % -> {after:.1f} % of the side"
+    path = tmp_path / "landmark.onnx"
+    write_landmark_network(network, path)
+    check_landmark_model(path, 212)
+    pixels = torch.nn.functional.interpolate(renders.pixels[:3].float(), 192)
+    with torch.inference_mode():
+        expected = network(pixels).numpy()
+    np.testing.assert_allclose(OrtEncoder(path)(pixels.numpy()), expected, atol=1e-4)
+
+
+def test_a_base_is_a_complete_checkpoint(base, folder):
+    """Everything that training needs, recorded; phrases of the answers are few tokens, anything else survives."""
+    checkpoint = Checkpoint(None, base)
+    assert checkpoint.conventions.image_aspect == "align"
+    assert "rendered faces" in checkpoint.conventions.notice
+    tokenizer = load_tokenizer(base)
+    answer = json.loads((folder / "train_emotion_anno.json").read_text())[1]["conversations"][1]["value"]
+    assert len(tokenizer.encode(answer)) <= 4, tokenizer.encode(answer, out_type=str)
+    assert tokenizer.decode(tokenizer.encode("naïve 😀 AU99")) == "naïve 😀 AU99"
+    card = json.loads((base / "pretraining.json").read_text())
+    assert {"tower", "landmark error %", "recipe"} <= card.keys()
+
+
+def test_the_whole_path(base, folder, tmp_path, capsys):
+    """landmarks -> train -> evaluate -> export -> analyze by the commands of `make nano`, on made-up faces."""
+    evaluation = write_made_up_renders(folder.parent / "eval", 8, seed=3, split="eval")
+    network = str(base / "landmark.onnx")
+    for part in (folder, evaluation):
+        files = sorted(map(str, part.glob("*_anno.json")))
+        assert main(["data", "landmarks", *files, "--network", network, "--replace", "--face-scale", "1.5"]) == 0
+    model, bundle = str(tmp_path / "model"), str(tmp_path / "bundle")
+    data = [argument for path in sorted(folder.glob("*_anno.json")) for argument in ("--data", str(path))]
+    recipe = ["--tune", "everything", "--max-steps", "2", "--batch-size", "4", "--workers", "0", "--no-checkpointing"]
+    assert main(["train", "--base", str(base), *data, "--output", model, *recipe]) == 0
+    scores = ["--data", str(evaluation / "eval_au_anno.json"), "--task", "au", "--max-new-tokens", "4", "--limit", "2"]
+    assert main(["evaluate", model, *scores, "--output", str(tmp_path / "scores")]) == 0
+    assert main(["export", "none", bundle, "--base", model, "--landmark-model", network, "--quantize", "none"]) == 0
+    capsys.readouterr()
+    with_face = evaluation / "images" / "000001.jpg"
+    analysis = Analyzer(bundle).analyze(with_face, faces="aligned", max_new_tokens=4)
+    assert analysis.model.notice == Checkpoint(None, base).conventions.notice
+    assert len(analysis.faces[0].landmarks) == 106
+
+
+def test_bad_input(folder, base, tmp_path):
+    with pytest.raises(DataError, match=r"expected metadata.jsonl and points.npy"):
+        pretrain(tmp_path, tmp_path / "base", recipe=FAST)
+    with pytest.raises(DataError, match="exists already"):
+        pretrain(folder, base, recipe=FAST)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,185 @@
+"""A rendered set in memory, with the exact knowledge that `emola data synthesize` leaves beside it."""
+
+import json
+import math
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from sdk.errors import DataError
+from sdk.faba.vocabulary import EMOTIONS
+from sdk.faces.preprocess import Anchor
+
+from ..synthetic.expression import UNITS
+
+STORED = 192  # pixels of a side as kept in memory
+# Corners of the eyes, bridge and wings of the nose, in Multi-PIE's order: what expressions move least.
+RIGID = (27, 28, 29, 30, 31, 33, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47)
+
+
+@dataclass(frozen=True)
+class Renders:
+    """N faces.
+
+    Attributes:
+        pixels: (N, 3, 192, 192) uint8 RGB.
+        points: (N, 106, 2) float32 x and y, -1 and 1 at the borders of the picture.
+        intensities: (N, 20) float32 of the action units `UNITS`, 0 where one is absent.
+        emotions: (N,) index in EMOTIONS, -1 where the face was not drawn for one.
+    """
+
+    pixels: Tensor
+    points: Tensor
+    intensities: Tensor
+    emotions: Tensor
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pictures as a network sees them, with what is to be learnt of them; attributes as in `Renders`."""
+
+    pictures: Tensor  # (B, 3, S, S) float32 in 0..1
+    points: Tensor
+    intensities: Tensor
+    emotions: Tensor
+
+
+def read_renders(folder: Path) -> Renders:
+    """Read a folder of `emola data synthesize`.
+
+    Raises:
+        DataError: it is of another kind, or incomplete.
+    """
+    path = folder / "metadata.jsonl"
+    if not path.is_file() or not (folder / "points.npy").is_file():
+        raise DataError(f"{folder}: expected metadata.jsonl and points.npy, as `emola data synthesize` writes them")
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    with ThreadPoolExecutor(4) as pool:
+        pictures = list(pool.map(_read_picture, (folder / "images" / f"{row['id']}.jpg" for row in rows)))
+    units = np.zeros((len(rows), len(UNITS)), np.float32)
+    for index, row in enumerate(rows):
+        for code, intensity in row["units"].items():
+            units[index, UNITS.index(int(code))] = intensity
+    return Renders(
+        pixels=torch.from_numpy(np.stack(pictures)),
+        points=torch.from_numpy(np.load(folder / "points.npy", allow_pickle=False)),
+        intensities=torch.from_numpy(units),
+        emotions=torch.tensor([EMOTIONS.index(row["emotion"]) if row["emotion"] else -1 for row in rows]),
+    )
+
+
+def _read_picture(path: Path) -> np.ndarray:
+    """(3, 192, 192) uint8"""
+    with Image.open(path) as picture:
+        small = picture.convert("RGB").resize((STORED, STORED), Image.Resampling.BICUBIC)
+    return np.ascontiguousarray(np.asarray(small).transpose(2, 0, 1))
+
+
+def mean_anchors(renders: Renders, fill: float = 0.92) -> tuple[Anchor, ...]:
+    """Where the rigid landmarks of the mean face lie when that face fills a square.
+
+    Args:
+        fill: extent of the face, brows to chin, over the side of the square.
+    """
+    mean = renders.points.mean(dim=0)
+    for _ in range(3):  # Procrustes
+        frames = similarity(renders.points, mean, RIGID)
+        mean = _through(frames, renders.points).mean(dim=0)
+    face = mean[:68]
+    middle = (face.amax(dim=0) + face.amin(dim=0)) / 2
+    placed = (mean - middle) * (2 * fill / (face[:, 1].amax() - face[:, 1].amin()))
+    return tuple((index, *(round(float(value), 4) for value in placed[index])) for index in RIGID)
+
+
+def similarity(points: Tensor, wanted: Tensor, index: tuple[int, ...]) -> Tensor:
+    """(B, 2, 3) least-squares similarities from places in a new picture (`wanted`) to places in the old (`points`)."""
+    old, new = (torch.view_as_complex(p[..., index, :].contiguous()) for p in (points, wanted))
+    centre, middle = old.mean(dim=1, keepdim=True), new.mean()
+    turn = ((old - centre) * (new - middle).conj()).sum(dim=1) / (new - middle).abs().square().sum()
+    shift = centre[:, 0] - turn * middle
+    rows = [turn.real, -turn.imag, shift.real, turn.imag, turn.real, shift.imag]
+    return torch.stack(rows, dim=1).view(-1, 2, 3)
+
+
+def _through(frames: Tensor, points: Tensor) -> Tensor:
+    """Points of the old pictures as places in the new ones."""
+    return (points - frames[:, None, :, 2]) @ torch.linalg.inv(frames[:, :, :2]).mT
+
+
+def batches(
+    renders: Renders,
+    size: int,
+    count: int,
+    generator: torch.Generator,
+    *,
+    anchors: tuple[Anchor, ...] = (),
+    jitter: bool = True,
+) -> Iterator[Batch]:
+    """One epoch in batches of `count`, in random order; what does not fill a batch is left out.
+
+    Args:
+        size: side of the pictures that come out.
+        anchors: align each face on them, as the runtime does; none leaves the crops of the detector.
+        jitter: move, scale, turn and recolour each picture at random, as detectors and cameras do.
+    """
+    order = torch.randperm(len(renders), generator=generator)
+    wanted = torch.zeros(106, 2)
+    for index, *place in anchors:
+        wanted[index] = torch.tensor(place)
+    for start in range(0, len(order) - count + 1, count):
+        index = order[start : start + count]
+        points = renders.points[index]
+        frames = torch.eye(2, 3).repeat(count, 1, 1)
+        if anchors:
+            seen = points + 0.02 * torch.randn(points.shape, generator=generator) * jitter
+            frames = similarity(seen, wanted, tuple(anchor[0] for anchor in anchors))
+        if jitter:
+            frames = _compose(frames, _random_frames(count, generator, 0.5 if anchors else 1.0))
+        grid = F.affine_grid(frames, [count, 3, size, size], align_corners=False)
+        pictures = F.grid_sample(renders.pixels[index].float() / 255, grid, align_corners=False)
+        if jitter:
+            pictures = _recolour(pictures, generator)
+        yield Batch(pictures, _through(frames, points), renders.intensities[index], renders.emotions[index])
+
+
+def _compose(outer: Tensor, inner: Tensor) -> Tensor:
+    """(B, 2, 3) maps that apply `inner` first."""
+    turn = outer[:, :, :2] @ inner[:, :, :2]
+    shift = outer[:, :, :2] @ inner[:, :, 2:] + outer[:, :, 2:]
+    return torch.cat([turn, shift], dim=2)
+
+
+def _random_frames(count: int, generator: torch.Generator, strength: float) -> Tensor:
+    """(B, 2, 3) small turns, scalings and shifts."""
+
+    def normal(spread: float) -> Tensor:
+        return strength * spread * torch.randn(count, generator=generator)
+
+    angle, scale = normal(math.radians(8)), torch.exp(normal(0.08))
+    cos, sin = scale * angle.cos(), scale * angle.sin()
+    rows = torch.stack([cos, -sin, normal(0.06), sin, cos, normal(0.06)], dim=1)
+    return rows.view(count, 2, 3)
+
+
+def _recolour(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    """Contrast, brightness, saturation, a colour cast."""
+    count = len(pictures)
+
+    def uniform(low: float, high: float, channels: int = 1) -> Tensor:
+        return low + (high - low) * torch.rand(count, channels, 1, 1, generator=generator)
+
+    grey = pictures.mean(dim=1, keepdim=True)
+    pictures = torch.lerp(grey, pictures, uniform(0.5, 1.4) * (uniform(0, 1) > 0.08))
+    mean = pictures.mean(dim=(1, 2, 3), keepdim=True)
+    pictures = torch.lerp(mean, pictures, uniform(0.7, 1.35)) + (uniform(0.8, 1.2) - 1) * mean
+    return (pictures * uniform(0.92, 1.08, 3)).clamp(0, 1)

@@ -1,0 +1,53 @@
+"""The shape of emola-nano: the architecture of the 7B model, small enough for two cores and a wheel."""
+
+from transformers import CLIPVisionConfig, LlamaConfig
+
+from sdk.faces.preprocess import Anchor
+
+from ..config import Conventions, EmolaConfig
+from ..synthetic.synthesize import FACE_SCALE
+
+VOCABULARY = 1024
+NOTICE = "trained on rendered faces; a demonstration, not for decisions about people"
+LICENCE = "Apache-2.0; made by this project from renders of the ICT-FaceKit light model (MIT)"
+
+
+def nano_config() -> EmolaConfig:
+    """49 patches of 16 pixels and one landmark row, read by three decoder layers."""
+    vision = CLIPVisionConfig(
+        hidden_size=128,
+        intermediate_size=384,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        image_size=112,
+        patch_size=16,
+        projection_dim=128,
+    )
+    text = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=192,
+        intermediate_size=512,
+        num_hidden_layers=3,
+        num_attention_heads=6,
+        num_key_value_heads=6,
+        max_position_embeddings=512,
+        rms_norm_eps=1e-5,
+        bos_token_id=1,
+        eos_token_id=2,
+        tie_word_embeddings=False,
+    )
+    # The last hidden state is read, not the last but one: no layer is trained in vain.
+    return EmolaConfig(text=text, vision=vision, vision_layer=-1, max_length=512)
+
+
+def nano_conventions(anchors: tuple[Anchor, ...]) -> Conventions:
+    """One template and one way of cutting pictures for training and for use; faces are aligned by their landmarks."""
+    return Conventions(
+        template="vicuna_v1",
+        image_aspect="align",
+        landmark_mode="insightface",
+        face_scale=FACE_SCALE,
+        anchors=anchors,
+        notice=NOTICE,
+        licence=LICENCE,
+    )

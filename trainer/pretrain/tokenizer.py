@@ -1,0 +1,46 @@
+"""A small tokenizer of Llama's kind, made of the words of this task: phrases are one piece, anything else is bytes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import sentencepiece
+
+from sdk.faba.prompts import IMAGE, TEMPLATES
+
+from ..records import Record
+
+
+def train_tokenizer(records: Sequence[Record], template: str, size: int, path: Path) -> None:
+    """Byte pairs without normalisation and with byte fallback, as Llama's; pieces may span blanks.
+
+    A piece as long as "AU12 (Lip Corner Puller): The corners of the mouth are" is one step of the decoder.
+
+    Args:
+        records: questions and answers to learn from.
+        template: conversation format; its system text becomes a few pieces.
+        size: pieces, bytes and marks included.
+        path: `tokenizer.model` to write.
+    """
+    texts = [text for record in records for text in (record.question, record.answer)]
+    around = TEMPLATES[template].prompt("").split(IMAGE)
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([*texts, *(around * max(1, len(texts) // 10))]),
+        model_prefix=str(path.with_suffix("")),
+        model_type="bpe",
+        vocab_size=size,
+        byte_fallback=True,
+        split_by_whitespace=False,
+        split_digits=False,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        max_sentencepiece_length=64,
+        max_sentence_length=8192,
+        character_coverage=1.0,
+        unk_id=0,
+        bos_id=1,
+        eos_id=2,
+        pad_id=-1,
+        num_threads=2,
+        minloglevel=2,
+    )
+    path.with_suffix(".vocab").unlink()

@@ -1,0 +1,136 @@
+"""What is around and in front of a head: background, body, hanging hair, glasses, things that get in the way."""
+
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFilter
+
+from .noise import NoiseBank
+
+Floats: TypeAlias = npt.NDArray[np.float32]
+
+
+def draw_colour(random: np.random.Generator) -> Floats:
+    """An sRGB colour in 0..1, mostly dull as the world is."""
+    grey, hue = random.uniform(0.02, 0.98), random.uniform(-0.5, 0.5, 3)
+    return (grey + hue * random.beta(1, 3)).clip(0, 1).astype(np.float32)
+
+
+def background(size: int, noise: NoiseBank, random: np.random.Generator) -> Floats:
+    """(S, S, 3) sRGB in 0..1: a plain backdrop, or a place out of focus."""
+    small = size // 2  # it is out of focus
+    rows, columns = np.mgrid[:small, :small].astype(np.float32) / small
+    angle = random.uniform(0, 6.3)
+    slope = (0.5 + (columns - 0.5) * np.cos(angle) + (rows - 0.5) * np.sin(angle))[..., None]
+    first = draw_colour(random)
+    if random.random() < 0.3:
+        centre = np.hypot(columns - random.uniform(0.2, 0.8), rows - random.uniform(0.0, 0.7))[..., None]
+        picture = first * (1.1 - random.uniform(0, 0.7) * centre - random.uniform(0, 0.3) * slope)
+        picture = picture + 0.02 * noise.cut(random, 32, small, small)[..., None]
+        plain = Image.fromarray((255 * picture.clip(0, 1)).astype(np.uint8))
+        return np.asarray(plain.resize((size, size), Image.Resampling.BICUBIC), np.float32) / 255
+    picture = first + (draw_colour(random) - first) * slope
+    for grain in (64, 32, 16):
+        share = 0.5 + 0.5 * np.tanh(
+            random.uniform(0.5, 4) * (noise.cut(random, grain, small, small) - random.normal(0.3, 0.7))
+        )
+        picture = picture + (draw_colour(random) - picture) * (random.uniform(0.1, 0.8) * share)[..., None]
+    image = Image.fromarray((255 * picture.clip(0, 1)).astype(np.uint8))
+    draw = ImageDraw.Draw(image)
+    for _ in range(random.integers(0, 8)):
+        _shape(draw, small, random)
+    image = image.filter(ImageFilter.GaussianBlur(random.uniform(0.5, 4.5)))
+    if random.random() < 0.15:
+        image = _bokeh(image, random)
+    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC), np.float32) / 255
+
+
+def _shape(draw: ImageDraw.ImageDraw, size: int, random: np.random.Generator) -> None:
+    """A post, a window, a head in the crowd."""
+    colour = tuple((255 * draw_colour(random)).astype(int).tolist())
+    x, y = (size * random.uniform(-0.2, 1.0, 2)).tolist()
+    kind = random.integers(3)
+    if kind == 0:
+        lean = random.normal(0, 0.1) * size
+        broad = random.uniform(0.02, 0.3) * size
+        draw.polygon([(x, 0), (x + broad, 0), (x + broad + lean, size), (x + lean, size)], fill=colour)
+        return
+    w, h = (size * random.uniform(0.05, 0.6, 2)).tolist()
+    (draw.ellipse if kind == 1 else draw.rectangle)([x, y, x + w, y + h], fill=colour)
+
+
+def _bokeh(image: Image.Image, random: np.random.Generator) -> Image.Image:
+    """Lights out of focus."""
+    layer = Image.new("RGB", image.size)
+    draw = ImageDraw.Draw(layer)
+    radius = random.uniform(2, 7)
+    for _ in range(random.integers(4, 20)):
+        x, y = random.uniform(0, image.width, 2).tolist()
+        colour = tuple((random.uniform(60, 190) * (0.5 + 0.5 * draw_colour(random))).astype(int).tolist())
+        draw.ellipse([x - radius, y - radius, x + radius, y + radius], fill=colour)
+    added = np.asarray(image, np.int16) + np.asarray(layer.filter(ImageFilter.GaussianBlur(1.2)), np.int16)
+    return Image.fromarray(added.clip(0, 255).astype(np.uint8))
+
+
+def body(picture: Floats, marks: Floats, colour: npt.ArrayLike) -> Floats:
+    """The picture with shoulders below the part of the body that the mesh has."""
+    image = Image.fromarray((255 * picture).clip(0, 255).astype(np.uint8))
+    width, chin = float(np.ptp(marks[:17, 0])), marks[8]
+    box = [chin[0] - 1.7 * width, chin[1] + 0.35 * width, chin[0] + 1.7 * width, chin[1] + 3.0 * width]
+    ImageDraw.Draw(image).ellipse(box, fill=tuple((255 * np.asarray(colour)).astype(int).tolist()))
+    return np.asarray(image.filter(ImageFilter.GaussianBlur(1.0)), np.float32) / 255
+
+
+def wear(picture: Image.Image, marks: Floats, glasses: int | None, random: np.random.Generator) -> None:
+    """Put glasses into the picture, and now and then a thing that covers an edge of the face.
+
+    Args:
+        glasses: how opaque they are, 0..255, or None for no glasses.
+    """
+    width = float(np.ptp(marks[:17, 0]))
+    layer = Image.new("RGBA", picture.size)
+    draw = ImageDraw.Draw(layer)
+    if glasses is not None:
+        _glasses(draw, marks, width, glasses, random)
+    if random.random() < 0.06:
+        x, y = marks[random.choice((0, 1, 2, 14, 15, 16, 7, 8, 9))] + random.normal(0, 0.05 * width, 2)
+        away = min(
+            np.hypot(*(marks[place].mean(axis=0) - (x, y))) for place in (slice(48, 60), slice(36, 42), slice(42, 48))
+        )
+        r = max(min(random.uniform(0.1, 0.35) * width, away - 0.2 * width), 1)
+        draw.ellipse([x - r, y - 1.3 * r, x + r, y + r], fill=(*(255 * draw_colour(random)).astype(int).tolist(), 255))
+    layer = layer.filter(ImageFilter.GaussianBlur(0.7))
+    picture.paste(layer, (0, 0), layer)
+
+
+def _glasses(draw: ImageDraw.ImageDraw, marks: Floats, width: float, opaque: int, random: np.random.Generator) -> None:
+    colour = (*random.integers(0, 90, 3).tolist(), 255)
+    thick = max(1, round(width * random.uniform(0.008, 0.03)))
+    half = np.array([random.uniform(0.15, 0.19), random.uniform(0.1, 0.15)]) * width
+    tinted = (*random.integers(0, 60, 3).tolist(), opaque)
+    centres = [marks[36:42].mean(axis=0), marks[42:48].mean(axis=0)]
+    along = centres[1] - centres[0]
+    along = along / max(float(np.linalg.norm(along)), 1.0)
+    down = np.array([-along[1], along[0]])
+    power = random.choice((2.0, 2.5, 4.0, 6.0))
+    angles = np.linspace(0, 2 * np.pi, 40, endpoint=False)
+    circle = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    circle /= (np.abs(circle) ** power).sum(axis=1, keepdims=True) ** (1 / power)
+    for centre in centres:
+        rim = [tuple(centre + along * half[0] * c + down * half[1] * s) for c, s in circle]
+        draw.polygon(rim, fill=tinted)
+        draw.line([*rim, rim[0]], fill=colour, width=thick)
+    rise = -0.25 * half[1] * down
+    draw.line(
+        [tuple(centres[0] + half[0] * along + rise), tuple(centres[1] - half[0] * along + rise)],
+        fill=colour,
+        width=thick,
+    )
+    for centre, end, sign in ((centres[0], marks[0], -1), (centres[1], marks[16], 1)):
+        if sign * float((end - centre - sign * half[0] * along) @ along) > 0:
+            draw.line(
+                [tuple(centre + sign * half[0] * along + rise), tuple(end - 0.05 * width * down)],
+                fill=colour,
+                width=thick,
+            )

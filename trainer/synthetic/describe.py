@@ -1,0 +1,187 @@
+"""Words for an expression, in the manner of FABA-Instruct: degrees, reasons, negations and caveats.
+
+The wording follows from the face (its units, their intensities, what goes with what), so that a model can learn it; a
+closing caveat alone is left to chance. First sentences avoid every word that the official emotion parse takes for a
+negation as a raw substring ("nose", "another").
+"""
+
+import numpy as np
+
+from sdk.faba.vocabulary import ACTION_UNITS, Emotion
+
+from .expression import Expression
+
+_DEGREES = ((0.5, "slightly"), (0.75, "clearly"), (2.0, "strongly"))
+
+_OPENINGS: dict[Emotion, tuple[str, str, str]] = {
+    "happiness": (
+        "The person appears a little happy.",
+        "The face conveys clear happiness.",
+        "The face conveys strong happiness.",
+    ),
+    "sadness": (
+        "The face conveys a hint of sadness.",
+        "The face conveys clear sadness.",
+        "The person appears to feel deep sadness.",
+    ),
+    "surprise": (
+        "The person appears slightly surprised.",
+        "The face conveys clear surprise.",
+        "The person appears very surprised.",
+    ),
+    "anger": (
+        "The face conveys a hint of anger.",
+        "The face conveys clear anger.",
+        "The person appears to feel strong anger.",
+    ),
+    "neutral": ("The face appears neutral.",) * 3,
+    "disgust": (
+        "The face conveys a hint of disgust.",
+        "The face conveys clear disgust.",
+        "The person appears to feel strong disgust.",
+    ),
+    "fear": (
+        "The face conveys a hint of fear.",
+        "The face conveys clear fear.",
+        "The person appears to feel strong fear.",
+    ),
+}
+
+# What each unit looks like.
+_CUES: dict[int, str] = {
+    1: "the inner brows are raised",
+    2: "the outer brows are lifted",
+    4: "the brows are lowered and drawn together",
+    5: "the eyes are opened wide",
+    6: "the cheeks are raised",
+    7: "the eyelids are tightened",
+    9: "the nose is wrinkled",
+    10: "the upper lip is raised",
+    12: "the corners of the mouth are pulled up into a smile",
+    14: "the corners of the mouth are dimpled",
+    15: "the corners of the mouth are turned down",
+    16: "the lower lip is pulled down",
+    17: "the chin is pushed up",
+    20: "the lips are stretched sideways",
+    23: "the lips are tightened",
+    24: "the lips are pressed together",
+    25: "the lips are parted",
+    26: "the jaw is dropped",
+    27: "the mouth is stretched wide open",
+    43: "the eyes are closed",
+}
+# What each unit suggests alone, and which companions change that to what.
+_LINKS: dict[int, tuple[str, frozenset[int], str]] = {
+    1: ("which can be a sign of worry or sadness", frozenset({2, 5, 26, 27}), "as seen in surprise and fear"),
+    2: ("which is typical of surprise", frozenset({4, 20}), "as seen in fear"),
+    4: ("which suggests concentration or anger", frozenset({1, 15}), "as seen in grief and worry"),
+    5: ("which suggests alertness", frozenset({1, 2}), "as seen in surprise and fear"),
+    6: ("which narrows the eyes from below", frozenset({12}), "as in a genuine smile"),
+    7: ("which narrows the gaze", frozenset({4, 23, 24}), "as seen in anger"),
+    9: ("which is typical of disgust", frozenset({4}), "as seen in disgust and anger"),
+    10: ("which deepens the folds beside the nose", frozenset({9, 15}), "as seen in disgust"),
+    12: ("which is typical of a polite smile", frozenset({6, 25}), "as seen in happiness"),
+    14: ("which can be a sign of contempt", frozenset({12}), "as in a smirk"),
+    15: ("which is typical of sadness", frozenset({9, 10}), "as seen in disgust"),
+    16: ("which shows the lower teeth", frozenset({4}), "as seen in anger"),
+    17: ("which bunches the skin of the chin", frozenset({15}), "as in a pout before tears"),
+    20: ("which flattens the mouth", frozenset({1, 4, 5}), "as seen in fear"),
+    23: ("which makes them look thin", frozenset({4, 7}), "as seen in anger"),
+    24: ("which suggests tension", frozenset({4, 7}), "as seen in anger"),
+    25: ("which opens the mouth a little", frozenset({12}), "so that the teeth may show in the smile"),
+    26: ("which opens the mouth", frozenset({1, 2, 5}), "as seen in surprise"),
+    27: ("which opens the mouth as far as it goes", frozenset({1, 2, 5}), "as seen in astonishment"),
+    43: ("which hides the gaze", frozenset({1, 15}), "as in grief"),
+}
+# Emotion -> a unit that decides between two reasons: with it, without it.
+_REASONS: dict[Emotion, tuple[int, str, str]] = {
+    "happiness": (
+        6,
+        "The cheeks take part, which suggests a genuine smile.",
+        "The cheeks are not involved, so the smile may be polite.",
+    ),
+    "sadness": (
+        4,
+        "Slanting brows and a downturned mouth together are typical of grief.",
+        "The drooping mouth gives the face a downcast look.",
+    ),
+    "surprise": (
+        5,
+        "Wide eyes and raised brows suggest something unexpected.",
+        "The raised brows and the open mouth suggest something unexpected.",
+    ),
+    "anger": (
+        7,
+        "Tense lids under lowered brows give the gaze a hard look.",
+        "The lowered brows give the gaze a hard look.",
+    ),
+    "neutral": (
+        25,
+        "The mouth is slightly open but not smiling, and there is no frown.",
+        "There is no smile and no frown.",
+    ),
+    "disgust": (
+        9,
+        "The wrinkled nose looks as if something smelled bad.",
+        "The raised upper lip looks as if something tasted bad.",
+    ),
+    "fear": (
+        20,
+        "Raised, drawn brows and a stretched mouth look like a reaction to danger.",
+        "Raised, drawn brows and wide eyes look like a reaction to danger.",
+    ),
+}
+_UNGRADED = {27, 43}  # all or nothing
+_WEAK = "The expression is weak, so the interpretation can be subjective."
+_CAVEAT = "Context would be needed to be certain."
+
+
+def _level(intensity: float) -> int:
+    return next(level for level, (limit, _) in enumerate(_DEGREES) if intensity < limit)
+
+
+def degree(intensity: float) -> str:
+    """An adverb for an intensity in 0..1."""
+    return _DEGREES[_level(intensity)][1]
+
+
+def describe_emotion(expression: Expression, random: np.random.Generator) -> str:
+    """What is felt, by which signs, why; with a caveat where the expression is weak, and now and then elsewhere."""
+    emotion, units = expression.emotion or "neutral", expression.units
+    level = _level(float(np.mean(list(units.values())))) if units else 1
+    cues = [_CUES[code] for code in sorted(units)[:5]] or ["the brows, the eyes and the mouth are at rest"]
+    decisive, present, absent = _REASONS[emotion]
+    sentences = [_OPENINGS[emotion][level], _sentence(cues), present if decisive in units else absent]
+    if level == 0 and emotion != "neutral":
+        sentences.append(_WEAK)
+    elif random.random() < 0.1:
+        sentences.append(_CAVEAT)
+    return " ".join(sentences)
+
+
+def _sentence(cues: list[str]) -> str:
+    text = cues[0] if len(cues) == 1 else ", ".join(cues[:-1]) + " and " + cues[-1]
+    return text[0].upper() + text[1:] + "."
+
+
+def describe_units(expression: Expression, random: np.random.Generator) -> str:
+    """A list of the units that are there, each with its degree and a reason."""
+    if not expression.units:
+        return "No action units are visible in this face. The brows, the eyes and the mouth are at rest."
+    lines = ["The following action units (AUs) are visible in this face:", ""]
+    lines += [f"{number}. {_line(expression, code)}" for number, code in enumerate(sorted(expression.units), 1)]
+    if random.random() < 0.1:
+        lines += ["", _CAVEAT]
+    return "\n".join(lines)
+
+
+def _line(expression: Expression, code: int) -> str:
+    """One unit: its code, its name, how it looks and what it suggests beside the others."""
+    cue = _CUES[code]
+    if code not in _UNGRADED:
+        verb = " are " if " are " in cue else " is "
+        cue = cue.replace(verb, f"{verb}{degree(expression.units[code])} ", 1)
+    uneven = ", more on one side" if min(expression.sides.get(code, (1.0, 1.0))) < 0.65 else ""
+    alone, companions, together = _LINKS[code]
+    link = together if companions & expression.units.keys() else alone
+    return f"AU{code} ({ACTION_UNITS[code]}): {cue[0].upper()}{cue[1:]}{uneven}, {link}."

@@ -1,0 +1,152 @@
+"""What a face does: action units with intensities, and the emotions they are prototypes of.
+
+Blendshape weights per action unit follow the descriptions of FACS (Ekman, Friesen & Hager 2002) and the names of ARKit;
+prototypes follow EMFACS (Friesen & Ekman 1983).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sdk.faba.vocabulary import EMOTIONS, Emotion
+
+# Action unit -> blendshape -> weight at full intensity; names without _L and _R have no sides.
+SHAPES: dict[int, dict[str, float]] = {
+    1: {"browInnerUp": 1.2},
+    2: {"browOuterUp": 1.0, "browInnerUp": 0.1},
+    4: {"browDown": 1.55},
+    5: {"eyeWide": 1.0},
+    6: {"cheekRaiser": 0.9, "cheekSquint": 0.7, "eyeSquint": 0.1},
+    7: {"eyeSquint": 1.2, "eyeBlink": 0.12},
+    9: {"noseSneer": 1.2, "browDown": 0.5, "eyeSquint": 0.2},
+    10: {"mouthUpperUp": 0.75, "noseSneer": 0.15, "mouthShrugUpper": 0.1},
+    12: {"mouthSmile": 1.15, "cheekSquint": 0.15},
+    14: {"mouthDimple": 0.9},
+    15: {"mouthFrown": 1.1},
+    16: {"mouthLowerDown": 1.0},
+    17: {"mouthShrugLower": 1.1, "mouthShrugUpper": 0.35},
+    20: {"mouthStretch": 1.1},
+    23: {"mouthRollUpper": 0.6, "mouthRollLower": 0.6, "mouthPucker": 0.15},
+    24: {"mouthPress": 1.3, "mouthRollUpper": 0.5, "mouthRollLower": 0.5, "mouthShrugLower": 0.35},
+    25: {"jawOpen": 0.1, "mouthLowerDown": 0.3, "mouthUpperUp": 0.2},
+    26: {"jawOpen": 0.4},
+    27: {"jawOpen": 0.95},
+    43: {"eyeBlink": 1.07},
+}
+UNITS = tuple(SHAPES)
+WEAKEST = 0.3  # intensity from which on an action unit counts as there
+_WEAKEST = {5: 0.4, 23: 0.4, 24: 0.45, 26: 0.45, 27: 0.7, 43: 0.9}  # what is less is another unit, or none
+
+# Emotion -> prototypes: units that must be there, and units that may join, with their probability.
+PROTOTYPES: dict[Emotion, list[tuple[tuple[int, ...], dict[int, float]]]] = {
+    "happiness": [
+        ((6, 12), {25: 0.8, 26: 0.2, 7: 0.1, 14: 0.05, 2: 0.08, 1: 0.06}),
+        ((6, 12, 25), {26: 0.15}),
+        ((12,), {25: 0.45, 14: 0.1}),
+    ],
+    "sadness": [
+        ((1, 4, 15), {17: 0.4, 43: 0.08}),
+        ((1, 15), {17: 0.3, 4: 0.3, 43: 0.1}),
+        ((1, 4, 15), {25: 0.5, 6: 0.15}),
+    ],
+    "surprise": [((1, 2, 5, 26), {}), ((1, 2, 26), {5: 0.5}), ((1, 2, 5, 27), {})],
+    "anger": [
+        ((4, 7, 24), {17: 0.4, 5: 0.1}),
+        ((4, 5, 23), {7: 0.4, 17: 0.3}),
+        ((4, 7, 10, 25), {16: 0.4, 9: 0.1, 26: 0.4}),
+        ((4, 7), {23: 0.5, 17: 0.3}),
+    ],
+    "neutral": [((), {25: 0.18, 14: 0.03, 43: 0.05, 26: 0.03})],
+    "disgust": [
+        ((9, 10), {25: 0.4, 4: 0.2, 17: 0.2}),
+        ((9,), {10: 0.4, 15: 0.2, 17: 0.3, 4: 0.2}),
+        ((10, 15), {9: 0.6, 17: 0.4}),
+    ],
+    "fear": [((1, 2, 4, 5, 20), {25: 0.7, 26: 0.3}), ((1, 2, 4, 5, 26), {20: 0.5}), ((1, 4, 5, 20), {25: 0.6})],
+}
+# Smiles are what photographs show most; the rest is drawn alike.
+_SHARES = [0.24 if emotion == "happiness" else 0.76 / 6 for emotion in EMOTIONS]
+_WANTED = {12: 3.0, 6: 1.5, 10: 1.4, 14: 1.4, 17: 1.4, 23: 1.4, 24: 2.0, 43: 1.6, 7: 1.5, 16: 1.3}  # others 1
+_EXCLUDE = [
+    {12, 15},
+    {12, 20},
+    {24, 25},
+    {23, 25},
+    {23, 24},
+    {17, 25},
+    {43, 5},
+    {43, 7},
+    {5, 7},
+    {26, 27},
+    {14, 26},
+    {14, 27},
+    {20, 24},
+]
+_IMPLIED = {26: 25, 27: 25, 16: 25}  # a dropped jaw and a lowered lip part the lips
+
+
+@dataclass(frozen=True)
+class Expression:
+    """Action units with intensities in 0..1, each side's share, and the emotion they were drawn for.
+
+    Attributes:
+        units: code -> intensity; what is not listed is absent.
+        sides: code -> (left, right) factors in 0..1.
+        emotion: None for a free combination of units.
+    """
+
+    units: dict[int, float]
+    sides: dict[int, tuple[float, float]]
+    emotion: Emotion | None
+
+    def weights(self) -> dict[str, float]:
+        """Blendshape name -> weight."""
+        found: dict[str, float] = {}
+        for code, intensity in self.units.items():
+            left, right = self.sides.get(code, (1.0, 1.0))
+            for name, weight in SHAPES[code].items():
+                for side, share in (("_L", left), ("_R", right), ("", (left + right) / 2)):
+                    found[name + side] = found.get(name + side, 0.0) + weight * intensity * share
+        grin = self.units.get(12, 0.0) * self.units.get(25, 0.0)  # a smile that parts the lips bares the upper teeth
+        for side in ("_L", "_R"):
+            found["mouthUpperUp" + side] = found.get("mouthUpperUp" + side, 0.0) + 0.35 * grin
+        return {name: min(weight, 1.6) for name, weight in found.items()}
+
+
+def draw_emotion(random: np.random.Generator, emotion: Emotion | None = None) -> Expression:
+    """A prototype with variation; weak ones are drawn as often as strong ones."""
+    chosen = emotion or EMOTIONS[random.choice(len(EMOTIONS), p=_SHARES)]
+    prototypes = PROTOTYPES[chosen]
+    core, joins = prototypes[random.integers(len(prototypes))]
+    codes = [*core, *(code for code, share in joins.items() if random.random() < share)]
+    return _draw(random, codes, chosen, strength=random.uniform(0.35, 1.05))
+
+
+def draw_units(random: np.random.Generator) -> Expression:
+    """A free combination of up to five action units."""
+    count = random.choice(6, p=(0.08, 0.2, 0.26, 0.22, 0.14, 0.1))
+    chances = np.array([_WANTED.get(code, 1.0) for code in UNITS])
+    codes = random.choice(UNITS, size=count, replace=False, p=chances / chances.sum()).tolist()
+    if 12 in codes:
+        codes += [code for code, share in ((25, 0.5), (6, 0.3)) if random.random() < share]
+    return _draw(random, codes, None, strength=random.uniform(0.5, 1.0))
+
+
+def _draw(random: np.random.Generator, codes: list[int], emotion: Emotion | None, strength: float) -> Expression:
+    """Intensities and sides of the units that go together; of two that exclude each other the first stays."""
+    units: dict[int, float] = {}
+    for code in codes:
+        wanted = [code, _IMPLIED[code]] if code in _IMPLIED else [code]
+        if any({one, other} in _EXCLUDE for one in wanted for other in units):
+            continue
+        for each in wanted:
+            units.setdefault(
+                each, float(np.clip(strength * random.uniform(0.75, 1.25), _WEAKEST.get(each, WEAKEST), 1.0))
+            )
+    sides = {}
+    for code in units:
+        share = 1 - abs(random.normal(0, 0.12)) if random.random() > 0.06 else random.uniform(0.25, 0.6)
+        sides[code] = (1.0, max(share, 0.2)) if random.random() < 0.5 else (max(share, 0.2), 1.0)
+    if 43 in units:
+        sides[43] = (1.0, 1.0)  # a wink is another thing
+    return Expression(units, sides, emotion)

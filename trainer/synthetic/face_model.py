@@ -1,0 +1,107 @@
+"""The ICT-FaceKit light model (MIT, Li et al. 2020), read from disk: a head, its identity modes and its blendshapes.
+
+The model is not part of this project: clone it from its own repository. Units are centimetres; x points to the right of
+the picture (the person's left), y up, z towards the viewer.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from sdk.errors import DataError
+
+Floats: TypeAlias = npt.NDArray[np.float32]
+Ints: TypeAlias = npt.NDArray[np.int32]
+
+# First vertex of each part, in the order of the mesh; what is left out is not drawn (it veils the eyes).
+PARTS = {
+    "skin": (0, 11248),
+    "mouth": (11248, 13294),
+    "eye_socket": (13294, 14062),
+    "gums": (14062, 17039),
+    "teeth": (17039, 21451),
+    "eye_left": (21451, 23021),
+    "eye_right": (23021, 24591),
+}
+VERTICES = 26719
+MODES = 50
+
+
+@dataclass(frozen=True)
+class FaceModel:
+    """Geometry of a head.
+
+    Attributes:
+        neutral: (V, 3) positions of the mean face.
+        triangles: (T, 3) vertex indices, all of one part each, counter-clockwise seen from outside.
+        identity: (50, V, 3) displacements, to be added with weights drawn from N(0, 1).
+        expression: name, e.g. "mouthSmile_L", -> (V, 3) displacement for weight 1.
+        landmarks68: (68,) vertex indices in the Multi-PIE order.
+    """
+
+    neutral: Floats
+    triangles: Ints
+    identity: Floats
+    expression: dict[str, Floats]
+    landmarks68: Ints
+
+
+def read_face_model(path: Path) -> FaceModel:
+    """Read the repacked `.npz`, or the folder `FaceXModel` of the ICT-FaceKit repository.
+
+    Raises:
+        DataError: neither of them.
+    """
+    if path.is_file() and path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as file:
+            names = [str(name) for name in file["expression_names"]]
+            neutral, faces, landmarks = file["neutral"], file["faces"], file["landmarks68"]
+            identity = file["identity"].astype(np.float32)
+            expression = dict(zip(names, file["expression"].astype(np.float32), strict=True))
+    elif (path / "generic_neutral_mesh.obj").is_file():
+        neutral, faces, identity, expression, landmarks = _read_folder(path)
+    else:
+        raise DataError(
+            f"{path}: expected the folder FaceXModel of ICT-FaceKit or the repacked .npz; clone the repository"
+        )
+    if len(neutral) != VERTICES:
+        raise DataError(f"{path}: expected the ICT-FaceKit light model with {VERTICES} vertices, found {len(neutral)}")
+    return FaceModel(neutral, _triangles(faces), identity, expression, landmarks.astype(np.int32))
+
+
+def _read_folder(folder: Path) -> tuple[Floats, Ints, Floats, dict[str, Floats], Ints]:
+    neutral, faces = _read_obj(folder / "generic_neutral_mesh.obj")
+    indices = json.loads((folder / "vertex_indices.json").read_text())
+    landmarks = np.array(indices["idx_to_landmark_verts"], np.int32)
+    modes = sorted(folder.glob("identity*.obj"))[:MODES]
+    identity = np.stack([_read_obj(path)[0] - neutral for path in modes])
+    known = {"generic_neutral_mesh", *(path.stem for path in folder.glob("identity*.obj"))}
+    shapes = sorted(path for path in folder.glob("*.obj") if path.stem not in known)
+    expression = {path.stem: _read_obj(path)[0] - neutral for path in shapes}
+    return neutral, faces, identity, expression, landmarks
+
+
+def _read_obj(path: Path) -> tuple[Floats, Ints]:
+    """Vertices and quads of a Wavefront file; -1 marks a triangle."""
+    vertices, faces = [], []
+    for line in path.read_text().splitlines():
+        if line.startswith("v "):
+            vertices.append(line.split()[1:4])
+        elif line.startswith("f "):
+            corners = [int(corner.split("/")[0]) - 1 for corner in line.split()[1:]]
+            faces.append(([*corners, -1])[:4])
+    return np.array(vertices, np.float32), np.array(faces, np.int32)
+
+
+def _triangles(faces: Ints) -> Ints:
+    """Quads cut in two, without the parts that are not drawn."""
+    quads = faces[faces[:, 3] >= 0]
+    triangles = np.concatenate([faces[:, :3], quads[:, [0, 2, 3]]])
+    drawn = np.zeros(VERTICES, bool)
+    for first, end in PARTS.values():
+        drawn[first:end] = True
+    return np.ascontiguousarray(triangles[drawn[triangles].all(axis=1)].astype(np.int32))

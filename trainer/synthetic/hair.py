@@ -1,0 +1,168 @@
+"""Hair, caps and scarves: where they are on the head, how thick, how strands run, and what hangs beside the face."""
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFilter
+
+from .noise import NoiseBank
+from .raster import sample_map, vertex_normals
+
+Floats: TypeAlias = npt.NDArray[np.float32]
+Cut = Literal["bald", "short", "full", "long", "cap", "scarf"]
+
+
+@dataclass(frozen=True)
+class HairStyle:
+    """What covers the head.
+
+    Attributes:
+        front: height of the hair line above the middle of the brow, in centimetres at rest (brows end at 6.3).
+        temple, slope, wave: how the line falls to the sides, how it leans, and (height, frequency, phase) of its waves.
+        thickness: centimetres that it stands off the scalp.
+        side: height down to which hair covers the ears.
+        parting: where strands begin, in centimetres to the right of the middle.
+        curl: how far strands wander sideways.
+        cloth: sRGB of a cap or scarf.
+    """
+
+    cut: Cut
+    front: float
+    temple: float
+    slope: float
+    wave: tuple[float, float, float]
+    thickness: float
+    side: float
+    parting: float
+    curl: float
+    cloth: tuple[float, float, float]
+
+    @property
+    def is_cloth(self) -> bool:
+        return self.cut in ("cap", "scarf")
+
+
+def draw_style(random: np.random.Generator, colour: npt.ArrayLike) -> HairStyle:
+    """A style at random; `colour` is that of a cap or scarf, should it be one."""
+    cuts: tuple[Cut, ...] = ("bald", "short", "full", "long", "cap", "scarf")
+    cut = cuts[random.choice(6, p=(0.07, 0.3, 0.24, 0.29, 0.06, 0.04))]
+    fringe = cut in ("full", "long", "short") and random.random() < 0.18
+    front = random.uniform(6.9, 8.4) if fringe else random.uniform(9.4, 13.0)
+    thickness = {"short": (0.1, 1.2), "full": (0.7, 2.6), "long": (0.4, 1.6), "cap": (0.3, 0.9), "scarf": (0.3, 0.7)}
+    wave = (random.uniform(0.05, 0.3), random.uniform(0.5, 1.5), random.uniform(0, 6.3))
+    return HairStyle(
+        cut=cut,
+        front=random.uniform(7.2, 9.5) if cut == "cap" else front,
+        temple=random.uniform(0.0, 0.05 if fringe or cut == "cap" else 0.1),
+        slope=random.normal(0, 0.05) * (3 if fringe else 1),
+        wave=(0.0, 1.0, 0.0) if cut in ("cap", "scarf") else wave,
+        thickness=random.uniform(*thickness.get(cut, (0.0, 0.01))),
+        side={"short": random.uniform(2.5, 5.0), "cap": 20.0}.get(cut, random.uniform(-1.0, 4.0)),
+        parting=random.choice((0.0, -2.5, 2.5)) + random.normal(0, 0.6),
+        curl=random.beta(1, 2.5),
+        cloth=tuple(np.asarray(colour, float).tolist()),
+    )
+
+
+def grow(
+    style: HairStyle, rest: Floats, skin: npt.NDArray[np.bool_], vertices: Floats, triangles: npt.NDArray[np.int32]
+) -> tuple[Floats, Floats]:
+    """Vertices with the scalp moved out, and (V,) how much of each is covered."""
+    if style.cut == "bald":
+        return vertices, np.zeros(len(rest), np.float32)
+    x, y, z = rest.T
+    height, frequency, phase = style.wave
+    line = style.front - style.temple * x**2 + style.slope * x + height * np.sin(frequency * x + phase)
+    back = z < (1.0 if style.cut != "cap" else -99.0)
+    amount = 0.5 + 0.5 * np.tanh(np.where(back, y + 6 + z, y - line) / 0.8)
+    if style.cut == "scarf":
+        edge = np.minimum(6.2 - np.abs(x) - 0.1 * np.maximum(y - 3, 0), 8.9 - y - 0.02 * x**2)
+        amount = 0.5 - 0.5 * np.tanh(np.minimum(edge, y + 8.4 - 0.8 * np.maximum(z - 8, 0)) / 0.3)
+    else:
+        aside = (np.abs(x) > 6.4) & (z < 3.6) & (y > style.side) & ~back
+        amount = np.where(aside, np.maximum(amount, 0.9), amount)
+    amount = (amount * skin).astype(np.float32)
+    bumps = 1 + 0.2 * np.sin(x * frequency * 1.3 + phase) * np.cos(y * frequency)
+    normals = vertex_normals(vertices, triangles)
+    return (vertices + normals * (amount * style.thickness * bumps)[:, None]).astype(np.float32), amount
+
+
+def strands(style: HairStyle, rest: Floats, noise: NoiseBank, random: np.random.Generator) -> Floats:
+    """(S, S) streaks, spread about 1, that run from the parting down the head, of the point that each pixel sees."""
+    x, y, z = (rest[..., axis] for axis in range(3))
+    turn = np.arctan2(x - style.parting * (z > 0), np.maximum(z + 5.0, 0.3))
+    down = 14.0 - y + 0.6 * z
+    turn = turn + 0.05 * style.curl * np.sin(down * 1.7 + random.uniform(0, 6)) + 0.02 * style.curl * np.sin(down * 4)
+    across = 320 + 170 * turn + random.uniform(-40, 40)
+    along = down * random.uniform(9, 14) + random.uniform(0, 250)
+    return sample_map(noise.strands, np.stack([across, along], axis=2).astype(np.float32))[..., 0]
+
+
+def locks(style: HairStyle, marks: Floats, size: int, random: np.random.Generator) -> tuple[Image.Image, Image.Image]:
+    """Masks of long hair: what hangs behind the head, and what hangs in front of it."""
+    width = max(float(np.ptp(marks[:17, 0])), 1.0)
+    up = (marks[27] - marks[8]) / max(float(np.linalg.norm(marks[27] - marks[8])), 1.0)
+    right = np.array([-up[1], up[0]])
+
+    def at(mark: int, outwards: float, upwards: float) -> Floats:
+        """A place beside a landmark of one side, in widths of the face."""
+        sign = -1 if mark in (0, 4, 17) else 1
+        return marks[mark] + width * (sign * outwards * right + upwards * up)
+
+    length, reach = random.uniform(0.0, 1.4) * width, random.uniform(0.06, 0.26)
+    top, part = marks[27] + up * 0.84 * width, marks[27] + up * 0.66 * width + right * style.parting * width / 14.5
+    behind, front = [top], []
+    covered = random.uniform(-0.08, 0.1)
+    for temple, jaw, brow in ((0, 4, 17), (16, 12, 26)):
+        low = np.array([at(temple, reach + random.uniform(-0.05, 0.12), 0)[0], marks[8][1] + length])
+        outer = [
+            low,
+            at(jaw, reach + 0.18, 0),
+            at(temple, reach, 0),
+            at(temple, 0.8 * reach, 0.35),
+            at(brow, -0.05, 0.62),
+        ]
+        behind += outer if temple else outer[::-1]
+        turned_away = float(np.linalg.norm(marks[temple] - marks[27])) < 0.32 * width
+        if random.random() < 0.85 and not turned_away:
+            inside = covered + random.normal(0, 0.025)
+            tip = np.array([at(jaw, 0.0, 0)[0], marks[8][1] + length * random.uniform(0.8, 1.0)])
+            inner = [
+                part,
+                at(brow, 0.0, 0.36),
+                at(temple, -inside, 0.12),
+                at(temple, -inside, -0.1),
+                at(jaw, 0.06 - 0.5 * inside, 0),
+                tip,
+            ]
+            front.append([*inner, *outer, top])
+    return _mask([behind], size), _mask(front, size)
+
+
+def _mask(outlines: list[list[Floats]], size: int) -> Image.Image:
+    """(S, S) inside of closed outlines, their corners rounded off."""
+    picture = Image.new("L", (size, size))
+    for outline in outlines:
+        points = np.array(outline)
+        for _ in range(3):  # Chaikin's corner cutting
+            after = np.roll(points, -1, axis=0)
+            points = np.stack([0.75 * points + 0.25 * after, 0.25 * points + 0.75 * after], axis=1).reshape(-1, 2)
+        ImageDraw.Draw(picture).polygon([tuple(point) for point in points], fill=255)
+    return picture.filter(ImageFilter.GaussianBlur(1.2))
+
+
+def lock_colours(
+    style: HairStyle, colour: npt.ArrayLike, size: int, noise: NoiseBank, random: np.random.Generator
+) -> Floats:
+    """(S, S, 3) sRGB of hanging hair: streaks that run down and sway."""
+    rows, columns = np.mgrid[:size, :size].astype(np.float32)
+    sway = random.uniform(0, 6) * (1 + 2 * style.curl) * np.sin(rows / random.uniform(14, 45) + random.uniform(0, 6))
+    places = np.stack([columns * 1.3 + sway + random.uniform(20, 250), rows * 0.6 + random.uniform(0, 300)], axis=2)
+    streaks = sample_map(noise.strands, places.astype(np.float32))[..., 0]
+    return (
+        (np.asarray(colour, np.float32) * (0.92 + 0.2 * streaks[..., None]) + 0.02 * (1 + streaks[..., None]))
+        .clip(0, 1)
+        .astype(np.float32)
+    )

@@ -1,0 +1,42 @@
+"""Smooth random fields, made once and cut at random places."""
+
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+Floats: TypeAlias = npt.NDArray[np.float32]
+
+
+class NoiseBank:
+    """Fields of several grains, in pixels, and strands: fields that are long one way and fine the other."""
+
+    def __init__(self, seed: int = 0, side: int = 640) -> None:
+        random = np.random.default_rng(seed)
+        self._side = side
+        self._layers = {(grain, grain): self._smooth(random, grain, grain) for grain in (1, 2, 4, 8, 16, 32, 64)}
+        self._layers |= {
+            (long, fine): self._smooth(random, long, fine) for long, fine in ((6, 1), (40, 2), (60, 4), (90, 10))
+        }
+        fine, middle, coarse = (self._layers[each] for each in ((40, 2), (60, 4), (90, 10)))
+        self.strands = np.stack([0.6 * fine + 0.5 * middle + 0.6 * coarse, middle], axis=2).astype(np.float32)
+
+    def _smooth(self, random: np.random.Generator, height: int, width: int) -> Floats:
+        """(side, side), mean 0, spread 1, no detail finer than `height` rows and `width` columns."""
+        rows, columns = max(4, self._side // height), max(4, self._side // width)
+        coarse = random.standard_normal((rows, columns)).astype(np.float32)
+        fine = np.asarray(Image.fromarray(coarse).resize((self._side, self._side), Image.Resampling.BICUBIC))
+        return (fine - fine.mean()) / fine.std()
+
+    def cut(
+        self, random: np.random.Generator, grain: int, height: int, width: int, *, long: int | None = None
+    ) -> Floats:
+        """(height, width) of one grain, at a random place.
+
+        Args:
+            long: the grain along the columns of strands: (6, 1), (40, 2), (60, 4) or (90, 10).
+        """
+        layer = self._layers[long or grain, grain]
+        row, column = random.integers(self._side - height + 1), random.integers(self._side - width + 1)
+        return layer[row : row + height, column : column + width]

@@ -1,0 +1,44 @@
+"""A contact sheet of rendered faces, to look at before anything is trained on them."""
+
+import io
+import json
+from itertools import islice
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+
+from sdk.errors import DataError
+
+from ..durable import write_whole
+
+COLUMNS, FACES, SIDE, CAPTION = 8, 48, 160, 26  # faces across and in all, pixels of a face and of the lines below it
+
+
+def preview(folder: Path, path: Path) -> None:
+    """Write the first 48 faces of a synthesized set as one PNG, each with its emotion and action units below.
+
+    Args:
+        folder: what `synthesize` wrote.
+        path: file to write, replaced if it is there.
+
+    Raises:
+        DataError: the folder holds no such set.
+    """
+    metadata = folder / "metadata.jsonl"
+    if not metadata.is_file():
+        raise DataError(f"{folder} has no metadata.jsonl: expected a folder that emola data synthesize wrote")
+    with metadata.open(encoding="utf-8") as file:
+        faces = [json.loads(line) for line in islice(file, FACES)]
+    sheet = Image.new("RGB", (COLUMNS * SIDE, -(-len(faces) // COLUMNS) * (SIDE + CAPTION)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for index, face in enumerate(faces):
+        left, top = index % COLUMNS * SIDE, index // COLUMNS * (SIDE + CAPTION)
+        with Image.open(folder / "images" / f"{face['id']}.jpg") as picture:
+            sheet.paste(picture.resize((SIDE, SIDE), Image.Resampling.BILINEAR), (left, top))
+        units = " ".join(f"{code}" for code in sorted(map(int, face["units"])))
+        draw.text(
+            (left + 3, top + SIDE), f"{face['emotion'] or '-'}\n{'AU ' + units if units else 'no AU'}", fill="black"
+        )
+    buffer = io.BytesIO()
+    sheet.save(buffer, "PNG")
+    write_whole(path, buffer.getvalue())

@@ -1,0 +1,69 @@
+"""What a face and a head do that is no action unit: lids at rest, small deformations, gaze, pose, camera."""
+
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from .expression import Expression
+
+Floats: TypeAlias = npt.NDArray[np.float32]
+
+# Largest weight of shapes at rest; action units begin at 0.3 of theirs.
+_REST = {
+    "mouthSmile": 0.1, "mouthFrown": 0.16, "browDown": 0.2, "browInnerUp": 0.13, "browOuterUp": 0.16,
+    "mouthPress": 0.15, "mouthShrugLower": 0.12, "mouthPucker": 0.15, "mouthStretch": 0.1,
+    "cheekSquint": 0.12, "noseSneer": 0.08, "mouthUpperUp": 0.08, "mouthLowerDown": 0.08,
+    "mouthRollLower": 0.12, "mouthFunnel": 0.08, "jawForward": 0.3,
+}  # fmt: skip
+
+
+def at_rest(expression: Expression, random: np.random.Generator) -> dict[str, float]:
+    """Blendshape weights of the person's own resting face, lids and gaze, below every action unit's threshold."""
+    weights: dict[str, float] = {}
+    for name, limit in _REST.items():
+        if random.random() < 0.4:
+            weight = random.uniform(0, limit)
+            for side in ("_L", "_R", ""):
+                weights[name + side] = weight * random.uniform(0.6, 1)
+    if random.random() < 0.3:
+        weights["jawOpen"] = random.uniform(0, 0.05)
+    x, y = random.normal(0, (0.3, 0.18), 2).clip(-0.9, 0.9) if random.random() < 0.75 else (0.0, 0.0)
+    hidden = expression.units.keys() & {5, 7, 43}
+    if not hidden and random.random() < (0.3 if expression.emotion == "sadness" else 0.08):
+        y = -random.uniform(0.5, 1.2)
+    if 43 in expression.units:
+        y = 0.0
+    left, right = ("eyeLookOut_L", "eyeLookIn_R") if x > 0 else ("eyeLookIn_L", "eyeLookOut_R")
+    vertical = "eyeLookUp" if y > 0 else "eyeLookDown"
+    weights |= {left: abs(x), right: abs(x), f"{vertical}_L": abs(y), f"{vertical}_R": abs(y)}
+    if not expression.units.keys() & {5, 43}:
+        narrowed = 0.3 if expression.units.keys() & {6, 7, 9} else 1.0  # they close the eyes enough
+        blink, squint = narrowed * float(np.clip(random.normal(0.12, 0.1), 0, 0.34)), narrowed * random.uniform(0, 0.3)
+        for side in ("_L", "_R"):
+            weights["eyeBlink" + side] = blink * random.uniform(0.85, 1.1) * (0.6 if y < -0.5 else 1)
+            weights["eyeSquint" + side] = squint
+    return weights
+
+
+def draw_rotation(random: np.random.Generator) -> tuple[Floats, tuple[float, float, float]]:
+    """(3, 3) rotation of the head, and yaw, pitch, roll in degrees."""
+    drawn = random.normal(0, (16.0, 9.5, 11.0))
+    yaw, pitch, roll = (float(angle) for angle in np.clip(drawn, (-42, -26, -32), (42, 26, 32)))
+    (cy, sy), (cp, sp), (cr, sr) = ((np.cos(a), np.sin(a)) for a in np.radians((yaw, pitch, roll)))
+    turn = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
+    nod = np.array([[1, 0, 0], [0, cp, sp], [0, -sp, cp]])
+    tilt = np.array([[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]])
+    return (tilt @ nod @ turn).astype(np.float32), (yaw, pitch, roll)
+
+
+def project(posed: Floats, size: int, face_pixels: float, random: np.random.Generator) -> Floats:
+    """(V, 3) column, row and depth; a camera 35 to 150 cm away."""
+    distance = float(np.exp(random.uniform(np.log(35), np.log(150))))
+    depth = distance - posed[:, 2] + 8.0
+    focal = face_pixels / 14.5 * distance
+    centre = size / 2
+    screen = np.stack(
+        [centre + focal * posed[:, 0] / depth, centre - focal * (posed[:, 1] + 0.6) / depth, depth], axis=1
+    )
+    return screen.astype(np.float32)

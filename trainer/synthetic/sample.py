@@ -1,0 +1,115 @@
+"""One rendered face as the data set holds it: cut out as by a detector, photographed, labelled by what is visible."""
+
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageEnhance, ImageFilter
+
+from sdk.faces.preprocess import LANDMARK_WINDOW
+
+from .expression import Expression, draw_emotion, draw_units
+from .scene import Render, Studio, render
+
+SIDE = 224  # pixels of the pictures that are written
+EMOTIONAL = 0.62  # share of faces drawn for an emotion; the others combine units freely
+FACE_SCALE = 1.5  # the landmark network sees exactly the crop
+LIPS_PARTED = 0.14  # centimetres between the inner lips from which on AU25 is there, whatever parted them
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One rendered face.
+
+    Attributes:
+        image: JPEG bytes of the (224, 224) face crop.
+        landmarks: (212,) x, y of 106 points where -1 and 1 are the borders of the landmark network's window.
+        expression: what was drawn, AU25 after the geometry.
+        about: what else is known: pose, skin tone, age ...
+    """
+
+    image: bytes
+    landmarks: npt.NDArray[np.float32]
+    expression: Expression
+    about: dict[str, Any]
+
+
+def make_sample(studio: Studio, random: np.random.Generator) -> Sample:
+    """Draw an expression, render a person with it, and cut the face out as the detector would."""
+    expression = draw_emotion(random) if random.random() < EMOTIONAL else draw_units(random)
+    picture = render(studio, expression, random)
+    expression = as_visible(expression, picture)
+    left, top, side = detected_crop(picture, random)
+    box = (left, top, left + side, top + side)
+    crop = Image.fromarray(picture.image).resize((SIDE, SIDE), Image.Resampling.BILINEAR, box=_inside(box, studio.size))
+    window = side / FACE_SCALE * LANDMARK_WINDOW
+    centre = np.array([left + side / 2, top + side / 2], np.float32)
+    points = (picture.points - centre) / (window / 2)
+    about = {
+        "emotion": expression.emotion,
+        "units": expression.units,
+        "tone": round(picture.look.tone, 2),
+        "age": round(picture.look.age, 2),
+        **{angle: round(getattr(picture, angle), 1) for angle in ("yaw", "pitch", "roll")},
+    }
+    return Sample(_photograph(crop, random), points.reshape(-1).astype(np.float32), expression, about)
+
+
+def as_visible(expression: Expression, picture: Render) -> Expression:
+    """Without hidden units; AU25 where the geometry shows it, since raised lips and a dropped jaw part the lips too."""
+    units = {code: intensity for code, intensity in expression.units.items() if code not in picture.hidden}
+    if picture.lip_gap >= LIPS_PARTED:
+        units.setdefault(25, float(np.clip(picture.lip_gap, 0.35, 1.0)))
+    else:
+        units.pop(25, None)
+    return Expression(units, expression.sides, expression.emotion)
+
+
+def detected_crop(picture: Render, random: np.random.Generator) -> tuple[float, float, float]:
+    """Left, top and side of the crop that dlib's box would give.
+
+    Measured on 300 renders, of which dlib finds 259: side 1.11 (spread 0.09) times the geometric mean of the landmarks'
+    extent, centre 0.000 and 0.048 (spread 0.034 and 0.043) sides beside and above the landmarks' mean. What is drawn
+    here spreads more, for other detectors.
+    """
+    marks = picture.landmarks68
+    side = 1.1 * float(np.sqrt(np.prod(np.ptp(marks, axis=0)))) * float(np.exp(random.normal(0, 0.12)))
+    x, y = marks.mean(axis=0) + side * np.array([random.normal(0, 0.035), random.normal(-0.047, 0.045)])
+    whole = side * FACE_SCALE
+    return float(x - whole / 2), float(y - whole / 2), whole
+
+
+def _inside(box: tuple[float, float, float, float], size: int) -> tuple[float, float, float, float]:
+    """The box moved, and shrunk if need be, to lie inside the picture."""
+    side = min(box[2] - box[0], size)
+    left, top = (float(np.clip(start, 0, size - side)) for start in box[:2])
+    return left, top, left + side, top + side
+
+
+def _photograph(picture: Image.Image, random: np.random.Generator) -> bytes:
+    """What a camera and a web site do to a picture: colour, blur, low resolution, noise, compression."""
+    if random.random() < 0.5:
+        picture = ImageEnhance.Color(picture).enhance(random.uniform(0.3, 1.3))
+    if random.random() < 0.06:
+        picture = picture.convert("L").convert("RGB")
+    if random.random() < 0.5:
+        picture = ImageEnhance.Contrast(picture).enhance(random.uniform(0.6, 1.4))
+    if random.random() < 0.4:
+        picture = picture.filter(ImageFilter.GaussianBlur(random.uniform(0.3, 1.8)))
+    elif random.random() < 0.3:
+        picture = picture.filter(ImageFilter.UnsharpMask(random.uniform(0.8, 2.5), int(random.integers(30, 100)), 0))
+    if random.random() < 0.3:
+        small = int(SIDE * random.uniform(0.25, 0.8))
+        picture = picture.resize((small, small), Image.Resampling.BILINEAR).resize(
+            (SIDE, SIDE), Image.Resampling.BICUBIC
+        )
+    values = np.asarray(picture, np.float32) * (1 + random.normal(0, 0.04, 3).astype(np.float32))
+    values = 255 * (values.clip(0, 255) / 255) ** random.uniform(0.75, 1.3)
+    if random.random() < 0.5:
+        values = values + random.normal(0, random.uniform(1, 9), values.shape).astype(np.float32)
+    buffer = io.BytesIO()
+    quality = int(random.integers(45, 96))
+    Image.fromarray(values.clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()

@@ -1,0 +1,234 @@
+"""One picture of one head, put together: person, pose, camera, light, things worn, background."""
+
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageFilter
+
+from .backdrop import background, body, draw_colour, wear
+from .expression import Expression
+from .face_model import PARTS, FaceModel
+from .hair import HairStyle, draw_style, grow, lock_colours, locks
+from .light import illuminate, under_lids
+from .materials import DARK, EYE, GUM, KIND, SKIN, TEETH, Clothes, draw_clothes, materials
+from .noise import NoiseBank
+from .raster import interpolate, rasterise, sample_map, vertex_normals
+from .regions import Regions, place_on_map
+from .resting import at_rest, draw_rotation, project
+from .skin import Look, draw_look, paint
+
+Floats: TypeAlias = npt.NDArray[np.float32]
+
+CLOSED_LIPS = 0.03  # centimetres between the inner lips of a closed mouth
+
+
+@dataclass(frozen=True)
+class Render:
+    """A picture and what is known of it.
+
+    Attributes:
+        image: (S, S, 3) uint8 RGB.
+        landmarks68: (68, 2) pixels of the picture.
+        points: (106, 2) pixels of the picture.
+        yaw, pitch, roll: degrees.
+        lip_gap: centimetres between the inner lips.
+        look: the person.
+        hidden: action units that cannot be seen whatever the face does.
+    """
+
+    image: npt.NDArray[np.uint8]
+    landmarks68: Floats
+    points: Floats
+    yaw: float
+    pitch: float
+    roll: float
+    lip_gap: float
+    look: Look
+    hidden: frozenset[int]
+
+
+class Studio:
+    """Everything that renders share: the mesh, its static attributes, maps and noise.
+
+    Args:
+        model: the head.
+        size: side of the picture that is rendered, before it is scaled down.
+    """
+
+    def __init__(self, model: FaceModel, size: int = 256) -> None:
+        self.model, self.size = model, size
+        self.regions, self.noise = Regions(model), NoiseBank()
+        self.kind = np.zeros(len(model.neutral), np.float32)
+        for part, (first, end) in PARTS.items():
+            self.kind[first:end] = KIND[part]
+        self.triangle_kind = self.kind[model.triangles[:, 0]].astype(np.int32)
+        self.occlusion = _occlusion(model)
+        self.points106 = points106(model)
+
+    def shape(self, weights: dict[str, float], random: np.random.Generator, *, parted: bool) -> Floats:
+        """(V, 3) positions of a new person with an expression.
+
+        Args:
+            parted: whether the lips are meant to be apart; what identity does to them against that is undone.
+        """
+        identity = random.normal(0, 1.0, len(self.model.identity)).astype(np.float32).clip(-2.2, 2.2)
+        vertices = self.model.neutral + np.tensordot(identity, self.model.identity, 1)
+        for name, weight in weights.items():
+            if name in self.model.expression:
+                vertices = vertices + np.float32(weight) * self.model.expression[name]
+        for part, side in (("eye_left", "_L"), ("eye_right", "_R")):  # a lid that slides over an eyeball stays in front
+            first, end = PARTS[part]
+            lowered = weights.get("eyeBlink" + side, 0.0) + 0.7 * weights.get("eyeLookDown" + side, 0.0)
+            vertices[first:end, 2] -= 0.3 * min(lowered, 1.0)
+        gap = self.lip_gap(vertices)
+        shut = gap < 0.2 or (gap < 0.4 and random.random() < 0.93)  # a sneer may open even a closed mouth
+        wanted = max(gap, 0.2) if parted else min(gap, CLOSED_LIPS) if shut else gap
+        if shut and not parted:  # nor do teeth show between lips that press or roll in
+            vertices[PARTS["gums"][0] : PARTS["teeth"][1], 2] -= 0.6
+        if wanted != gap:
+            names = [f"mouth{lip}_{side}" for lip in ("UpperUp", "LowerDown") for side in "LR"]
+            opening = np.sum([self.model.expression[name] for name in names], axis=0)
+            vertices = vertices - opening * (gap - wanted) / self.lip_gap(opening)
+        return vertices.astype(np.float32)
+
+    def lip_gap(self, vertices: Floats) -> float:
+        """Height between the inner lips, in the unit of the vertices."""
+        upper, lower = self.model.landmarks68[[62, 66]]
+        return float(vertices[upper, 1] - vertices[lower, 1])
+
+
+def points106(model: FaceModel) -> npt.NDArray[np.int32]:
+    """106 vertices of the face: the 68 of Multi-PIE and 38 more, spread evenly over what they leave open."""
+    chosen = model.landmarks68.tolist()
+    face = np.arange(6706)
+    distance = np.min(np.linalg.norm(model.neutral[face, None] - model.neutral[None, chosen], axis=2), axis=1)
+    while len(chosen) < 106:  # farthest point sampling
+        farthest = int(distance.argmax())
+        chosen.append(farthest)
+        distance = np.minimum(distance, np.linalg.norm(model.neutral[face] - model.neutral[farthest], axis=1))
+    return np.array(chosen, np.int32)
+
+
+def _occlusion(model: FaceModel) -> Floats:
+    """(V,) how open each point of the mean head is to light from around, 0..1, from how concave it is."""
+    normals = vertex_normals(model.neutral, model.triangles)
+    openness = np.ones(len(model.neutral), np.float32)
+    skin = np.arange(PARTS["skin"][1])
+    sample = skin[::3]
+    for first in range(0, len(skin), 1000):
+        block = skin[first : first + 1000]
+        offset = model.neutral[None, sample] - model.neutral[block, None]
+        length = np.linalg.norm(offset, axis=2) + 1e-6
+        above = (offset / length[..., None] * normals[block, None]).sum(axis=2).clip(0)
+        weight = (length < 2.0) * (length > 0.15)
+        openness[block] = 1 - 1.6 * (above * weight).sum(axis=1) / weight.sum(axis=1).clip(1)
+    inside = PARTS["skin"][1]
+    openness[inside:] = np.interp(model.neutral[inside:, 2], (3.0, 7.5, 9.8), (0.06, 0.3, 0.95))
+    openness[PARTS["eye_left"][0] : PARTS["eye_right"][1]] = 0.8
+    return openness.clip(0.15, 1)
+
+
+def render(studio: Studio, expression: Expression, random: np.random.Generator, face_pixels: float = 142) -> Render:
+    """Draw a person with an expression.
+
+    Args:
+        face_pixels: width of the face in pixels of the picture; the head is centred.
+    """
+    model, size = studio.model, studio.size
+    look = draw_look(random)
+    style = draw_style(random, draw_colour(random))
+    if style.cut == "long" and random.random() < 0.8:
+        look = replace(look, beard=0.0)
+    clothes = draw_clothes(random, draw_colour(random), draw_colour(random))
+    weights = at_rest(expression, random)
+    for name, weight in expression.weights().items():
+        weights[name] = max(weight, weights.get(name, 0.0))
+    vertices = studio.shape(weights, random, parted=bool(expression.units.keys() & {16, 25, 26, 27}))
+    lip_gap = studio.lip_gap(vertices)
+    vertices, hair = grow(style, model.neutral, studio.kind == SKIN, vertices, model.triangles)
+    rotation, angles = draw_rotation(random)
+    posed = (vertices @ rotation.T).astype(np.float32)
+    screen = project(posed, size, face_pixels, random)
+    head = _Head(posed, hair, rotation, look, style, clothes)
+    light, mask = _shade(studio, head, screen, expression, random)
+    marks = screen[model.landmarks68, :2]
+    glasses = int(random.choice((0, 25, 70, 225), p=(0.6, 0.22, 0.1, 0.08))) if random.random() < 0.2 else None
+    picture = _compose(light, mask, marks, studio, head, glasses, random)
+    hidden = frozenset((5, 7, 43) if glasses and glasses > 200 else ())
+    return Render(picture, marks, screen[studio.points106, :2], *angles, lip_gap, look, hidden)
+
+
+@dataclass(frozen=True)
+class _Head:
+    """A posed head: (V, 3) positions, (V,) share of hair, (3, 3) rotation, and what it looks like."""
+
+    posed: Floats
+    hair: Floats
+    rotation: Floats
+    look: Look
+    style: HairStyle
+    clothes: Clothes
+
+
+def _shade(
+    studio: Studio, head: _Head, screen: Floats, expression: Expression, random: np.random.Generator
+) -> tuple[Floats, Floats]:
+    """(S, S, 3) linear light of the head, and (S, S) where it is."""
+    model, rotation = studio.model, head.rotation
+    seen, weights = rasterise(screen, model.triangles, studio.size)
+    normals = vertex_normals(head.posed, model.triangles)
+    attributes = [normals, model.neutral, head.posed, studio.occlusion[:, None], head.hair[:, None]]
+    pixels = interpolate(seen, weights, model.triangles, np.concatenate(attributes, axis=1).astype(np.float32))
+    normal, rest, place, openness, hairy = np.split(pixels, [3, 6, 9, 10], axis=2)
+    mask = (seen >= 0).astype(np.float32)
+    kind = np.where(seen >= 0, studio.triangle_kind[seen.clip(0)], -1)
+    maps = paint(head.look, expression.units, studio.regions, studio.noise, random)
+    sampled = sample_map(maps, place_on_map(rest))
+    albedo, slope = sampled[..., :3], sampled[..., 3:]
+    bumpy = (kind == SKIN)[..., None] * (hairy < 0.5) * (normal @ rotation[:, 2] > 0.2)[..., None]
+    normal = normal - bumpy * (slope[..., :1] * rotation[:, 0] - slope[..., 1:] * rotation[:, 1])
+    normal /= np.linalg.norm(normal, axis=2, keepdims=True) + 1e-6
+    albedo, gloss = materials(
+        kind, rest, albedo, hairy[..., 0], head.look, head.style, head.clothes, studio.noise, random
+    )
+    lids = under_lids(kind == EYE) * (0.45 + 0.55 * under_lids((kind == TEETH) | (kind == GUM) | (kind == DARK)))
+    openness = openness[..., 0] * lids
+    albedo *= (0.35 + 0.65 * lids)[..., None]
+    light = illuminate(normal, place, head.posed, model.triangles, openness, gloss * lids, albedo, mask, random)
+    return light, mask
+
+
+def _compose(
+    light: Floats,
+    mask: Floats,
+    marks: Floats,
+    studio: Studio,
+    head: _Head,
+    glasses: int | None,
+    random: np.random.Generator,
+) -> npt.NDArray[np.uint8]:
+    """The head over a body and a background, with hanging hair and what is worn on top, as 8-bit sRGB."""
+    size = studio.size
+    picture = background(size, studio.noise, random)
+    picture = body(picture, marks, head.clothes.colour)
+    brightness = float(np.clip(2.2 * (light[..., 1] * mask).sum() / mask.sum(), 0.35, 1.3)) ** 0.45
+    tint, behind, front = None, None, None
+    if head.style.cut == "long":
+        behind, front = locks(head.style, marks, size, random)
+        tint = brightness * lock_colours(head.style, head.look.hair, size, studio.noise, random)
+        picture = _over(picture, 0.55 * tint, behind)
+    soft = Image.fromarray((255 * mask).astype(np.uint8)).filter(ImageFilter.GaussianBlur(0.7))
+    picture = _over(picture, np.clip(light, 0, 1) ** (1 / 2.2), soft)
+    if front is not None and tint is not None:
+        shadow = front.filter(ImageFilter.GaussianBlur(5))
+        picture = _over(picture * (1 - 0.35 * np.asarray(shadow, np.float32)[..., None] / 255), tint, front)
+    image = Image.fromarray((255 * picture).clip(0, 255).astype(np.uint8))
+    wear(image, marks, glasses, random)
+    return np.asarray(image)
+
+
+def _over(below: Floats, above: Floats, mask: Image.Image) -> Floats:
+    share = np.asarray(mask, np.float32)[..., None] / 255
+    return below + (above - below) * share

@@ -1,0 +1,202 @@
+"""The skin of a head as maps over its front: colour, and the relief that wrinkles and pores make."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from .noise import NoiseBank
+from .regions import HEIGHT, SCALE, TOP, WIDTH, Regions
+
+Floats: TypeAlias = npt.NDArray[np.float32]
+
+# From light to dark in ten steps, sRGB: as far apart as the Monk Skin Tone scale (Monk 2019), with the chroma that skin
+# has on photographs.
+TONES = np.array(
+    [
+        (247, 224, 206), (238, 205, 180), (225, 184, 153), (205, 160, 126), (184, 136, 101),
+        (160, 112, 78), (135, 90, 60), (108, 70, 47), (82, 52, 36), (58, 38, 28),
+    ],
+    np.float32,
+) / 255  # fmt: skip
+
+
+# Which wrinkles an action unit deepens, and how much at full intensity.
+FURROWED_BY: dict[str, dict[int, float]] = {
+    "forehead": {1: 0.7, 2: 0.8},
+    "glabella": {4: 1.3, 9: 0.5},
+    "crows_feet": {6: 1.0, 12: 0.3, 7: 0.3},
+    "folds": {12: 0.8, 10: 0.8, 9: 0.5, 6: 0.2, 20: 0.4},
+    "nose": {9: 1.1},
+    "bags": {6: 0.7, 7: 0.3},
+    "mouth_corners": {15: 0.6, 14: 0.7, 20: 0.4},
+}
+
+
+@dataclass(frozen=True)
+class Look:
+    """Everything about a person's skin that does not move.
+
+    Attributes:
+        tone: 0 light to 9 dark, an index of TONES.
+        age: 0 young to 1 old; decides how deep wrinkles are and how grey hair is.
+        hair: sRGB of scalp hair and brows.
+        beard: 0 none, to 0.5 a shade, to 1 a full beard.
+        brow_width, brow_density, lip_colour, lip_strength, eye_shadow, freckles, redness: what their names say.
+    """
+
+    tone: float
+    age: float
+    hair: tuple[float, float, float]
+    beard: float
+    brow_width: float
+    brow_density: float
+    lip_colour: tuple[float, float, float]
+    lip_strength: float
+    eye_shadow: float
+    shadow_colour: tuple[float, float, float]
+    freckles: float
+    redness: float
+
+
+_HAIR = (
+    np.array(
+        [(20, 16, 14), (40, 28, 20), (75, 50, 32), (120, 85, 50), (175, 135, 85), (215, 185, 130), (112, 58, 34)],
+        np.float32,
+    )
+    / 255
+)
+
+
+def draw_look(random: np.random.Generator) -> Look:
+    tone = random.uniform(0, 9)
+    age = random.beta(1.3, 1.6)
+    dark = tone > 5 or random.random() < 0.4
+    hair = _HAIR[random.choice(3, p=(0.5, 0.35, 0.15)) if dark else random.integers(len(_HAIR))] * random.uniform(
+        0.8, 1.2
+    )
+    if age > 0.6 and random.random() < (age - 0.4):
+        hair = hair + (0.75 - hair) * random.uniform(0.3, 0.95)
+    bearded = random.random() < 0.36
+    made_up = random.random() < 0.35
+    lipstick = random.random() < (0.55 if made_up else 0.03)
+    red = random.uniform(0.4, 0.85)
+    colour = (red, red * random.uniform(0.25, 0.6), red * random.uniform(0.3, 0.65))
+    return Look(
+        tone=tone,
+        age=age,
+        hair=tuple(hair.clip(0, 1).tolist()),
+        beard=random.uniform(0.15, 1.0) if bearded and not made_up else 0.0,
+        brow_width=random.uniform(0.22, 0.55),
+        brow_density=random.uniform(0.3, 1.0),
+        lip_colour=colour,
+        lip_strength=random.uniform(0.3, 0.8) if lipstick else 0.0,
+        eye_shadow=random.uniform(0.2, 0.7) if made_up else 0.0,
+        shadow_colour=tuple(random.uniform(0.1, 0.5, 3).tolist()),
+        freckles=random.uniform(0.2, 1.0) if random.random() < 0.2 else 0.0,
+        redness=random.uniform(0.2, 1.0),
+    )
+
+
+def paint(
+    look: Look, units: dict[int, float], regions: Regions, noise: NoiseBank, random: np.random.Generator
+) -> Floats:
+    """The maps of one face.
+
+    Args:
+        units: action unit -> intensity, which deepen wrinkles.
+
+    Returns:
+        (HEIGHT, WIDTH, 5): linear RGB reflectance, and the slope of the relief to the right and downwards.
+    """
+
+    def grain(size: int, long: int | None = None) -> Floats:
+        return noise.cut(random, size, HEIGHT, WIDTH, long=long)
+
+    colour = _complexion(look, regions, grain, random)
+    colour = _make_up(colour, look, regions)
+    hair = 0.75 * np.array(look.hair, np.float32)
+    beard = _beard(look, regions, grain, random)
+    if look.beard:
+        colour = _mix(colour, hair, beard)
+    colour = _mix(colour, hair, _brows(look, regions, grain, random))
+    relief = 0.002 * (grain(2) + grain(4)) * (0.4 + look.age) + 0.02 * beard * grain(1, 6)
+    shade = np.zeros_like(relief)
+    for name, lines in regions.wrinkles.items():
+        active = sum(units.get(code, 0.0) * depth for code, depth in FURROWED_BY[name].items())
+        depth = (0.012 + 0.05 * look.age) * look.age + active * (0.03 + 0.07 * look.age)
+        relief += np.float32(depth * random.uniform(0.7, 1.2)) * lines
+        shade += np.float32(1.2 * depth) * np.maximum(-lines, 0)
+    colour *= 1 - shade.clip(0, 0.35)[..., None]
+    if units.get(17, 0) > 0.3:
+        relief = relief + 0.03 * units[17] * regions.chin * grain(4)
+    down, right = np.gradient(relief * regions.flat)
+    linear = colour.clip(0.03, 1)
+    linear = linear * linear * (0.65 * linear + 0.35)  # close to the sRGB curve, and cheap
+    return np.concatenate([linear, SCALE * right[..., None], SCALE * down[..., None]], axis=2).astype(np.float32)
+
+
+Grain: TypeAlias = Callable[..., Floats]
+
+
+def _complexion(look: Look, regions: Regions, grain: Grain, random: np.random.Generator) -> Floats:
+    """(HEIGHT, WIDTH, 3) sRGB of bare skin."""
+    low, share = int(min(look.tone, 8)), look.tone - int(min(look.tone, 8))
+    base = TONES[low] * (1 - share) + TONES[low + 1] * share
+    base = 0.95 * base * random.uniform(0.97, 1.03, 3).astype(np.float32)
+    shade = 1 + 0.025 * grain(32) + 0.015 * grain(8) + 0.01 * grain(4)
+    colour = base[None, None] * shade[..., None]
+    blood = look.redness * (0.6 * regions.cheeks + 0.6 * regions.nose + 0.25 * regions.chin) * (1 + 0.3 * grain(16))
+    colour *= 1 - blood[..., None] * np.array([0.02, 0.16, 0.13], np.float32)
+    if look.freckles:
+        spots = (grain(2) + 0.6 * grain(4) > 1.9 - 0.5 * look.freckles) * (regions.cheeks + regions.nose).clip(0, 1)
+        colour *= 1 - 0.2 * look.freckles * spots[..., None]
+    colour = _mix(colour, base * (0.88, 0.62, 0.6), (0.45 + 0.35 * look.redness) * regions.lips)
+    return colour * (1 - (0.08 + 0.12 * look.age) * regions.eye_rims[..., None])
+
+
+def _make_up(colour: Floats, look: Look, regions: Regions) -> Floats:
+    """Lipstick, eye shadow and liner; lashes for everybody."""
+    if look.lip_strength:
+        colour = _mix(colour, look.lip_colour, look.lip_strength * regions.lips)
+    if look.eye_shadow:
+        lid = regions.eye_rims * (regions.y > 3.3)
+        colour = _mix(colour, look.shadow_colour, 0.6 * look.eye_shadow * lid)
+    liner = np.exp(-((regions.lid_line / (0.07 + 0.1 * look.eye_shadow)) ** 2))
+    return colour * (1 - (0.55 + 0.35 * look.eye_shadow) * liner[..., None])
+
+
+def _beard(look: Look, regions: Regions, grain: Grain, random: np.random.Generator) -> Floats:
+    """How much of each pixel is beard: an even shade of stubble up to dense hair."""
+    if not look.beard:
+        return np.zeros((HEIGHT, WIDTH), np.float32)
+    kind = random.choice(4, p=(0.55, 0.2, 0.15, 0.1))
+    goatee = np.maximum(regions.beard * regions.chin, regions.moustache)
+    where = (regions.beard, goatee, regions.moustache, np.maximum(0.5 * regions.beard, goatee))[kind]
+    edge = (1.6 * where + 0.12 * grain(8) - 0.25).clip(0, 1) * (where > 0.02)
+    hairs = 1 + (0.4 - 0.25 * look.beard) * grain(1, 6) + 0.12 * grain(4)
+    return (edge * hairs * (0.15 + 0.8 * look.beard)).clip(0, 0.93)
+
+
+def _mix(colour: Floats, other: npt.ArrayLike, share: Floats) -> Floats:
+    return colour + (np.asarray(other, np.float32) - colour) * share[..., None]
+
+
+def _brows(look: Look, regions: Regions, grain: Grain, random: np.random.Generator) -> Floats:
+    """How much of each pixel is brow."""
+    lift, bend = random.normal(0, 0.12), random.uniform(0.85, 1.15)
+    lines = []
+    for line in regions.brow_lines:
+        middle = line.mean(axis=0)
+        points = (line - middle) * (1.0, bend) + middle + (0, lift - 0.1)
+        lines.append(points)
+    rows = slice(*((TOP - np.array([8.4, 4.2])) * SCALE).astype(int))
+    distance = np.full((HEIGHT, WIDTH), 9.0, np.float32)
+    distance[rows] = regions.distance(lines, rows)
+    taper = 1 - 0.45 * ((np.abs(regions.x) - 1.2) / 4.6).clip(0, 1)
+    width = look.brow_width * taper
+    edge = 0.5 - 0.5 * np.tanh((distance - width + 0.06 * grain(1, 6)) / 0.16)
+    hairs = (0.5 + 0.5 * np.tanh(0.35 * grain(2) + 0.45 * grain(1, 6) + 3.0 * look.brow_density)).clip(0, 1)
+    return (edge * hairs * (0.45 + 0.5 * look.brow_density)).clip(0, 0.95)

@@ -1,0 +1,128 @@
+"""Rendered faces in the layout of FABA-Instruct: `emola data synthesize`."""
+
+import json
+import multiprocessing
+import shutil
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from sdk.errors import DataError
+from sdk.faba.prompts import QUESTIONS, Task
+from sdk.faba.vocabulary import EMOTIONS
+
+from ..durable import write_json
+from ..records import Record, evaluation_row, training_row
+from ..templates import QUESTION_TEMPLATES
+from .describe import describe_emotion, describe_units
+from .face_model import read_face_model
+from .sample import FACE_SCALE, Sample, make_sample
+from .scene import Studio
+
+
+def synthesize(
+    out: Path,
+    count: int,
+    face_model: Path,
+    *,
+    seed: int = 0,
+    split: str = "train",
+    processes: int = 2,
+    report: Callable[[int], None] = lambda done: None,
+) -> None:
+    """Write `count` faces to `out`: each has a record of its action units, most also one of their emotion.
+
+    `images/*.jpg`, `landmarks/*.npy` ((212,) each), two files of annotations, and what else is known of each face:
+    `metadata.jsonl` (exact intensities, skin tone from 0 light to 9 dark, age, yaw, pitch and roll in degrees) and
+    `points.npy` ((N, 106, 2) float32, the exact landmarks, for when `landmarks/` is filled by a network).
+
+    Args:
+        out: a folder that does not exist or is empty; it appears when everything is written.
+        face_model: ICT-FaceKit, see `read_face_model`.
+        seed: decides every face; the same seed gives the same files, by however many processes.
+        split: "train" writes train_emotion_anno.json and train_au_anno.json, "eval" evaluation files.
+        report: told how many faces are written.
+
+    Raises:
+        DataError: `out` is not empty, a count is below 1, or the model cannot be read.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(f"{out} is not an empty folder; choose a new one")
+    for name, number in (("number of faces", count), ("number of processes", processes)):
+        if number < 1:
+            raise DataError(f"the {name} must be at least 1, not {number}")
+    read_face_model(face_model)  # says what is wrong before any process is started
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        _write(partial, out.name, _samples(count, face_model, seed, processes), seed, split, report)
+        partial.replace(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write(
+    folder: Path, set_name: str, samples: Iterator[Sample], seed: int, split: str, report: Callable[[int], None]
+) -> None:
+    for name in ("images", "landmarks"):
+        (folder / name).mkdir(parents=True)
+    rows: dict[str, list[Any]] = {"emotion": [], "au": []}
+    points = []
+    with (folder / "metadata.jsonl").open("w", encoding="utf-8") as metadata:
+        for index, sample in enumerate(samples):
+            name = f"{index:06d}"
+            (folder / "images" / f"{name}.jpg").write_bytes(sample.image)
+            np.save(folder / "landmarks" / f"{name}.npy", sample.landmarks)
+            points.append(sample.landmarks.reshape(-1, 2))
+            metadata.write(json.dumps({"id": name, **sample.about}) + "\n")
+            random = np.random.default_rng((seed, index, 1))
+            for task, row in _rows(folder.parent, set_name, name, sample, split, random):
+                rows[task].append(row)
+            report(index + 1)
+    np.save(folder / "points.npy", np.stack(points))
+    about = {"mode": "insightface", "network": "exact points of the renderer", "face_scale": FACE_SCALE}
+    write_json(folder / "landmarks" / "about.json", about)
+    for task, content in rows.items():
+        write_json(folder / f"{split}_{task}_anno.json", content)
+
+
+def _samples(count: int, face_model: Path, seed: int, processes: int) -> Iterator[Sample]:
+    """Every sample in order, made by several processes."""
+    jobs = [(face_model, seed, index) for index in range(count)]
+    if processes <= 1:
+        yield from map(_make, jobs)
+        return
+    with multiprocessing.get_context("spawn").Pool(processes, initializer=threadpool_limits, initargs=(1,)) as pool:
+        yield from pool.imap(_make, jobs, chunksize=8)
+
+
+@cache
+def _studio(face_model: Path) -> Studio:
+    return Studio(read_face_model(face_model))
+
+
+def _make(job: tuple[Path, int, int]) -> Sample:
+    face_model, seed, index = job
+    return make_sample(_studio(face_model), np.random.default_rng((seed, index)))
+
+
+def _rows(
+    root: Path, set_name: str, name: str, sample: Sample, split: str, random: np.random.Generator
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The records of a face: its emotion, if it was drawn for one, and its action units."""
+    image, landmark = f"{set_name}/images/{name}.jpg", f"{set_name}/landmarks/{name}.npy"
+    expression = sample.expression
+    answers: dict[str, tuple[str, Any]] = {}
+    if expression.emotion:
+        answers["emotion"] = (describe_emotion(expression, random), EMOTIONS.index(expression.emotion))
+    answers["au"] = (describe_units(expression, random), ", ".join(map(str, sorted(expression.units))))
+    for task, (text, label) in answers.items():
+        kind: Task = "emotion" if task == "emotion" else "action_units"
+        templates = QUESTION_TEMPLATES[kind]
+        question = QUESTIONS[kind] if random.random() < 0.5 else templates[int(random.integers(len(templates)))]
+        record = Record(f"{name}_{task}", root, image, landmark, question, text, label)
+        yield task, training_row(record, "ICT-FaceKit, rendered") if split == "train" else evaluation_row(record)
