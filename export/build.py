@@ -31,11 +31,16 @@ from sdk.runtime.pipeline import Pipeline
 from sdk.runtime.verify import FLOAT32_TOLERANCE, Reference, measure_parity
 from trainer.checkpoint import Checkpoint
 from trainer.config import preprocessing
+from trainer.records import Record
 from trainer.tokenization import IMAGE_TOKEN, load_tokenizer, prompt_ids
 
-from .graphs import PRECISIONS, check_landmark_model, geometry, write_graphs
+from .calibrate import calibrate, digest
+from .graphs import geometry, write_graphs
+from .layerwise import quantise_decoder
 from .merge import merge
+from .options import ExportOptions
 from .reference import compute_reference
+from .rows import Rows
 from .stages import RECORD, Stages
 
 MAX_NEW_TOKENS = 512
@@ -45,29 +50,6 @@ INTENDED_USE = (
     "is prohibited in the European Union (AI Act, Article 5(1)(f)), and people must be told of it (Article 50(3))."
 )
 _LANDMARK_SHA256 = "f001b856447c413801ef5c42091ed0cd516fcd21f2d6b79635b1e733a7109dbf"  # insightface's 2d106det.onnx
-
-
-@dataclasses.dataclass(frozen=True)
-class ExportOptions:
-    """What to export, and where.
-
-    Attributes:
-        adapter, base, vision_tower: as in `trainer.checkpoint.load_emola`.
-        out: folder of the bundle; must not exist.
-        landmark_model: ONNX file with 2d106det's interface, or None.
-        quantize: "none" (float32) or "int4".
-    """
-
-    adapter: "str | None"
-    base: str
-    out: Path
-    vision_tower: str | None = None
-    landmark_model: Path | None = None
-    quantize: str = "int4"
-
-    @property
-    def precision(self) -> str:
-        return "float32" if self.quantize == "none" else self.quantize
 
 
 def export_bundle(options: ExportOptions, report: Callable[[str], None] = lambda line: None) -> Manifest:
@@ -82,10 +64,16 @@ def export_bundle(options: ExportOptions, report: Callable[[str], None] = lambda
     Raises:
         CheckpointError, ExportError: nothing is left at `options.out`.
     """
-    checkpoint = _check_inputs(options)
+    checkpoint = options.check()
     out, landmark = options.out, options.landmark_model
+    records = options.calibration.records() if options.calibration else []
     sources = {path.name: file_sha256(path) for path in checkpoint.files()}
-    inputs = {"precision": options.precision, "landmark": file_sha256(landmark) if landmark else None}
+    inputs: dict[str, Any] = {
+        "precision": dataclasses.asdict(options.precision),
+        "landmark": file_sha256(landmark) if landmark else None,
+    }
+    if records:
+        inputs |= {"calibration": digest(records), "gptq": dataclasses.asdict(options.gptq)}
     recipe = hashlib.sha256(json.dumps([sdk.__version__, sources, inputs], sort_keys=True).encode()).hexdigest()
     work = out.with_name(f"{out.name}.work")
     if out.exists():
@@ -95,7 +83,10 @@ def export_bundle(options: ExportOptions, report: Callable[[str], None] = lambda
         stages = Stages(work, report)
         merged_folder = stages.run("merge", sources, lambda folder: merge(checkpoint, folder))
         merged = Checkpoint(None, merged_folder)
-        graphs = stages.run("graphs", inputs, lambda folder: write_graphs(merged, folder, landmark, options.precision))
+        gptq = _quantise(stages, merged, options, records, inputs) if records else None
+        graphs = stages.run(
+            "graphs", inputs, lambda folder: write_graphs(merged, folder, landmark, options.precision, gptq)
+        )
         reference = stages.run("reference", {}, lambda folder: _write_reference(merged, landmark, folder))
         draft = _describe(options, merged, recipe)
         sealed = stages.run("seal", {"name": out.name}, lambda folder: _seal(draft, graphs, reference, folder))
@@ -104,6 +95,21 @@ def export_bundle(options: ExportOptions, report: Callable[[str], None] = lambda
         manifest = read_manifest(out)
     shutil.rmtree(work, ignore_errors=True)
     return manifest
+
+
+def _quantise(
+    stages: Stages, merged: Checkpoint, options: ExportOptions, records: list[Record], inputs: dict[str, Any]
+) -> Path:
+    """The stages `calibrate` and `gptq`; the folder with the quantised decoder."""
+    drawn = {"calibration": inputs["calibration"]}
+    rows = stages.run("calibrate", drawn, lambda folder: calibrate(merged, records, folder))
+
+    def quantise(folder: Path) -> dict[str, Any]:
+        return quantise_decoder(
+            merged, Rows.load(rows), folder, options.gptq, device=options.device, report=stages.report
+        )
+
+    return stages.run("gptq", {"gptq": inputs["gptq"]}, quantise, resumable=True)
 
 
 def _same_export(out: Path, recipe: str) -> Manifest:
@@ -115,23 +121,6 @@ def _same_export(out: Path, recipe: str) -> Manifest:
     if manifest is None or manifest.provenance.get("recipe") != recipe:
         raise ExportError(f"{out} exists already and is another bundle or none; remove it or choose another name")
     return manifest
-
-
-def _check_inputs(options: ExportOptions) -> Checkpoint:
-    """Everything that can be refused before gigabytes are read."""
-    if options.precision not in PRECISIONS:
-        raise ExportError(f"quantize must be none or int4, not {options.quantize!r}")
-    checkpoint = Checkpoint(options.adapter, options.base, options.vision_tower)
-    if options.landmark_model:
-        if not options.landmark_model.is_file():
-            raise ExportError(f"landmark model {options.landmark_model} does not exist; expected an ONNX file")
-        check_landmark_model(options.landmark_model, checkpoint.config.landmark_size)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    needed = 3 * sum(path.stat().st_size for path in checkpoint.files())
-    free = shutil.disk_usage(options.out.parent).free
-    if free < needed:
-        raise ExportError(f"{options.out.parent}: about {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free")
-    return checkpoint
 
 
 def _write_reference(checkpoint: Checkpoint, landmark: Path | None, folder: Path) -> dict[str, Any]:
@@ -177,11 +166,12 @@ def _judge(folder: Path, manifest: Manifest) -> list[Parity]:
 def _describe(options: ExportOptions, checkpoint: Checkpoint, recipe: str) -> Manifest:
     """The manifest, but for the files and their figures."""
     config, conventions, statistics = checkpoint.config, checkpoint.conventions, checkpoint.statistics
-    decoder = f"decoder/{options.precision}.onnx"
+    precision = options.precision.name
+    decoder = f"decoder/{precision}.onnx"
     variant = Variant(
-        name=f"ort-{options.precision}",
+        name=f"ort-{precision}",
         backend="ort",
-        precision=options.precision,
+        precision=precision,
         decoder=decoder,
         external=(f"{decoder}.data",),
     )
@@ -203,6 +193,7 @@ def _describe(options: ExportOptions, checkpoint: Checkpoint, recipe: str) -> Ma
             "base": Path(options.base).name,
             "adapter": Path(options.adapter).name if options.adapter else "none",
             "recipe": recipe,
+            **_calibration(options),
             "emola-edge": sdk.__version__,
             **{name: version(name) for name in ("torch", "transformers", "onnx")},
         },
@@ -210,6 +201,17 @@ def _describe(options: ExportOptions, checkpoint: Checkpoint, recipe: str) -> Ma
         parity=(),
         environment=_environment(),
     )
+
+
+def _calibration(options: ExportOptions) -> dict[str, str]:
+    if not options.calibration:
+        return {}
+    settings = ", ".join(f"{key} {value}" for key, value in dataclasses.asdict(options.gptq).items())
+    return {
+        "quantisation": f"GPTQ, {settings}, head in {options.head_bits} bits",
+        "calibration": f"{options.calibration.count} records of {options.calibration.path.name}, "
+        f"seed {options.calibration.seed}",
+    }
 
 
 def _prompt(checkpoint: Checkpoint) -> Prompt:

@@ -11,12 +11,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base", required=True, help="folder of LLaVA-1.5, as released or as converted by llava-hf")
     parser.add_argument("--vision-tower", help="folder of CLIP; not needed if the base holds it")
     parser.add_argument("--landmark-model", type=Path, help="2d106det.onnx or a network with its interface")
-    parser.add_argument("--quantize", choices=("none", "int4"), default="int4", help="of the decoder (default int4)")
+    decoder = parser.add_argument_group("decoder")
+    decoder.add_argument(
+        "--quantize",
+        choices=("none", "int4", "gptq"),
+        default="int4",
+        help="int4 rounds to nearest; gptq calibrates on records and is closer to the original (default int4)",
+    )
+    decoder.add_argument("--bits", type=int, choices=(3, 4, 8), default=4, help="of gptq (default 4)")
+    decoder.add_argument("--group-size", type=int, default=128, help="inputs that share a scale: 128, 64, 32 or 16")
+    decoder.add_argument("--head-bits", type=int, choices=(8, 4), default=8, help="of the output head (default 8)")
+    decoder.add_argument("--calibration", type=Path, metavar="JSON", help="training records that gptq calibrates on")
+    decoder.add_argument("-n", "--calibration-records", type=int, default=128, help="how many (default 128)")
+    decoder.add_argument("--root", type=Path, help="folder that their pictures are relative to; default: found")
+    decoder.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where gptq computes")
 
 
 def run(args: argparse.Namespace) -> None:
-    from .build import ExportOptions, export_bundle
+    import torch
 
+    from .build import export_bundle
+    from .calibrate import CalibrationSet
+    from .gptq import GptqOptions
+    from .options import ExportOptions
+
+    device = "cuda" if args.device == "auto" and torch.cuda.is_available() else args.device
+    calibration = None
+    if args.quantize == "gptq" and args.calibration:
+        calibration = CalibrationSet(args.calibration, args.calibration_records, args.root)
     options = ExportOptions(
         adapter=None if args.adapter == "none" else args.adapter,
         base=args.base,
@@ -24,6 +46,10 @@ def run(args: argparse.Namespace) -> None:
         vision_tower=args.vision_tower,
         landmark_model=args.landmark_model,
         quantize=args.quantize,
+        calibration=calibration,
+        gptq=GptqOptions(args.bits, args.group_size),
+        head_bits=args.head_bits,
+        device="cpu" if device == "auto" else device,
     )
     manifest = export_bundle(options, report=lambda line: print(line, file=sys.stderr))
     size = sum(record.size for record in manifest.files.values())

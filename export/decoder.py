@@ -43,6 +43,21 @@ class Llama:
     norm_epsilon: float
 
 
+@dataclass(frozen=True)
+class Precision:
+    """Of a decoder's linear layers.
+
+    Attributes:
+        name: of files and variants.
+        bits: 4 quantises layers that come in float; None keeps float32. Layers that come quantised stay as they are.
+        head_bits: of the output head where `bits` is given; its errors reach the answer directly.
+    """
+
+    name: str
+    bits: int | None = None
+    head_bits: int = 8
+
+
 def write_decoder(model: Llama, path: Path, *, bits: int | None = None, head_bits: int = 8) -> None:
     """Write the graph and, beside it, its weights in `<name>.data`.
 

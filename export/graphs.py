@@ -24,20 +24,22 @@ from trainer.model import EmoLA
 from trainer.tokenization import load_tokenizer
 from trainer.weights import canonical_name
 
-from .decoder import Llama, write_decoder
+from .autogptq import GptqWeights
+from .decoder import Llama, Precision, write_decoder
 from .half import store_in_half
 from .tokenizer import check_tokenizer, convert_tokenizer
 
-PRECISIONS: dict[str, int | None] = {"float32": None, "int4": 4}
 
-
-def write_graphs(checkpoint: Checkpoint, folder: Path, landmark_model: Path | None, precision: str) -> dict[str, Any]:
+def write_graphs(
+    checkpoint: Checkpoint, folder: Path, landmark_model: Path | None, precision: Precision, gptq: Path | None = None
+) -> dict[str, Any]:
     """Write every file that the runtime opens.
 
     Args:
         checkpoint: complete, LoRA merged.
         landmark_model: ONNX file with the interface of 2d106det, or None.
-        precision: a key of PRECISIONS.
+        precision: of the decoder.
+        gptq: folder with the decoder's weights, if they are quantised already.
     """
     write_tokenizer(checkpoint, folder / "tokenizer.json")
     write_vision(checkpoint, folder / "vision.onnx")
@@ -47,7 +49,8 @@ def write_graphs(checkpoint: Checkpoint, folder: Path, landmark_model: Path | No
     decoder = folder / "decoder"
     decoder.mkdir()
     write_embeddings(checkpoint, decoder / "embeddings.npy")
-    write_decoder(llama(checkpoint), decoder / f"{precision}.onnx", bits=PRECISIONS[precision])
+    model = llama(checkpoint, GptqWeights(gptq) if gptq else None)
+    write_decoder(model, decoder / f"{precision.name}.onnx", bits=precision.bits, head_bits=precision.head_bits)
     return {path.name: path.stat().st_size for path in sorted(folder.rglob("*.*"))}
 
 
@@ -64,7 +67,7 @@ def write_tokenizer(checkpoint: Checkpoint, path: Path) -> None:
 def write_vision(checkpoint: Checkpoint, path: Path) -> None:
     """The vision tower up to the layer that is read, and both projectors: pixels and landmarks -> rows."""
     config = checkpoint.config
-    encoder = _Encoder(checkpoint)
+    encoder = Encoder(checkpoint)
     size = config.vision.image_size
     example = (torch.zeros(2, 3, size, size), torch.zeros(2, config.landmark_size))
     batch = torch.export.Dim("batch", min=1)
@@ -94,11 +97,11 @@ def write_embeddings(checkpoint: Checkpoint, path: Path) -> None:
     np.save(path, (half if torch.equal(half.to(table.dtype), table) else table.float()).numpy())
 
 
-def llama(checkpoint: Checkpoint) -> Llama:
-    """The decoder of a checkpoint for `export.decoder`."""
+def llama(checkpoint: Checkpoint, weights: "Mapping[str, Any] | None" = None) -> Llama:
+    """The decoder of a checkpoint for `export.decoder`, with its own weights or with given ones."""
     text = checkpoint.config.text
     return Llama(
-        _DecoderWeights(checkpoint.merged),
+        _DecoderWeights(checkpoint.merged) if weights is None else weights,
         geometry(checkpoint.config),
         text.rope_parameters["rope_theta"],
         text.rms_norm_eps,
@@ -142,7 +145,7 @@ def _shape(value: onnx.ValueInfoProto) -> tuple[int, ...]:
     return tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
 
 
-class _Encoder(nn.Module):
+class Encoder(nn.Module):
     """`EmoLA.encode` as a module of its own, without the decoder's weights."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:

@@ -17,7 +17,7 @@ class QuantizedLinear:
     Attributes:
         values: (N, K) uint8 in 0 .. 2^bits - 1.
         scales: (N, K / group) float32.
-        bits: 4 or 8.
+        bits: 3, 4 or 8.
         group: inputs that share a scale.
     """
 
@@ -36,6 +36,16 @@ class QuantizedLinear:
         """Layers with the same inputs as one layer with all their outputs."""
         values, scales = (np.concatenate([getattr(layer, part) for layer in layers]) for part in ("values", "scales"))
         return cls(values, scales, layers[0].bits, layers[0].group)
+
+    def split(self, outputs: list[int]) -> "list[QuantizedLinear]":
+        """The inverse of `stack`, given the number of outputs of each layer."""
+        cuts = np.cumsum(outputs)[:-1]
+        pairs = zip(np.split(self.values, cuts), np.split(self.scales, cuts), strict=True)
+        return [QuantizedLinear(values, scales, self.bits, self.group) for values, scales in pairs]
+
+    def widen(self) -> "QuantizedLinear":
+        """3 bits as 4, for readers that know no 3: the same weights."""
+        return QuantizedLinear(self.values + 4, self.scales, 4, self.group) if self.bits == 3 else self
 
     def packed(self) -> npt.NDArray[np.uint8]:
         """(N, K / group, group * bits / 8) uint8; of two 4-bit values the first is in the low half."""

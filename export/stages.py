@@ -19,16 +19,24 @@ class Stages:
     """
 
     def __init__(self, work: Path, report: Callable[[str], None]) -> None:
-        self._work, self._report = work, report
+        self._work, self.report = work, report
         self._key = ""
 
-    def run(self, name: str, inputs: Mapping[str, Any], action: Callable[[Path], Mapping[str, Any]]) -> Path:
+    def run(
+        self,
+        name: str,
+        inputs: Mapping[str, Any],
+        action: Callable[[Path], Mapping[str, Any]],
+        *,
+        resumable: bool = False,
+    ) -> Path:
         """Run one stage, or take what an earlier run left.
 
         Args:
             name: of the stage and its folder.
             inputs: everything that decides its result, as JSON; a change runs it anew.
             action: fills the folder it is given and returns figures to record.
+            resumable: the action takes up what a stopped run of the same inputs left in the folder.
 
         Returns:
             The finished folder.
@@ -37,13 +45,14 @@ class Stages:
         self._key = hashlib.sha256(content.encode()).hexdigest()
         folder = self._work / name
         if self._is_done(folder):
-            self._report(f"{name}: done before, skipped")
+            self.report(f"{name}: done before, skipped")
             return folder
-        self._report(f"{name} ...")
-        partial = self._work / f"{name}.partial"
-        for leftover in (partial, folder):
-            shutil.rmtree(leftover, ignore_errors=True)
-        partial.mkdir(parents=True)
+        self.report(f"{name} ...")
+        partial = self._work / (f"{name}.{self._key[:16]}.partial" if resumable else f"{name}.partial")
+        for leftover in (folder, *self._work.glob(f"{name}*.partial")):
+            if not (resumable and leftover == partial):
+                shutil.rmtree(leftover, ignore_errors=True)
+        partial.mkdir(parents=True, exist_ok=resumable)
         figures = action(partial)
         (partial / RECORD).write_text(json.dumps({"key": self._key, "inputs": inputs, "figures": figures}, indent=1))
         partial.rename(folder)

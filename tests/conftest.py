@@ -46,6 +46,32 @@ def emola() -> Callable:
 
 
 @pytest.fixture(scope="session")
+def small_checkpoint(tmp_path_factory) -> Path:
+    """A complete checkpoint of the golden's shape that was trained on 8 of its 12 records: 40 steps, a few seconds."""
+    pytest.importorskip("torch")
+    from trainer.config import Conventions
+    from trainer.recipe import Recipe
+    from trainer.records import read_records
+    from trainer.train import Sources, train
+
+    records = read_records(GOLDEN / "data/FABAInstruct/train/train_anno.json")[:8]
+    conventions = Conventions(template="vicuna_v1", image_aspect="pad")
+    recipe = Recipe(
+        tune="everything",
+        learning_rate=4e-3,
+        projector_learning_rate=4e-3,
+        max_steps=40,
+        batch_size=8,
+        checkpointing=False,
+        workers=0,
+    )
+    out = tmp_path_factory.mktemp("small") / "checkpoint"
+    card = train(Sources(records, conventions, str(GOLDEN / "llava-base"), str(GOLDEN / "clip")), recipe, out)
+    assert card["last_losses"][-1] < 1, "the small checkpoint did not learn"
+    return out
+
+
+@pytest.fixture(scope="session")
 def bundle(tmp_path_factory, landmark_network) -> Callable:
     """`bundle("trained", "none")`: a sealed bundle of a golden checkpoint, exported once."""
     pytest.importorskip("torch")

@@ -1,0 +1,86 @@
+"""What to export, and where: the options of `emola export`, and what can be refused before gigabytes are read."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+from sdk.errors import ExportError
+from trainer.checkpoint import Checkpoint
+
+from .calibrate import CalibrationSet
+from .decoder import Precision
+from .gptq import GptqOptions
+from .graphs import check_landmark_model
+from .layerwise import check_shapes
+
+QUANTIZE = ("none", "int4", "gptq")
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportOptions:
+    """What to export, and where.
+
+    Attributes:
+        adapter, base, vision_tower: as in `trainer.checkpoint.load_emola`.
+        out: folder of the bundle; must not exist.
+        landmark_model: ONNX file with 2d106det's interface, or None.
+        quantize: the decoder: "none" (float32), "int4" (round to nearest, no data needed) or "gptq".
+        calibration: the records that GPTQ calibrates on.
+        gptq: how it quantises.
+        head_bits: of the output head of a quantised decoder, 8 or 4.
+        device: where GPTQ computes: "cpu" or "cuda".
+    """
+
+    adapter: "str | None"
+    base: str
+    out: Path
+    vision_tower: str | None = None
+    landmark_model: Path | None = None
+    quantize: str = "int4"
+    calibration: CalibrationSet | None = None
+    gptq: GptqOptions = dataclasses.field(default_factory=GptqOptions)
+    head_bits: int = 8
+    device: str = "cpu"
+
+    @property
+    def precision(self) -> Precision:
+        if self.quantize == "none":
+            return Precision("float32")
+        if self.quantize == "int4":
+            return Precision("int4", 4, self.head_bits)
+        return Precision(f"gptq-int{self.gptq.bits}", self.gptq.bits, self.head_bits)
+
+    def check(self) -> Checkpoint:
+        """Open the checkpoint after everything that can be refused early.
+
+        Raises:
+            CheckpointError, DataError, ExportError: nothing was written.
+        """
+        if self.quantize not in QUANTIZE:
+            raise ExportError(f"quantize must be one of {', '.join(QUANTIZE)}, not {self.quantize!r}")
+        if self.head_bits not in (4, 8):
+            raise ExportError(f"the head can have 8 or 4 bits, not {self.head_bits}")
+        checkpoint = Checkpoint(self.adapter, self.base, self.vision_tower)
+        if self.landmark_model:
+            if not self.landmark_model.is_file():
+                raise ExportError(f"landmark model {self.landmark_model} does not exist; expected an ONNX file")
+            check_landmark_model(self.landmark_model, checkpoint.config.landmark_size)
+        if self.quantize == "gptq":
+            if self.calibration is None:
+                raise ExportError("GPTQ needs training records: pass --calibration records.json, or --quantize int4")
+            check_shapes(checkpoint, self.gptq)
+        self._check_disk(checkpoint)
+        return checkpoint
+
+    def _check_disk(self, checkpoint: Checkpoint) -> None:
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        needed = 3 * sum(path.stat().st_size for path in checkpoint.files())
+        if self.calibration:
+            text = checkpoint.config.text
+            rows = self.calibration.count * (checkpoint.config.image_rows + 200)
+            needed += 2 * rows * (8 * text.hidden_size + 2 * text.intermediate_size)
+        free = shutil.disk_usage(self.out.parent).free
+        if free < needed:
+            raise ExportError(
+                f"{self.out.parent}: about {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free"
+            )

@@ -1,0 +1,57 @@
+"""Sequences of rows on disk: what flows from layer to layer, so that memory holds one sequence at a time."""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A file of (T, D) sequences of different T, one after another.
+
+    Attributes:
+        path: of the file.
+        lengths: T of each sequence.
+        dtype: of the numbers.
+    """
+
+    path: Path
+    lengths: tuple[int, ...]
+    dtype: torch.dtype = torch.float32
+
+    def __iter__(self) -> Iterator[Tensor]:
+        size = self.path.stat().st_size // sum(self.lengths)
+        with self.path.open("rb") as file:
+            for length in self.lengths:
+                yield torch.frombuffer(bytearray(file.read(length * size)), dtype=self.dtype).view(length, -1)
+
+    def write(self, sequences: Iterable[Tensor]) -> "Rows":
+        """Fill the file; it gets its name when it is whole."""
+        partial = self.path.with_suffix(".partial")
+        with partial.open("wb") as file:
+            for sequence in sequences:
+                sequence.to("cpu", self.dtype).contiguous().view(torch.uint8).numpy().tofile(file)
+        partial.replace(self.path)
+        return self
+
+    @classmethod
+    def save(cls, folder: Path, sequences: Iterable[Tensor]) -> "Rows":
+        """`rows.bin` and `rows.json` in a folder; read back by `load`."""
+        lengths: list[int] = []
+
+        def counted() -> Iterator[Tensor]:
+            for sequence in sequences:
+                lengths.append(len(sequence))
+                yield sequence
+
+        cls(folder / "rows.bin", ()).write(counted())
+        (folder / "rows.json").write_text(json.dumps(lengths))
+        return cls.load(folder)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Rows":
+        return cls(folder / "rows.bin", tuple(json.loads((folder / "rows.json").read_text())))

@@ -1,0 +1,87 @@
+"""The AutoGPTQ file layout: packing against its definition, and what another reader finds in it."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from export.autogptq import GptqWeights, pack, to_tensors, unpack, write_shard
+from export.int4 import QuantizedLinear
+from sdk.errors import ExportError
+
+RANDOM = np.random.default_rng(0)
+
+
+def layer(bits: int, inputs: int = 128, outputs: int = 64, group: int = 32) -> QuantizedLinear:
+    values = RANDOM.integers(0, 2**bits, (outputs, inputs), dtype=np.uint8)
+    scales = RANDOM.uniform(0.01, 0.1, (outputs, inputs // group)).astype(np.float16).astype(np.float32)
+    return QuantizedLinear(values, scales, bits, group)
+
+
+@pytest.mark.parametrize("bits", [3, 4, 8])
+def test_packing_is_a_stream_of_bits_from_the_lowest(bits):
+    values = RANDOM.integers(0, 2**bits, (64, 5), dtype=np.uint8)
+    packed = pack(values, bits)
+    for column in range(5):
+        number = sum(int(value) << (bits * row) for row, value in enumerate(values[:, column]))
+        assert [int(word) for word in packed[:, column]] == [number >> 32 * i & 0xFFFFFFFF for i in range(2 * bits)]
+    np.testing.assert_array_equal(unpack(packed, bits), values)
+
+
+def test_a_layer_is_what_the_formula_of_auto_gptq_says():
+    """W[n, k] = scales[g_idx[k], n] * (qweight - (qzeros + 1)), with shifts of four bits."""
+    linear = layer(4)
+    tensors = {name: tensor.numpy() for name, tensor in to_tensors("x", linear).items()}
+    shifts = 4 * np.arange(8)
+    values = (tensors["x.qweight"].view(np.uint32)[:, None] >> shifts[None, :, None] & 15).reshape(128, 64)
+    zeros = (tensors["x.qzeros"].view(np.uint32)[..., None] >> shifts & 15).reshape(4, 64) + 1
+    groups = tensors["x.g_idx"]
+    weight = tensors["x.scales"].astype(np.float32)[groups] * (values.astype(int) - zeros[groups])
+    np.testing.assert_array_equal(weight.T, linear.dequantize())
+    assert {name: array.dtype.name for name, array in tensors.items()} == {
+        "x.qweight": "int32",
+        "x.qzeros": "int32",
+        "x.scales": "float16",
+        "x.g_idx": "int32",
+    }
+
+
+def write(folder, linear, **config) -> GptqWeights:
+    tensors = to_tensors("model.layers.0.mlp.down_proj", linear)
+    norm = {"model.norm.weight": torch.ones(8)}
+    write_shard(folder / "model.safetensors", tensors | norm)
+    (folder / "quantize_config.json").write_text(json.dumps({"bits": linear.bits, **config}))
+    return GptqWeights(folder)
+
+
+@pytest.mark.parametrize("bits", [3, 4, 8])
+def test_a_folder_is_read_back(tmp_path, bits):
+    """The same weights; 3 bits come as 4, which ONNX Runtime can run."""
+    linear = layer(bits)
+    weights = write(tmp_path, linear)
+    assert sorted(weights) == ["model.layers.0.mlp.down_proj.weight", "model.norm.weight"]
+    found = weights["model.layers.0.mlp.down_proj.weight"]
+    assert found.bits == max(bits, 4)
+    np.testing.assert_array_equal(found.dequantize(), linear.dequantize())
+    assert weights["model.norm.weight"].dtype == np.float32
+
+
+def test_version_2_of_the_layout_stores_zero_points_as_they_are(tmp_path):
+    with pytest.raises(ExportError, match="zero points vary"):
+        write(tmp_path, layer(4), checkpoint_format="gptq_v2")["model.layers.0.mlp.down_proj.weight"]
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"bits": 2}, "in 2 bits"),
+        ({"quant_method": "awq"}, "found awq"),
+        ({"dynamic": {"+:.*": {"bits": 8}}}, "dynamic"),
+    ],
+)
+def test_other_kinds_are_refused(tmp_path, config, message):
+    with pytest.raises(ExportError, match=message):
+        write(tmp_path, layer(4), **config)
+    with pytest.raises(ExportError, match="is no folder"):
+        GptqWeights(tmp_path / "absent")
