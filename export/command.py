@@ -4,6 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from sdk.errors import ExportError
+from sdk.faba.prompts import TASKS
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("adapter", help="folder of an EmoLA adapter, or 'none' for a merged checkpoint")
@@ -12,11 +15,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--vision-tower", help="folder of CLIP; not needed if the base holds it")
     parser.add_argument("--landmark-model", type=Path, help="2d106det.onnx or a network with its interface")
     parser.add_argument("--quantize", choices=("none", "int4"), default="int4", help="of the decoder (default int4)")
+    parser.add_argument(
+        "--label-data",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("TASK", "FILE"),
+        help="evaluation file that the label scores of a task (emotion, action_units) are calibrated on",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
     from .build import ExportOptions, export_bundle
 
+    _check_label_data(args.label_data)
     options = ExportOptions(
         adapter=None if args.adapter == "none" else args.adapter,
         base=args.base,
@@ -26,6 +38,11 @@ def run(args: argparse.Namespace) -> None:
         quantize=args.quantize,
     )
     manifest = export_bundle(options, report=lambda line: print(line, file=sys.stderr))
+    if args.label_data:
+        from .label_scores import calibrate_labels
+
+        sets = {task: Path(path) for task, path in args.label_data}
+        manifest = calibrate_labels(args.out, sets, report=lambda line: print(line, file=sys.stderr))
     size = sum(record.size for record in manifest.files.values())
     print(f"{args.out}: sealed, {size / 1e6:.1f} MB")
     for parity in manifest.parity:
@@ -37,3 +54,9 @@ def run(args: argparse.Namespace) -> None:
             "export again with --landmark-model to change that",
             file=sys.stderr,
         )
+
+
+def _check_label_data(pairs: list[tuple[str, str]]) -> None:
+    for task, path in pairs:
+        if task not in TASKS or not Path(path).is_file():
+            raise ExportError(f"--label-data {task} {path}: expected a task ({' or '.join(TASKS)}) and an existing file")
