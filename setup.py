@@ -20,8 +20,10 @@ train = [
     "matplotlib>=3.9",
     "wordcloud>=1.9.4",
 ]
-test = ["pytest>=8", "pytest-benchmark>=5", "scikit-image>=0.24", "insightface>=1.0", "rouge==1.0.1", "av>=13"]
 synthetic = ["numba>=0.60", "threadpoolctl>=3.5"]
+video, tables, hub = ["av>=14", "matplotlib>=3.9"], ["pandas>=2.2"], ["huggingface_hub>=0.30"]
+test = ["pytest>=8", "pytest-benchmark>=5", "scikit-image>=0.24", "insightface>=1.0", "rouge==1.0.1"]
+test += [*video, *tables, *hub]
 extras = {
     "cpu": ["onnxruntime>=1.22"],
     "gpu": ["onnxruntime-gpu>=1.22"],
@@ -31,7 +33,9 @@ extras = {
     "export": [*train, "onnx>=1.17", "onnxscript>=0.5", "protobuf>=4", "onnxruntime>=1.22"],
     "tensorrt": ["tensorrt>=10.3", "cuda-python>=12.6"],
     "serve": ["fastapi>=0.115", "uvicorn>=0.30", "python-multipart>=0.0.9"],
-    "video": ["av>=13"],
+    "video": video,
+    "tables": tables,
+    "hub": hub,
     "scale": ["ray>=2.40"],
     "test": test,
     "dev": ["ruff>=0.9", "mypy>=1.14", "import-linter>=2.1"],
@@ -47,7 +51,7 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["sdk*", "export*", "trainer*"]),
     package_data={"sdk": ["py.typed", "assets/**/*"]},
-    install_requires=["numpy>=1.26", "pillow>=10.1", "pydantic>=2.7", "tokenizers>=0.20"],
+    install_requires=["numpy>=1.26", "pillow>=10.1", "pydantic>=2.7", "tokenizers>=0.20", "tqdm>=4.66"],
     extras_require=extras,
     entry_points={"console_scripts": ["emola = sdk.cli:main"]},
     classifiers=[

@@ -4,6 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from sdk.errors import ExportError
+from sdk.faba.prompts import TASKS
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("adapter", help="folder of an EmoLA adapter, or 'none' for a merged checkpoint")
@@ -25,9 +28,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     decoder.add_argument("-n", "--calibration-records", type=int, default=128, help="how many (default 128)")
     decoder.add_argument("--root", type=Path, help="folder that their pictures are relative to; default: found")
     decoder.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where gptq computes")
+    parser.add_argument(
+        "--label-data",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("TASK", "FILE"),
+        help="evaluation file that the label scores of a task (emotion, action_units) are calibrated on",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
+    _check_label_data(args.label_data)
     import torch
 
     from .build import export_bundle
@@ -52,6 +64,11 @@ def run(args: argparse.Namespace) -> None:
         device="cpu" if device == "auto" else device,
     )
     manifest = export_bundle(options, report=lambda line: print(line, file=sys.stderr))
+    if args.label_data:
+        from .label_scores import calibrate_labels
+
+        sets = {task: Path(path) for task, path in args.label_data}
+        manifest = calibrate_labels(args.out, sets, report=lambda line: print(line, file=sys.stderr))
     size = sum(record.size for record in manifest.files.values())
     print(f"{args.out}: sealed, {size / 1e6:.1f} MB")
     for parity in manifest.parity:
@@ -63,3 +80,9 @@ def run(args: argparse.Namespace) -> None:
             "export again with --landmark-model to change that",
             file=sys.stderr,
         )
+
+
+def _check_label_data(pairs: list[tuple[str, str]]) -> None:
+    for task, path in pairs:
+        if task not in TASKS or not Path(path).is_file():
+            raise ExportError(f"--label-data {task} {path}: expected a task ({' or '.join(TASKS)}) and an existing file")

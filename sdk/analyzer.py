@@ -1,45 +1,57 @@
 """The front door: pictures in, explained faces out."""
 
+import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from threading import Event
+from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
 
+from sdk.bundles.hub import resolve_bundle
 from sdk.bundles.manifest import Manifest, read_manifest
-from sdk.errors import BackendError, BundleNotFoundError, ImageError, TaskError
-from sdk.faba.answers import read_action_units, read_emotion
-from sdk.faba.prompts import TASKS, Task
-from sdk.faces.crop import FaceCrop, aligned_face, crop_face
-from sdk.faces.detect import Detector, open_detector
-from sdk.faces.images import ImageSource, Pixels, load_image
-from sdk.results import Analysis, Face, ModelInfo
+from sdk.errors import BackendError, ImageError, TaskError, VideoError
+from sdk.examine import Asked, Examiner, Faces, Request
+from sdk.faba.prompts import TASKS
+from sdk.faces.detect import Detector
+from sdk.faces.images import ImageSource, Pixels, load_image, source_name
+from sdk.options import BatchOptions, Color, FaceOptions, VideoOptions
+from sdk.results import Analysis
 from sdk.runtime.backends.ort import Floats, OrtBackend
 from sdk.runtime.clock import Clock
-from sdk.runtime.pipeline import Answer, EncodedFace, Pipeline
+from sdk.runtime.memory import Memory, within_memory
+from sdk.runtime.pipeline import EncodedFace, Pipeline
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from sdk.frames import VideoSource
 
 EMBEDDED = Path(__file__).parent / "assets" / "emola-nano"
 
-Color = Literal["rgb", "bgr"]
-Faces = Literal["detect", "aligned"]
+logger = logging.getLogger(__name__)
 
 
 class Analyzer:
     """Finds the faces of a picture and explains the emotion and the action units of each.
 
-    Not thread-safe: use one Analyzer per thread.
+    One Analyzer may be used from several threads at once: every call has a KV cache of its own, the weights are shared.
+    `close` must come last.
 
     Args:
-        bundle: folder of a sealed bundle; None takes the one embedded in the package.
+        bundle: folder of a sealed bundle, or "owner/name" or "owner/name@revision" of the Hugging Face hub; None takes
+            the one embedded in the package.
         device: "auto" or "cpu".
         detector: "auto" (dlib), the path of a SCRFD .onnx file, or an object with `detect` (see `sdk.faces.detect`).
-        offline: never touch the network; nothing does so yet, whatever this says.
+        offline: never touch the network, as HF_HUB_OFFLINE=1 does; without it only a bundle by name does.
+        scores: probabilities of every label with every analysis.
+        abstain_below: probability in 0..1 that a label must reach to be given; needs scores.
+        memory_limit: bytes that weights and KV caches may take; fewer faces are decoded at once to keep it.
 
     Raises:
-        BundleError: the bundle is missing, damaged or of another format.
-        BackendError: no variant of it runs here.
+        BundleError: the bundle is missing, damaged or of another format, or cannot be downloaded.
+        BackendError: no variant of it runs here, or not within the memory limit.
     """
 
     def __init__(
@@ -49,32 +61,43 @@ class Analyzer:
         device: str = "auto",
         detector: "str | os.PathLike[str] | Detector" = "auto",
         offline: bool = False,
+        scores: bool = False,
+        abstain_below: float = 0.0,
+        memory_limit: int | None = None,
     ) -> None:
-        folder = bundle_folder(bundle)
+        if not 0 <= abstain_below <= 1:
+            raise TaskError(f"abstain_below is a probability in 0..1, not {abstain_below}")
+        folder = bundle_folder(bundle, offline)
         self.manifest = read_manifest(folder)
-        self._pipeline = Pipeline(folder, self.manifest, open_backend(folder, self.manifest, device))
-        self._detector_choice = detector
-        self._detector: Detector | None = None
+        backend = open_backend(folder, within_memory(self.manifest, memory_limit), device)
+        self._seats = Memory.of(self.manifest, backend.variant).faces_within(memory_limit)
+        self._pipeline = Pipeline(folder, self.manifest, backend)
+        self._examiner = Examiner(self._pipeline, detector)
+        self._scores, self._abstain_below, self._offline = scores, abstain_below, offline
+        logger.info("opened %s on %s", folder, self._pipeline.backend.variant.name)
 
     def analyze(
         self,
         image: ImageSource,
         *,
-        tasks: Sequence[Task] = TASKS,
+        tasks: Sequence[Asked] = TASKS,
         faces: Faces = "detect",
         color: Color | None = None,
         landmark_features: Floats | None = None,
         max_new_tokens: int | None = None,
+        cancel: Event | None = None,
     ) -> Analysis:
         """Analyse one picture.
 
         Args:
             image: path, bytes, PIL image, or an (H, W, 3) uint8 array with `color`.
-            tasks: any of "emotion" and "action_units".
+            tasks: any of "emotion", "action_units" and "labels"; "labels" alone gives label scores without words, at
+                about the price of reading the face.
             faces: "detect" finds them; "aligned" takes the whole picture as the crop of one face.
             color: channel order of an array: "rgb" or "bgr" (OpenCV).
             landmark_features: (212,) features of an aligned face, for bundles without a landmark network.
             max_new_tokens: limit of each answer; None takes the bundle's.
+            cancel: set it, from any thread, to stop within one token.
 
         Returns:
             An Analysis; a picture without a face gives an empty one with status "no_face".
@@ -82,87 +105,138 @@ class Analyzer:
         Raises:
             ImageError: the picture cannot be used.
             TaskError: unknown task.
+            CancelledError: `cancel` was set.
         """
-        clock = Clock()
-        for task in tasks:
-            self._check_task(task)
+        clock, request = Clock(), self._request(tasks, max_new_tokens, cancel)
         if landmark_features is not None:
             landmark_features = _check_features(landmark_features, faces)
         with clock("load"):
             pixels = load_image(image, color=color)
-        answered: list[tuple[Face, list[str]]] = []
-        for crop, score in self._crops(pixels, faces, clock):
-            with self._pipeline.encode(crop, clock, landmark_features) as face:
-                answers = {task: self._pipeline.ask(face, task, clock, max_new_tokens) for task in tasks}
-                answered.append(_describe(len(answered), crop, score, self._pipeline.landmarks(face, crop), answers))
-        return self._summarise(answered, pixels, image, clock)
+        found, readings = [], []
+        for index, (crop, score) in enumerate(self._examiner.find(pixels, faces, clock)):
+            readings.append(self._examiner.read(crop, request, clock, landmark_features))
+            found.append(self._examiner.face(index, crop, score, readings[-1], request))
+        size = (pixels.shape[1], pixels.shape[0])
+        return self._examiner.analysis(found, size, source_name(image), clock, readings, request)
 
-    def ask(self, image: ImageSource, question: str, *, faces: Faces = "detect", color: Color | None = None) -> str:
+    def analyze_batch(self, images: Iterable[ImageSource], **options: "Unpack[BatchOptions]") -> list[Analysis]:
+        """Analyse pictures together: several faces are decoded at once, with the results of one-by-one.
+
+        Args:
+            images: any iterable; read as it is needed.
+            options: see `BatchOptions`.
+
+        Returns:
+            One Analysis per picture, in order.
+        """
+        return list(self.iterate_batch(images, **options))
+
+    def iterate_batch(self, images: Iterable[ImageSource], **options: "Unpack[BatchOptions]") -> Iterator[Analysis]:
+        """`analyze_batch`, each Analysis as soon as it and those before it are complete."""
+        from sdk.batch import analyze_pictures
+
+        seats, color = options.get("batch_size", 8), options.get("color")
+        if seats < 1:
+            raise TaskError(f"batch_size must be at least 1, not {seats}")
+
+        def load(image: ImageSource) -> Pixels:
+            return load_image(image, color=color)
+
+        return analyze_pictures(
+            self._examiner,
+            images,
+            self._request(options.get("tasks", TASKS), options.get("max_new_tokens"), options.get("cancel")),
+            load=load,
+            faces=options.get("faces", "detect"),
+            seats=min(seats, self._seats),
+            keep_going=options.get("keep_going", False),
+        )
+
+    def analyze_video(self, source: "VideoSource", **options: "Unpack[VideoOptions]") -> Iterator[Analysis]:
+        """Analyse a video or a camera; faces keep their ids, and a face is read again only when it has changed.
+
+        Args:
+            source: path of a video, number of a camera (0 is the first), or a URL such as rtsp://...
+            options: see `VideoOptions`.
+
+        Yields:
+            One Analysis per analysed frame, with `frame` set; the `id` of a face is the number of its track.
+
+        Raises:
+            VideoError: the source cannot be opened or read, has no frame, or changes its frame size.
+        """
+        return (analysis for _, analysis in self.watch(source, **options))
+
+    def watch(self, source: "VideoSource", **options: "Unpack[VideoOptions]") -> "Iterator[tuple[Pixels, Analysis]]":
+        """`analyze_video` together with the frames: (H, W, 3) uint8 RGB."""
+        from sdk.frames import is_url
+        from sdk.video import Freshness, watch
+
+        if self._offline and is_url(source):
+            raise VideoError(f"{source} is on the network, and this Analyzer was opened with offline=True")
+        return watch(
+            self._examiner,
+            source,
+            self._request(options.get("tasks", TASKS), options.get("max_new_tokens"), options.get("cancel")),
+            options.get("freshness") or Freshness(),
+            sample_fps=options.get("sample_fps"),
+            deadline_s=options.get("deadline_s"),
+        )
+
+    def ask(self, image: ImageSource, question: str, **options: "Unpack[FaceOptions]") -> str:
         """The answer to a question of your own about the most prominent face of a picture.
 
         Raises:
             ImageError: the picture cannot be used or shows no face.
             TaskError: the question is empty or too long.
+            CancelledError: `cancel` was set.
         """
-        return "".join(self.stream(image, question, faces=faces, color=color)).strip()
+        return "".join(self.stream(image, question, **options)).strip()
 
-    def stream(
-        self, image: ImageSource, question: str, *, faces: Faces = "detect", color: Color | None = None
-    ) -> Iterator[str]:
+    def stream(self, image: ImageSource, question: str, **options: "Unpack[FaceOptions]") -> Iterator[str]:
         """Like `ask`, piece by piece as the words are decoded; `question` may also be the name of a task."""
         self._pipeline.question_ids(question)
-        with self._encode_largest(image, faces, color) as face:
-            yield from self._pipeline.stream(face, question)
+        with self._encode_largest(image, options.get("faces", "detect"), options.get("color")) as face:
+            yield from self._pipeline.stream(face, question, cancel=options.get("cancel"))
+
+    def warmup(self) -> dict[str, float]:
+        """Run every stage once, so that the first analysis is as fast as the others.
+
+        Returns:
+            Milliseconds per stage.
+        """
+        grey = np.full((256, 256, 3), 127, np.uint8)
+        clock, request = Clock(), self._request((*TASKS, "labels"), 2, None)
+        self._examiner.find(grey, "detect", clock)
+        ((crop, _),) = self._examiner.find(grey, "aligned", clock)
+        features = None if self.manifest.landmark else np.zeros(212, np.float32)
+        self._examiner.read(crop, request, clock, features)
+        return dict(clock.elapsed_ms)
 
     def close(self) -> None:
         """Free the model's memory; the Analyzer cannot be used afterwards."""
-        del self._pipeline
+        del self._pipeline, self._examiner
 
-    def _check_task(self, task: str) -> None:
-        offered = self.manifest.prompt.questions
-        if task not in offered:
-            raise TaskError(f"unknown task {task!r}; this bundle answers {' and '.join(map(repr, offered))}")
+    def __enter__(self) -> "Analyzer":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _request(self, tasks: Sequence[Asked], max_new_tokens: int | None, cancel: Event | None) -> Request:
+        request = self._examiner.request(
+            tasks, self._scores, max_new_tokens=max_new_tokens, abstain_below=self._abstain_below, cancel=cancel
+        )
+        if self._abstain_below and not request.scores:
+            raise TaskError("abstain_below needs label scores: pass scores=True, or ask for the task 'labels'")
+        return request
 
     def _encode_largest(self, image: ImageSource, faces: Faces, color: Color | None) -> EncodedFace:
         clock = Clock()
-        crops = [crop for crop, _ in self._crops(load_image(image, color=color), faces, clock)]
+        crops = [crop for crop, _ in self._examiner.find(load_image(image, color=color), faces, clock)]
         if not crops:
             raise ImageError("no face was found; for a picture that is a face crop already, pass faces='aligned'")
         return self._pipeline.encode(max(crops, key=lambda crop: crop.pixels.size), clock)
-
-    def _crops(self, pixels: Pixels, faces: Faces, clock: Clock) -> list[tuple[FaceCrop, float | None]]:
-        """Every face as a crop, with its detection score."""
-        scale = self.manifest.preprocessing.face_scale
-        if faces == "aligned":
-            return [(aligned_face(pixels, scale), None)]
-        if faces != "detect":
-            raise TaskError(f"faces must be 'detect' or 'aligned', not {faces!r}")
-        if self._detector is None:
-            self._detector = open_detector(self._detector_choice)
-        with clock("detect"):
-            found = self._detector.detect(pixels)
-        with clock("crop"):
-            scale /= self._detector.box_extent
-            return [(crop_face(pixels, face.box_xyxy, scale), face.score) for face in found]
-
-    def _summarise(
-        self, answered: list[tuple[Face, list[str]]], pixels: Pixels, image: ImageSource, clock: Clock
-    ) -> Analysis:
-        warnings = tuple(warning for _, found in answered for warning in found)
-        return Analysis(
-            faces=tuple(face for face, _ in answered),
-            image_size=(pixels.shape[1], pixels.shape[0]),
-            source=_source_name(image),
-            model=ModelInfo(
-                name=self.manifest.name,
-                digest=self.manifest.digest,
-                backend=self._pipeline.backend.variant.name,
-                notice=self.manifest.notice,
-            ),
-            timing_ms=dict(clock.elapsed_ms),
-            status="no_face" if not answered else "truncated" if warnings else "ok",
-            warnings=warnings,
-        )
 
 
 def open_backend(bundle: Path, manifest: Manifest, device: str = "auto", threads: int | None = None) -> OrtBackend:
@@ -182,15 +256,9 @@ def open_backend(bundle: Path, manifest: Manifest, device: str = "auto", threads
     raise BackendError("no variant of this bundle runs here; " + "; ".join(refused))
 
 
-def bundle_folder(bundle: "str | os.PathLike[str] | None") -> Path:
-    """The folder that a user means: the one given, or the embedded bundle."""
-    if bundle is not None:
-        return Path(bundle)
-    if not EMBEDDED.is_dir():
-        raise BundleNotFoundError(
-            "this build carries no embedded bundle; pass the folder of one made by `emola export`"
-        )
-    return EMBEDDED
+def bundle_folder(bundle: "str | os.PathLike[str] | None", offline: bool = False) -> Path:
+    """The folder that a user means: the one given, the embedded bundle, or one of the hub; see `sdk.bundles.hub`."""
+    return resolve_bundle(bundle, EMBEDDED, offline=offline)
 
 
 def _check_features(features: Floats, faces: Faces) -> Floats:
@@ -199,32 +267,3 @@ def _check_features(features: Floats, faces: Faces) -> Floats:
     if np.shape(features) != (212,):
         raise ImageError(f"landmark_features must have shape (212,), found {np.shape(features)}")
     return np.asarray(features, np.float32)
-
-
-def _describe(
-    index: int, crop: FaceCrop, score: float | None, landmarks: Floats | None, answers: dict[Task, Answer]
-) -> tuple[Face, list[str]]:
-    """A face and the warnings about its answers."""
-    emotion, units = answers.get("emotion"), answers.get("action_units")
-    face = Face(
-        id=index,
-        box_xyxy=crop.box_xyxy,
-        detection_score=score,
-        landmarks=None if landmarks is None else tuple((float(x), float(y)) for x, y in landmarks),
-        emotion=read_emotion(emotion.text) if emotion else None,
-        action_units=tuple(read_action_units(units.text)) if units else None,
-        action_units_text=units.text if units else None,
-    )
-    return face, [
-        f"face {index}: the {task} answer was cut off after {len(answer.token_ids)} tokens"
-        for task, answer in answers.items()
-        if answer.truncated
-    ]
-
-
-def _source_name(image: ImageSource) -> str:
-    if isinstance(image, (str, os.PathLike)):
-        return os.fspath(image)
-    if isinstance(image, Image.Image):
-        return "PIL image"
-    return "array" if isinstance(image, np.ndarray) else "bytes"

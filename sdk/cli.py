@@ -21,6 +21,7 @@ class Command:
 
 COMMANDS = {
     "analyze": Command("sdk.commands.analyze", "explain the faces of photographs", "cpu,faces"),
+    "video": Command("sdk.commands.video", "explain the faces of a video or a camera", "cpu,faces,video"),
     "info": Command("sdk.commands.info", "show what a bundle is: model, licence, intended use, figures"),
     "verify": Command("sdk.commands.verify", "check a bundle: hashes, and parity with the torch model here", "cpu"),
     "rege": Command("sdk.commands.rege", "score predictions against annotations with REGE"),

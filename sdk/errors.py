@@ -3,10 +3,13 @@
 SdkError                     catch this one and you have caught them all
 ├── ImageError               a picture that cannot be used: not an image, truncated, too large, wrong shape or dtype
 ├── TaskError                an unknown task, or one that this bundle was not made for
+├── VideoError               a video or camera that cannot be read, or a video that cannot be written
+├── CancelledError           the caller asked an analysis to stop
 ├── ScoreError               predictions and annotations that cannot be scored (REGE)
 ├── BundleError              a bundle that cannot be opened
 │   ├── BundleNotFoundError  no bundle under this name or path
 │   ├── FormatError          a manifest that this version does not read, or that was edited
+│   ├── DownloadError        a bundle that did not arrive whole; the files that did are kept for the next try
 │   └── IntegrityError       a file of the bundle is missing, has another size or another content
 ├── BackendError             no backend of this bundle runs on this machine
 ├── CheckpointError          weights, configuration or tokenizer that do not form one model
@@ -31,6 +34,14 @@ class TaskError(SdkError):
     pass
 
 
+class VideoError(SdkError):
+    pass
+
+
+class CancelledError(SdkError):
+    pass
+
+
 class ScoreError(SdkError):
     pass
 
@@ -44,6 +55,10 @@ class BundleNotFoundError(BundleError):
 
 
 class FormatError(BundleError):
+    pass
+
+
+class DownloadError(BundleError):
     pass
 
 

@@ -1,16 +1,24 @@
 """An analysis for human eyes: as text, and as a picture with boxes and labels."""
 
 import textwrap
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from sdk.faces.images import Pixels
-from sdk.results import Analysis, Face
+from sdk.faba.vocabulary import ACTION_UNITS, Emotion
+from sdk.faces.images import ImageSource, Pixels, load_image
 
+if TYPE_CHECKING:
+    from sdk.results import Analysis, Face
+
+_SHORTEST, _LONGEST = 640, 1600  # pixels of the longer side of a figure's picture
+_WORTH = 0.05  # least score that gets a bar
 _COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080")
 
 
-def describe(analysis: Analysis, width: int = 100) -> str:
+def describe(analysis: "Analysis", width: int = 100) -> str:
     """What was found, as indented lines of at most `width` characters."""
     size = "{} x {}".format(*analysis.image_size)
     count = {0: "no face", 1: "1 face"}.get(len(analysis.faces), f"{len(analysis.faces)} faces")
@@ -20,22 +28,28 @@ def describe(analysis: Analysis, width: int = 100) -> str:
     return "\n".join([*lines, *(f"warning: {warning}" for warning in analysis.warnings), ""])
 
 
-def _describe_face(face: Face, width: int) -> list[str]:
+def _describe_face(face: "Face", width: int) -> list[str]:
     box = "{:.0f},{:.0f} - {:.0f},{:.0f}".format(*face.box_xyxy)
     score = "" if face.detection_score is None else f"  detection score {face.detection_score:.2f}"
     lines = [f"  face {face.id}  box {box}{score}"]
     if face.emotion:
-        lines.append(f"    emotion: {face.emotion.label or 'none named'}")
+        lines.append(f"    emotion: {face.emotion.label or 'none named'}{_shares(face.emotion.scores)}")
         lines += _wrap(face.emotion.description, width)
     if face.action_units is not None:
         present = [unit for unit in face.action_units if unit.present]
         lines.append("    action units: " + (", ".join(unit.id for unit in present) or "none named"))
         for unit in present:
-            lines += _wrap(f"{unit.id} {unit.name}: {unit.reason}", width)
+            lines += _wrap(": ".join(filter(None, (f"{unit.id} {unit.name}", unit.reason))), width)
         absent = [unit.id for unit in face.action_units if not unit.present]
-        if absent:
+        if absent and face.action_units_text is not None:
             lines += _wrap(f"said to be absent: {', '.join(absent)}", width)
     return lines
+
+
+def _shares(scores: "Mapping[Emotion, float] | None") -> str:
+    """The two best scores."""
+    best = sorted((scores or {}).items(), key=lambda pair: -pair[1])[:2]
+    return "".join(f"  {emotion} {share:.2f}" for emotion, share in best)
 
 
 def _wrap(text: str, width: int) -> list[str]:
@@ -49,35 +63,98 @@ def _printable(text: str) -> str:
     )
 
 
-def annotate(image: Pixels, analysis: Analysis) -> Image.Image:
+def annotate(image: Pixels, analysis: "Analysis", *, units: bool = True) -> Image.Image:
     """The picture with a box and a label at each face.
 
     Args:
-        image: (H, W, 3) uint8 RGB, the picture that was analysed.
+        image: (H, W, 3) uint8 RGB, the picture that was analysed, or the same at another size.
+        units: name the action units in the label.
 
     Returns:
         A new PIL image of the same size.
     """
     picture = Image.fromarray(image)
     draw = ImageDraw.Draw(picture)
-    unit = max(picture.size) / 100
-    font = ImageFont.load_default(size=max(11, 1.8 * unit))
+    thickness = max(2, round(max(picture.size) / 300))
+    font = ImageFont.load_default(size=max(11, 0.018 * max(picture.size)))
+    scale = picture.width / max(analysis.image_size[0], 1)
     for face in analysis.faces:
-        colour = _COLOURS[face.id % len(_COLOURS)]
-        draw.rectangle(face.box_xyxy, outline=colour, width=max(2, round(unit / 3)))
-        label = _label(face)
+        box = [scale * edge for edge in face.box_xyxy]
+        colour = face_colour(face.id)
+        draw.rectangle(box, outline=colour, width=thickness)
+        label = _label(face, units)
         _, _, right, bottom = draw.multiline_textbbox((0, 0), label, font=font)
-        x = min(max(0, face.box_xyxy[0]), max(0, picture.width - right - 8))
-        y = face.box_xyxy[1] - bottom - 8
+        x = min(max(0, box[0]), max(0, picture.width - right - 8))
+        y = box[1] - bottom - 8
         if y < 0:  # no room above
-            y = min(face.box_xyxy[3], picture.height - bottom - 8)
+            y = min(box[3], picture.height - bottom - 8)
         draw.rectangle((x, y, x + right + 8, y + bottom + 8), fill=colour)
         draw.multiline_text((x + 4, y + 2), label, fill="white", font=font)
     return picture
 
 
-def _label(face: Face) -> str:
+def face_colour(face_id: int) -> str:
+    return _COLOURS[face_id % len(_COLOURS)]
+
+
+def _label(face: "Face", units: bool) -> str:
     parts = [f"{face.id}  {face.emotion.label or '?'}" if face.emotion else f"{face.id}"]
-    if face.action_units is not None:
+    if units and face.action_units is not None:
         parts.append(" ".join(unit.id for unit in face.action_units if unit.present))
     return "\n".join(filter(None, parts))
+
+
+def figure(image: ImageSource, analysis: "Analysis") -> Image.Image:
+    """The annotated picture beside a panel: for each face its emotion and a bar for each action unit.
+
+    A bar is as long as the unit's score, or full for a unit that the words call present where no scores were asked for.
+    Small pictures are enlarged and large ones reduced, so that the text can be read.
+
+    Args:
+        image: what was analysed; see `sdk.faces.images.load_image`; arrays are RGB.
+    """
+    pixels = load_image(image, color="rgb" if isinstance(image, np.ndarray) and image.ndim == 3 else None)
+    picture = Image.fromarray(pixels)
+    zoom = min(max(1.0, _SHORTEST / max(picture.size)), _LONGEST / max(picture.size))
+    size = (max(1, round(picture.width * zoom)), max(1, round(picture.height * zoom)))
+    picture = annotate(np.asarray(picture.resize(size, Image.Resampling.BICUBIC)), analysis, units=False)
+    blocks = [(face, _bars(face)) for face in analysis.faces]
+    line = max(16, picture.height // 45)
+    height = line * (sum(len(bars) + 2 for _, bars in blocks) + 1)
+    canvas = Image.new("RGB", (picture.width + 22 * line, max(picture.height, height)), "white")
+    canvas.paste(picture, (0, 0))
+    y = line // 2
+    for face, bars in blocks:
+        _draw_panel(ImageDraw.Draw(canvas), (picture.width + line, y), line, face, bars)
+        y += line * (len(bars) + 2)
+    return canvas
+
+
+def _bars(face: "Face") -> list[tuple[str, float]]:
+    """(text, length in 0..1) of each unit worth a bar."""
+    if face.action_unit_scores is not None:
+        worth = {int(name[2:]): score for name, score in face.action_unit_scores.items() if score >= _WORTH}
+    else:
+        worth = {unit.code: 1.0 for unit in face.action_units or () if unit.present}
+    return [(f"AU{code} {ACTION_UNITS[code]}", length) for code, length in sorted(worth.items())]
+
+
+def _draw_panel(
+    draw: ImageDraw.ImageDraw, corner: tuple[int, int], line: int, face: "Face", bars: list[tuple[str, float]]
+) -> None:
+    """A heading in the face's colour, and its bars below."""
+    x, y = corner
+    font = ImageFont.load_default(size=0.72 * line)
+    title = f"face {face.id}"
+    if face.emotion:
+        title += f"  {face.emotion.label or 'no emotion named'}"
+        if face.emotion.scores and face.emotion.label:
+            title += f"  {face.emotion.scores[face.emotion.label]:.2f}"
+    draw.rectangle((x, y, x + 20 * line, y + line), fill=face_colour(face.id))
+    draw.text((x + line // 4, y), title, fill="white", font=font)
+    for text, length in bars:
+        y += line
+        draw.text((x, y), text, fill="black", font=font)
+        left, top, bottom = x + 13 * line, y + line // 5, y + line - line // 8
+        draw.rectangle((left, top, left + 7 * line, bottom), outline="#bbbbbb")
+        draw.rectangle((left, top, left + round(7 * line * length), bottom), fill=face_colour(face.id))

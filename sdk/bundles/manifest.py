@@ -129,6 +129,24 @@ class Parity(_Record):
         return self.relative_error <= self.tolerance
 
 
+class LabelCalibration(_Record):
+    """How the label scores of one task were brought in line with how often they are right; see `sdk.faba.calibration`.
+
+    Attributes:
+        temperature: log-odds of the scores are divided by it.
+        error_before, error: expected calibration error in 0..1 without and with it.
+        samples: faces that it was fitted on.
+        data: SHA-256 of the evaluation file.
+    """
+
+    task: Task
+    temperature: float = Field(gt=0)
+    error_before: float
+    error: float
+    samples: int
+    data: str
+
+
 class Manifest(_Record):
     """Everything about a bundle; see the attributes' own classes.
 
@@ -142,6 +160,7 @@ class Manifest(_Record):
         variants: in the order in which they are tried.
         provenance: base, adapter, tool versions: free text by key.
         parity: what the export measured, on the machine that `environment` describes.
+        calibration: of the label scores; empty when they are uncalibrated.
         digest: SHA-256 of the manifest without this field.
     """
 
@@ -163,7 +182,12 @@ class Manifest(_Record):
     licences: tuple[Licence, ...]
     parity: tuple[Parity, ...]
     environment: dict[str, str]
+    calibration: tuple[LabelCalibration, ...] = ()
     digest: str = ""
+
+    def temperature(self, task: Task) -> float | None:
+        """Of the label scores of a task; None when they are uncalibrated."""
+        return next((found.temperature for found in self.calibration if found.task == task), None)
 
     def to_json(self) -> str:
         """The text of `manifest.json`, digest included."""

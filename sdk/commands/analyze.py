@@ -1,70 +1,145 @@
-"""`emola analyze PHOTO...`"""
+"""`emola analyze PHOTO|FOLDER...`"""
 
 import argparse
 import json
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from sdk.analyzer import Analyzer
 from sdk.errors import ImageError, SdkError
 from sdk.faba.prompts import TASKS
-from sdk.faces.images import load_image
-from sdk.render import annotate, describe
+from sdk.render import describe
 from sdk.results import Analysis
+
+if TYPE_CHECKING:
+    from sdk.examine import Asked
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("photos", nargs="+", metavar="PHOTO", help="image file")
-    parser.add_argument("--bundle", help="folder of a bundle; default: the embedded one")
-    parser.add_argument("--task", action="append", choices=TASKS, help="ask only this; may be given twice")
+    parser.add_argument("photos", nargs="+", metavar="PHOTO", help="image file, or a folder of them")
+    add_model_arguments(parser)
     parser.add_argument(
         "--faces", choices=("detect", "aligned"), default="detect", help="aligned: each photo is the crop of one face"
     )
-    parser.add_argument("--detector", default="auto", help="auto (dlib) or a SCRFD .onnx file")
-    parser.add_argument("--device", default="auto", help="auto or cpu")
-    parser.add_argument("--max-tokens", type=int, help="limit of each answer in tokens")
+    parser.add_argument("--batch-size", type=int, default=8, help="faces that are decoded at once (default 8)")
     parser.add_argument(
         "--save",
         type=Path,
         metavar="PATH",
-        help="write the photo with boxes and labels; a folder when there are several photos",
+        help="write the photo with boxes, labels and action unit bars; a folder when there are several photos",
     )
+    parser.add_argument("--csv", type=Path, metavar="PATH", help="write a table, one row per face")
     parser.add_argument(
         "--json", action="store_true", help="print one JSON document: an analysis, or a list of them for several photos"
     )
 
 
-def run(args: argparse.Namespace) -> None:
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which model, and what is asked of it."""
+    parser.add_argument("--bundle", help="folder of a bundle or owner/name of the hub; default: the embedded one")
+    parser.add_argument("--offline", action="store_true", help="never touch the network")
+    parser.add_argument("--task", action="append", choices=(*TASKS, "labels"), help="ask only this; may be repeated")
+    parser.add_argument("--scores", action="store_true", help="probabilities of the labels as well")
+    parser.add_argument("--abstain-below", type=float, default=0.0, metavar="P", help="give no label less probable")
+    parser.add_argument("--detector", default="auto", help="auto (dlib) or a SCRFD .onnx file")
+    parser.add_argument("--device", default="auto", help="auto or cpu")
+    parser.add_argument("--memory-limit", type=float, metavar="MB", help="for weights and KV caches")
+    parser.add_argument("--max-tokens", type=int, help="limit of each answer in tokens")
+
+
+def open_analyzer(args: argparse.Namespace) -> Analyzer:
+    """The Analyzer that the options describe; what must be said about its model goes to stderr."""
     if args.max_tokens is not None and args.max_tokens < 1:
         raise SdkError(f"--max-tokens must be at least 1, not {args.max_tokens}")
-    analyzer = Analyzer(args.bundle, device=args.device, detector=args.detector)
+    analyzer = Analyzer(
+        args.bundle,
+        device=args.device,
+        detector=args.detector,
+        offline=args.offline,
+        scores=args.scores,
+        abstain_below=args.abstain_below,
+        memory_limit=None if args.memory_limit is None else int(1e6 * args.memory_limit),
+    )
     if analyzer.manifest.notice:
         print(f"note: {analyzer.manifest.notice}", file=sys.stderr)
-    analyses: list[Analysis] = []
-    failures = []
-    for photo in args.photos:
-        try:
-            analyses.append(_analyze(analyzer, photo, args))
-        except ImageError as error:
-            failures.append(str(error))
-    if args.json and analyses:
-        documents = [analysis.to_dict() for analysis in analyses]
-        print(json.dumps(documents if len(args.photos) > 1 else documents[0], ensure_ascii=False, indent=1))
+    return analyzer
+
+
+def run(args: argparse.Namespace) -> None:
+    photos = _photos(args.photos)
+    several = len(photos) > 1 or Path(args.photos[0]).is_dir()
+    documents: list[dict[str, Any]] = []
+    failures: list[str] = []
+    with _table(args.csv) as table, open_analyzer(args) as analyzer:
+        for analysis in _with_progress(_analyses(analyzer, photos, args), len(photos)):
+            if analysis.status == "failed":
+                failures.extend(analysis.warnings)
+                continue
+            _show(analysis, args, several)
+            if table:
+                table.add(analysis)
+            if args.json:
+                documents.append(analysis.to_dict())
+    if args.json and documents:
+        print(json.dumps(documents if several else documents[0], ensure_ascii=False, indent=1))
+    if args.csv:
+        print(f"wrote {args.csv}", file=sys.stderr)
     if failures:
-        raise ImageError("; ".join(failures))
+        count = f"{len(failures)} of {len(photos)} pictures could not be read: " if several else ""
+        raise ImageError(count + "; ".join(failures))
 
 
-def _analyze(analyzer: Analyzer, photo: str, args: argparse.Namespace) -> Analysis:
-    """Analyse one photo; print and draw it as the options say."""
-    analysis = analyzer.analyze(photo, tasks=args.task or TASKS, faces=args.faces, max_new_tokens=args.max_tokens)
-    if not args.json:
+def _photos(names: Sequence[str]) -> list[str]:
+    from sdk.batch import pictures_in
+
+    found: list[str] = []
+    for name in names:
+        found += map(str, pictures_in(Path(name))) if Path(name).is_dir() else [name]
+    return found
+
+
+def _table(path: Path | None) -> Any:
+    from sdk.tables import CsvFile
+
+    return CsvFile(path) if path else nullcontext()
+
+
+def _analyses(analyzer: Analyzer, photos: Sequence[str], args: argparse.Namespace) -> Iterator[Analysis]:
+    tasks: Sequence[Asked] = args.task or TASKS
+    if len(photos) == 1:
+        yield analyzer.analyze(photos[0], tasks=tasks, faces=args.faces, max_new_tokens=args.max_tokens)
+        return
+    yield from analyzer.iterate_batch(
+        photos,
+        tasks=tasks,
+        faces=args.faces,
+        max_new_tokens=args.max_tokens,
+        batch_size=args.batch_size,
+        keep_going=True,
+    )
+
+
+def _with_progress(analyses: Iterator[Analysis], total: int) -> Iterator[Analysis]:
+    """A bar on stderr for several photos, where stderr is a terminal."""
+    if total == 1 or not sys.stderr.isatty():
+        return analyses
+    from tqdm import tqdm
+
+    return iter(tqdm(analyses, total=total, unit="photo"))
+
+
+def _show(analysis: Analysis, args: argparse.Namespace, several: bool) -> None:
+    """Print and draw an analysis as the options say; with a table, words only for a single photo."""
+    if not args.json and not (args.csv and several):
         print(describe(analysis))
     if args.save:
-        target = args.save if len(args.photos) == 1 else args.save / f"{Path(photo).stem}.png"
+        target = args.save / f"{Path(analysis.source).stem}.png" if several else args.save
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            annotate(load_image(photo), analysis).save(target)
+            analysis.plot().save(target)
         except (ValueError, OSError) as error:
             raise SdkError(f"--save {target}: {error}; expected a file name such as out.png") from None
         print(f"wrote {target}", file=sys.stderr)
-    return analysis

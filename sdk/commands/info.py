@@ -6,15 +6,17 @@ from collections.abc import Iterator
 
 from sdk.analyzer import bundle_folder
 from sdk.bundles.manifest import Manifest, read_manifest
+from sdk.runtime.memory import Memory
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("bundle", nargs="?", help="folder of a bundle; default: the embedded one")
+    parser.add_argument("bundle", nargs="?", help="folder of a bundle or owner/name; default: the embedded one")
+    parser.add_argument("--offline", action="store_true", help="never touch the network")
     parser.add_argument("--json", action="store_true", help="print the manifest as JSON")
 
 
 def run(args: argparse.Namespace) -> None:
-    manifest = read_manifest(bundle_folder(args.bundle))
+    manifest = read_manifest(bundle_folder(args.bundle, args.offline))
     print(manifest.to_json() if args.json else "\n".join(_lines(manifest)))
 
 
@@ -30,11 +32,20 @@ def _lines(manifest: Manifest) -> Iterator[str]:
     yield _row("picture", f"{p.image_size} px, {p.image_aspect}; {manifest.prompt.image_rows} rows per face")
     yield _row("landmarks", f"mode {p.landmark_mode}" if manifest.landmark else "no network: pass landmark_features=")
     for variant in manifest.variants:
-        yield _row("variant", f"{variant.name} ({variant.precision} on {variant.backend})")
+        memory = Memory.of(manifest, variant)
+        needs = f"{memory.weights / 1e6:.1f} MB, and {memory.per_face / 1e6:.1f} MB for each face at once"
+        yield _row("variant", f"{variant.name} ({variant.precision} on {variant.backend}): about {needs}")
     for licence in manifest.licences:
         yield from _paragraph("licence", f"{licence.part} ({licence.origin}): {licence.licence}")
     for parity in manifest.parity:
         yield _row("parity", f"{parity.variant} {parity.stage}: relative error {parity.relative_error:.1e}")
+    for found in manifest.calibration:
+        errors = f"calibration error {100 * found.error_before:.1f} % -> {100 * found.error:.1f} %"
+        yield _row(
+            "label scores", f"{found.task}: temperature {found.temperature:.2f}, {errors} ({found.samples} faces)"
+        )
+    if not manifest.calibration:
+        yield _row("label scores", "uncalibrated")
     for key, value in {**manifest.provenance, **manifest.environment}.items():
         yield _row(key, value)
 

@@ -17,8 +17,8 @@ class EmotionReading(BaseModel):
 
     Attributes:
         label: one of the seven categories, or None when the words name none of them.
-        description: the answer as the model wrote it.
-        scores: probability of each category in 0..1 where the bundle gives label scores, else None.
+        description: the answer as the model wrote it; empty when only labels were asked for.
+        scores: probability of each category in 0..1 where label scores were asked for, else None.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -36,7 +36,7 @@ class ActionUnitReading(BaseModel):
         id: "AU4".
         name: the FACS name, e.g. "Brow Lowerer".
         present: False when the answer mentions the unit only to say that it is not there.
-        reason: the sentences of the answer that speak of this unit.
+        reason: the sentences of the answer that speak of this unit; empty when only labels were asked for.
         intensity: None; EmoLA does not model intensity.
     """
 
@@ -114,7 +114,11 @@ def read_action_units(text: str) -> list[ActionUnitReading]:
 
 
 def _reading(code: int, present: bool, sentences: list[str]) -> ActionUnitReading:
-    reason = _HEADING.sub("", " ".join(dict.fromkeys(filter(None, sentences))))
+    return action_unit(code, present, _HEADING.sub("", " ".join(dict.fromkeys(filter(None, sentences)))))
+
+
+def action_unit(code: int, present: bool, reason: str = "") -> ActionUnitReading:
+    """A reading under the name that FACS gives the unit."""
     return ActionUnitReading(code=code, id=f"AU{code}", name=ACTION_UNITS[code], present=present, reason=reason)
 
 

@@ -51,6 +51,15 @@ def load_image(
         return _to_rgb(image)
 
 
+def source_name(source: ImageSource) -> str:
+    """The path that was given, or a word for what else it was."""
+    if isinstance(source, (str, os.PathLike)):
+        return os.fspath(source)
+    if isinstance(source, Image.Image):
+        return "PIL image"
+    return "array" if isinstance(source, np.ndarray) else "bytes"
+
+
 def _open(source: "str | os.PathLike[str] | bytes") -> tuple[str, "str | io.BytesIO"]:
     """A name for messages, and what PIL opens."""
     if isinstance(source, (bytes, bytearray, memoryview)):

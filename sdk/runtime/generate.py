@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from threading import Event
 
 import numpy as np
 
+from sdk.errors import CancelledError
 from sdk.runtime.backends.ort import Floats, KVCache, OrtDecoder
 
 
@@ -31,8 +33,11 @@ class Generation(Iterator[int]):
         prompt_ids: (T,) ids that follow what the cache holds; at least one.
         stop_ids: any of them ends the answer.
         max_new_tokens: ends it otherwise, and sets `truncated`.
+        cancel: once it is set, the next token raises CancelledError.
 
     Attributes:
+        cache: the sequence so far.
+        pending: ids that the decoder has yet to read; empty once the answer has ended.
         truncated: the budget ended the answer, not a stop token.
     """
 
@@ -45,24 +50,33 @@ class Generation(Iterator[int]):
         stop_ids: Sequence[int],
         max_new_tokens: int,
         sampling: Sampling | None = None,
+        cancel: Event | None = None,
     ) -> None:
-        self.truncated = False
-        self._decoder, self._cache = decoder, cache
+        self.cache, self.pending, self.truncated = cache, prompt_ids, False
+        self._decoder, self._cancel = decoder, cancel
         self._stop_ids, self._left = frozenset(stop_ids), max_new_tokens
         self._choose = _Chooser(sampling or Sampling())
-        self._pending: Sequence[int] = prompt_ids
 
     def __next__(self) -> int:
-        if not self._pending:
+        if not self.pending:
             raise StopIteration
-        logits = self._decoder.extend(self._cache, self._decoder.embed(self._pending))[-1]
+        logits = self._decoder.extend(self.cache, self._decoder.embed(self.pending))[-1]
+        token = self.accept(logits)
+        if token is None:
+            raise StopIteration
+        return token
+
+    def accept(self, logits: Floats) -> int | None:
+        """Choose what follows `pending` by its (vocabulary,) logits; None when that ends the answer."""
+        if self._cancel and self._cancel.is_set():
+            raise CancelledError("the analysis was cancelled")
         token = self._choose(logits)
         if token in self._stop_ids or not self._left:
             self.truncated = token not in self._stop_ids
-            self._pending = ()
-            raise StopIteration
+            self.pending = ()
+            return None
         self._left -= 1
-        self._pending = (token,)
+        self.pending = (token,)
         return token
 
 

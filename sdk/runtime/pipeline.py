@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from types import TracebackType
 
 import numpy as np
@@ -16,6 +17,7 @@ from sdk.faces.preprocess import landmark_pixels, landmark_points, vision_pixels
 from sdk.runtime.backends.ort import Floats, KVCache, OrtBackend
 from sdk.runtime.clock import Clock
 from sdk.runtime.generate import Generation, Sampling
+from sdk.runtime.memory import positions_per_face
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,10 @@ class EncodedFace:
         self._cache.length = self.prefix
         return self._cache
 
+    def move_to(self, cache: KVCache) -> None:
+        """From now on live in another cache, which holds a copy."""
+        self._cache = cache
+
     def close(self) -> None:
         if self._cache is not None:
             self._free_caches.append(self._cache)
@@ -79,7 +85,9 @@ class Pipeline:
         self.tokenizer = Tokenizer.from_file(str(bundle / manifest.tokenizer))
         self._free_caches: list[KVCache] = []
 
-    def encode(self, crop: FaceCrop, clock: Clock, features: Floats | None = None) -> EncodedFace:
+    def encode(
+        self, crop: FaceCrop, clock: Clock, features: Floats | None = None, cache: KVCache | None = None
+    ) -> EncodedFace:
         """Run both encoders and let the decoder read the face.
 
         Args:
@@ -87,30 +95,34 @@ class Pipeline:
             clock: collects the times of `landmark`, `vision` and `prefill`.
             features: (212,) landmark features, if they were computed before; required when the bundle has no landmark
                 network.
+            cache: where the face shall live; None takes a free one.
 
         Raises:
             ImageError: the bundle has no landmark network and no features are given.
         """
         if features is None:
-            features = self._landmark_features(crop, clock)
+            features = self.landmark_features(crop, clock)
         with clock("vision"):
             pixels = vision_pixels(crop, features, self.manifest.preprocessing)
             rows = self.backend.vision(pixels[None], features.astype(np.float32)[None])[0]  # (577, D)
         with clock("prefill"):
-            return self.encode_rows(rows, features)
+            return self.encode_rows(rows, features, cache)
 
-    def encode_rows(self, rows: Floats, features: Floats) -> EncodedFace:
+    def encode_rows(self, rows: Floats, features: Floats, cache: KVCache | None = None) -> EncodedFace:
         """Let the decoder read the system text and (rows, D) image and landmark rows."""
-        decoder, cache = self.backend.decoder, self._take_cache()
+        decoder = self.backend.decoder
+        home = self._free_caches if cache is None else []  # a cache of the caller's goes back to the caller
+        cache = cache or self._take_cache()
+        cache.length = 0
         prefix = decoder.embed(self.manifest.prompt.prefix_ids)
         decoder.extend(cache, np.concatenate([prefix, rows]))
-        return EncodedFace(features, cache, self._free_caches)
+        return EncodedFace(features, cache, home)
 
-    def landmarks(self, face: EncodedFace, crop: FaceCrop) -> Floats | None:
+    def landmarks(self, features: Floats, crop: FaceCrop) -> Floats | None:
         """(106, 2) points in pixels of the picture; None in mode "emola", whose features are no coordinates."""
         if self.manifest.preprocessing.landmark_mode == "emola":
             return None
-        return landmark_points(face.features, crop.box_xyxy)
+        return landmark_points(features, crop.box_xyxy)
 
     def question_ids(self, question: str) -> Sequence[int]:
         """The token ids of a fixed task or of a free question, from after the image rows to the start of the answer."""
@@ -131,14 +143,20 @@ class Pipeline:
         question: "Task | str",
         max_new_tokens: int | None = None,
         sampling: Sampling | None = None,
+        cancel: Event | None = None,
     ) -> Generation:
         """Start an answer about a face: an iterator over token ids."""
         prompt, cache = self.manifest.prompt, face.rewind()
         question_ids = self.question_ids(question)
         room = cache.capacity - face.prefix - len(question_ids)
-        limit = min(max_new_tokens or prompt.max_new_tokens, room)
         return Generation(
-            self.backend.decoder, cache, question_ids, stop_ids=prompt.stop_ids, max_new_tokens=limit, sampling=sampling
+            self.backend.decoder,
+            cache,
+            question_ids,
+            stop_ids=prompt.stop_ids,
+            max_new_tokens=min(max_new_tokens or prompt.max_new_tokens, room),
+            sampling=sampling,
+            cancel=cancel,
         )
 
     def ask(
@@ -148,6 +166,7 @@ class Pipeline:
         clock: Clock,
         max_new_tokens: int | None = None,
         sampling: Sampling | None = None,
+        cancel: Event | None = None,
     ) -> Answer:
         """Ask a fixed task or a free question and wait for the whole answer.
 
@@ -155,13 +174,21 @@ class Pipeline:
             clock: collects `question` (up to the first token) and `decode` (all others).
             max_new_tokens: limit of the answer; None takes the bundle's.
             sampling: None is greedy.
+            cancel: set it to stop within one token.
+
+        Raises:
+            CancelledError: `cancel` was set.
         """
-        generation = self.generate(face, question, max_new_tokens, sampling)
+        generation = self.generate(face, question, max_new_tokens, sampling, cancel)
         with clock("question"):
             first = next(generation, None)
         with clock("decode"):
             token_ids = () if first is None else (first, *generation)
-        return Answer(self.tokenizer.decode(list(token_ids)).strip(), token_ids, generation.truncated)
+        return self.answer(token_ids, generation.truncated)
+
+    def answer(self, token_ids: Sequence[int], truncated: bool) -> Answer:
+        """Decoded tokens as an answer."""
+        return Answer(self.tokenizer.decode(list(token_ids)).strip(), tuple(token_ids), truncated)
 
     def stream(
         self,
@@ -169,11 +196,12 @@ class Pipeline:
         question: "Task | str",
         max_new_tokens: int | None = None,
         sampling: Sampling | None = None,
+        cancel: Event | None = None,
     ) -> Iterator[str]:
         """The same answer, piece by piece as it is decoded."""
         token_ids: list[int] = []
         sent = 0
-        for token in self.generate(face, question, max_new_tokens, sampling):
+        for token in self.generate(face, question, max_new_tokens, sampling, cancel):
             token_ids.append(token)
             if (self.tokenizer.id_to_token(token) or "").startswith("<0x"):
                 continue  # bytes mean nothing until their run has ended
@@ -182,7 +210,8 @@ class Pipeline:
             sent = len(text)
         yield self.tokenizer.decode(token_ids)[sent:]
 
-    def _landmark_features(self, crop: FaceCrop, clock: Clock) -> Floats:
+    def landmark_features(self, crop: FaceCrop, clock: Clock) -> Floats:
+        """(212,) outputs of the landmark network."""
         if self.backend.landmark is None:
             raise ImageError(
                 "this bundle was exported without a landmark network: pass landmark_features=, or export it again "
@@ -195,24 +224,20 @@ class Pipeline:
             return features
 
     def _take_cache(self) -> KVCache:
-        cache = self._free_caches.pop() if self._free_caches else self.backend.decoder.new_cache(self._capacity)
-        cache.length = 0
-        return cache
+        try:
+            return self._free_caches.pop()  # atomic, unlike a look before the leap
+        except IndexError:
+            return self.backend.decoder.new_cache(self.capacity)
 
     @property
     def _prefix_length(self) -> int:
         return len(self.manifest.prompt.prefix_ids) + self.manifest.prompt.image_rows
 
     @property
-    def _capacity(self) -> int:
-        """Positions per face: its prefix, a question and an answer, within the trained context."""
-        longest = max(len(question.token_ids) for question in self.manifest.prompt.questions.values())
-        wanted = self._prefix_length + longest + self.manifest.prompt.max_new_tokens + _FREE_QUESTION
-        return min(self.manifest.geometry.context, wanted)
+    def capacity(self) -> int:
+        """Positions of a face's cache."""
+        return positions_per_face(self.manifest)
 
     @property
     def _room_for_question(self) -> int:
-        return self._capacity - self._prefix_length - 1
-
-
-_FREE_QUESTION = 128  # tokens kept free for a question of the user's
+        return self.capacity - self._prefix_length - 1

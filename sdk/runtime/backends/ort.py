@@ -45,19 +45,49 @@ class KVCache:
     """Keys and values of one sequence, in one allocation that past and present share.
 
     Attributes:
+        memory: (2 x layers, 1, heads, capacity, size), keys and values in turn.
         length: positions that are filled; set it lower to rewind, the rest is overwritten by what follows.
         capacity: positions that fit.
     """
 
-    def __init__(self, geometry: Geometry, capacity: int) -> None:
-        from onnxruntime import OrtValue
-
-        shape = (2 * geometry.layers, 1, geometry.kv_heads, capacity, geometry.head_size)
-        self._memory = np.zeros(shape, np.float32)
-        self.values = [OrtValue.ortvalue_from_numpy(part) for part in self._memory]
-        self.capacity = capacity
+    def __init__(self, memory: Floats) -> None:
+        self.memory = memory
+        self.values = _share(memory)
+        self.capacity = memory.shape[3]
         self.length = 0
         self.step: _Call | None = None
+
+
+class KVPool:
+    """The caches of several sequences in one allocation, so that one call can step the first n of them together.
+
+    Attributes:
+        caches: one per sequence; each can be extended by itself.
+    """
+
+    def __init__(self, memory: Floats) -> None:
+        self._memory = memory  # (2 x layers, N, heads, capacity, size)
+        self.caches = [KVCache(memory[:, row : row + 1]) for row in range(memory.shape[1])]
+        self._steps: dict[int, _Call] = {}
+
+    def step(self, session: Any, geometry: Geometry, count: int) -> "_Call":
+        """The call that steps the first `count` sequences."""
+        if count not in self._steps:
+            self._steps[count] = _Call(session, _share(self._memory[:, :count]), (count, 1), 1, geometry)
+        return self._steps[count]
+
+    def move(self, source: int, target: int) -> None:
+        """Copy one sequence over another."""
+        length = self.caches[source].length
+        self._memory[:, target, :, :length] = self._memory[:, source, :, :length]
+        self.caches[target].length = length
+
+
+def _share(memory: Floats) -> list[Any]:
+    """One OrtValue per key or value, on the memory of the array itself."""
+    from onnxruntime import OrtValue
+
+    return [OrtValue.ortvalue_from_numpy(part) for part in memory]
 
 
 class OrtDecoder:
@@ -84,7 +114,12 @@ class OrtDecoder:
 
     def new_cache(self, capacity: int) -> KVCache:
         """An empty cache; memory is claimed as it fills."""
-        return KVCache(self._geometry, capacity)
+        return self.new_pool(capacity, 1).caches[0]
+
+    def new_pool(self, capacity: int, sequences: int) -> KVPool:
+        """Empty caches for sequences that will be stepped together."""
+        g = self._geometry
+        return KVPool(np.zeros((2 * g.layers, sequences, g.kv_heads, capacity, g.head_size), np.float32))
 
     def extend(self, cache: KVCache, rows: Floats, last: int = 1) -> Floats:
         """Append rows to a sequence.
@@ -101,31 +136,56 @@ class OrtDecoder:
             BackendError: the sequence would outgrow its cache.
         """
         count = len(rows)
-        if cache.length + count > cache.capacity:
-            raise BackendError(
-                f"the sequence needs {cache.length + count} positions, its cache holds {cache.capacity}: "
-                "ask for fewer tokens"
-            )
+        _check_room(cache, count)
         if count == 1:
-            cache.step = call = cache.step or _Call(self._session, cache, 1, 1, self._geometry)
+            cache.step = call = cache.step or _Call(self._session, cache.values, (1, 1), 1, self._geometry)
         else:
-            call = _Call(self._session, cache, count, last, self._geometry)
-        logits = call(rows, cache.length)
+            call = _Call(self._session, cache.values, (1, count), last, self._geometry)
+        logits: Floats = call(rows, [cache.length])[0]
         cache.length += count
         return logits
 
+    def step(self, pool: KVPool, rows: Floats) -> Floats:
+        """Append one row to each of the first N sequences of a pool; they may differ in length.
+
+        Args:
+            rows: (N, D) embeddings.
+
+        Returns:
+            (N, vocabulary) float32; valid until the next call with the same pool and N.
+        """
+        caches = pool.caches[: len(rows)]
+        for cache in caches:
+            _check_room(cache, 1)
+        call = pool.step(self._session, self._geometry, len(rows))
+        logits: Floats = call(rows, [cache.length for cache in caches])[:, -1]
+        for cache in caches:
+            cache.length += 1
+        return logits
+
+
+def _check_room(cache: KVCache, count: int) -> None:
+    if cache.length + count > cache.capacity:
+        raise BackendError(
+            f"the sequence needs {cache.length + count} positions, its cache holds {cache.capacity}: "
+            "ask for fewer tokens"
+        )
+
 
 class _Call:
-    """Bound inputs and outputs for T rows; decoding runs the same one over and over without allocating."""
+    """Bound inputs and outputs for B x T rows; decoding runs the same one over and over without allocating."""
 
-    def __init__(self, session: Any, cache: KVCache, count: int, last: int, geometry: Geometry) -> None:
+    def __init__(
+        self, session: Any, cache_values: list[Any], shape: tuple[int, int], last: int, geometry: Geometry
+    ) -> None:
         from onnxruntime import OrtValue
 
         self._session = session
-        self._rows = np.empty((1, count, geometry.hidden_size), np.float32)
-        self._past = np.empty(1, np.int32)
+        batch, count = shape
+        self._rows = np.empty((batch, count, geometry.hidden_size), np.float32)
+        self._past = np.empty(batch, np.int32)
         self._total = np.empty((), np.int32)
-        self._logits = np.empty((1, last, geometry.vocabulary), np.float32)
+        self._logits = np.empty((batch, last, geometry.vocabulary), np.float32)
         inputs = {
             "inputs_embeds": self._rows,
             "seqlens_k": self._past,
@@ -136,19 +196,20 @@ class _Call:
         for name, array in inputs.items():
             self._binding.bind_ortvalue_input(name, OrtValue.ortvalue_from_numpy(array))
         self._binding.bind_ortvalue_output("logits", OrtValue.ortvalue_from_numpy(self._logits))
-        for index, value in enumerate(cache.values):
+        for index, value in enumerate(cache_values):
             part = f"{index // 2}.{'value' if index % 2 else 'key'}"
             self._binding.bind_ortvalue_input(f"past_key_values.{part}", value)
             self._binding.bind_ortvalue_output(f"present.{part}", value)
         self._keep = inputs
 
-    def __call__(self, rows: Floats, past: int) -> Floats:
-        self._rows[0] = rows
-        self._total[...] = past + len(rows)
-        self._past[0] = past + len(rows) - 1  # GroupQueryAttention counts positions before the last
+    def __call__(self, rows: Floats, past: list[int]) -> Floats:
+        """(B x T, D) rows after `past` positions each -> (B, last, vocabulary)."""
+        self._rows[...] = rows.reshape(self._rows.shape)
+        self._past[...] = past
+        self._past += self._rows.shape[1] - 1  # GroupQueryAttention counts positions before the last
+        self._total[...] = self._past.max() + 1
         self._session.run_with_iobinding(self._binding)
-        logits: Floats = self._logits[0]
-        return logits
+        return self._logits
 
 
 def _open_session(path: Path, threads: int | None) -> Any:

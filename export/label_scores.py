@@ -1,0 +1,82 @@
+"""Temperature of a bundle's label scores, fitted to evaluation sets and recorded in its manifest."""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from sdk.analyzer import open_backend
+from sdk.bundles.manifest import MANIFEST, LabelCalibration, Manifest, file_sha256, read_manifest
+from sdk.faba.calibration import calibration_error, fit_temperature, tempered
+from sdk.faba.labels import UNITS
+from sdk.faba.prompts import Task
+from sdk.faba.rege import annotated_action_units, emotion_index
+from sdk.faces.crop import aligned_face
+from sdk.faces.images import load_image
+from sdk.runtime.clock import Clock
+from sdk.runtime.labels import LabelScorer
+from sdk.runtime.pipeline import Pipeline
+from trainer.data import read_landmarks
+from trainer.records import Record, read_records
+
+
+def calibrate_labels(
+    bundle: Path, sets: Mapping[Task, Path], report: Callable[[str], None] = lambda line: None
+) -> Manifest:
+    """Fit one temperature per task and rewrite the manifest in place, under a temporary name first.
+
+    Args:
+        bundle: a sealed bundle.
+        sets: evaluation file in the FABA-Instruct layout, by task.
+        report: told one line per task.
+
+    Raises:
+        DataError: a file is not of that layout.
+    """
+    manifest = read_manifest(bundle)
+    pipeline = Pipeline(bundle, manifest, open_backend(bundle, manifest))
+    found = tuple(_calibrate(pipeline, task, path, report) for task, path in sets.items())
+    kept = tuple(old for old in manifest.calibration if old.task not in sets)
+    manifest = manifest.model_copy(update={"calibration": (*kept, *found)})
+    partial = bundle / f"{MANIFEST}.partial"
+    partial.write_text(manifest.to_json(), encoding="utf-8")
+    os.replace(partial, bundle / MANIFEST)
+    return read_manifest(bundle)
+
+
+def _calibrate(pipeline: Pipeline, task: Task, path: Path, report: Callable[[str], None]) -> LabelCalibration:
+    records = read_records(path, task=task)
+    scorer = LabelScorer(pipeline)
+    pairs = [_score(pipeline, scorer, task, record, index) for index, record in enumerate(records)]
+    probabilities = np.concatenate([rows for rows, _ in pairs])
+    labels = np.concatenate([right for _, right in pairs])
+    temperature = fit_temperature(probabilities, labels)
+    found = LabelCalibration(
+        task=task,
+        temperature=temperature,
+        error_before=calibration_error(probabilities, labels),
+        error=calibration_error(tempered(probabilities, temperature), labels),
+        samples=len(records),
+        data=file_sha256(path),
+    )
+    report(
+        f"label scores, {task}: temperature {temperature:.3f}, calibration error {100 * found.error_before:.1f} % -> "
+        f"{100 * found.error:.1f} % on {len(records)} faces"
+    )
+    return found
+
+
+def _score(
+    pipeline: Pipeline, scorer: LabelScorer, task: Task, record: Record, index: int
+) -> "tuple[np.ndarray[tuple[int, int], np.dtype[np.float64]], np.ndarray[tuple[int], np.dtype[np.int64]]]":
+    """Rows of probabilities and which column is right: one row over the emotions, or one (present, absent) per unit."""
+    crop = aligned_face(load_image(record.image_path), pipeline.manifest.preprocessing.face_scale)
+    with pipeline.encode(crop, Clock(), read_landmarks(record)) as face:
+        if task == "emotion":
+            emotions = scorer.emotions(face, enough=1.0)
+            return np.array([list(emotions.values())]), np.array([emotion_index(record.label, index)])
+        units = scorer.action_units(face, enough=1.0)
+    present = annotated_action_units(record.label, index)
+    rows = np.array([[units[code], 1 - units[code]] for code in UNITS])
+    return rows, np.array([int(code not in present) for code in UNITS])

@@ -1,0 +1,62 @@
+"""`emola video FILE|NUMBER|URL`"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from sdk.commands.analyze import add_model_arguments, open_analyzer
+from sdk.errors import SdkError
+from sdk.faba.prompts import TASKS
+from sdk.recording import Recorder
+from sdk.results import Analysis, Face
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", help="video file, number of a camera (0), or a URL such as rtsp://...")
+    add_model_arguments(parser)
+    parser.add_argument("--fps", type=float, help="frames to analyse per second; default: every frame")
+    parser.add_argument("--deadline", type=float, metavar="S", help="drop frames that are later than this")
+    parser.add_argument("--seconds", type=float, metavar="S", help="stop after this much video")
+    parser.add_argument("--jsonl", type=Path, help="write one analysis per line")
+    parser.add_argument("--csv", type=Path, help="write a table, one row per face and frame")
+    parser.add_argument("--save", type=Path, metavar="OUT.mp4", help="write the frames with boxes and labels")
+    parser.add_argument("--timeline", type=Path, metavar="OUT.png", help="draw emotion and action units over time")
+    parser.add_argument("--json", action="store_true", help="print one JSON document per line instead of words")
+
+
+def run(args: argparse.Namespace) -> None:
+    if args.seconds is not None and args.seconds <= 0:
+        raise SdkError(f"--seconds must be greater than 0, not {args.seconds}")
+    with (
+        open_analyzer(args) as analyzer,
+        Recorder(args.jsonl, args.csv, args.save, args.timeline) as recorder,
+    ):
+        frames = analyzer.watch(
+            args.source,
+            tasks=args.task or TASKS,
+            sample_fps=args.fps,
+            deadline_s=args.deadline,
+            max_new_tokens=args.max_tokens,
+        )
+        count = dropped = 0
+        for pixels, analysis in frames:
+            if args.seconds is not None and analysis.frame and analysis.frame.time_s >= args.seconds:
+                break
+            recorder.add(pixels, analysis)
+            print(analysis.to_json() if args.json else _line(analysis), flush=True)
+            count, dropped = count + 1, analysis.frame.dropped if analysis.frame else 0
+    print(f"{count} frames analysed, {dropped} dropped", file=sys.stderr)
+    for path in recorder.paths:
+        print(f"wrote {path}", file=sys.stderr)
+
+
+def _line(analysis: Analysis) -> str:
+    time_s = analysis.frame.time_s if analysis.frame else 0.0
+    return f"{time_s:8.2f} s  " + ("  |  ".join(map(_words, analysis.faces)) or "no face")
+
+
+def _words(face: Face) -> str:
+    """The face in a few words; how old the reading is, in brackets."""
+    units = " ".join(unit.id for unit in face.action_units or () if unit.present)
+    label = (face.emotion.label or "?") if face.emotion else ""
+    return " ".join(filter(None, (f"{face.id}", label, units, f"({(face.age_ms or 0) / 1000:.1f} s ago)")))

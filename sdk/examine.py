@@ -1,0 +1,243 @@
+"""One face at a time: what is asked about it, what was answered, and the record that comes of it."""
+
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from threading import Event
+from typing import Literal
+
+from sdk.errors import CancelledError, TaskError
+from sdk.faba.answers import ActionUnitReading, EmotionReading, action_unit, read_action_units, read_emotion
+from sdk.faba.calibration import sharpen, sharpen_each
+from sdk.faba.prompts import TASKS, Task
+from sdk.faba.vocabulary import Emotion
+from sdk.faces.crop import FaceCrop, aligned_face, crop_face
+from sdk.faces.detect import Detection, Detector, open_detector
+from sdk.faces.images import Pixels
+from sdk.results import Analysis, Face, FrameInfo, ModelInfo
+from sdk.runtime.backends.ort import Floats
+from sdk.runtime.clock import Clock
+from sdk.runtime.labels import LabelScorer
+from sdk.runtime.pipeline import Answer, EncodedFace, Pipeline
+
+Faces = Literal["detect", "aligned"]
+Asked = Literal["emotion", "action_units", "labels"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked about every face.
+
+    Attributes:
+        tasks: answered in words, in this order.
+        scores: label scores as well; with no tasks, label scores only.
+        max_new_tokens: limit of each answer; None takes the bundle's.
+        abstain_below: probability in 0..1 that a label must reach to be given; 0 gives every label.
+        cancel: once it is set, the analysis stops within one token.
+    """
+
+    tasks: tuple[Task, ...] = TASKS
+    scores: bool = False
+    max_new_tokens: int | None = None
+    abstain_below: float = 0.0
+    cancel: Event | None = None
+
+    def check_cancel(self) -> None:
+        """Raises CancelledError once `cancel` is set."""
+        if self.cancel and self.cancel.is_set():
+            raise CancelledError("the analysis was cancelled")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Probabilities in 0..1: of the emotions, which exclude each other, and of each action unit."""
+
+    emotions: Mapping[Emotion, float]
+    action_units: Mapping[int, float]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the model made of one face.
+
+    Attributes:
+        features: (212,) of the landmark network.
+        answers: by task.
+        scores: None unless asked for.
+    """
+
+    features: Floats
+    answers: Mapping[Task, Answer] = field(default_factory=dict)
+    scores: Scores | None = None
+
+
+class Examiner:
+    """Finds faces and reads them; safe to use from several threads, each with a KV cache of its own.
+
+    Args:
+        pipeline: an opened bundle.
+        detector: as in `open_detector`; opened when a face must first be found.
+    """
+
+    def __init__(self, pipeline: Pipeline, detector: "str | os.PathLike[str] | Detector") -> None:
+        self.pipeline = pipeline
+        self._scorer = LabelScorer(pipeline)
+        self._detector_choice = detector
+        self._detector: Detector | None = None
+        self._detecting = threading.Lock()
+
+    def request(self, asked: Sequence[Asked], scores: bool, **options: "int | float | Event | None") -> Request:
+        """A checked request.
+
+        Raises:
+            TaskError: an unknown task, or one that this bundle does not answer.
+        """
+        offered = (*self.pipeline.manifest.prompt.questions, "labels")
+        for task in asked:
+            if task not in offered:
+                raise TaskError(f"unknown task {task!r}; this bundle answers {' and '.join(map(repr, offered))}")
+        tasks = tuple(task for task in asked if task != "labels")
+        return Request(tasks, scores or "labels" in asked, **options)  # type: ignore[arg-type]
+
+    def find(self, pixels: Pixels, faces: Faces, clock: Clock) -> list[tuple[FaceCrop, float | None]]:
+        """Every face as a crop, with its detection score, from left to right."""
+        scale = self.pipeline.manifest.preprocessing.face_scale
+        if faces == "aligned":
+            return [(aligned_face(pixels, scale), None)]
+        if faces != "detect":
+            raise TaskError(f"faces must be 'detect' or 'aligned', not {faces!r}")
+        with clock("detect"):
+            found, extent = self._detect(pixels)
+        with clock("crop"):
+            return [(crop_face(pixels, face.box_xyxy, scale / extent), face.score) for face in found]
+
+    def _detect(self, pixels: Pixels) -> tuple[list[Detection], float]:
+        with self._detecting:  # detectors are not required to be thread-safe
+            if self._detector is None:
+                self._detector = open_detector(self._detector_choice)
+            return self._detector.detect(pixels), self._detector.box_extent
+
+    def read(self, crop: FaceCrop, request: Request, clock: Clock, features: Floats | None = None) -> Reading:
+        """Encode a face and ask everything about it."""
+        request.check_cancel()
+        with self.pipeline.encode(crop, clock, features) as face:
+            answers = {
+                task: self.pipeline.ask(face, task, clock, request.max_new_tokens, cancel=request.cancel)
+                for task in request.tasks
+            }
+            return Reading(face.features, answers, self.score(face, request, clock))
+
+    def score(self, face: EncodedFace, request: Request, clock: Clock) -> Scores | None:
+        """Label scores of an encoded face, at the bundle's temperature."""
+        if not request.scores:
+            return None
+        with clock("labels"):
+            emotions, units = self._scorer.emotions(face), self._scorer.action_units(face)
+        manifest = self.pipeline.manifest
+        return Scores(
+            sharpen(emotions, manifest.temperature("emotion") or 1.0),
+            sharpen_each(units, manifest.temperature("action_units") or 1.0),
+        )
+
+    def face(
+        self,
+        index: int,
+        crop: FaceCrop,
+        score: float | None,
+        reading: Reading,
+        request: Request,
+        age_ms: float | None = None,
+    ) -> tuple[Face, list[str]]:
+        """The record of a face, and the warnings about it."""
+        points = self.pipeline.landmarks(reading.features, crop)
+        emotion, doubts = _emotion(reading, request)
+        units = reading.answers.get("action_units")
+        scores = reading.scores
+        face = Face(
+            id=index,
+            box_xyxy=crop.box_xyxy,
+            detection_score=score,
+            landmarks=None if points is None else tuple((float(x), float(y)) for x, y in points),
+            emotion=emotion,
+            action_units=_units(reading, request),
+            action_units_text=units.text if units else None,
+            action_unit_scores={f"AU{code}": p for code, p in scores.action_units.items()} if scores else None,
+            age_ms=age_ms,
+        )
+        cut = [
+            f"the {task} answer was cut off after {len(answer.token_ids)} tokens"
+            for task, answer in reading.answers.items()
+            if answer.truncated
+        ]
+        return face, [f"face {index}: {warning}" for warning in (*cut, *doubts)]
+
+    def analysis(
+        self,
+        found: Sequence[tuple[Face, list[str]]],
+        size: tuple[int, int],
+        source: str,
+        clock: Clock,
+        readings: Sequence[Reading],
+        request: Request,
+        frame: FrameInfo | None = None,
+    ) -> Analysis:
+        """The record of a picture. `readings` are those made for it, which its speed is computed from."""
+        tokens = sum(max(len(a.token_ids) - 1, 0) for reading in readings for a in reading.answers.values())
+        decode_ms = clock.elapsed_ms.get("decode", 0.0)
+        cut = any(answer.truncated for reading in readings for answer in reading.answers.values())
+        calibrated = bool(self.pipeline.manifest.calibration)
+        return Analysis(
+            faces=tuple(face for face, _ in found),
+            image_size=size,
+            source=source,
+            model=self.model,
+            timing_ms=dict(clock.elapsed_ms),
+            tokens_per_second=1000 * tokens / decode_ms if tokens and decode_ms else None,
+            status="no_face" if not found else "truncated" if cut else "ok",
+            warnings=tuple(warning for _, warnings in found for warning in warnings),
+            score_calibration=("temperature" if calibrated else "uncalibrated") if request.scores else None,
+            frame=frame,
+        )
+
+    @property
+    def model(self) -> ModelInfo:
+        manifest = self.pipeline.manifest
+        backend = self.pipeline.backend.variant.name
+        return ModelInfo(name=manifest.name, digest=manifest.digest, backend=backend, notice=manifest.notice)
+
+
+def _emotion(reading: Reading, request: Request) -> tuple[EmotionReading | None, list[str]]:
+    """The label is that of the words; without words, the most probable. Below the limit it is withheld."""
+    answer, scores = reading.answers.get("emotion"), reading.scores
+    if answer is None and (scores is None or request.tasks):
+        return None, []
+    if scores is None:
+        return read_emotion(answer.text) if answer else None, []
+    best = max(scores.emotions, key=lambda emotion: scores.emotions[emotion])
+    said = read_emotion(answer.text) if answer else EmotionReading(label=best, description="")
+    warnings = []
+    if said.label and said.label != best:
+        shares = f"{scores.emotions[best]:.2f} to {scores.emotions[said.label]:.2f}"
+        warnings.append(f"the words say {said.label}, the label scores prefer {best} ({shares})")
+    share = scores.emotions[said.label] if said.label else 0.0
+    update: dict[str, object] = {"scores": dict(scores.emotions)}
+    if said.label and share < request.abstain_below:
+        warnings.append(
+            f"{said.label} has a score of {share:.2f}, below {request.abstain_below:.2f}: no label is given"
+        )
+        update["label"] = None
+    return said.model_copy(update=update), warnings
+
+
+def _units(reading: Reading, request: Request) -> tuple[ActionUnitReading, ...] | None:
+    """The units of the words; without words, those with a score that is sure enough either way."""
+    answer, scores = reading.answers.get("action_units"), reading.scores
+    if answer:
+        return tuple(read_action_units(answer.text))
+    if scores is None or request.tasks:
+        return None
+    sure = max(request.abstain_below, 0.5)
+    return tuple(
+        action_unit(code, share >= 0.5) for code, share in scores.action_units.items() if max(share, 1 - share) >= sure
+    )

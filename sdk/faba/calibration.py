@@ -1,0 +1,69 @@
+"""Temperature scaling (Guo et al. 2017, "On Calibration of Modern Neural Networks") of probabilities over labels."""
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+Label = TypeVar("Label")
+Doubles = npt.NDArray[np.float64]
+
+_TINY = 1e-9
+
+
+def sharpen(probabilities: Mapping[Label, float], temperature: float) -> dict[Label, float]:
+    """Probabilities of labels that exclude each other, at another temperature: below 1 surer, above 1 less sure."""
+    values = tempered(np.array([list(probabilities.values())]), temperature)[0]
+    return dict(zip(probabilities, values.tolist(), strict=True))
+
+
+def sharpen_each(probabilities: Mapping[Label, float], temperature: float) -> dict[Label, float]:
+    """The same for labels that are independent of each other."""
+    pairs = np.array([[p, 1 - p] for p in probabilities.values()])
+    return dict(zip(probabilities, tempered(pairs, temperature)[:, 0].tolist(), strict=True))
+
+
+def fit_temperature(probabilities: Doubles, labels: npt.NDArray[np.int64]) -> float:
+    """The temperature with the least negative log-likelihood, in 0.05..20.
+
+    Args:
+        probabilities: (N, K), rows sum to 1.
+        labels: (N,) which of the K is right.
+    """
+    low, high = np.log(0.05), np.log(20.0)
+    golden = (np.sqrt(5) - 1) / 2
+
+    def loss(log_temperature: float) -> float:
+        chosen = tempered(probabilities, float(np.exp(log_temperature)))[np.arange(len(labels)), labels]
+        return float(-np.log(np.maximum(chosen, _TINY)).mean())
+
+    for _ in range(40):  # the loss has one valley in the logarithm
+        left, right = high - golden * (high - low), low + golden * (high - low)
+        low, high = (low, right) if loss(left) < loss(right) else (left, high)
+    return float(np.exp((low + high) / 2))
+
+
+def calibration_error(probabilities: Doubles, labels: npt.NDArray[np.int64], bins: int = 15) -> float:
+    """Expected calibration error in 0..1: |accuracy - confidence| in equal bins of confidence, weighted by their size.
+
+    Args:
+        probabilities: (N, K), rows sum to 1.
+        labels: (N,) which of the K is right.
+    """
+    confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
+    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
+    gaps = [
+        abs(right[inside].mean() - confidence[inside].mean()) * inside.mean()
+        for inside in (bin_of == index for index in range(bins))
+        if inside.any()
+    ]
+    return float(sum(gaps))
+
+
+def tempered(probabilities: Doubles, temperature: float) -> Doubles:
+    """(N, K) probabilities at another temperature, rows normalised."""
+    logs = np.log(np.maximum(probabilities, _TINY)) / temperature
+    powers = np.exp(logs - logs.max(1, keepdims=True))
+    scaled: Doubles = powers / powers.sum(1, keepdims=True)
+    return scaled

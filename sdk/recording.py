@@ -1,0 +1,126 @@
+"""What a video analysis leaves behind: JSON lines, a table, an annotated video and a timeline."""
+
+import os
+from contextlib import ExitStack
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from sdk.errors import DependencyError, SdkError, VideoError
+from sdk.faces.images import Pixels
+from sdk.render import annotate
+from sdk.results import Analysis
+from sdk.tables import CsvFile, GrowingFile
+from sdk.timeline import Timeline
+
+
+class JsonLines(GrowingFile):
+    """One analysis per line."""
+
+    def add(self, analysis: Analysis) -> None:
+        self.file.write(analysis.to_json() + "\n")
+
+
+class AnnotatedVideo:
+    """An mp4 of the analysed frames with boxes, ids and labels, each at its own time.
+
+    Written under a temporary name and renamed when it is closed, also after an error or an interruption; without a
+    frame nothing is left.
+
+    Args:
+        path: ends in .mp4.
+
+    Raises:
+        VideoError: it cannot be written.
+    """
+
+    _TICKS = 1000  # per second
+
+    def __init__(self, path: "str | os.PathLike[str]") -> None:
+        self._path = Path(path)
+        if self._path.suffix != ".mp4":
+            raise VideoError(f"{self._path}: expected a file name ending in .mp4")
+        self._partial = self._path.with_name(f"{self._path.stem}.partial.mp4")
+        self._container: Any = None
+        self._stream: Any = None
+
+    def add(self, pixels: Pixels, analysis: Analysis) -> None:
+        """Append a frame: (H, W, 3) uint8 RGB and its analysis."""
+        import av
+
+        picture = annotate(pixels, analysis)
+        if self._container is None:
+            self._open(picture)
+        if picture.size != (self._stream.width, self._stream.height):  # H.264 takes even sizes only
+            picture = picture.crop((0, 0, self._stream.width, self._stream.height))
+        frame = av.VideoFrame.from_ndarray(np.asarray(picture), format="rgb24")
+        frame.time_base = Fraction(1, self._TICKS)
+        frame.pts = round(self._TICKS * (analysis.frame.time_s if analysis.frame else 0))
+        self._container.mux(self._stream.encode(frame))
+
+    def _open(self, picture: Image.Image) -> None:
+        try:
+            import av
+        except ImportError:
+            raise DependencyError("av", "video", "write videos") from None
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._container = av.open(str(self._partial), "w", format="mp4")
+            codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
+            self._stream = self._container.add_stream(codec, rate=25)
+        except (av.FFmpegError, OSError, ValueError) as error:
+            raise VideoError(f"{self._path} cannot be written ({error}); choose another path") from None
+        self._stream.pix_fmt = "yuv420p"
+        self._stream.codec_context.time_base = Fraction(1, self._TICKS)
+        self._stream.width, self._stream.height = (side + side % 2 for side in picture.size)
+
+    def __enter__(self) -> "AnnotatedVideo":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._container is not None:
+            self._container.mux(self._stream.encode(None))
+            self._container.close()
+            self._partial.replace(self._path)
+
+
+class Recorder:
+    """Writes any of the four; a context manager that finishes all of them.
+
+    Args:
+        jsonl, csv, video, timeline: paths; None leaves one out.
+    """
+
+    def __init__(
+        self,
+        jsonl: "str | os.PathLike[str] | None" = None,
+        csv: "str | os.PathLike[str] | None" = None,
+        video: "str | os.PathLike[str] | None" = None,
+        timeline: "str | os.PathLike[str] | None" = None,
+    ) -> None:
+        self._open = ExitStack()
+        self.paths = [Path(path) for path in (jsonl, csv, video, timeline) if path is not None]
+        if len(set(self.paths)) < len(self.paths):
+            raise SdkError("two outputs have the same path; give each its own")
+        with ExitStack() as opened:
+            self._jsonl = opened.enter_context(JsonLines(jsonl)) if jsonl else None
+            self._csv = opened.enter_context(CsvFile(csv)) if csv else None
+            self._video = opened.enter_context(AnnotatedVideo(video)) if video else None
+            self._timeline = opened.enter_context(Timeline(timeline)) if timeline else None
+            self._open = opened.pop_all()
+
+    def add(self, pixels: Pixels, analysis: Analysis) -> None:
+        for table in (self._jsonl, self._csv, self._timeline):
+            if table:
+                table.add(analysis)
+        if self._video:
+            self._video.add(pixels, analysis)
+
+    def __enter__(self) -> "Recorder":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._open.close()

@@ -1,0 +1,190 @@
+"""Scores of labels without an answer: the decoder's probabilities at the forks of a trie of phrases.
+
+The face's prefix and the question are read once; the cache is rewound to them for every fork. Where phrases part, the
+model's softmax over the next tokens is normalised to those that go on in the trie, as in grammar-constrained decoding.
+"""
+
+import heapq
+import threading
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from sdk.faba.labels import NO_UNITS, UNIT_LISTS, UNITS, UnitList, emotion_phrases
+from sdk.faba.prompts import Task
+from sdk.faba.vocabulary import EMOTIONS, Emotion
+from sdk.runtime.backends.ort import Floats
+from sdk.runtime.pipeline import EncodedFace, Pipeline
+
+Label = TypeVar("Label", bound=Hashable)
+Tokens = tuple[int, ...]
+
+ENOUGH = 0.995  # of the probability; forks that hold the rest are left alone
+RARE = 0.02  # a unit less probable than this is not followed to the units after it
+
+
+@dataclass
+class Trie(Generic[Label]):
+    """Token sequences with a label at the end of each."""
+
+    children: "dict[int, Trie[Label]]" = field(default_factory=dict)
+    label: Label | None = None
+
+    @classmethod
+    def of(cls, phrases: "Mapping[Tokens, Label]") -> "Trie[Label]":
+        root = cls()
+        for tokens, label in phrases.items():
+            node = root
+            for token in tokens:
+                node = node.children.setdefault(token, cls())
+            node.label = label
+        return root
+
+
+class _Reader:
+    """Log probabilities of the token after a path that follows a question; remembers what the cache holds."""
+
+    def __init__(self, pipeline: Pipeline, face: EncodedFace, question: Task) -> None:
+        self._decoder, self._cache = pipeline.backend.decoder, face.rewind()
+        self._question: Tokens = tuple(pipeline.question_ids(question))
+        self._start, self._held = face.prefix, ()  # type: int, Tokens
+
+    def __call__(self, path: Tokens) -> Floats:
+        sequence = self._question + path
+        shared = 0
+        while shared < min(len(self._held), len(sequence) - 1) and self._held[shared] == sequence[shared]:
+            shared += 1
+        self._cache.length = self._start + shared
+        logits = self._decoder.extend(self._cache, self._decoder.embed(sequence[shared:]))[-1].astype(np.float64)
+        self._held = sequence
+        shifted = logits - logits.max()
+        found: Floats = shifted - np.log(np.exp(shifted).sum())
+        return found
+
+
+def score_trie(read: _Reader, trie: "Trie[Label]", before: Tokens = (), enough: float = ENOUGH) -> "dict[Label, float]":
+    """Probability of each label, best branches first, until `enough` of it is found.
+
+    Args:
+        read: next-token log probabilities after a path.
+        before: tokens that stand before the trie.
+
+    Returns:
+        Label -> probability in 0..1; they sum to 1; a label that only unvisited branches have is missing.
+    """
+    found: dict[Label, float] = {}
+    waiting: list[tuple[float, Tokens, Trie[Label]]] = [(-1.0, before, trie)]
+    while waiting and sum(found.values()) < enough:
+        mass, path, node = heapq.heappop(waiting)
+        while node.label is None and len(node.children) == 1:  # nothing to decide
+            ((token, node),) = node.children.items()
+            path += (token,)
+        if not node.children:
+            found[node.label] = found.get(node.label, 0.0) - mass  # type: ignore[index, arg-type]
+            continue
+        tokens = list(node.children)
+        share = np.exp(read(path)[tokens])
+        if node.label is None:
+            share /= share.sum()
+        else:  # any other token ends the label here
+            found[node.label] = found.get(node.label, 0.0) - mass * (1 - share.sum())
+        for token, part in zip(tokens, share.tolist(), strict=True):
+            heapq.heappush(waiting, (mass * part, (*path, token), node.children[token]))
+    total = sum(found.values())
+    return {label: probability / total for label, probability in found.items()}
+
+
+class LabelScorer:
+    """Scores the labels of encoded faces; its tries are made when they are first needed.
+
+    Args:
+        pipeline: an opened bundle, whose tokenizer splits the phrases as training did.
+    """
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+        self._emotions: Trie[Emotion] | None = None
+        self._firsts: Trie[tuple[int, int]] | None = None
+        self._lists: dict[tuple[int, int], tuple[Tokens, Trie[int]]] = {}
+        self._lock = threading.Lock()
+
+    def emotions(self, face: EncodedFace, enough: float = ENOUGH) -> dict[Emotion, float]:
+        """Probability of each of the seven emotions."""
+        with self._lock:
+            if self._emotions is None:
+                phrases = emotion_phrases()
+                self._emotions = Trie.of({self._tokens("emotion", text): label for text, label in phrases.items()})
+        found = score_trie(_Reader(self._pipeline, face, "emotion"), self._emotions, enough=enough)
+        return {emotion: found.get(emotion, 0.0) for emotion in EMOTIONS}
+
+    def action_units(self, face: EncodedFace, enough: float = ENOUGH) -> dict[int, float]:
+        """Probability that each of FABA-Instruct's 20 units is listed.
+
+        Lists are in the order of the numbers, and which unit comes next is taken to depend on the last one only. So one
+        pass over the units adds up, for each, the probability of being reached from any before it.
+        """
+        read = _Reader(self._pipeline, face, "action_units")
+        with self._lock:
+            if self._firsts is None:
+                self._firsts = Trie.of(self._first_phrases())
+        found = score_trie(read, self._firsts, enough=enough)
+        forms = [sum(p for (form, _), p in found.items() if form == index) for index in range(len(UNIT_LISTS))]
+        form = int(np.argmax(forms))
+        usual = found.get((-1, 0), 0.0) + forms[form]  # the other forms are as good as unused
+        present = {code: found.get((form, code), 0.0) / max(usual, 1e-12) for code in UNITS}
+        for code in UNITS:
+            if present[code] >= RARE:
+                for following, share in self._after(read, form, code, enough).items():
+                    present[following] = present.get(following, 0.0) + present[code] * share
+        return {code: min(present[code], 1.0) for code in UNITS}
+
+    def _first_phrases(self) -> dict[Tokens, tuple[int, int]]:
+        phrases = {
+            self._tokens("action_units", style.first(code)): (index, code)
+            for index, style in enumerate(UNIT_LISTS)
+            for code in UNITS
+        }
+        return phrases | {self._tokens("action_units", text): (-1, 0) for text in NO_UNITS}
+
+    def _after(self, read: _Reader, form: int, code: int, enough: float) -> dict[int, float]:
+        """Probability of each unit to be the next in a list that has come to `code`; 0 is the end of the list."""
+        if code == UNITS[-1]:
+            return {}
+        with self._lock:
+            if (form, code) not in self._lists:
+                self._lists[form, code] = self._list_trie(UNIT_LISTS[form], code)
+            before, trie = self._lists[form, code]
+        found = score_trie(read, trie, before, enough)
+        return {following: share for following, share in found.items() if following}
+
+    def _list_trie(self, style: UnitList, code: int) -> tuple[Tokens, "Trie[int]"]:
+        item = self._tokens("action_units", style.after(code))
+        phrases = {
+            self._tokens("action_units", style.following(code, following)): following
+            for following in UNITS
+            if following > code
+        }
+        for end in style.ends:
+            stop = () if end else (self._pipeline.manifest.prompt.stop_ids[0],)
+            phrases[self._tokens("action_units", style.after(code) + end) + stop] = 0
+        shared = _shared(item, *phrases)
+        return item[:shared], Trie.of({tokens[shared:]: label for tokens, label in phrases.items()})
+
+    def _tokens(self, task: Task, phrase: str) -> Tokens:
+        """The ids of an answer's beginning, as the training text has them after the question."""
+        question = self._pipeline.manifest.prompt.questions[task]
+        frame = self._pipeline.manifest.prompt.free_question.replace("{question}", question.text)
+        ids = self._pipeline.tokenizer.encode(f"{frame} {phrase}", add_special_tokens=False).ids
+        return tuple(ids[len(question.token_ids) :])
+
+
+def _shared(*sequences: Sequence[int]) -> int:
+    """Length of the longest common beginning."""
+    count = 0
+    for tokens in zip(*sequences, strict=False):
+        if len(set(tokens)) > 1:
+            break
+        count += 1
+    return count

@@ -1,0 +1,117 @@
+"""Analyses as tables: one row per face, always the same columns.
+
+source, frame, time_s      where the picture is from; the last two for video only
+face_id, age_ms            as in `sdk.results.Face`
+x1, y1, x2, y2             the box in pixels
+detection_score            of the detector
+emotion, description       label and words of the emotion answer
+happiness ... fear         probability of each emotion; empty without label scores
+AU01 ... AU43              1 when the answer says the unit is present, else 0; empty when the task was not asked
+AU01_score ... AU43_score  probability of each unit; empty without label scores
+
+The units are the 20 of FABA-Instruct; a rarer one that an answer names is in the JSON only.
+"""
+
+import csv
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from sdk.errors import DependencyError, SdkError
+from sdk.faba.labels import UNITS
+from sdk.faba.vocabulary import EMOTIONS
+
+if TYPE_CHECKING:
+    import pandas
+    from typing_extensions import Self
+
+    from sdk.results import Analysis, Face
+
+UNIT_COLUMNS = {f"AU{code:02}": code for code in UNITS}
+COLUMNS: tuple[str, ...] = (
+    *("source", "frame", "time_s", "face_id", "age_ms", "x1", "y1", "x2", "y2", "detection_score"),
+    *("emotion", "description", *EMOTIONS, *UNIT_COLUMNS, *(f"{name}_score" for name in UNIT_COLUMNS)),
+)
+
+
+def rows(analysis: "Analysis") -> Iterator[dict[str, Any]]:
+    """The rows of one analysis; None where a column says nothing."""
+    frame = analysis.frame
+    for face in analysis.faces:
+        row: dict[str, Any] = dict.fromkeys(COLUMNS)
+        row |= {"source": analysis.source, "face_id": face.id, "age_ms": face.age_ms}
+        row |= {"frame": frame.index, "time_s": frame.time_s} if frame else {}
+        row |= dict(zip(("x1", "y1", "x2", "y2"), face.box_xyxy, strict=True))
+        row |= {"detection_score": face.detection_score, **_emotion(face), **_units(face)}
+        yield row
+
+
+def _emotion(face: "Face") -> dict[str, Any]:
+    if face.emotion is None:
+        return {}
+    scores: dict[Any, float] = dict(face.emotion.scores or {})
+    return {"emotion": face.emotion.label, "description": face.emotion.description, **scores}
+
+
+def _units(face: "Face") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if face.action_units is not None:
+        present = {unit.code for unit in face.action_units if unit.present}
+        found = {name: int(code in present) for name, code in UNIT_COLUMNS.items()}
+    if face.action_unit_scores is not None:
+        found |= {f"{name}_score": face.action_unit_scores[f"AU{code}"] for name, code in UNIT_COLUMNS.items()}
+    return found
+
+
+def dataframe(analyses: "Iterable[Analysis]") -> "pandas.DataFrame":
+    """The rows of several analyses as a pandas table.
+
+    Raises:
+        DependencyError: pandas is not installed.
+    """
+    try:
+        import pandas
+    except ImportError:
+        raise DependencyError("pandas", "tables", "make a data frame (to_csv() works without)") from None
+    table = pandas.DataFrame([row for analysis in analyses for row in rows(analysis)], columns=list(COLUMNS))
+    texts = ("source", "emotion", "description")
+    return table.astype({name: float for name in COLUMNS if name not in (*texts, "face_id")}).astype({"face_id": int})
+
+
+class GrowingFile:
+    """A text file that grows under a temporary name and gets its own when it is closed.
+
+    Leaving the context after an error or an interruption keeps what was added so far.
+
+    Raises:
+        SdkError: the file cannot be written.
+    """
+
+    def __init__(self, path: "str | os.PathLike[str]") -> None:
+        self._path = Path(path)
+        self._partial = self._path.with_name(f"{self._path.name}.partial")
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self.file: TextIO = self._partial.open("w", newline="", encoding="utf-8")
+        except OSError as error:
+            raise SdkError(f"{self._path} cannot be written ({error.strerror}); choose another path") from None
+
+    def __enter__(self) -> "Self":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.file.close()
+        self._partial.replace(self._path)
+
+
+class CsvFile(GrowingFile):
+    """One row per face, under the names of the columns."""
+
+    def __init__(self, path: "str | os.PathLike[str]") -> None:
+        super().__init__(path)
+        self._writer = csv.DictWriter(self.file, COLUMNS)
+        self._writer.writeheader()
+
+    def add(self, analysis: "Analysis") -> None:
+        self._writer.writerows(rows(analysis))

@@ -1,0 +1,121 @@
+"""Emotion and action units over time, one panel per track."""
+
+import os
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sdk.errors import DependencyError, SdkError
+from sdk.faba.labels import UNITS
+from sdk.faba.vocabulary import EMOTIONS, Emotion
+
+if TYPE_CHECKING:
+    from sdk.results import Analysis, Face
+
+_COLOURS: dict[Emotion, str] = {
+    "happiness": "#f2b134",
+    "sadness": "#4363d8",
+    "surprise": "#2aa198",
+    "anger": "#d62728",
+    "neutral": "#999999",
+    "disgust": "#6a8f3c",
+    "fear": "#911eb4",
+}
+_MOST_TRACKS = 12
+
+
+@dataclass
+class _Course:
+    """What one face showed: times in seconds, emotion labels, and (T, 20) strengths of the units in 0..1."""
+
+    times: list[float] = field(default_factory=list)
+    emotions: list[Emotion | None] = field(default_factory=list)
+    units: list[list[float]] = field(default_factory=list)
+
+
+class Timeline:
+    """Collects analyses of a video and draws them as a picture when it is closed.
+
+    The strength of a unit is its score where label scores were asked for, else 1 or 0 as the words say. Of more than
+    twelve tracks those with the most frames are shown.
+
+    Args:
+        path: of a picture, such as timeline.png.
+
+    Raises:
+        DependencyError: matplotlib is not installed.
+        SdkError: the picture cannot be written.
+    """
+
+    def __init__(self, path: "str | os.PathLike[str]") -> None:
+        try:
+            import matplotlib.figure
+        except ImportError:
+            raise DependencyError("matplotlib", "video", "draw a timeline") from None
+        self._path = Path(path)
+        self._figure = matplotlib.figure.Figure
+        self._courses: defaultdict[int, _Course] = defaultdict(_Course)
+
+    def add(self, analysis: "Analysis") -> None:
+        """Append one frame."""
+        time_s = analysis.frame.time_s if analysis.frame else 0.0
+        for face in analysis.faces:
+            course = self._courses[face.id]
+            course.times.append(time_s)
+            course.emotions.append(face.emotion.label if face.emotion else None)
+            course.units.append(_strengths(face))
+
+    def draw(self) -> Any:
+        """A matplotlib Figure."""
+        shown = sorted(self._courses, key=lambda track: -len(self._courses[track].times))[:_MOST_TRACKS]
+        figure = self._figure(figsize=(10, 1 + 3.2 * max(1, len(shown))), layout="constrained")
+        if not shown:
+            figure.text(0.5, 0.5, "no face", ha="center")
+            return figure
+        panels = figure.subplots(len(shown), 1, squeeze=False, sharex=True)[:, 0]
+        for axes, track in zip(panels, sorted(shown), strict=True):
+            _draw_course(axes, track, self._courses[track])
+        panels[-1].set_xlabel("time in s")
+        return figure
+
+    def __enter__(self) -> "Timeline":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        partial = self._path.with_name(f"{self._path.stem}.partial{self._path.suffix or '.png'}")
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self.draw().savefig(partial, dpi=110)
+            partial.replace(self._path)
+        except (OSError, ValueError) as error:
+            raise SdkError(f"{self._path} cannot be written ({error}); expected a name such as timeline.png") from None
+
+
+def _strengths(face: "Face") -> list[float]:
+    if face.action_unit_scores is not None:
+        return [face.action_unit_scores[f"AU{code}"] for code in UNITS]
+    present = {unit.code for unit in face.action_units or () if unit.present}
+    return [float(code in present) for code in UNITS]
+
+
+def _draw_course(axes: Any, track: int, course: _Course) -> None:
+    """Rows of units as a heat map, and the emotion as a strip of colour above them."""
+    times = np.array(course.times)
+    steps = np.diff(times)
+    width = float(np.median(steps)) if len(steps) else 1.0
+    edges = np.append(times, times[-1] + width)
+    strengths = np.array(course.units).T  # (20, T)
+    axes.pcolormesh(edges, np.arange(len(UNITS) + 1), strengths, cmap="Greys", vmin=0, vmax=1)
+    axes.set_yticks(np.arange(len(UNITS)) + 0.5, [f"AU{code}" for code in UNITS], fontsize=6)
+    strip = (len(UNITS) + 0.4, 1.6)
+    for emotion in EMOTIONS:
+        spans = [(edges[i], edges[i + 1] - edges[i]) for i, name in enumerate(course.emotions) if name == emotion]
+        if spans:
+            axes.broken_barh(spans, strip, facecolors=_COLOURS[emotion], label=emotion)
+    axes.set_ylim(0, len(UNITS) + 2.2)
+    axes.set_title(f"face {track}", loc="left", fontsize=9)
+    if any(course.emotions):
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=7, frameon=False)

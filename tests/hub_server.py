@@ -1,0 +1,114 @@
+"""A local server that speaks the endpoints of the Hugging Face hub which a download uses."""
+
+import hashlib
+import json
+import threading
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class HubServer:
+    """Serves one folder as the repository "owner/name"; a context manager.
+
+    Attributes:
+        url: for HF_ENDPOINT.
+        fetched: how often the content of each file was asked for.
+        sent: bytes of content sent.
+        cut: path of a file whose connection breaks half-way, and how often that still happens.
+        refuse: HTTP status that answers everything instead.
+    """
+
+    def __init__(self, folder: Path, name: str = "owner/name") -> None:
+        self.folder, self.name = folder, name
+        self.fetched: Counter[str] = Counter()
+        self.sent = 0
+        self.cut: dict[str, int] = {}
+        self.refuse: int | None = None
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self) -> "HubServer":
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def files(self) -> list[str]:
+        return sorted(p.relative_to(self.folder).as_posix() for p in self.folder.rglob("*") if p.is_file())
+
+    def _handler(server):
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *args):
+                pass
+
+            def do_HEAD(self):
+                self._answer(head=True)
+
+            def do_GET(self):
+                self._answer(head=False)
+
+            def _answer(self, head):
+                path = unquote(urlsplit(self.path).path)
+                if server.refuse:
+                    return self._json({"error": "refused"}, server.refuse)
+                if path.startswith(f"/api/models/{server.name}"):
+                    return self._describe(path.removeprefix(f"/api/models/{server.name}"))
+                prefix = f"/{server.name}/resolve/"
+                if path.startswith(prefix):
+                    return self._file(path.removeprefix(prefix).split("/", 1)[1], head)
+                return self._json({"error": "Repository not found"}, 404, {"X-Error-Code": "RepoNotFound"})
+
+            def _describe(self, rest):
+                revision = rest.split("/")[2] if rest.count("/") >= 2 else "main"
+                if revision not in ("main", COMMIT):
+                    return self._json({"error": "Invalid rev id"}, 404, {"X-Error-Code": "RevisionNotFound"})
+                if rest.startswith("/tree/"):
+                    return self._json(
+                        [
+                            {"type": "file", "path": name, "size": (server.folder / name).stat().st_size, "oid": "0"}
+                            for name in server.files()
+                        ]
+                    )
+                siblings = [{"rfilename": name} for name in server.files()]
+                return self._json({"id": server.name, "modelId": server.name, "sha": COMMIT, "siblings": siblings})
+
+            def _file(self, name, head):
+                content = (server.folder / name).read_bytes()
+                start = int(self.headers.get("Range", "bytes=0-").split("=")[1].split("-")[0])
+                self.send_response(206 if start else 200)
+                self.send_header("ETag", f'"{hashlib.sha1(content).hexdigest()}"')
+                self.send_header("X-Repo-Commit", COMMIT)
+                self.send_header("Accept-Ranges", "bytes")
+                if start:
+                    self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+                self.send_header("Content-Length", str(len(content) - start))
+                self.end_headers()
+                if head:
+                    return
+                server.fetched[name] += 1
+                end = len(content)
+                if server.cut.get(name, 0) > 0:
+                    server.cut[name] -= 1
+                    end = start + (end - start) // 2
+                    self.close_connection = True
+                self.wfile.write(content[start:end])
+                server.sent += end - start
+
+            def _json(self, body, status=200, headers=None):
+                content = json.dumps(body).encode()
+                self.send_response(status)
+                for key, value in {"Content-Type": "application/json", **(headers or {})}.items():
+                    self.send_header(key, value)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+        return Handler

@@ -1,0 +1,126 @@
+"""Several faces at once: the tokens of one-by-one, in the order of the pictures, whatever is broken among them."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sdk import Analyzer
+from sdk.batch import pictures_in
+from sdk.errors import BackendError, ImageError, TaskError
+from sdk.runtime.memory import Memory
+
+pytest.importorskip("dlib")
+
+
+@pytest.fixture(scope="module")
+def analyzer(bundle):
+    """The golden bundle with every 40th token an end mark, so that answers differ in length."""
+    analyzer = Analyzer(bundle())
+    prompt = analyzer.manifest.prompt.model_copy(update={"stop_ids": tuple(range(2, 700, 40))})
+    analyzer._pipeline.manifest = analyzer.manifest.model_copy(update={"prompt": prompt})
+    return analyzer
+
+
+@pytest.fixture(scope="module")
+def eight(t1, astronaut):
+    """Three pictures, eight faces: six, one and one."""
+    return [Image.fromarray(picture) for picture in (t1, astronaut, np.ascontiguousarray(astronaut[:, ::-1]))]
+
+
+def tokens_of(analyzer, monkeypatch, run):
+    """Token ids of every answer of every face that `run` analyses, and the analyses."""
+    seen, original = [], analyzer._examiner.face
+
+    def face(index, crop, score, reading, request, age_ms=None):
+        seen.append({task: answer.token_ids for task, answer in reading.answers.items()})
+        return original(index, crop, score, reading, request, age_ms)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(analyzer._examiner, "face", face)
+        return run(), seen
+
+
+@pytest.mark.parametrize("seats", [1, 3, 8, 64])
+def test_a_batch_of_eight_equals_eight_single_runs(analyzer, eight, monkeypatch, seats):
+    """float32, both tasks, 120 tokens each: every token equal, though answers end at different steps and seats change."""
+    limit = 120
+    single, expected = tokens_of(
+        analyzer, monkeypatch, lambda: [analyzer.analyze(picture, max_new_tokens=limit) for picture in eight]
+    )
+    batch, found = tokens_of(
+        analyzer, monkeypatch, lambda: analyzer.analyze_batch(eight, max_new_tokens=limit, batch_size=seats)
+    )
+    assert len(expected) == 8
+    assert len({len(tokens) for answers in expected for tokens in answers.values()}) > 2, "lengths should differ"
+    assert found == expected
+    assert [analysis.faces for analysis in batch] == [analysis.faces for analysis in single]
+    assert {analysis.status for analysis in batch} <= {"ok", "truncated"}
+
+
+def test_int4_batches_agree_too(bundle, eight):
+    """int4 with 8-bit activations, 40 tokens: the same words."""
+    analyzer = Analyzer(bundle("trained", "int4"))
+    single = [analyzer.analyze(picture, max_new_tokens=40).faces for picture in eight]
+    assert [analysis.faces for analysis in analyzer.analyze_batch(eight, max_new_tokens=40)] == single
+
+
+def test_label_scores_in_a_batch(bundle, eight):
+    analyzer = Analyzer(bundle())
+    single = [analyzer.analyze(picture, tasks=("labels",)).faces for picture in eight]
+    batch = [analysis.faces for analysis in analyzer.analyze_batch(eight, tasks=("labels",), batch_size=4)]
+    assert batch == single
+
+
+def test_results_come_as_they_are_ready_and_in_order(analyzer, astronaut):
+    """With one seat the first analysis is there before the third picture is opened."""
+    opened = []
+
+    def pictures():
+        for index in range(3):
+            opened.append(index)
+            yield Image.fromarray(astronaut)
+
+    analyses = analyzer.iterate_batch(pictures(), tasks=("emotion",), max_new_tokens=3, batch_size=1)
+    next(analyses)
+    assert opened == [0, 1]
+    assert len(list(analyses)) == 2
+
+
+def test_pictures_without_faces_and_broken_ones(analyzer, astronaut):
+    """They keep their places; a broken one is an error, or with keep_going a result that says why."""
+    grey = np.zeros((90, 90, 3), np.uint8)
+    good = io.BytesIO()
+    Image.fromarray(astronaut).save(good, "PNG")
+    pictures = [Image.fromarray(grey), b"nonsense", good.getvalue(), good.getvalue()[:5000]]
+    found = analyzer.analyze_batch(pictures, max_new_tokens=2, keep_going=True)
+    assert [analysis.status for analysis in found] == ["no_face", "failed", "truncated", "failed"]
+    assert "not an image" in found[1].warnings[0]
+    assert found[1].image_size == (0, 0)
+    with pytest.raises(ImageError, match="not an image"):
+        analyzer.analyze_batch(pictures, max_new_tokens=2)
+    assert analyzer.analyze_batch([]) == []
+    with pytest.raises(TaskError, match="batch_size"):
+        analyzer.analyze_batch([], batch_size=0)
+
+
+def test_pictures_in_a_folder(tmp_path):
+    for name in ("b.JPG", "a.png", "sub/c.webp", "notes.txt"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"")
+    assert [path.name for path in pictures_in(tmp_path)] == ["a.png", "b.JPG", "c.webp"]
+    with pytest.raises(ImageError, match="holds no picture"):
+        pictures_in(tmp_path / "nothing")
+
+
+def test_the_memory_limit(analyzer, bundle, eight):
+    """Room for two faces: batches of two. Room for none: one clear error before a weight is read."""
+    memory = Memory.of(analyzer.manifest, analyzer.manifest.variants[0])
+    limited = Analyzer(bundle(), memory_limit=memory.weights + 2 * memory.per_face + 1)
+    assert limited._seats == 2
+    found = limited.analyze_batch(eight, tasks=("emotion",), max_new_tokens=5, batch_size=8)
+    assert [len(analysis.faces) for analysis in found] == [6, 1, 1]
+    with pytest.raises(BackendError, match="needs about .* MB .*raise memory_limit"):
+        Analyzer(bundle(), memory_limit=memory.weights)
