@@ -39,7 +39,7 @@ def renders(folder):
 @pytest.fixture(scope="module")
 def base(folder):
     out = folder.parent / "base"
-    pretrain(folder, out, evaluation=folder, recipe=FAST, landmark_epochs=1)
+    pretrain(folder, out, evaluation=folder, recipe=FAST, landmark_epochs=1, vocabulary=600)
     return out
 
 
@@ -146,4 +146,6 @@ def test_bad_input(folder, base, tmp_path):
         pretrain(tmp_path, tmp_path / "base", recipe=FAST)
     with pytest.raises(DataError, match="exists already"):
         pretrain(folder, base, recipe=FAST)
+    with pytest.raises(DataError, match="128 records are too few for a tokenizer of 1024 pieces; render more faces"):
+        pretrain(folder, tmp_path / "base", recipe=FAST)
     assert list(tmp_path.iterdir()) == []

@@ -14,9 +14,10 @@ from ..config import ImageStatistics
 from ..model import EmoLA
 from ..records import read_records
 from ..save import write_complete
+from ..tokenization import load_tokenizer
 from .landmark_network import landmark_error, train_landmark_network, write_landmark_network
-from .renders import mean_anchors, read_renders
-from .shape import VOCABULARY, nano_config, nano_conventions
+from .renders import Renders, mean_anchors, read_renders
+from .shape import TEMPLATE, VOCABULARY, nano_config, nano_conventions
 from .tokenizer import train_tokenizer
 from .tower import TowerRecipe, pretrain_tower, score_tower
 
@@ -29,7 +30,8 @@ def pretrain(
     *,
     evaluation: Path | None = None,
     recipe: TowerRecipe | None = None,
-    landmark_epochs: int = 6,
+    landmark_epochs: int = 5,
+    vocabulary: int = VOCABULARY,
     report: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Make a base for `emola train --tune everything`: landmark network, tokenizer, vision tower; the rest at random.
@@ -38,28 +40,45 @@ def pretrain(
         data: folder of `emola data synthesize`.
         out: new folder: a complete checkpoint, and `landmark.onnx` beside it.
         evaluation: another such folder, of other people, to score the tower and the landmark network on.
+        vocabulary: pieces of the tokenizer.
         report: told one line now and then.
 
     Returns:
         The card: figures by name; also written to `out`, with the losses.
 
     Raises:
-        DataError: `out` exists, or `data` is no rendered set.
+        DataError: `out` exists, or `data` is no rendered set or too small a one.
     """
     if out.exists():
         raise DataError(f"{out} exists already; choose a new folder")
-    recipe = recipe or TowerRecipe()
-    renders, config, statistics = read_renders(data), nano_config(), ImageStatistics()
-    unseen = read_renders(evaluation) if evaluation else None
-    anchors = mean_anchors(renders)
+    renders, unseen = read_renders(data), read_renders(evaluation) if evaluation else None
     partial = out.with_name(f"{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    records = [record for path in sorted(data.glob("train_*_anno.json")) for record in read_records(path)]
-    conventions = nano_conventions(anchors)
-    tokenizer = partial / "pieces.model"
-    train_tokenizer(records, conventions.template, VOCABULARY, tokenizer)
-    losses: dict[str, list[dict[str, Any]]] = {"landmark network": [], "vision tower": []}
+    try:
+        records = [record for path in sorted(data.glob("train_*_anno.json")) for record in read_records(path)]
+        tokenizer = partial / "pieces.model"
+        train_tokenizer(records, TEMPLATE, vocabulary, tokenizer)
+        card = _train_parts(renders, unseen, tokenizer, recipe or TowerRecipe(), landmark_epochs, report)
+        tokenizer.unlink()
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return {key: value for key, value in card.items() if key != "losses"}
+
+
+def _train_parts(
+    renders: Renders,
+    unseen: Renders | None,
+    tokenizer: Path,
+    recipe: TowerRecipe,
+    landmark_epochs: int,
+    report: Callable[[str], None],
+) -> dict[str, Any]:
+    """Train both networks and write the base into the tokenizer's folder."""
+    folder, losses = tokenizer.parent, {"landmark network": [], "vision tower": []}
+    config, statistics = nano_config(load_tokenizer(tokenizer).vocab_size()), ImageStatistics()
+    anchors = mean_anchors(renders)
 
     def log(part: str) -> Callable[[dict[str, Any]], None]:
         def note(row: dict[str, Any]) -> None:
@@ -69,17 +88,15 @@ def pretrain(
         return note
 
     network = train_landmark_network(renders, epochs=landmark_epochs, log=log("landmark network"), seed=recipe.seed)
-    write_landmark_network(network, partial / "landmark.onnx")
+    write_landmark_network(network, folder / "landmark.onnx")
     task = pretrain_tower(renders, anchors, config.vision, statistics, recipe, log("vision tower"))
     torch.manual_seed(recipe.seed)
     model = EmoLA(config)
     model.vision_tower.load_state_dict(task.tower.state_dict())
-    write_complete(partial, model.state_dict().items(), config, conventions, statistics, tokenizer)
-    tokenizer.unlink()
+    write_complete(folder, model.state_dict().items(), config, nano_conventions(anchors), statistics, tokenizer)
     card = {"recipe": vars(recipe), "faces": len(renders), "landmark epochs": landmark_epochs, "losses": losses}
     if unseen:
         card["landmark error %"] = landmark_error(network, unseen)
         card["tower"] = score_tower(task, unseen, anchors)
-    (partial / CARD).write_text(json.dumps(card, indent=1))
-    partial.rename(out)
-    return {key: value for key, value in card.items() if key != "losses"}
+    (folder / CARD).write_text(json.dumps(card, indent=1))
+    return card

@@ -8,11 +8,12 @@ from ..config import Conventions, EmolaConfig
 from ..synthetic.synthesize import FACE_SCALE
 
 VOCABULARY = 1024
+TEMPLATE = "vicuna_v1"
 NOTICE = "trained on rendered faces; a demonstration, not for decisions about people"
 LICENCE = "Apache-2.0; made by this project from renders of the ICT-FaceKit light model (MIT)"
 
 
-def nano_config() -> EmolaConfig:
+def nano_config(vocabulary: int = VOCABULARY) -> EmolaConfig:
     """49 patches of 16 pixels and one landmark row, read by three decoder layers."""
     vision = CLIPVisionConfig(
         hidden_size=128,
@@ -24,7 +25,7 @@ def nano_config() -> EmolaConfig:
         projection_dim=128,
     )
     text = LlamaConfig(
-        vocab_size=VOCABULARY,
+        vocab_size=vocabulary,
         hidden_size=192,
         intermediate_size=512,
         num_hidden_layers=3,
@@ -43,7 +44,7 @@ def nano_config() -> EmolaConfig:
 def nano_conventions(anchors: tuple[Anchor, ...]) -> Conventions:
     """One template and one way of cutting pictures for training and for use; faces are aligned by their landmarks."""
     return Conventions(
-        template="vicuna_v1",
+        template=TEMPLATE,
         image_aspect="align",
         landmark_mode="insightface",
         face_scale=FACE_SCALE,

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import sentencepiece
 
+from sdk.errors import DataError
 from sdk.faba.prompts import IMAGE, TEMPLATES
 
 from ..records import Record
@@ -20,11 +21,26 @@ def train_tokenizer(records: Sequence[Record], template: str, size: int, path: P
         template: conversation format; its system text becomes a few pieces.
         size: pieces, bytes and marks included.
         path: `tokenizer.model` to write.
+
+    Raises:
+        DataError: the texts are too few for so many pieces.
     """
     texts = [text for record in records for text in (record.question, record.answer)]
     around = TEMPLATES[template].prompt("").split(IMAGE)
+    try:
+        _train([*texts, *(around * max(1, len(texts) // 10))], size, path)
+    except RuntimeError as error:
+        if "Vocabulary size too high" not in str(error):
+            raise
+        raise DataError(
+            f"{len(records)} records are too few for a tokenizer of {size} pieces; render more faces"
+        ) from None
+    path.with_suffix(".vocab").unlink()
+
+
+def _train(texts: Sequence[str], size: int, path: Path) -> None:
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter([*texts, *(around * max(1, len(texts) // 10))]),
+        sentence_iterator=iter(texts),
         model_prefix=str(path.with_suffix("")),
         model_type="bpe",
         vocab_size=size,
@@ -43,4 +59,3 @@ def train_tokenizer(records: Sequence[Record], template: str, size: int, path: P
         num_threads=2,
         minloglevel=2,
     )
-    path.with_suffix(".vocab").unlink()
