@@ -1,5 +1,6 @@
 """Records as tensors: what the training loop and the evaluation read."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,6 @@ import sentencepiece
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
-from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from sdk.errors import DataError
 from sdk.faba.prompts import TEMPLATES
@@ -110,16 +110,23 @@ def collate(items: list[dict[str, Any]]) -> dict[str, Tensor]:
 class RecordOrder(Sampler[int]):
     """The order in which records are trained: decided by seed and epoch alone, so that a resumed run repeats it.
 
+    With lengths, the records of an optimizer step are dealt to its forward passes so that each has about as many tokens,
+    as LLaVA's trainer does. Which records make a step stays chance: a step of short answers alone would teach the
+    model, for a while, that little is ever to be said.
+
     Args:
-        lengths: tokens of each record; records of like length share a batch (LLaVA's recipe). None shuffles only.
         count: number of records.
-        batch_size: records per optimizer step, over all processes.
+        batch_size: records of one forward pass.
+        passes: forward passes of one optimizer step, over all processes.
         seed: of the whole run.
+        lengths: tokens of each record; None shuffles only.
     """
 
-    def __init__(self, count: int, batch_size: int, seed: int, lengths: Sequence[int] | None = None) -> None:
-        self._count, self._batch_size, self._seed, self._lengths = count, batch_size, seed, lengths
-        self._epoch = 0
+    def __init__(
+        self, count: int, batch_size: int, passes: int, seed: int, lengths: Sequence[int] | None = None
+    ) -> None:
+        self._count, self._batch_size, self._passes, self._seed = count, batch_size, passes, seed
+        self._lengths, self._epoch = lengths, 0
 
     def set_epoch(self, epoch: int) -> None:
         self._epoch = epoch
@@ -129,16 +136,32 @@ class RecordOrder(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._epoch)
+        order = torch.randperm(self._count, generator=generator).tolist()
         if self._lengths is None:
-            return iter(torch.randperm(self._count, generator=generator).tolist())
-        return iter(get_length_grouped_indices(list(self._lengths), self._batch_size, generator=generator))
+            return iter(order)
+        together = self._batch_size * self._passes
+        steps = (order[start : start + together] for start in range(0, self._count, together))
+        return (index for step in steps for index in self._deal(step))
+
+    def _deal(self, step: list[int]) -> Iterator[int]:
+        """The records of a step, longest first to whichever pass has the fewest tokens so far."""
+        if len(step) < self._batch_size * self._passes:
+            return iter(step)  # the end of an epoch
+        lengths, passes = self._lengths or (), [[] for _ in range(self._passes)]
+        totals = [0] * self._passes
+        for index in sorted(step, key=lambda index: -lengths[index]):
+            open_passes = (number for number, dealt in enumerate(passes) if len(dealt) < self._batch_size)
+            chosen = min(open_passes, key=totals.__getitem__)
+            passes[chosen].append(index)
+            totals[chosen] += lengths[index]
+        return itertools.chain.from_iterable(passes)
 
 
 class FixedOrder(RecordOrder):
     """An order given from outside, to repeat somebody else's run."""
 
     def __init__(self, order: Sequence[int]) -> None:
-        super().__init__(len(order), 1, 0)
+        super().__init__(len(order), 1, 1, 0)
         self._order = order
 
     def __iter__(self) -> Iterator[int]:

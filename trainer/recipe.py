@@ -32,7 +32,7 @@ class Recipe:
         epochs, max_steps: length of the run; a positive `max_steps` wins.
         batch_size: records per device and forward pass; `accumulation` passes make one step.
         warmup_ratio: share of the steps in which the rate rises; a cosine follows.
-        group_by_length: records of like length share a batch.
+        group_by_length: deal the records of a step to devices and passes by their lengths, see `RecordOrder`.
         precision: "bfloat16", "float32", or "auto": bfloat16 where the accelerator has it.
         checkpointing: recompute activations in the backward pass.
         save_steps: steps between two checkpoints to resume from.

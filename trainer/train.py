@@ -166,8 +166,8 @@ def _recipe_of(checkpoint: Checkpoint, recipe: Recipe) -> Recipe:
 def _order(dataset: RecordDataset, recipe: Recipe, processes: int, order: Sequence[int] | None) -> RecordOrder:
     if order is not None:
         return FixedOrder(order)
-    together = recipe.batch_size * recipe.accumulation * processes
-    return RecordOrder(len(dataset), together, recipe.seed, dataset.lengths() if recipe.group_by_length else None)
+    lengths = dataset.lengths() if recipe.group_by_length else None
+    return RecordOrder(len(dataset), recipe.batch_size, recipe.accumulation * processes, recipe.seed, lengths)
 
 
 def _run(sources: Sources, recipe: Recipe, order: Sequence[int] | None, processes: int) -> dict[str, Any]:
