@@ -20,6 +20,7 @@ class Command:
 
 
 COMMANDS = {
+    "demo": Command("sdk.commands.demo", "the embedded model on a photograph and a rendered face", "cpu,faces"),
     "analyze": Command("sdk.commands.analyze", "explain the faces of photographs", "cpu,faces"),
     "video": Command("sdk.commands.video", "explain the faces of a video or a camera", "cpu,faces,video"),
     "info": Command("sdk.commands.info", "show what a bundle is: model, licence, intended use, figures"),

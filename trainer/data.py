@@ -110,7 +110,7 @@ def collate(items: list[dict[str, Any]]) -> dict[str, Tensor]:
 class RecordOrder(Sampler[int]):
     """The order in which records are trained: decided by seed and epoch alone, so that a resumed run repeats it.
 
-    With lengths, the records of an optimizer step are dealt to its forward passes so that each has about as many tokens,
+    With lengths, the records of an optimizer step are dealt to its forward passes so that each has as many tokens,
     as LLaVA's trainer does. Which records make a step stays chance: a step of short answers alone would teach the
     model, for a while, that little is ever to be said.
 
