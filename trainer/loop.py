@@ -141,6 +141,7 @@ def training_arguments(recipe: Recipe, output: Path, tensorboard: bool) -> Argum
     bfloat16 = recipe.precision == "bfloat16" or (recipe.precision == "auto" and torch.cuda.is_available())
     arguments = Arguments(
         output_dir=str(output),
+        use_cpu=not torch.accelerator.is_available(),  # without it two processes on a CPU do not find each other
         learning_rate=recipe.learning_rate,
         projector_learning_rate=recipe.projector_learning_rate,
         num_train_epochs=recipe.epochs,
