@@ -91,7 +91,7 @@ def evaluate(predictions: Sequence[str], evaluation: EvaluationSet, folder: Path
     """Score answers in both protocols and write `scores.json` beside them.
 
     Returns:
-        `official` and `paper` (see `RegeScore`), `intervals` of 95 %; for RAF-DB `accuracy` in percent and its interval.
+        `official` and `paper` (see `RegeScore`), `intervals` of 95 %; of RAF-DB `accuracy` in percent and its interval.
     """
     scores = _sample_scores(predictions, evaluation)
     found: dict[str, Any]
