@@ -137,7 +137,7 @@ class Arguments(TrainingArguments):  # type: ignore[misc]
     projector_learning_rate: float = 2e-5
 
 
-def training_arguments(recipe: Recipe, output: Path, tensorboard: bool) -> Arguments:
+def training_arguments(recipe: Recipe, output: "Path | str", tensorboard: bool) -> Arguments:
     bfloat16 = recipe.precision == "bfloat16" or (recipe.precision == "auto" and torch.cuda.is_available())
     arguments = Arguments(
         output_dir=str(output),

@@ -144,11 +144,16 @@ def _load(checkpoint: Checkpoint, recipe: Recipe, arguments: Arguments) -> EmoLA
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     if recipe.checkpointing:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # transformers 5.23 has a new name for it, 5.20 does not
-            model.language_model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        checkpoint_layers(model)
     model.train()
     return model
+
+
+def checkpoint_layers(model: EmoLA) -> None:
+    """Keep only the input of each decoder layer and compute the rest again in the backward pass."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # transformers 5.23 has a new name for it, 5.20 does not
+        model.language_model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
 def _recipe_of(checkpoint: Checkpoint, recipe: Recipe) -> Recipe:
