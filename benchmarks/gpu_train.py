@@ -1,8 +1,8 @@
 """One training step of EmoLA-7B: tokens per second, peak memory, model FLOP utilisation (goal: 45 %).
 
 Random weights in bfloat16, LoRA as in the paper, gradient checkpointing, records of 740 rows. Model FLOPs are what the
-mathematics needs: 2 per parameter and token forward, 2 for the gradient of the activations, 2 for that of trained weights,
-and attention; the forward pass that checkpointing repeats is not counted as useful.
+mathematics needs: 2 per parameter and token forward, 2 for the gradient of the activations, 2 for that of trained
+weights, and attention; the forward pass that checkpointing repeats is not counted as useful.
 
     python benchmarks/gpu_train.py [--batch-size 16] [--steps 5] [--peak TFLOPS]
     python benchmarks/gpu_train.py --tiny        # the same path at a toy shape, on a CPU
@@ -130,7 +130,7 @@ def step(model: EmoLA, optimizer: torch.optim.Optimizer, batch: dict[str, torch.
 
 
 def model_flops(model: EmoLA, size: int, tokens: int) -> float:
-    """FLOPs that one step needs: decoder and projectors forth and back, vision tower and embeddings as they are used."""
+    """FLOPs that one step needs: the decoder forth and back, the vision tower forth."""
     text, vision = model.config.text, model.config.vision
     patches = (vision.image_size // vision.patch_size) ** 2 + 1
     tower = sum(parameter.numel() for parameter in model.vision_tower.parameters())

@@ -1,7 +1,7 @@
 """`python tests/made_up_faces.py FOLDER`: a drawn training and held-out set in the FABA-Instruct layout, for a laptop.
 
-Three emotions, each a mouth, brows and a colour of skin; two wordings of each answer. A stand-in for the landmark network
-lies beside them. A model that looks learns it in minutes; one that does not cannot score above a third.
+Three emotions, each a mouth, brows and a colour of skin; two wordings of each answer. A stand-in for the landmark
+network lies beside them. A model that looks learns it in minutes; one that does not cannot score above a third.
 """
 
 import json

@@ -1,7 +1,6 @@
 """`emola evaluate`: torch, a bundle and an endpoint by one command; resumed runs, comparisons, and what is refused."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -41,21 +40,29 @@ def command(data: Path, output: Path, *options: str) -> list[str]:
 
 def test_torch_and_its_bundle_are_scored_alike(data, tmp_path, bundle, capsys):
     """The float32 bundle gives the torch model's five answers, so `--against` finds a difference of nothing."""
-    shutil.rmtree(tmp_path / "torch", ignore_errors=True)
-    crop = bundle("trained")
     assert main(command(data, tmp_path / "torch", str(ADAPTER), *BASE)) == 0
-    assert main(command(data, tmp_path / "bundle", str(crop), "--against", str(tmp_path / "torch"), "--json")) == 0
+    assert (
+        main(command(data, tmp_path / "bundle", str(bundle("trained")), "--against", str(tmp_path / "torch"), "--json"))
+        == 0
+    )
     torch_answers, bundle_answers = (
         read_answers(tmp_path / name / "predictions.jsonl") for name in ("torch", "bundle")
     )
     assert len(torch_answers) == 5
-    assert torch_answers == bundle_answers
+    assert {n: _legible(text) for n, text in torch_answers.items()} == {
+        n: _legible(text) for n, text in bundle_answers.items()
+    }
     found = json.loads(capsys.readouterr().out.split("\n{", 1)[1].join(("{", "")))
     assert found["against"]["s_rege"]["difference"] == 0
 
 
+def _legible(text: str) -> str:
+    """A text without the bytes of no character that random weights utter, which tokenizers show in their own ways."""
+    return "".join(letter for letter in text if letter.isprintable() and letter != "\ufffd")
+
+
 def test_an_endpoint_is_scored_by_the_same_command(data, tmp_path, capsys):
-    """A served model that names the emotion of three of five faces: accuracy 60 %."""
+    """A served model that always says happy is right about one face of five: accuracy 20 %."""
     with chat_server(lambda request: (200, {}, completion(ANSWERS[0]))) as (url, requests):
         options = ("--endpoint", url, "--model", "seer", "--batch-size", "2", "--json")
         assert main(command(data, tmp_path / "run", *options)) == 0

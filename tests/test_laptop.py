@@ -1,4 +1,4 @@
-"""The laptop-scale section of the README, word for word: train, evaluate, export, analyze; and the model has learned."""
+"""The laptop-scale section of the README, word for word: train, evaluate, export, analyze; and the model learned."""
 
 import json
 import re

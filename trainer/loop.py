@@ -59,6 +59,12 @@ class RecordTrainer(Trainer):  # type: ignore[misc]
         state = self.model.state_dict() if state_dict is None else state_dict
         super()._save(output_dir, {name: state[name] for name in self._trained if name in state})
 
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Of a checkpoint that is gone on from: it holds all that is trained, and nothing else."""
+        wrong = [name for name in self._trained if name in load_result.missing_keys] + load_result.unexpected_keys
+        if wrong:
+            raise TrainingError(f"the checkpoint is not of this model ({wrong[0]} and {len(wrong) - 1} more differ)")
+
     def trained_state(self) -> dict[str, Tensor]:
         """What was trained, gathered from all processes."""
         state = self.accelerator.get_state_dict(self.model_wrapped)
@@ -127,7 +133,8 @@ class StepLog(TrainerCallback):
         if state.is_world_process_zero:
             (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def close(self) -> None:
+        """End the progress bar, so that it is not drawn again below a message."""
         if self._bar is not None:
             self._bar.close()
 

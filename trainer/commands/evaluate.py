@@ -57,9 +57,8 @@ def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
 
     missing = [flag for flag in ("data", "task", "output") if getattr(args, flag) is None]
     if missing or (args.checkpoint is None) == (args.endpoint is None):
-        raise DataError(
-            f"expected a model or --endpoint, and --data, --task, --output; missing: {', '.join(missing) or 'the model'}"
-        )
+        found = ", ".join(missing) or "the model"
+        raise DataError(f"expected a model or --endpoint, and --data, --task, --output; missing: {found}")
     task = "action_units" if args.task == "au" else "emotion"
     records = read_records(args.data, args.root, task)[: args.limit]
     evaluation = EvaluationSet(records, args.task, args.dataset)
