@@ -1,8 +1,11 @@
 """Checkpoint to sealed bundle: parity with the authors' numbers, restarts, and what is refused."""
 
+import os
 import random
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ from conftest import CHECKPOINTS, GOLDEN, golden_json
 
 from export.build import ExportOptions, export_bundle
 from export.graphs import check_landmark_model
+from export.stages import RECORD
 from sdk.analyzer import open_backend
 from sdk.bundles.manifest import check_hashes, read_manifest
 from sdk.errors import CheckpointError, ExportError
@@ -100,24 +104,28 @@ def test_the_same_export_twice_is_one(tmp_path):
 
 
 def test_killed_at_random_moments(tmp_path):
-    """SIGKILL until it is through: the manifest equals that of an uninterrupted export, nothing else is left."""
+    """SIGKILL in each of the four stages: the manifest equals that of an uninterrupted export, nothing else is left."""
     settings = options(tmp_path / "killed" / "bundle")
     command = [sys.executable, "-m", "sdk", "export", settings.adapter, str(settings.out)]
     command += ["--base", settings.base, "--vision-tower", settings.vision_tower, "--quantize", "none"]
-    draw, kills = random.Random(0), 0
-    while not settings.out.exists():
+    draw = random.Random(0)
+    for finished in range(4):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            process.wait(draw.uniform(3, 9) if kills < 4 else None)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            kills += 1
-    assert kills
+        while process.poll() is None and not _has_begun(settings.out.parent, finished):
+            time.sleep(0.01)
+        time.sleep(draw.uniform(0, 0.2) if finished < 3 else 0)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL, f"the export ended before it was killed after {finished} stages"
     manifest = export_bundle(settings)
     check_hashes(settings.out, manifest)
     assert manifest.digest == export_bundle(options(tmp_path / "straight" / "bundle")).digest
     assert [path.name for path in settings.out.parent.iterdir()] == ["bundle"]
+
+
+def _has_begun(folder, finished: int) -> bool:
+    """Something is written, and so many stages are recorded as finished."""
+    files = [name for _, _, names in os.walk(folder) for name in names]
+    return bool(files) and files.count(RECORD) >= finished
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Who answers an evaluation: the torch model, a bundle, or a model served behind an OpenAI-compatible endpoint."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
@@ -112,16 +113,15 @@ class BundleAnswerer:
 
 
 class EndpointAnswerer:
-    """Any multimodal model behind an OpenAI-compatible endpoint, as Table 7 compares them."""
+    """Any multimodal model behind an OpenAI-compatible endpoint, as Table 7 compares them; a batch is asked at once."""
 
-    batch_size = 1
-
-    def __init__(self, endpoint: ChatEndpoint, max_new_tokens: int) -> None:
-        self._endpoint, self._max_new_tokens = endpoint, max_new_tokens
+    def __init__(self, endpoint: ChatEndpoint, batch_size: int, max_new_tokens: int) -> None:
+        self._endpoint, self.batch_size, self._max_new_tokens = endpoint, batch_size, max_new_tokens
         self.name = f"endpoint {endpoint.model}"
 
     def answer(self, records: Sequence[Record]) -> list[str]:
-        return [
-            self._endpoint.ask(record.image_path.read_bytes(), record.question, self._max_new_tokens).text
-            for record in records
-        ]
+        with ThreadPoolExecutor(self.batch_size) as pool:
+            return list(pool.map(self._answer_one, records))
+
+    def _answer_one(self, record: Record) -> str:
+        return self._endpoint.ask(record.image_path.read_bytes(), record.question, self._max_new_tokens).text

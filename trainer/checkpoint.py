@@ -12,7 +12,15 @@ from torch import Tensor
 
 from sdk.errors import CheckpointError
 
-from .config import EmolaConfig, check_adapter_config, is_llava_hf, read_config, read_conventions, read_statistics
+from .config import (
+    EmolaConfig,
+    check_adapter_config,
+    is_llava_hf,
+    read_config,
+    read_conventions,
+    read_statistics,
+    read_tokens,
+)
 from .lora import LoraUpdates, MergedWeights, attach_lora
 from .model import EmoLA, new_projector
 from .weights import WeightFiles, canonical_name, weight_files
@@ -77,6 +85,7 @@ class Checkpoint:
         self.statistics = read_statistics(self.vision_tower, self.base)
         if self.adapter:
             check_adapter_config(self.adapter, self.config)
+            self.config.tokens = read_tokens(self.adapter) or self.config.tokens
         self.lora = LoraUpdates(self.adapter) if self.adapter else None
         frozen = _Layers(self._layers(), self.config, padded=is_llava_hf(self.base))
         self.frozen: Mapping[str, Tensor] = frozen

@@ -203,6 +203,12 @@ def check_adapter_config(adapter: Path, config: EmolaConfig) -> None:
             )
 
 
+def read_tokens(adapter: Path) -> Tokens | None:
+    """The rows that an adapter of ours was trained with; the authors' do not say."""
+    path = adapter / "config.json"
+    return read_json(path).get("emola_tokens") if path.is_file() else None
+
+
 def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{path} is missing")

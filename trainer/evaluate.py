@@ -7,11 +7,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sdk.errors import DataError
 from sdk.faba.rege import score
 
 from .answerers import Answerer
-from .bootstrap import compare, intervals, sample_scores
+from .bootstrap import SampleScores, compare, intervals, sample_scores
+from .durable import append_journal, read_journal, write_json
 from .records import Record
 
 PREDICTIONS, RUN, SCORES = "predictions.jsonl", "run.json", "scores.json"
@@ -56,36 +59,27 @@ def answer(
     _open_folder(folder, {"model": answerer.name, "data": evaluation.digest})
     path, count = folder / PREDICTIONS, len(evaluation.records)
     done = read_answers(path)
-    with path.open("a", encoding="utf-8") as file:
-        waiting = [index for index in range(count) if index not in done]
-        for start in range(0, len(waiting), answerer.batch_size):
-            batch = waiting[start : start + answerer.batch_size]
-            texts = answerer.answer([evaluation.records[index] for index in batch])
-            for index, text in zip(batch, texts, strict=True):
-                file.write(json.dumps({"index": index, "prediction": text}, ensure_ascii=False) + "\n")
-                done[index] = text
-            file.flush()
-            progress(len(done), count)
+    for start in range(0, count, answerer.batch_size):
+        batch = range(start, min(start + answerer.batch_size, count))
+        if all(index in done for index in batch):
+            continue  # batches are never regrouped: a resumed run computes what an uninterrupted one does, to the bit
+        texts = answerer.answer([evaluation.records[index] for index in batch])
+        for index, text in zip(batch, texts, strict=True):
+            append_journal(path, {"index": index, "prediction": text})
+            done[index] = text
+        progress(len(done), count)
     return [done[index] for index in range(count)]
 
 
 def read_answers(path: Path) -> dict[int, str]:
-    """The answers of a run by index; the line that a killed run cut off is removed from the file."""
-    if not path.exists():
-        return {}
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if whole != content:
-        path.write_bytes(whole)
-    rows = [json.loads(line) for line in whole.decode().splitlines()]
-    return {row["index"]: row["prediction"] for row in rows}
+    """The answers of a run by index."""
+    return {row["index"]: row["prediction"] for row in read_journal(path)}
 
 
 def _open_folder(folder: Path, run: Mapping[str, str]) -> None:
     known = folder / RUN
     if not known.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        known.write_text(json.dumps(run, indent=1))
+        write_json(known, run)
     found = json.loads(known.read_text())
     if found != run:
         raise DataError(
@@ -97,29 +91,35 @@ def evaluate(predictions: Sequence[str], evaluation: EvaluationSet, folder: Path
     """Score answers in both protocols and write `scores.json` beside them.
 
     Returns:
-        `official` and `paper` (see `RegeScore`), `intervals` of 95 %; for RAF-DB `accuracy` in percent.
+        `official` and `paper` (see `RegeScore`), `intervals` of 95 %; of RAF-DB `accuracy` in percent and its interval.
     """
+    scores = _sample_scores(predictions, evaluation)
+    found: dict[str, Any]
     if evaluation.dataset == NOUNS:
-        found: dict[str, Any] = {
-            "task": "emotion",
-            "dataset": NOUNS,
-            "accuracy": _noun_accuracy(predictions, evaluation),
-        }
+        found = {"task": "emotion", "dataset": NOUNS, "accuracy": 100 * float(scores.hits.mean())}
+        found["intervals"] = {"accuracy": intervals(scores)["s_re"]}
     else:
         options = {"task": evaluation.task, "dataset": evaluation.dataset}
         found = {
             protocol: score(predictions, evaluation.annotations, protocol=protocol, **options).to_dict()
             for protocol in ("official", "paper")
         }
-        found["intervals"] = intervals(sample_scores(predictions, evaluation.annotations, **options))
-    (folder / SCORES).write_text(json.dumps(found, indent=1))
+        found["intervals"] = intervals(scores)
+    write_json(folder / SCORES, found)
     return found
 
 
-def _noun_accuracy(predictions: Sequence[str], evaluation: EvaluationSet) -> float:
+def _sample_scores(predictions: Sequence[str], evaluation: EvaluationSet) -> SampleScores:
+    if evaluation.dataset != NOUNS:
+        options = {"task": evaluation.task, "dataset": evaluation.dataset}
+        return sample_scores(predictions, evaluation.annotations, **options)
     pairs = zip(predictions, evaluation.records, strict=True)
-    right = [said.strip(" .\n").lower() == record.answer.strip(" .\n").lower() for said, record in pairs]
-    return 100 * sum(right) / len(right)
+    hits = np.array([[_noun(said) == _noun(record.answer)] for said, record in pairs], np.float64)
+    return SampleScores(hits, np.zeros_like(hits), np.zeros_like(hits), np.zeros(len(hits)), emotion=True)
+
+
+def _noun(text: str) -> str:
+    return text.strip(" .\n").lower()
 
 
 def compare_runs(predictions: Sequence[str], other: Path, evaluation: EvaluationSet) -> dict[str, Any]:
@@ -136,7 +136,8 @@ def compare_runs(predictions: Sequence[str], other: Path, evaluation: Evaluation
         raise DataError(
             f"{other}: {len(answers)} of {len(evaluation.records)} records are answered; finish that run first"
         )
-    options = {"task": evaluation.task, "dataset": evaluation.dataset}
     theirs = [answers[index] for index in range(len(answers))]
-    pair = (sample_scores(texts, evaluation.annotations, **options) for texts in (predictions, theirs))
-    return {name: asdict(comparison) for name, comparison in compare(*pair).items()}
+    found = compare(*(_sample_scores(texts, evaluation) for texts in (predictions, theirs)))
+    if evaluation.dataset == NOUNS:
+        return {"accuracy": asdict(found["s_re"])}
+    return {name: asdict(comparison) for name, comparison in found.items()}

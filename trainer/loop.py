@@ -59,6 +59,12 @@ class RecordTrainer(Trainer):  # type: ignore[misc]
         state = self.model.state_dict() if state_dict is None else state_dict
         super()._save(output_dir, {name: state[name] for name in self._trained if name in state})
 
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Of a checkpoint that is gone on from: it holds all that is trained, and nothing else."""
+        wrong = [name for name in self._trained if name in load_result.missing_keys] + load_result.unexpected_keys
+        if wrong:
+            raise TrainingError(f"the checkpoint is not of this model ({wrong[0]} and {len(wrong) - 1} more differ)")
+
     def trained_state(self) -> dict[str, Tensor]:
         """What was trained, gathered from all processes."""
         state = self.accelerator.get_state_dict(self.model_wrapped)
@@ -128,7 +134,8 @@ class StepLog(TrainerCallback):
         if state.is_world_process_zero:
             (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def close(self) -> None:
+        """End the progress bar, so that it is not drawn again below a message."""
         if self._bar is not None:
             self._bar.close()
 
@@ -138,10 +145,11 @@ class Arguments(TrainingArguments):  # type: ignore[misc]
     projector_learning_rate: float = 2e-5
 
 
-def training_arguments(recipe: Recipe, output: Path, tensorboard: bool) -> Arguments:
+def training_arguments(recipe: Recipe, output: "Path | str", tensorboard: bool) -> Arguments:
     bfloat16 = recipe.precision == "bfloat16" or (recipe.precision == "auto" and torch.cuda.is_available())
     arguments = Arguments(
         output_dir=str(output),
+        use_cpu=not torch.accelerator.is_available(),  # without it two processes on a CPU do not find each other
         learning_rate=recipe.learning_rate,
         projector_learning_rate=recipe.projector_learning_rate,
         num_train_epochs=recipe.epochs,

@@ -52,7 +52,7 @@ def write_adapter(
     else:
         save_file(lora, folder / "adapter_model.safetensors", metadata={"format": "pt"})
         save_file(rest, folder / "non_lora_trainables.safetensors", metadata={"format": "pt"})
-    _write_json(folder / "adapter_config.json", _adapter_config(recipe))
+    _write_json(folder / "adapter_config.json", _adapter_config(recipe, bool(lora)))
     _write_json(folder / "config.json", model_config(config))
     write_conventions(folder, conventions, card)
 
@@ -107,7 +107,7 @@ def model_config(config: EmolaConfig) -> dict[str, Any]:
     }
 
 
-def _adapter_config(recipe: Recipe) -> dict[str, Any]:
+def _adapter_config(recipe: Recipe, lora: bool) -> dict[str, Any]:
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -115,7 +115,7 @@ def _adapter_config(recipe: Recipe) -> dict[str, Any]:
         "r": recipe.rank,
         "lora_alpha": recipe.alpha,
         "lora_dropout": recipe.dropout,
-        "target_modules": list(LORA_TARGETS),
+        "target_modules": list(LORA_TARGETS) if lora else [],
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,

@@ -6,7 +6,7 @@ import json
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -88,20 +88,20 @@ def train(
     with arguments.main_process_first():
         resume = _open_folder(output, _run(sources, recipe, order, arguments.world_size))
     encoding = Encoding(checkpoint.config, sources.conventions, checkpoint.statistics, load_tokenizer(checkpoint.base))
-    dataset = RecordDataset(sources.records, encoding)
+    dataset, log = RecordDataset(sources.records, encoding), StepLog(output / LOG)
     torch.manual_seed(recipe.seed)  # LoRA starts at random
     trainer = RecordTrainer(
         model=_load(checkpoint, recipe, arguments),
         args=arguments,
         train_dataset=dataset,
         data_collator=collate,
-        callbacks=[StepLog(output / LOG)],
+        callbacks=[log],
         order=_order(dataset, recipe, arguments.world_size, order),
     )
     if trainer.is_world_process_zero():
         report(f"{len(dataset)} records; trained parameters: {trainable_parts(trainer.model)}")
         report(f"going on from {resume.name}" if resume else "starting")
-    with _clear_errors(output):
+    with _clear_errors(output), closing(log):
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         trained = trainer.trained_state()
         card = _card(sources, recipe, trainer.state)
@@ -144,11 +144,16 @@ def _load(checkpoint: Checkpoint, recipe: Recipe, arguments: Arguments) -> EmoLA
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     if recipe.checkpointing:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # transformers 5.23 has a new name for it, 5.20 does not
-            model.language_model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        checkpoint_layers(model)
     model.train()
     return model
+
+
+def checkpoint_layers(model: EmoLA) -> None:
+    """Keep only the input of each decoder layer and compute the rest again in the backward pass."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # transformers 5.23 has a new name for it, 5.20 does not
+        model.language_model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
 def _recipe_of(checkpoint: Checkpoint, recipe: Recipe) -> Recipe:

@@ -30,8 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--endpoint", metavar="URL", help="ask a model behind an OpenAI-compatible endpoint instead")
     parser.add_argument("--model", metavar="NAME", help="its name there; the key is read from OPENAI_API_KEY")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--max-new-tokens", type=int, default=512)
+    parser.add_argument("--batch-size", type=int, default=8, help="answered at once (default %(default)s)")
+    parser.add_argument("--max-new-tokens", type=int, default=512, help="limit of an answer (default %(default)s)")
     parser.add_argument("--limit", type=int, help="only the first records")
     parser.add_argument("--against", type=Path, help="folder of another run on the same set: paired bootstrap")
     parser.add_argument(
@@ -57,9 +57,8 @@ def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
 
     missing = [flag for flag in ("data", "task", "output") if getattr(args, flag) is None]
     if missing or (args.checkpoint is None) == (args.endpoint is None):
-        raise DataError(
-            f"expected a model or --endpoint, and --data, --task, --output; missing: {missing or 'the model'}"
-        )
+        found = ", ".join(missing) or "the model"
+        raise DataError(f"expected a model or --endpoint, and --data, --task, --output; missing: {found}")
     task = "action_units" if args.task == "au" else "emotion"
     records = read_records(args.data, args.root, task)[: args.limit]
     evaluation = EvaluationSet(records, args.task, args.dataset)
@@ -80,9 +79,8 @@ def _open(args: argparse.Namespace) -> Any:
     if args.endpoint:
         if not args.model:
             raise DataError("--endpoint needs --model")
-        return EndpointAnswerer(
-            ChatEndpoint(args.endpoint, args.model, os.environ.get("OPENAI_API_KEY")), args.max_new_tokens
-        )
+        endpoint = ChatEndpoint(args.endpoint, args.model, os.environ.get("OPENAI_API_KEY"))
+        return EndpointAnswerer(endpoint, args.batch_size, args.max_new_tokens)
     if (args.checkpoint / "manifest.json").exists():
         return BundleAnswerer(args.checkpoint, args.device, args.max_new_tokens)
     import torch
@@ -113,8 +111,14 @@ def _average(folders: list[Path]) -> dict[str, Any]:
 
 def _lines(found: dict[str, Any]) -> list[str]:
     """The figures as rows of the paper's tables."""
+    against = [
+        f"  {name:7}{c['difference']:+7.2f} against the other run (95 %: {c['low']:+.2f} .. {c['high']:+.2f}, "
+        f"p = {c['p_value']:.3f})"
+        for name, c in found.get("against", {}).items()
+    ]
     if "accuracy" in found:
-        return [f"Table 3, {found['dataset']}: accuracy {found['accuracy']:.2f} %"]
+        low, high = found["intervals"]["accuracy"]
+        return [f"{found['dataset']}: accuracy {found['accuracy']:.2f} %  (95 %: {low:.2f} .. {high:.2f})", *against]
     if "folds" in found:
         units = "  ".join(f"AU{code} {f1:.1f}" for code, f1 in found["per_au"].items())
         return [f"{found['dataset']}, mean of {found['folds']} folds: {units}  Avg. {found['mean']:.1f}"]
@@ -129,9 +133,4 @@ def _lines(found: dict[str, Any]) -> list[str]:
             low, high = found["intervals"][name]
             interval = f"  (95 %: {low:.2f} .. {high:.2f})" if protocol == "official" else ""
             lines.append(f"  {name:7}{figures[name]:7.2f}{interval}")
-    for name, c in found.get("against", {}).items():
-        lines.append(
-            f"  {name:7}{c['difference']:+7.2f} against the other run (95 %: {c['low']:+.2f} .. {c['high']:+.2f}, "
-            f"p = {c['p_value']:.3f})"
-        )
-    return lines
+    return lines + against

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,7 +62,8 @@ def run(args: argparse.Namespace) -> None:
 
     recipe = Recipe(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Recipe)})
     content = _plan(args, recipe) if args.dry_run else _train(args, recipe)
-    print(json.dumps(content, indent=1) if args.json else _table(content))
+    if os.environ.get("RANK", "0") == "0":  # of several processes the first speaks
+        print(json.dumps(content, indent=1) if args.json else _table(content))
 
 
 def _plan(args: argparse.Namespace, recipe: Any) -> dict[str, Any]:

@@ -1,0 +1,157 @@
+"""`emola evaluate`: torch, a bundle and an endpoint by one command; resumed runs, comparisons, and what is refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+from chat_server import chat_server, completion
+from conftest import GOLDEN
+
+pytest.importorskip("torch")
+
+from sdk.cli import main
+from sdk.errors import DataError
+from trainer.evaluate import EvaluationSet, answer, evaluate, read_answers
+from trainer.records import Record
+
+ADAPTER = GOLDEN / "llava-lora-emola-trained"
+BASE = ("--base", str(GOLDEN / "llava-base"), "--vision-tower", str(GOLDEN / "clip"))
+ANSWERS = ("The face looks happy.", "The face looks sad.", "An angry face.", "A surprised face.", "The face is calm.")
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    """Five labelled faces of the goldens."""
+    rows = json.loads((GOLDEN / "data/FABAInstruct/train/train_anno.json").read_text())[:5]
+    labels = (0, 1, 3, 2, 4)
+    content = [
+        {"image": row["image"], "landmark": row["landmark"], "label": label, "gpt4": text}
+        for row, label, text in zip(rows, labels, ANSWERS, strict=True)
+    ]
+    path = tmp_path / "eval_emotion_anno.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def command(data: Path, output: Path, *options: str) -> list[str]:
+    files = ("--data", str(data), "--root", str(GOLDEN / "data"), "--output", str(output))
+    return ["evaluate", *options, *files, "--task", "emotion", "--max-new-tokens", "6"]
+
+
+def test_torch_and_its_bundle_are_scored_alike(data, tmp_path, bundle, capsys):
+    """The float32 bundle gives the torch model's five answers, so `--against` finds a difference of nothing."""
+    assert main(command(data, tmp_path / "torch", str(ADAPTER), *BASE)) == 0
+    assert (
+        main(command(data, tmp_path / "bundle", str(bundle("trained")), "--against", str(tmp_path / "torch"), "--json"))
+        == 0
+    )
+    torch_answers, bundle_answers = (
+        read_answers(tmp_path / name / "predictions.jsonl") for name in ("torch", "bundle")
+    )
+    assert len(torch_answers) == 5
+    assert {n: _legible(text) for n, text in torch_answers.items()} == {
+        n: _legible(text) for n, text in bundle_answers.items()
+    }
+    found = json.loads(capsys.readouterr().out.split("\n{", 1)[1].join(("{", "")))
+    assert found["against"]["s_rege"]["difference"] == 0
+
+
+def _legible(text: str) -> str:
+    """A text without the bytes of no character that random weights utter, which tokenizers show in their own ways."""
+    return "".join(letter for letter in text if letter.isprintable() and letter != "\ufffd")
+
+
+def test_an_endpoint_is_scored_by_the_same_command(data, tmp_path, capsys):
+    """A served model that always says happy is right about one face of five: accuracy 20 %."""
+    with chat_server(lambda request: (200, {}, completion(ANSWERS[0]))) as (url, requests):
+        options = ("--endpoint", url, "--model", "seer", "--batch-size", "2", "--json")
+        assert main(command(data, tmp_path / "run", *options)) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert len(requests) == 5
+    assert found["official"]["s_re"] == 20
+    low, high = found["intervals"]["s_re"]
+    assert low < 20 < high
+
+
+class Scripted:
+    """Says what it is given, and remembers the batches; stops with an error after so many."""
+
+    name, batch_size = "scripted", 2
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        self.batches: list[list[str]] = []
+        self._stop_after = stop_after
+
+    def answer(self, records):
+        if len(self.batches) == self._stop_after:
+            raise KeyboardInterrupt
+        self.batches.append([record.id for record in records])
+        return [f"{ANSWERS[int(record.id) % 5]} ({len(records)} at once)" for record in records]
+
+
+def records(count: int = 7) -> EvaluationSet:
+    faces = [
+        Record(str(n), Path(), f"{n}.png", f"{n}.npy", "?", ANSWERS[n % 5], (0, 1, 3, 2, 4)[n % 5])
+        for n in range(count)
+    ]
+    return EvaluationSet(faces, "emotion")
+
+
+@pytest.mark.parametrize("cut", [0, 12], ids=["between batches", "within a line"])
+def test_a_resumed_run_is_an_uninterrupted_one(tmp_path, cut):
+    """Stopped after two of four batches, the last line cut off or not: the same batches, answers and figures."""
+    straight, resumed = tmp_path / "straight", tmp_path / "resumed"
+    expected = answer(Scripted(), records(), straight, lambda done, total: None)
+    with pytest.raises(KeyboardInterrupt):
+        answer(Scripted(stop_after=2), records(), resumed, lambda done, total: None)
+    path = resumed / "predictions.jsonl"
+    path.write_bytes(path.read_bytes()[: -cut or None])
+    again = Scripted()
+    assert answer(again, records(), resumed, lambda done, total: None) == expected
+    assert again.batches[-2:] == [["4", "5"], ["6"]]
+    assert len(again.batches) == (3 if cut else 2)
+    assert evaluate(expected, records(), straight) == evaluate(expected, records(), resumed)
+    assert (straight / "scores.json").read_bytes() == (resumed / "scores.json").read_bytes()
+
+
+def test_a_folder_of_another_model_or_set_is_refused(tmp_path):
+    answer(Scripted(), records(), tmp_path, lambda done, total: None)
+    other = Scripted()
+    other.name = "another"
+    with pytest.raises(DataError, match="holds the answers of 'scripted' or to another set"):
+        answer(other, records(), tmp_path, lambda done, total: None)
+    with pytest.raises(DataError, match="or to another set"):
+        answer(Scripted(), records(6), tmp_path, lambda done, total: None)
+
+
+def test_nouns_of_raf_db_have_an_accuracy_and_an_interval(tmp_path):
+    """Table 3: "happiness." is Happiness; three of four are right, between 25 and 100 % with four samples."""
+    nouns = ("Happiness", "Anger", "Fear", "Neutral")
+    faces = [Record(noun, Path(), noun, noun, "?", noun, index) for index, noun in enumerate(nouns)]
+    found = evaluate(["happiness.", "Anger", "Sadness", "Neutral"], EvaluationSet(faces, "emotion", "RAF-DB"), tmp_path)
+    assert found["accuracy"] == 75
+    low, high = found["intervals"]["accuracy"]
+    assert 0 <= low < 75 < high <= 100
+
+
+def test_the_mean_of_three_folds(tmp_path, capsys):
+    """Table 4: the F1 of each unit is averaged over folds, then over units."""
+    for fold, values in enumerate(((10.0, 40.0), (20.0, 50.0), (30.0, 60.0))):
+        (tmp_path / str(fold)).mkdir()
+        scores = {"official": {"dataset": "DISFA", "per_au": dict(zip(("1", "2"), values, strict=True))}}
+        (tmp_path / str(fold) / "scores.json").write_text(json.dumps(scores))
+    assert main(["evaluate", "--average", *(str(tmp_path / str(fold)) for fold in range(3))]) == 0
+    assert capsys.readouterr().out == "DISFA, mean of 3 folds: AU1 20.0  AU2 50.0  Avg. 35.0\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "missing: the model"),
+        ((str(ADAPTER),), "say which model it belongs to (--base)"),
+        (("--endpoint", "http://localhost:1/v1"), "--endpoint needs --model"),
+    ],
+)
+def test_wrong_usage_is_one_line(data, tmp_path, capsys, options, message):
+    assert main(command(data, tmp_path / "run", *options)) == 1
+    assert message in capsys.readouterr().err

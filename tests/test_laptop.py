@@ -1,0 +1,58 @@
+"""The laptop-scale section of the README, word for word: train, evaluate, export, analyze; and the model learned."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from made_up_faces import write_faces
+
+pytest.importorskip("torch")
+
+from sdk.cli import main
+from trainer.plot import read_log
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def laptop(tmp_path_factory) -> Path:
+    """The folder that the section's commands fill, and what each printed."""
+    folder = tmp_path_factory.mktemp("laptop")
+    block = re.search(r"## Train on a laptop\n.*?```sh\n(.*?)```", README, re.DOTALL)[1]
+    for line in block.replace("\\\n", " ").splitlines():
+        words = shlex.split(line.replace(".laptop", str(folder)), comments=True)
+        if words[:2] == ["python", "tests/made_up_faces.py"]:
+            write_faces(Path(words[2]))
+            continue
+        assert words[0] == "emola"
+        if words[1] == "evaluate":  # and the same model before its first step
+            untrained = [*_training(block, folder), "--max-steps", "1", "--output", str(folder / "untrained")]
+            assert main(untrained) == 0
+            before = [word.replace("adapter", "untrained").replace("scores", "untrained-scores") for word in words]
+            assert main(before[1:]) == 0
+        assert main(words[1:]) == 0, line
+    return folder
+
+
+def _training(block: str, folder: Path) -> list[str]:
+    line = next(line for line in block.replace("\\\n", " ").splitlines() if line.startswith("emola train"))
+    return shlex.split(line.replace(".laptop", str(folder)))[1:]
+
+
+def test_the_loss_falls(laptop):
+    log = [row["loss"] for row in read_log(laptop / "adapter/log.jsonl")]
+    first, last = sum(log[:5]) / 5, sum(log[-5:]) / 5
+    assert last < first / 3, f"{first:.2f} -> {last:.2f}"
+
+
+def test_held_out_faces_are_recognised(laptop):
+    """REGE of faces that were not trained on: at least 60 points above the same model before its first step."""
+    scores = {name: json.loads((laptop / name / "scores.json").read_text()) for name in ("scores", "untrained-scores")}
+    trained, untrained = (scores[name]["official"]["s_rege"] for name in ("scores", "untrained-scores"))
+    assert trained > untrained + 60, f"S_rege {untrained:.1f} -> {trained:.1f}"
+
+
+def test_the_bundle_exists(laptop):
+    assert (laptop / "bundle/manifest.json").exists()

@@ -1,0 +1,45 @@
+"""Runs of `emola train` on the golden model, as a command line and as a call."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from conftest import GOLDEN
+
+from sdk.cli import main
+from trainer.plot import read_log
+
+RECORDS = GOLDEN / "data/FABAInstruct/train/train_anno.json"
+SHAPE = ("--rank", "8", "--alpha", "16", "--learning-rate", "1e-3", "--projector-learning-rate", "2e-4")
+PLAIN = ("--precision", "float32", "--workers", "0")
+
+
+def arguments(output: Path, *options: str, base=GOLDEN / "llava-base", data=RECORDS) -> list[str]:
+    """The command line of a run on `data`; options that are given last win."""
+    files = ("--base", str(base), "--vision-tower", str(GOLDEN / "clip"), "--data", str(data), "--output", str(output))
+    return ["train", *files, *SHAPE, *PLAIN, *options]
+
+
+def emola_train(output: Path, *options: str, **files) -> int:
+    """The exit code of `emola train`, in this process."""
+    return main(arguments(output, *options, **files))
+
+
+def launch(launcher: list[str], output: Path, *options: str) -> None:
+    """`emola train` in processes of its own, below torchrun or the like."""
+    subprocess.run([sys.executable, *launcher, *arguments(output, *options)], check=True, capture_output=True)
+
+
+def losses(output: Path) -> list[float]:
+    return [row["loss"] for row in read_log(output / "log.jsonl")]
+
+
+def write_records(path: Path, count: int = 12) -> list[dict]:
+    """The first golden records, to be spoiled; pictures and landmark files are those of the goldens."""
+    rows = json.loads(RECORDS.read_text(encoding="utf-8"))[:count]
+    for row in rows:
+        for key in ("image", "landmark"):
+            row[key] = str(GOLDEN / "data" / row[key])
+    path.write_text(json.dumps(rows), encoding="utf-8")
+    return rows
