@@ -72,6 +72,8 @@ def export_bundle(options: ExportOptions, report: Callable[[str], None] = lambda
         "precision": dataclasses.asdict(options.precision),
         "landmark": file_sha256(landmark) if landmark else None,
     }
+    if options.gptq_folder:
+        inputs["gptq"] = {p.name: file_sha256(p) for p in sorted(options.gptq_folder.glob("*.safetensors"))}
     if records:
         inputs |= {"calibration": digest(records), "gptq": dataclasses.asdict(options.gptq)}
     recipe = hashlib.sha256(json.dumps([sdk.__version__, sources, inputs], sort_keys=True).encode()).hexdigest()
@@ -83,7 +85,7 @@ def export_bundle(options: ExportOptions, report: Callable[[str], None] = lambda
         stages = Stages(work, report)
         merged_folder = stages.run("merge", sources, lambda folder: merge(checkpoint, folder))
         merged = Checkpoint(None, merged_folder)
-        gptq = _quantise(stages, merged, options, records, inputs) if records else None
+        gptq = _quantise(stages, merged, options, records, inputs) if records else options.gptq_folder
         graphs = stages.run(
             "graphs", inputs, lambda folder: write_graphs(merged, folder, landmark, options.precision, gptq)
         )
@@ -211,6 +213,8 @@ def _describe(options: ExportOptions, checkpoint: Checkpoint, recipe: str) -> Ma
 
 
 def _calibration(options: ExportOptions) -> dict[str, str]:
+    if options.gptq_folder:
+        return {"quantisation": f"taken from {options.gptq_folder.name}, head in {options.head_bits} bits"}
     if not options.calibration:
         return {}
     settings = ", ".join(f"{key} {value}" for key, value in dataclasses.asdict(options.gptq).items())

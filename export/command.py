@@ -11,6 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base", required=True, help="folder of LLaVA-1.5, as released or as converted by llava-hf")
     parser.add_argument("--vision-tower", help="folder of CLIP; not needed if the base holds it")
     parser.add_argument("--landmark-model", type=Path, help="2d106det.onnx or a network with its interface")
+    parser.add_argument("--target", help="refuse what does not fit this machine; `emola plan` lists them")
     decoder = parser.add_argument_group("decoder")
     decoder.add_argument(
         "--quantize",
@@ -22,6 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     decoder.add_argument("--group-size", type=int, default=128, help="inputs that share a scale: 128, 64, 32 or 16")
     decoder.add_argument("--head-bits", type=int, choices=(8, 4), default=8, help="of the output head (default 8)")
     decoder.add_argument("--calibration", type=Path, metavar="JSON", help="training records that gptq calibrates on")
+    decoder.add_argument(
+        "--gptq",
+        type=Path,
+        metavar="DIR",
+        help="take this decoder, quantised before by emola, GPTQModel, auto-gptq or optimum, as it is",
+    )
     decoder.add_argument("-n", "--calibration-records", type=int, default=128, help="how many (default 128)")
     decoder.add_argument("--root", type=Path, help="folder that their pictures are relative to; default: found")
     decoder.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where gptq computes")
@@ -36,8 +43,8 @@ def run(args: argparse.Namespace) -> None:
     from .options import ExportOptions
 
     device = "cuda" if args.device == "auto" and torch.cuda.is_available() else args.device
-    calibration = None
-    if args.quantize == "gptq" and args.calibration:
+    quantize, calibration = "gptq" if args.gptq else args.quantize, None
+    if quantize == "gptq" and args.calibration and not args.gptq:
         calibration = CalibrationSet(args.calibration, args.calibration_records, args.root)
     options = ExportOptions(
         adapter=None if args.adapter == "none" else args.adapter,
@@ -45,9 +52,11 @@ def run(args: argparse.Namespace) -> None:
         out=args.out,
         vision_tower=args.vision_tower,
         landmark_model=args.landmark_model,
-        quantize=args.quantize,
+        quantize=quantize,
         calibration=calibration,
         gptq=GptqOptions(args.bits, args.group_size),
+        gptq_folder=args.gptq,
+        target=args.target,
         head_bits=args.head_bits,
         device="cpu" if device == "auto" else device,
     )

@@ -13,6 +13,7 @@ import onnx
 import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
+from transformers import LlamaForCausalLM
 
 from sdk.bundles.manifest import Geometry
 from sdk.errors import ExportError
@@ -26,6 +27,7 @@ from trainer.weights import canonical_name
 
 from .autogptq import GptqWeights
 from .decoder import Llama, Precision, write_decoder
+from .plan import Workload
 from .tokenizer import check_tokenizer, convert_tokenizer
 
 
@@ -114,7 +116,23 @@ def geometry(config: EmolaConfig) -> Geometry:
         head_size=text.head_dim,
         vocabulary=text.vocab_size,
         context=min(text.max_position_embeddings, config.max_length),
+        intermediate_size=text.intermediate_size,
     )
+
+
+def decoder_shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
+    """Shape of each weight of the decoder by its name in Hugging Face's Llama."""
+    with torch.device("meta"):
+        return {name: tuple(w.shape) for name, w in LlamaForCausalLM(checkpoint.config.text).state_dict().items()}
+
+
+def workload(checkpoint: Checkpoint, name: str) -> Workload:
+    """What `export.plan` needs to know of a checkpoint."""
+    with torch.device("meta"):
+        model = EmoLA(checkpoint.config)
+    encoders = (model.vision_tower, model.mm_projector, model.landmark_feature_projector)
+    weights = sum(parameter.numel() for part in encoders for parameter in part.parameters())
+    return Workload(name, geometry(checkpoint.config), weights, checkpoint.config.image_rows)
 
 
 def check_landmark_model(path: Path, size: int) -> None:

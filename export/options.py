@@ -7,11 +7,14 @@ from pathlib import Path
 from sdk.errors import ExportError
 from trainer.checkpoint import Checkpoint
 
+from .autogptq import GptqWeights
 from .calibrate import CalibrationSet
 from .decoder import Precision
 from .gptq import GptqOptions
-from .graphs import check_landmark_model
+from .graphs import check_landmark_model, decoder_shapes, workload
 from .layerwise import check_shapes
+from .plan import check_fits
+from .targets import find_target
 
 QUANTIZE = ("none", "int4", "gptq")
 
@@ -27,8 +30,10 @@ class ExportOptions:
         quantize: the decoder: "none" (float32), "int4" (round to nearest, no data needed) or "gptq".
         calibration: the records that GPTQ calibrates on.
         gptq: how it quantises.
+        gptq_folder: a decoder that GPTQ quantised before, in the AutoGPTQ layout; taken as it is, no calibration.
         head_bits: of the output head of a quantised decoder, 8 or 4.
         device: where GPTQ computes: "cpu" or "cuda".
+        target: key of `export.targets.TARGETS` that the bundle must fit, or None.
     """
 
     adapter: "str | None"
@@ -39,8 +44,10 @@ class ExportOptions:
     quantize: str = "int4"
     calibration: CalibrationSet | None = None
     gptq: GptqOptions = dataclasses.field(default_factory=GptqOptions)
+    gptq_folder: Path | None = None
     head_bits: int = 8
     device: str = "cpu"
+    target: str | None = None
 
     @property
     def precision(self) -> Precision:
@@ -48,7 +55,8 @@ class ExportOptions:
             return Precision("float32")
         if self.quantize == "int4":
             return Precision("int4", 4, self.head_bits)
-        return Precision(f"gptq-int{self.gptq.bits}", self.gptq.bits, self.head_bits)
+        bits = GptqWeights(self.gptq_folder).bits if self.gptq_folder else self.gptq.bits
+        return Precision(f"gptq-int{bits}", bits, self.head_bits)
 
     def check(self) -> Checkpoint:
         """Open the checkpoint after everything that can be refused early.
@@ -65,12 +73,25 @@ class ExportOptions:
             if not self.landmark_model.is_file():
                 raise ExportError(f"landmark model {self.landmark_model} does not exist; expected an ONNX file")
             check_landmark_model(self.landmark_model, checkpoint.config.landmark_size)
-        if self.quantize == "gptq":
-            if self.calibration is None:
-                raise ExportError("GPTQ needs training records: pass --calibration records.json, or --quantize int4")
-            check_shapes(checkpoint, self.gptq)
+        self._check_decoder(checkpoint)
+        if self.target:
+            check_fits(self.target, find_target(self.target), workload(checkpoint, self.out.name))
         self._check_disk(checkpoint)
         return checkpoint
+
+    def _check_decoder(self, checkpoint: Checkpoint) -> None:
+        if self.quantize != "gptq":
+            return
+        if self.gptq_folder:
+            shapes = decoder_shapes(checkpoint)
+            GptqWeights(self.gptq_folder).check(shapes)
+        elif self.calibration is None:
+            raise ExportError(
+                "GPTQ needs training records: pass --calibration records.json, a quantised decoder (--gptq DIR), or "
+                "--quantize int4"
+            )
+        else:
+            check_shapes(checkpoint, self.gptq)
 
     def _check_disk(self, checkpoint: Checkpoint) -> None:
         self.out.parent.mkdir(parents=True, exist_ok=True)

@@ -90,7 +90,8 @@ class Prompt(_Record):
 
 
 class Geometry(_Record):
-    """Shape of the decoder; `context` is the largest number of positions it was trained for."""
+    """Shape of the decoder; `context` is the largest number of positions it was trained for, `intermediate_size` the
+    width of its MLP (0: not recorded)."""
 
     layers: int
     hidden_size: int
@@ -99,6 +100,7 @@ class Geometry(_Record):
     head_size: int
     vocabulary: int
     context: int
+    intermediate_size: int = 0
 
 
 class Variant(_Record):
