@@ -1,4 +1,4 @@
-"""Does a bundle fit a machine, and how fast will it be? From data sheets and the roofline, before anyone buys or waits."""
+"""Does a bundle fit a machine, and how fast will it be? From data sheets and the roofline, before anyone buys."""
 
 from dataclasses import dataclass
 from typing import Any
