@@ -24,9 +24,8 @@ def run(args: argparse.Namespace) -> None:
         print(json.dumps({"model": work.name, "plans": [found.to_dict() for found in plans]}, indent=1))
         return
     print(f"{work.name}: {work.image_rows + work.text_rows} rows before the answer, expected from data sheets")
-    print(
-        f"{'target':13}{'needs GB':>10}{'left GB':>9}{'1st token':>11}{'2nd quest.':>11}{'tok/s':>8}{'ceiling':>9}{'share':>7}"
-    )
+    columns = (("needs GB", 10), ("left GB", 9), ("1st token", 11), ("2nd quest.", 11), ("tok/s", 8), ("ceiling", 9))
+    print(f"{'target':13}{''.join(name.rjust(width) for name, width in columns)}  share")
     print("\n".join(map(_row, plans)))
     if args.target:
         print("\n".join(_details(plans[0], targets[args.target].tensorrt)))
@@ -36,10 +35,9 @@ def _row(found: Plan) -> str:
     needs = sum(found.memory_gb.values())
     if not found.fits:
         return f"{found.target:13}{needs:10.2f}{found.left_gb:9.2f}   does not fit"
-    return (
-        f"{found.target:13}{needs:10.2f}{found.left_gb:9.2f}{found.first_token_ms:8.0f} ms{found.second_question_ms:8.0f} ms"
-        f"{found.tokens_per_s:8.1f}{found.ceiling_per_s:9.1f}{100 * found.share:5.0f} %"
-    )
+    times = "".join(f"{value:8.0f} ms" for value in (found.first_token_ms, found.second_question_ms))
+    rates = f"{found.tokens_per_s:8.1f}{found.ceiling_per_s:9.1f}{100 * found.share:5.0f} %"
+    return f"{found.target:13}{needs:10.2f}{found.left_gb:9.2f}{times}{rates}"
 
 
 def _details(found: Plan, tensorrt: "tuple[str, str] | None") -> list[str]:
