@@ -21,6 +21,7 @@ train = [
     "wordcloud>=1.9.4",
 ]
 test = ["pytest>=8", "pytest-benchmark>=5", "scikit-image>=0.24", "insightface>=1.0", "rouge==1.0.1", "av>=13"]
+peers = ["optimum>=2.0", "gptqmodel>=7.0"]
 extras = {
     "cpu": ["onnxruntime>=1.22"],
     "gpu": ["onnxruntime-gpu>=1.22"],
@@ -32,6 +33,8 @@ extras = {
     "video": ["av>=13"],
     "scale": ["ray>=2.40"],
     "test": test,
+    "oracles": ["onnxruntime-genai>=0.18; python_version >= '3.11'"],
+    "peers": peers,
     "dev": ["ruff>=0.9", "mypy>=1.14", "import-linter>=2.1"],
 }
 

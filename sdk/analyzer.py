@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from sdk.bundles.manifest import Manifest, read_manifest
-from sdk.errors import BackendError, BundleNotFoundError, ImageError, TaskError
+from sdk.errors import BackendError, BundleNotFoundError, DependencyError, ImageError, TaskError
 from sdk.faba.answers import read_action_units, read_emotion
 from sdk.faba.prompts import TASKS, Task
 from sdk.faces.crop import FaceCrop, aligned_face, crop_face
@@ -17,6 +17,7 @@ from sdk.faces.detect import Detector, open_detector
 from sdk.faces.images import ImageSource, Pixels, load_image
 from sdk.results import Analysis, Face, ModelInfo
 from sdk.runtime.backends.ort import Floats, OrtBackend
+from sdk.runtime.backends.tensorrt import ENGINES, TensorRTBackend
 from sdk.runtime.clock import Clock
 from sdk.runtime.pipeline import Answer, EncodedFace, Pipeline
 
@@ -33,7 +34,7 @@ class Analyzer:
 
     Args:
         bundle: folder of a sealed bundle; None takes the one embedded in the package.
-        device: "auto" or "cpu".
+        device: "auto", "cpu", or "tensorrt" for the engines that `emola engines` built.
         detector: "auto" (dlib), the path of a SCRFD .onnx file, or an object with `detect` (see `sdk.faces.detect`).
         offline: never touch the network; nothing does so yet, whatever this says.
 
@@ -171,14 +172,18 @@ def open_backend(bundle: Path, manifest: Manifest, device: str = "auto", threads
     Raises:
         BackendError: lists why each variant was refused.
     """
-    if device not in ("auto", "cpu"):
-        raise BackendError(f"device must be 'auto' or 'cpu', not {device!r}")
+    if device not in ("auto", "cpu", "tensorrt"):
+        raise BackendError(f"device must be 'auto', 'cpu' or 'tensorrt', not {device!r}")
+    if device == "tensorrt":
+        return TensorRTBackend(bundle, manifest, manifest.variants[0], threads)
+    kinds = [TensorRTBackend] if device == "auto" and (bundle / ENGINES).is_dir() else []
     refused = []
     for variant in manifest.variants:
-        try:
-            return OrtBackend(bundle, manifest, variant, threads)
-        except BackendError as error:
-            refused.append(f"{variant.name}: {error}")
+        for kind in (*kinds, OrtBackend):
+            try:
+                return kind(bundle, manifest, variant, threads)
+            except (BackendError, DependencyError) as error:
+                refused.append(f"{variant.name}: {error}")
     raise BackendError("no variant of this bundle runs here; " + "; ".join(refused))
 
 

@@ -190,9 +190,9 @@ def test_bad_input(golden_checkpoint, tmp_path):
 
 
 def test_an_independent_client_reads_our_folder(golden_checkpoint, gptq, tmp_path):
-    """ONNX Runtime GenAI's model builder turns it into a decoder of its own; its last logits equal ours within 1 %.
+    """ONNX Runtime GenAI's model builder turns it into a decoder of its own, whose last logits equal ours within 1e-4.
 
-    Both quantise activations to 8 bits, in other places; the head stays in float on either side.
+    The builder rounds the head to 4 bits in blocks of 32; ours is given that head.
     """
     pytest.importorskip("onnxruntime_genai", reason="onnxruntime-genai is not installed")
     out = tmp_path / "theirs"
@@ -208,7 +208,7 @@ def test_an_independent_client_reads_our_folder(golden_checkpoint, gptq, tmp_pat
         str(out),
     ]
     command += ["-p", "int4", "-e", "cpu", "-c", str(tmp_path / "cache"), "--extra_options", "int4_accuracy_level=4"]
-    command += ["exclude_embeds=true", "prune_lm_head=true", "int4_nodes_to_exclude=/lm_head/MatMul"]
+    command += ["exclude_embeds=true", "prune_lm_head=true"]
     built = subprocess.run(command, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr[-2000:]
     session = onnxruntime.InferenceSession(out / "model.onnx", providers=["CPUExecutionProvider"])
@@ -216,15 +216,17 @@ def test_an_independent_client_reads_our_folder(golden_checkpoint, gptq, tmp_pat
     feeds = {"inputs_embeds": sequence[None].numpy(), "attention_mask": np.ones((1, len(sequence)), np.int64)}
     for given in session.get_inputs():
         if given.name.startswith("past"):
-            feeds[given.name] = np.zeros((1, given.shape[1], 0, given.shape[3]), np.float32)
+            feeds[given.name] = np.zeros((1, 4, 0, 16), np.float32)
     theirs = session.run(["logits"], feeds)[0][0, -1]
-    weights = GptqWeights(gptq)
+    stored = {t.name: numpy_helper.to_array(t) for t in onnx.load(out / "model.onnx").graph.initializer}
+    packed, scales = stored["lm_head.MatMul.weight_Q4"], stored["lm_head.MatMul.weight_scales"]
+    head = QuantizedLinear(np.stack([packed & 15, packed >> 4], -1).reshape(700, 64), scales, 4, 32)
+    weights = dict(GptqWeights(gptq)) | {"lm_head.weight": head}
     write_decoder(llama(golden_checkpoint, weights), tmp_path / "ours.onnx")
     np.save(tmp_path / "table.npy", weights["model.embed_tokens.weight"])
     decoder = OrtDecoder(tmp_path / "ours.onnx", tmp_path / "table.npy", llama(golden_checkpoint).geometry)
     ours = decoder.extend(decoder.new_cache(512), sequence.numpy())[0]
-    assert np.linalg.norm(theirs - ours) < 0.01 * np.linalg.norm(ours)
-    assert theirs.argmax() == ours.argmax()
+    assert np.linalg.norm(theirs - ours) < 1e-4 * np.linalg.norm(ours)
 
 
 def test_a_folder_of_another_model_is_refused(golden_checkpoint, gptq):

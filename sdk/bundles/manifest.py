@@ -157,6 +157,7 @@ class Manifest(_Record):
         name: what users call it.
         notice: one sentence that every result carries, or None.
         files: every file but the manifest itself.
+        vision_half: the vision encoder in strongly typed float16, which TensorRT engines are built from.
         landmark: the landmark network, or None when the bundle was exported without one.
         embeddings: `.npy` table (vocabulary, hidden size).
         reference: inputs and outputs of the torch model, for `emola verify`.
@@ -173,6 +174,7 @@ class Manifest(_Record):
     files: dict[RelativePath, FileRecord]
     tokenizer: RelativePath
     vision: RelativePath
+    vision_half: RelativePath | None = None
     landmark: RelativePath | None
     embeddings: RelativePath
     reference: RelativePath
