@@ -1,8 +1,8 @@
 """TensorRT engines of a bundle's encoders, built on the machine that will run them. Needs no torch.
 
-One code path for TensorRT 10.3 to 11: networks are strongly typed, so that the precision is that of the ONNX graph and no
-flag is needed that version 11 removed. The result is measured before it counts: parity with the reference vectors that
-travel in the bundle, and latency.
+One code path for TensorRT 10.3 to 11: networks are strongly typed, so that the precision is that of the ONNX graph and
+no flag is needed that version 11 removed. The result is measured before it counts: parity with the reference vectors
+that travel in the bundle, and latency.
 """
 
 import shutil
@@ -134,12 +134,12 @@ def build_plan(graph: Path, options: EngineOptions, cache: Path) -> bytes:
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace)
     config.add_optimization_profile(_profile(builder, network, options.batches))
     timings = config.create_timing_cache(cache.read_bytes() if cache.is_file() else b"")
-    config.set_timing_cache(timings, ignore_mismatch=False)
+    config.set_timing_cache(timings, False)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise ExportError(
-            f"TensorRT {trt.__version__} found no way to build {graph.name} in {options.workspace / 1e9:.1f} GB; give it "
-            "more --workspace; the ONNX variant still works"
+            f"TensorRT {trt.__version__} found no way to build {graph.name} in {options.workspace / 1e9:.1f} GB; give "
+            "it more --workspace; the ONNX variant still works"
         )
     cache.write_bytes(bytes(timings.serialize()))
     return bytes(plan)
@@ -173,8 +173,8 @@ def _measure(
     error = float(np.linalg.norm(difference) / np.linalg.norm(expected.astype(np.float64)))
     if not error <= _TOLERANCE:
         raise ExportError(
-            f"the {name} engine differs from torch by {error:.1e} (relative), at most {_TOLERANCE:.0e} is allowed; it was "
-            "not kept. Try another TensorRT version; the ONNX variant still works"
+            f"the {name} engine differs from torch by {error:.1e} (relative), at most {_TOLERANCE:.0e} is allowed; it "
+            "was not kept. Try another TensorRT version; the ONNX variant still works"
         )
     times = {batch: _latency(encoder, inputs, batch) for batch in options.batches}
     return Plan(
