@@ -32,7 +32,13 @@ from .tokenizer import check_tokenizer, convert_tokenizer
 
 
 def write_graphs(
-    checkpoint: Checkpoint, folder: Path, landmark_model: Path | None, precision: Precision, gptq: Path | None = None
+    checkpoint: Checkpoint,
+    folder: Path,
+    landmark_model: Path | None,
+    precision: Precision,
+    gptq: Path | None = None,
+    *,
+    half: bool = False,
 ) -> dict[str, Any]:
     """Write every file that the runtime opens.
 
@@ -41,9 +47,12 @@ def write_graphs(
         landmark_model: ONNX file with the interface of 2d106det, or None.
         precision: of the decoder.
         gptq: folder with the decoder's weights, if they are quantised already.
+        half: also write the vision encoder in float16, for TensorRT.
     """
     write_tokenizer(checkpoint, folder / "tokenizer.json")
     write_vision(checkpoint, folder / "vision.onnx")
+    if half:
+        write_vision(checkpoint, folder / "vision-half.onnx", torch.float16)
     if landmark_model:
         check_landmark_model(landmark_model, checkpoint.config.landmark_size)
         shutil.copyfile(landmark_model, folder / "landmark.onnx")
@@ -65,10 +74,15 @@ def write_tokenizer(checkpoint: Checkpoint, path: Path) -> None:
     tokenizer.save(str(path))
 
 
-def write_vision(checkpoint: Checkpoint, path: Path) -> None:
-    """The vision tower up to the layer that is read, and both projectors: pixels and landmarks -> rows."""
+def write_vision(checkpoint: Checkpoint, path: Path, dtype: torch.dtype = torch.float32) -> None:
+    """The vision tower up to the layer that is read, and both projectors: pixels and landmarks -> rows.
+
+    Args:
+        dtype: of weights and arithmetic; what flows in and out is float32. A float16 graph is what TensorRT builds
+            strongly typed engines from.
+    """
     config = checkpoint.config
-    encoder = Encoder(checkpoint)
+    encoder = Encoder(checkpoint, dtype)
     size = config.vision.image_size
     example = (torch.zeros(2, 3, size, size), torch.zeros(2, config.landmark_size))
     batch = torch.export.Dim("batch", min=1)
@@ -162,18 +176,18 @@ def _shape(value: onnx.ValueInfoProto) -> tuple[int, ...]:
 class Encoder(nn.Module):
     """`EmoLA.encode` as a module of its own, without the decoder's weights."""
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         with init_empty_weights(include_buffers=False):
             self.emola = EmoLA(checkpoint.config)
         del self.emola.language_model
         names = self.emola.state_dict()
-        weights = {name: checkpoint.merged[canonical_name(name) or name].float() for name in names}
+        weights = {name: checkpoint.merged[canonical_name(name) or name].to(dtype) for name in names}
         self.emola.load_state_dict(weights, assign=True)
         self.eval()
 
     def forward(self, pixel_values: Tensor, landmark_features: Tensor) -> Tensor:
-        return self.emola.encode(pixel_values, landmark_features)
+        return self.emola.encode(pixel_values, landmark_features).float()
 
     def bytes(self) -> int:
         return sum(parameter.nbytes for parameter in self.parameters())

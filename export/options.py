@@ -10,8 +10,10 @@ from trainer.checkpoint import Checkpoint
 from .autogptq import GptqWeights
 from .calibrate import CalibrationSet
 from .decoder import Precision
+from .gate import GateOptions
 from .gptq import GptqOptions
 from .graphs import check_landmark_model, decoder_shapes, workload
+from .insightface import check_terms
 from .layerwise import check_shapes
 from .plan import check_fits
 from .targets import find_target
@@ -27,6 +29,7 @@ class ExportOptions:
         adapter, base, vision_tower: as in `trainer.checkpoint.load_emola`.
         out: folder of the bundle; must not exist.
         landmark_model: ONNX file with 2d106det's interface, or None.
+        detector_model: ONNX file of a SCRFD detector that travels in the bundle, or None.
         quantize: the decoder: "none" (float32), "int4" (round to nearest, no data needed) or "gptq".
         calibration: the records that GPTQ calibrates on.
         gptq: how it quantises.
@@ -34,6 +37,9 @@ class ExportOptions:
         head_bits: of the output head of a quantised decoder, 8 or 4.
         device: where GPTQ computes: "cpu" or "cuda".
         target: key of `export.targets.TARGETS` that the bundle must fit, or None.
+        tensorrt: also write the float16 encoder that `emola engines` builds from.
+        accept_noncommercial: weights whose licence forbids commercial use may go in.
+        gate: what the bundle must reach before it is sealed.
     """
 
     adapter: "str | None"
@@ -41,6 +47,7 @@ class ExportOptions:
     out: Path
     vision_tower: str | None = None
     landmark_model: Path | None = None
+    detector_model: Path | None = None
     quantize: str = "int4"
     calibration: CalibrationSet | None = None
     gptq: GptqOptions = dataclasses.field(default_factory=GptqOptions)
@@ -48,6 +55,9 @@ class ExportOptions:
     head_bits: int = 8
     device: str = "cpu"
     target: str | None = None
+    tensorrt: bool = False
+    accept_noncommercial: bool = False
+    gate: GateOptions = dataclasses.field(default_factory=GateOptions)
 
     @property
     def precision(self) -> Precision:
@@ -73,11 +83,19 @@ class ExportOptions:
             if not self.landmark_model.is_file():
                 raise ExportError(f"landmark model {self.landmark_model} does not exist; expected an ONNX file")
             check_landmark_model(self.landmark_model, checkpoint.config.landmark_size)
+            check_terms(self.landmark_model, "landmark", self.accept_noncommercial)
+        if self.detector_model:
+            check_terms(self.detector_model, "detector", self.accept_noncommercial)
         self._check_decoder(checkpoint)
         if self.target:
             check_fits(self.target, find_target(self.target), workload(checkpoint, self.out.name))
         self._check_disk(checkpoint)
         return checkpoint
+
+    @property
+    def report(self) -> Path:
+        """The report of this export, beside the bundle, sealed or not."""
+        return self.out.with_name(f"{self.out.name}.report.html")
 
     def _check_decoder(self, checkpoint: Checkpoint) -> None:
         if self.quantize != "gptq":

@@ -35,7 +35,8 @@ class Analyzer:
     Args:
         bundle: folder of a sealed bundle; None takes the one embedded in the package.
         device: "auto", "cpu", or "tensorrt" for the engines that `emola engines` built.
-        detector: "auto" (dlib), the path of a SCRFD .onnx file, or an object with `detect` (see `sdk.faces.detect`).
+        detector: "auto" (the bundle's own, or dlib), the path of a SCRFD .onnx file, or an object with `detect` (see
+            `sdk.faces.detect`).
         offline: never touch the network; nothing does so yet, whatever this says.
 
     Raises:
@@ -54,7 +55,8 @@ class Analyzer:
         folder = bundle_folder(bundle)
         self.manifest = read_manifest(folder)
         self._pipeline = Pipeline(folder, self.manifest, open_backend(folder, self.manifest, device))
-        self._detector_choice = detector
+        carried = self.manifest.detector if detector == "auto" else None
+        self._detector_choice = folder / carried if carried else detector
         self._detector: Detector | None = None
 
     def analyze(

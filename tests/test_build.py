@@ -9,10 +9,13 @@ import pytest
 from conftest import CHECKPOINTS, GOLDEN, golden_json
 
 from export.build import ExportOptions, export_bundle
+from export.calibrate import CalibrationSet
+from export.gptq import GptqOptions
 from export.graphs import check_landmark_model
 from sdk.analyzer import open_backend
 from sdk.bundles.manifest import check_hashes, read_manifest
 from sdk.errors import CheckpointError, ExportError
+from sdk.runtime.backends.ort import OrtEncoder
 from sdk.runtime.clock import Clock
 from sdk.runtime.generate import Generation
 from sdk.runtime.pipeline import Pipeline
@@ -117,7 +120,7 @@ def test_killed_at_random_moments(tmp_path):
     manifest = export_bundle(settings)
     check_hashes(settings.out, manifest)
     assert manifest.digest == export_bundle(options(tmp_path / "straight" / "bundle")).digest
-    assert [path.name for path in settings.out.parent.iterdir()] == ["bundle"]
+    assert sorted(path.name for path in settings.out.parent.iterdir()) == ["bundle", "bundle.report.html"]
 
 
 @pytest.mark.parametrize(
@@ -146,3 +149,30 @@ def test_a_full_disk_is_found_before_work_starts(tmp_path, monkeypatch):
 def test_a_landmark_network_of_another_shape_is_refused(bundle):
     with pytest.raises(ExportError, match=r"expected one input \(N, 3, 192, 192\).*found"):
         check_landmark_model(bundle() / "vision.onnx", 212)
+
+
+def test_the_half_encoder_for_tensorrt(tmp_path, landmark_network):
+    """Strongly typed float16 inside, float32 outside, within 1 % of the float32 graph; a detector travels along."""
+    manifest = export_bundle(options(tmp_path / "bundle", tensorrt=True, detector_model=landmark_network))
+    assert (manifest.vision_half, manifest.detector) == ("vision-half.onnx", "detector.onnx")
+    graphs = [OrtEncoder(tmp_path / "bundle" / name) for name in (manifest.vision, manifest.vision_half)]
+    reference = Reference.load(tmp_path / "bundle/reference.npz")
+    whole, half = (graph(reference.pixel_values, reference.landmark_features) for graph in graphs)
+    assert half.dtype == np.float32
+    assert 0 < np.linalg.norm(half - whole) < 0.01 * np.linalg.norm(whole)
+    assert manifest.files["vision-half.onnx"].size < 0.6 * manifest.files["vision.onnx"].size
+
+
+def test_a_gptq_bundle(tmp_path):
+    """From records to a sealed bundle, closer to torch than rounding to nearest."""
+    train = GOLDEN / "data/FABAInstruct/train/train_anno.json"
+    settings = options(
+        tmp_path / "bundle", quantize="gptq", calibration=CalibrationSet(train, 12), gptq=GptqOptions(4, 32)
+    )
+    manifest = export_bundle(settings)
+    (variant,) = manifest.variants
+    assert (variant.name, variant.decoder) == ("ort-gptq-int4", "decoder/gptq-int4.onnx")
+    assert manifest.provenance["calibration"] == "12 records of train_anno.json, seed 0"
+    nearest = export_bundle(options(tmp_path / "nearest", quantize="int4"))
+    errors = [next(p.relative_error for p in m.parity if p.stage == "decoder") for m in (manifest, nearest)]
+    assert errors[0] < errors[1], f"GPTQ {errors[0]:.3f}, round to nearest {errors[1]:.3f}"

@@ -25,7 +25,7 @@ def run(version: str, *arguments: str) -> subprocess.CompletedProcess:
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_contract_with_the_real_bindings(version, bundle, tmp_path):
-    """Build, parity, latency, load, run in pieces, refuse another version: all against autospecs of the real classes."""
+    """Build, parity, latency, load, run in pieces, refuse another version, on autospecs of the real classes."""
     shutil.copytree(bundle(), tmp_path / "bundle")
     result = run(version, str(SCRIPT), str(tmp_path / "bundle"))
     assert result.returncode == 0, result.stderr[-3000:]
