@@ -104,9 +104,12 @@ def test_the_same_export_twice_is_one(tmp_path):
 
 def test_killed_at_random_moments(tmp_path):
     """SIGKILL until it is through: the manifest equals that of an uninterrupted export, nothing else is left."""
-    settings = options(tmp_path / "killed" / "bundle")
+    train = GOLDEN / "data/FABAInstruct/train/train_anno.json"
+    gptq = {"quantize": "gptq", "calibration": CalibrationSet(train, 12), "gptq": GptqOptions(4, 32)}
+    settings = options(tmp_path / "killed" / "bundle", **gptq)
     command = [sys.executable, "-m", "sdk", "export", settings.adapter, str(settings.out)]
-    command += ["--base", settings.base, "--vision-tower", settings.vision_tower, "--quantize", "none"]
+    command += ["--base", settings.base, "--vision-tower", settings.vision_tower, "--quantize", "gptq"]
+    command += ["--calibration", str(train), "-n", "12", "--group-size", "32"]
     draw, kills = random.Random(0), 0
     while not settings.out.exists():
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -119,7 +122,7 @@ def test_killed_at_random_moments(tmp_path):
     assert kills
     manifest = export_bundle(settings)
     check_hashes(settings.out, manifest)
-    assert manifest.digest == export_bundle(options(tmp_path / "straight" / "bundle")).digest
+    assert manifest.digest == export_bundle(options(tmp_path / "straight" / "bundle", **gptq)).digest
     assert sorted(path.name for path in settings.out.parent.iterdir()) == ["bundle", "bundle.report.html"]
 
 
