@@ -172,7 +172,7 @@ def pretend() -> types.ModuleType:
     )
     tensorrt.__version__ = real.__version__
     sys.modules["tensorrt"] = tensorrt
-    sys.modules["cuda.bindings"].runtime = cuda
+    sys.modules["cuda.bindings.runtime"] = cuda
     return tensorrt
 
 

@@ -4,6 +4,7 @@ Memory and streams through cuda-python alone. An engine fits one TensorRT versio
 built for is written beside it, and another machine is refused with the command that rebuilds.
 """
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -68,28 +69,20 @@ def load_tensorrt() -> Any:
     Raises:
         DependencyError: it is not installed.
     """
-    try:
-        import tensorrt
-    except ImportError:
-        raise DependencyError(
-            "tensorrt", "tensorrt", "run engines (the ONNX variant of the bundle works without it)"
-        ) from None
-    return tensorrt
+    return _load("tensorrt", "tensorrt")
 
 
 def load_cuda() -> Any:
-    """CUDA's runtime interface of cuda-python.
+    """CUDA's runtime interface of cuda-python; raises likewise."""
+    return _load("cuda.bindings.runtime", "cuda-python")
 
-    Raises:
-        DependencyError: it is not installed.
-    """
+
+def _load(module: str, package: str) -> Any:
     try:
-        from cuda.bindings import runtime
+        return importlib.import_module(module)
     except ImportError:
-        raise DependencyError(
-            "cuda-python", "tensorrt", "run engines (the ONNX variant of the bundle works without it)"
-        ) from None
-    return runtime
+        purpose = "run engines (the ONNX variant of the bundle works without it)"
+        raise DependencyError(package, "tensorrt", purpose) from None
 
 
 def this_platform() -> Platform:
