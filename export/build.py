@@ -67,6 +67,7 @@ def export_bundle(options: ExportOptions, report: Callable[[str], None] = lambda
         "precision": dataclasses.asdict(options.precision),
         "landmark": file_sha256(landmark) if landmark else None,
         "half": options.tensorrt,
+        "keep_gptq": options.keep_gptq,
         "detector": file_sha256(options.detector_model) if options.detector_model else None,
     }
     if options.gptq_folder:

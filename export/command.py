@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="take this decoder, quantised before by emola, GPTQModel, auto-gptq or optimum, as it is",
     )
+    decoder.add_argument("--keep-gptq", action="store_true", help="put that folder into the bundle as well")
     decoder.add_argument("-n", "--calibration-records", type=int, default=128, help="how many (default 128)")
     decoder.add_argument("--root", type=Path, help="folder that their pictures are relative to; default: found")
     decoder.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where gptq computes")
@@ -82,6 +83,7 @@ def run(args: argparse.Namespace) -> None:
         calibration=calibration,
         gptq=GptqOptions(args.bits, args.group_size),
         gptq_folder=args.gptq,
+        keep_gptq=args.keep_gptq,
         target=args.target,
         tensorrt=args.tensorrt,
         accept_noncommercial=args.accept_noncommercial,

@@ -36,6 +36,7 @@ class ExportOptions:
         calibration: the records that GPTQ calibrates on.
         gptq: how it quantises.
         gptq_folder: a decoder that GPTQ quantised before, in the AutoGPTQ layout; taken as it is, no calibration.
+        keep_gptq: put the AutoGPTQ folder into the bundle, as `decoder/gptq`, for runtimes that read it.
         head_bits: of the output head of a quantised decoder, 8 or 4.
         device: where GPTQ computes: "cpu" or "cuda".
         target: key of `export.targets.TARGETS` that the bundle must fit, or None.
@@ -54,6 +55,7 @@ class ExportOptions:
     calibration: CalibrationSet | None = None
     gptq: GptqOptions = dataclasses.field(default_factory=GptqOptions)
     gptq_folder: Path | None = None
+    keep_gptq: bool = False
     head_bits: int = 8
     device: str = "cpu"
     target: str | None = None

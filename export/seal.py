@@ -77,6 +77,9 @@ def seal(
 def _gather(parts: Parts, options: ExportOptions, folder: Path) -> None:
     shutil.copytree(parts.graphs, folder, ignore=shutil.ignore_patterns(RECORD), dirs_exist_ok=True)
     shutil.copyfile(parts.reference / "reference.npz", folder / "reference.npz")
+    if options.keep_gptq and parts.gptq:
+        unwanted = shutil.ignore_patterns(RECORD, "model-layer-*.json")
+        shutil.copytree(parts.gptq, folder / "decoder/gptq", ignore=unwanted)
     if options.detector_model:
         shutil.copyfile(options.detector_model, folder / "detector.onnx")
 

@@ -174,13 +174,14 @@ def test_the_half_encoder_for_tensorrt(tmp_path, landmark_network):
 def test_a_gptq_bundle(tmp_path):
     """From records to a sealed bundle, closer to torch than rounding to nearest."""
     train = GOLDEN / "data/FABAInstruct/train/train_anno.json"
-    settings = options(
-        tmp_path / "bundle", quantize="gptq", calibration=CalibrationSet(train, 12), gptq=GptqOptions(4, 32)
-    )
-    manifest = export_bundle(settings)
+    calibrated = {"calibration": CalibrationSet(train, 12), "gptq": GptqOptions(4, 32), "keep_gptq": True}
+    manifest = export_bundle(options(tmp_path / "bundle", quantize="gptq", **calibrated))
     (variant,) = manifest.variants
     assert (variant.name, variant.decoder) == ("ort-gptq-int4", "decoder/gptq-int4.onnx")
     assert manifest.provenance["calibration"] == "12 records of train_anno.json, seed 0"
     nearest = export_bundle(options(tmp_path / "nearest", quantize="int4"))
     errors = [next(p.relative_error for p in m.parity if p.stage == "decoder") for m in (manifest, nearest)]
     assert errors[0] < errors[1], f"GPTQ {errors[0]:.3f}, round to nearest {errors[1]:.3f}"
+    again = export_bundle(options(tmp_path / "again", quantize="gptq", gptq_folder=tmp_path / "bundle/decoder/gptq"))
+    for name in (variant.decoder, f"{variant.decoder}.data"):
+        assert again.files[name] == manifest.files[name], "a folder taken as it is gives another decoder"
