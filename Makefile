@@ -6,7 +6,7 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/python tests/demo.py .demo
 
-test: check
+test: check .tensorrt-bindings/installed
 	$(BIN)/python -m pytest
 
 check: .venv/installed
@@ -48,8 +48,13 @@ $(NANO)/evaluated: | $(NANO)/emola-nano
 .venv/installed: setup.py pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,faces,train,synthetic,export,test,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt \
+	    --editable '.[cpu,faces,train,synthetic,export,test,oracles,dev]'
 	touch $@
 
+# the tests that need them are skipped where the wheels cannot be had
+.tensorrt-bindings/installed: tests/tensorrt_wheels.py .venv/installed
+	-$(BIN)/python tests/tensorrt_wheels.py .tensorrt-bindings && touch $@
+
 clean:
-	rm -rf .venv .demo build *.egg-info
+	rm -rf .venv .demo .tensorrt-bindings build *.egg-info

@@ -24,6 +24,7 @@ synthetic = ["numba>=0.60", "threadpoolctl>=3.5"]
 video, tables, hub = ["av>=14", "matplotlib>=3.9"], ["pandas>=2.2"], ["huggingface_hub>=0.30"]
 test = ["pytest>=8", "pytest-benchmark>=5", "scikit-image>=0.24", "insightface>=1.0", "rouge==1.0.1"]
 test += [*video, *tables, *hub]
+peers = ["optimum>=2.0", "gptqmodel>=7.0"]
 extras = {
     "cpu": ["onnxruntime>=1.22"],
     "gpu": ["onnxruntime-gpu>=1.22"],
@@ -39,6 +40,8 @@ extras = {
     "hub": hub,
     "scale": ["ray>=2.40"],
     "test": test,
+    "oracles": ["onnxruntime-genai>=0.18; python_version >= '3.11'"],
+    "peers": peers,
     "dev": ["ruff>=0.9", "mypy>=1.14", "import-linter>=2.1"],
 }
 

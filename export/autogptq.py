@@ -23,7 +23,7 @@ from trainer.config import read_json
 from trainer.weights import WeightFiles, weight_files
 
 from .gptq import GptqOptions
-from .int4 import QuantizedLinear
+from .int4 import QuantizedLinear, fitting_group
 
 Words = npt.NDArray[np.uint32]
 _PARTS = ("qweight", "qzeros", "scales", "g_idx")
@@ -104,12 +104,39 @@ class GptqWeights(Mapping[str, Any]):
         values = unpack(tensors["qweight"].numpy().view(np.uint32), self.bits).T
         scales = tensors["scales"].float().numpy().T
         group = values.shape[1] // scales.shape[1]
+        if group > 128:  # e.g. one scale per output (group_size -1): the same scale for smaller groups
+            finer = fitting_group(values.shape[1])
+            group, scales = finer, np.repeat(scales, group // finer, axis=1)
         zeros = unpack(tensors["qzeros"].numpy().view(np.uint32).T, self.bits)
         if (zeros != self._zero).any():
             raise ExportError("its zero points vary; expected a symmetric quantisation (sym=True)")
-        if (tensors["g_idx"].numpy() != np.arange(values.shape[1]) // group).any():
+        g_idx = tensors["g_idx"].numpy()
+        if (g_idx != np.arange(len(g_idx)) // (len(g_idx) // len(tensors["scales"]))).any():
             raise ExportError("its groups are not of consecutive inputs; expected desc_act=False or static groups")
         return QuantizedLinear(np.ascontiguousarray(values), np.ascontiguousarray(scales), self.bits, group)
+
+    def check(self, expected: Mapping[str, tuple[int, ...]]) -> None:
+        """Compare names and shapes with those of a decoder, before any weight is read.
+
+        Args:
+            expected: shape of each weight by its name in Hugging Face's Llama.
+
+        Raises:
+            ExportError: names what is missing, left over or of another shape.
+        """
+        names = set(self)
+        wrong = sorted(names ^ set(expected))
+        if wrong:
+            state = "is left over" if wrong[0] in names else "is missing"
+            raise ExportError(f"{self.folder}: {wrong[0]} {state} ({len(wrong)} in all); expected this base's decoder")
+        for name, shape in expected.items():
+            layer = f"language_model.{name.removesuffix('.weight')}"
+            found = self._files.shape(f"{layer}.weight") if f"{layer}.weight" in self._files else None
+            if found is None:
+                words, outputs = self._files.shape(f"{layer}.qweight")
+                found = (outputs, words * 32 // self.bits)
+            if found != shape:
+                raise ExportError(f"{self.folder}: {name} is {found}, this base has {shape}: it is another model's")
 
     def __iter__(self) -> Iterator[str]:
         endings = {f".{part}" for part in _PARTS[1:]}

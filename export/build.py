@@ -12,13 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import sdk
-from sdk.analyzer import open_backend
 from sdk.bundles.manifest import (
-    MANIFEST,
-    FileRecord,
     Licence,
     Manifest,
-    Parity,
     Prompt,
     Question,
     Variant,
@@ -27,8 +23,6 @@ from sdk.bundles.manifest import (
 )
 from sdk.errors import BundleError, ExportError
 from sdk.faba.prompts import IMAGE, QUESTIONS, TEMPLATES
-from sdk.runtime.pipeline import Pipeline
-from sdk.runtime.verify import FLOAT32_TOLERANCE, Reference, measure_parity
 from trainer.checkpoint import Checkpoint
 from trainer.config import preprocessing
 from trainer.records import Record
@@ -36,11 +30,13 @@ from trainer.tokenization import IMAGE_TOKEN, load_tokenizer, prompt_ids
 
 from .calibrate import calibrate, digest
 from .graphs import geometry, write_graphs
+from .insightface import licence_of
 from .layerwise import quantise_decoder
 from .merge import merge
 from .options import ExportOptions
 from .reference import compute_reference
 from .rows import Rows
+from .seal import Parts, gate_key, seal
 from .stages import RECORD, Stages
 
 MAX_NEW_TOKENS = 512
@@ -49,7 +45,6 @@ INTENDED_USE = (
     "Not for judging what a person feels, not for decisions about people; emotion recognition at work and in education "
     "is prohibited in the European Union (AI Act, Article 5(1)(f)), and people must be told of it (Article 50(3))."
 )
-_LANDMARK_SHA256 = "f001b856447c413801ef5c42091ed0cd516fcd21f2d6b79635b1e733a7109dbf"  # insightface's 2d106det.onnx
 
 
 def export_bundle(options: ExportOptions, report: Callable[[str], None] = lambda line: None) -> Manifest:
@@ -71,7 +66,12 @@ def export_bundle(options: ExportOptions, report: Callable[[str], None] = lambda
     inputs: dict[str, Any] = {
         "precision": dataclasses.asdict(options.precision),
         "landmark": file_sha256(landmark) if landmark else None,
+        "half": options.tensorrt,
+        "keep_gptq": options.keep_gptq,
+        "detector": file_sha256(options.detector_model) if options.detector_model else None,
     }
+    if options.gptq_folder:
+        inputs["gptq"] = {p.name: file_sha256(p) for p in sorted(options.gptq_folder.glob("*.safetensors"))}
     if records:
         inputs |= {"calibration": digest(records), "gptq": dataclasses.asdict(options.gptq)}
     recipe = hashlib.sha256(json.dumps([sdk.__version__, sources, inputs], sort_keys=True).encode()).hexdigest()
@@ -83,13 +83,17 @@ def export_bundle(options: ExportOptions, report: Callable[[str], None] = lambda
         stages = Stages(work, report)
         merged_folder = stages.run("merge", sources, lambda folder: merge(checkpoint, folder))
         merged = Checkpoint(None, merged_folder)
-        gptq = _quantise(stages, merged, options, records, inputs) if records else None
+        gptq = _quantise(stages, merged, options, records, inputs) if records else options.gptq_folder
         graphs = stages.run(
-            "graphs", inputs, lambda folder: write_graphs(merged, folder, landmark, options.precision, gptq)
+            "graphs",
+            inputs,
+            lambda folder: write_graphs(merged, folder, landmark, options.precision, gptq, half=options.tensorrt),
         )
         reference = stages.run("reference", {}, lambda folder: _write_reference(merged, landmark, folder))
         draft = _describe(options, merged, recipe)
-        sealed = stages.run("seal", {"name": out.name}, lambda folder: _seal(draft, graphs, reference, folder))
+        parts = Parts(merged, graphs, reference, gptq, work)
+        asked = {"name": out.name, "gate": gate_key(options.gate)}
+        sealed = stages.run("seal", asked, lambda folder: seal(draft, parts, options, folder, report))
         (sealed / RECORD).unlink()
         sealed.rename(out)
         manifest = read_manifest(out)
@@ -128,41 +132,6 @@ def _write_reference(checkpoint: Checkpoint, landmark: Path | None, folder: Path
     return {}
 
 
-def _seal(draft: Manifest, graphs: Path, reference: Path, folder: Path) -> dict[str, Any]:
-    """Gather and hash the files, measure parity through the runtime, write the manifest last."""
-    shutil.copytree(graphs, folder, ignore=shutil.ignore_patterns(RECORD), dirs_exist_ok=True)
-    shutil.copyfile(reference / "reference.npz", folder / "reference.npz")
-    files = {
-        path.relative_to(folder).as_posix(): FileRecord(size=path.stat().st_size, sha256=file_sha256(path))
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-    parity = _judge(folder, draft)
-    manifest = draft.model_copy(update={"files": files, "parity": tuple(parity)})
-    (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
-    return {measured.stage: measured.relative_error for measured in parity}
-
-
-def _judge(folder: Path, manifest: Manifest) -> list[Parity]:
-    """Parity of every stage; a quantised decoder is reported, everything else must agree.
-
-    Raises:
-        ExportError: a graph does not compute what torch computes.
-    """
-    pipeline = Pipeline(folder, manifest, open_backend(folder, manifest))
-    judged = []
-    for parity in measure_parity(pipeline, Reference.load(folder / manifest.reference)):
-        if parity.stage == "decoder" and pipeline.backend.variant.precision != "float32":
-            parity = parity.model_copy(update={"tolerance": max(2 * parity.relative_error, FLOAT32_TOLERANCE)})
-        if not parity.passed:
-            raise ExportError(
-                f"the {parity.stage} graph differs from torch by {parity.relative_error:.1e} (relative), at most "
-                f"{parity.tolerance:.0e} is allowed; nothing was sealed"
-            )
-        judged.append(parity)
-    return judged
-
-
 def _describe(options: ExportOptions, checkpoint: Checkpoint, recipe: str) -> Manifest:
     """The manifest, but for the files and their figures."""
     config, conventions, statistics = checkpoint.config, checkpoint.conventions, checkpoint.statistics
@@ -182,7 +151,9 @@ def _describe(options: ExportOptions, checkpoint: Checkpoint, recipe: str) -> Ma
         files={},
         tokenizer="tokenizer.json",
         vision="vision.onnx",
+        vision_half="vision-half.onnx" if options.tensorrt else None,
         landmark="landmark.onnx" if options.landmark_model else None,
+        detector="detector.onnx" if options.detector_model else None,
         embeddings="decoder/embeddings.npy",
         reference="reference.npz",
         preprocessing=preprocessing(config, conventions, statistics),
@@ -204,6 +175,8 @@ def _describe(options: ExportOptions, checkpoint: Checkpoint, recipe: str) -> Ma
 
 
 def _calibration(options: ExportOptions) -> dict[str, str]:
+    if options.gptq_folder:
+        return {"quantisation": f"taken from {options.gptq_folder.name}, head in {options.head_bits} bits"}
     if not options.calibration:
         return {}
     settings = ", ".join(f"{key} {value}" for key, value in dataclasses.asdict(options.gptq).items())
@@ -240,9 +213,9 @@ def _licences(options: ExportOptions, checkpoint: Checkpoint) -> tuple[Licence, 
     if options.adapter:
         found.append(Licence(part="adapter", origin=Path(options.adapter).name, licence=terms))
     if options.landmark_model:
-        known = file_sha256(options.landmark_model) == _LANDMARK_SHA256
-        terms = "non-commercial research only (insightface)" if known else "not known; ask its maker"
-        found.append(Licence(part="landmark network", origin=options.landmark_model.name, licence=terms))
+        found.append(licence_of(options.landmark_model, "landmark"))
+    if options.detector_model:
+        found.append(licence_of(options.detector_model, "detector"))
     return tuple(found)
 
 

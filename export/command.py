@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sdk.errors import ExportError
 from sdk.faba.prompts import TASKS
+from sdk.faba.vocabulary import DATASETS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,7 +14,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", type=Path, help="folder of the new bundle")
     parser.add_argument("--base", required=True, help="folder of LLaVA-1.5, as released or as converted by llava-hf")
     parser.add_argument("--vision-tower", help="folder of CLIP; not needed if the base holds it")
-    parser.add_argument("--landmark-model", type=Path, help="2d106det.onnx or a network with its interface")
+    parser.add_argument(
+        "--landmark-model",
+        help="file of 2d106det or of a network like it, or a pack of insightface: buffalo_l",
+    )
+    parser.add_argument("--detector-model", help="file of a SCRFD detector, or a pack of insightface")
+    parser.add_argument("--target", help="refuse what does not fit this machine; `emola plan` lists them")
+    parser.add_argument("--tensorrt", action="store_true", help="also write the float16 encoder for `emola engines`")
+    parser.add_argument(
+        "--accept-noncommercial", action="store_true", help="let weights in whose licence forbids commercial use"
+    )
+    _add_gate(parser)
     decoder = parser.add_argument_group("decoder")
     decoder.add_argument(
         "--quantize",
@@ -25,6 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     decoder.add_argument("--group-size", type=int, default=128, help="inputs that share a scale: 128, 64, 32 or 16")
     decoder.add_argument("--head-bits", type=int, choices=(8, 4), default=8, help="of the output head (default 8)")
     decoder.add_argument("--calibration", type=Path, metavar="JSON", help="training records that gptq calibrates on")
+    decoder.add_argument(
+        "--gptq",
+        type=Path,
+        metavar="DIR",
+        help="take this decoder, quantised before by emola, GPTQModel, auto-gptq or optimum, as it is",
+    )
+    decoder.add_argument("--keep-gptq", action="store_true", help="put that folder into the bundle as well")
     decoder.add_argument("-n", "--calibration-records", type=int, default=128, help="how many (default 128)")
     decoder.add_argument("--root", type=Path, help="folder that their pictures are relative to; default: found")
     decoder.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where gptq computes")
@@ -38,28 +56,59 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_gate(parser: argparse.ArgumentParser) -> None:
+    gate = parser.add_argument_group("gate: what falls short is not sealed")
+    gate.add_argument("--evaluation", type=Path, metavar="JSON", help="compare REGE with torch on these records")
+    gate.add_argument("--evaluation-task", choices=("au", "emotion"), default="emotion")
+    gate.add_argument("--evaluation-dataset", choices=tuple(DATASETS), default="FABA")
+    gate.add_argument("--limit", type=int, help="only the first records of the evaluation set")
+    gate.add_argument("--max-rege-drop", type=float, default=1.0, help="points (default 1.0)")
+    gate.add_argument("--max-latency", type=float, default=1.5, help="times the plan of --target cpu (default 1.5)")
+    gate.add_argument("--min-first-tokens", type=float, default=0.0, help="share equal to torch's (default 0)")
+    gate.add_argument("--allow", action="store_true", help="seal all the same; the bundle says so")
+
+
 def run(args: argparse.Namespace) -> None:
     _check_label_data(args.label_data)
     import torch
 
     from .build import export_bundle
     from .calibrate import CalibrationSet
+    from .gate import GateOptions
     from .gptq import GptqOptions
+    from .insightface import find_model
     from .options import ExportOptions
 
     device = "cuda" if args.device == "auto" and torch.cuda.is_available() else args.device
-    calibration = None
-    if args.quantize == "gptq" and args.calibration:
+    quantize, calibration = "gptq" if args.gptq else args.quantize, None
+    if quantize == "gptq" and args.calibration and not args.gptq:
         calibration = CalibrationSet(args.calibration, args.calibration_records, args.root)
     options = ExportOptions(
         adapter=None if args.adapter == "none" else args.adapter,
         base=args.base,
         out=args.out,
         vision_tower=args.vision_tower,
-        landmark_model=args.landmark_model,
-        quantize=args.quantize,
+        landmark_model=find_model(args.landmark_model, "landmark") if args.landmark_model else None,
+        detector_model=find_model(args.detector_model, "detector") if args.detector_model else None,
+        quantize=quantize,
         calibration=calibration,
         gptq=GptqOptions(args.bits, args.group_size),
+        gptq_folder=args.gptq,
+        keep_gptq=args.keep_gptq,
+        target=args.target,
+        tensorrt=args.tensorrt,
+        accept_noncommercial=args.accept_noncommercial,
+        gate=GateOptions(
+            evaluation=args.evaluation,
+            task=args.evaluation_task,
+            dataset=args.evaluation_dataset,
+            root=args.root,
+            limit=args.limit,
+            rege_drop=args.max_rege_drop,
+            latency_factor=args.max_latency,
+            first_tokens=args.min_first_tokens,
+            allow=args.allow,
+        ),
         head_bits=args.head_bits,
         device="cpu" if device == "auto" else device,
     )
@@ -74,6 +123,7 @@ def run(args: argparse.Namespace) -> None:
     for parity in manifest.parity:
         agreement = "" if parity.agreement is None else f", {100 * parity.agreement:.1f} % of greedy tokens equal"
         print(f"  {parity.variant} {parity.stage}: relative error {parity.relative_error:.1e}{agreement}")
+    print(f"  report: {options.report}")
     if manifest.landmark is None:
         print(
             "  without a landmark network this bundle cannot read photographs on its own: it needs landmark_features=; "

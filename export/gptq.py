@@ -171,11 +171,15 @@ def _inverse_factor(hessian: Tensor, order: Tensor, damping: float) -> Tensor:
 def relative_error(weight: Tensor, linear: QuantizedLinear, hessian: Tensor) -> float:
     """Norm of the change of a layer's outputs over the norm of its outputs, on the rows of a Hessian.
 
+    Of a wide layer some 512 outputs, evenly spread, speak for all: all of them would take half the time of GPTQ itself.
+
     Args:
         weight: (N, K) that was quantised.
     """
-    weight = weight.to(hessian.device, torch.float32)
-    change = torch.from_numpy(linear.dequantize()).to(hessian.device).sub_(weight)
+    some = slice(None, None, max(1, len(weight) // 512))
+    weight = weight[some].to(hessian.device, torch.float32)
+    kept = QuantizedLinear(linear.values[some], linear.scales[some], linear.bits, linear.group)
+    change = torch.from_numpy(kept.dequantize()).to(hessian.device).sub_(weight)
     return float((_energy(change, hessian) / _energy(weight, hessian).clamp(min=1e-30)).sqrt())
 
 

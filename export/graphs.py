@@ -13,6 +13,7 @@ import onnx
 import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
+from transformers import LlamaForCausalLM
 
 from sdk.bundles.manifest import Geometry
 from sdk.errors import ExportError
@@ -27,11 +28,18 @@ from trainer.weights import canonical_name
 from .autogptq import GptqWeights
 from .decoder import Llama, Precision, write_decoder
 from .half import store_in_half
+from .plan import Workload
 from .tokenizer import check_tokenizer, convert_tokenizer
 
 
 def write_graphs(
-    checkpoint: Checkpoint, folder: Path, landmark_model: Path | None, precision: Precision, gptq: Path | None = None
+    checkpoint: Checkpoint,
+    folder: Path,
+    landmark_model: Path | None,
+    precision: Precision,
+    gptq: Path | None = None,
+    *,
+    half: bool = False,
 ) -> dict[str, Any]:
     """Write every file that the runtime opens.
 
@@ -40,9 +48,12 @@ def write_graphs(
         landmark_model: ONNX file with the interface of 2d106det, or None.
         precision: of the decoder.
         gptq: folder with the decoder's weights, if they are quantised already.
+        half: also write the vision encoder in float16, for TensorRT.
     """
     write_tokenizer(checkpoint, folder / "tokenizer.json")
     write_vision(checkpoint, folder / "vision.onnx")
+    if half:
+        write_vision(checkpoint, folder / "vision-half.onnx", torch.float16)
     if landmark_model:
         check_landmark_model(landmark_model, checkpoint.config.landmark_size)
         shutil.copyfile(landmark_model, folder / "landmark.onnx")
@@ -64,10 +75,15 @@ def write_tokenizer(checkpoint: Checkpoint, path: Path) -> None:
     tokenizer.save(str(path))
 
 
-def write_vision(checkpoint: Checkpoint, path: Path) -> None:
-    """The vision tower up to the layer that is read, and both projectors: pixels and landmarks -> rows."""
+def write_vision(checkpoint: Checkpoint, path: Path, dtype: torch.dtype = torch.float32) -> None:
+    """The vision tower up to the layer that is read, and both projectors: pixels and landmarks -> rows.
+
+    Args:
+        dtype: of weights and arithmetic; what flows in and out is float32. A float16 graph is what TensorRT builds
+            strongly typed engines from.
+    """
     config = checkpoint.config
-    encoder = Encoder(checkpoint)
+    encoder = Encoder(checkpoint, dtype)
     size = config.vision.image_size
     example = (torch.zeros(2, 3, size, size), torch.zeros(2, config.landmark_size))
     batch = torch.export.Dim("batch", min=1)
@@ -118,7 +134,23 @@ def geometry(config: EmolaConfig) -> Geometry:
         head_size=text.head_dim,
         vocabulary=text.vocab_size,
         context=min(text.max_position_embeddings, config.max_length),
+        intermediate_size=text.intermediate_size,
     )
+
+
+def decoder_shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
+    """Shape of each weight of the decoder by its name in Hugging Face's Llama."""
+    with torch.device("meta"):
+        return {name: tuple(w.shape) for name, w in LlamaForCausalLM(checkpoint.config.text).state_dict().items()}
+
+
+def workload(checkpoint: Checkpoint, name: str) -> Workload:
+    """What `export.plan` needs to know of a checkpoint."""
+    with torch.device("meta"):
+        model = EmoLA(checkpoint.config)
+    encoders = (model.vision_tower, model.mm_projector, model.landmark_feature_projector)
+    weights = sum(parameter.numel() for part in encoders for parameter in part.parameters())
+    return Workload(name, geometry(checkpoint.config), weights, checkpoint.config.image_rows)
 
 
 def check_landmark_model(path: Path, size: int) -> None:
@@ -148,18 +180,18 @@ def _shape(value: onnx.ValueInfoProto) -> tuple[int, ...]:
 class Encoder(nn.Module):
     """`EmoLA.encode` as a module of its own, without the decoder's weights."""
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         with init_empty_weights(include_buffers=False):
             self.emola = EmoLA(checkpoint.config)
         del self.emola.language_model
         names = self.emola.state_dict()
-        weights = {name: checkpoint.merged[canonical_name(name) or name].float() for name in names}
+        weights = {name: checkpoint.merged[canonical_name(name) or name].to(dtype) for name in names}
         self.emola.load_state_dict(weights, assign=True)
         self.eval()
 
     def forward(self, pixel_values: Tensor, landmark_features: Tensor) -> Tensor:
-        return self.emola.encode(pixel_values, landmark_features)
+        return self.emola.encode(pixel_values, landmark_features).float()
 
     def bytes(self) -> int:
         return sum(parameter.nbytes for parameter in self.parameters())

@@ -4,14 +4,21 @@ import dataclasses
 import shutil
 from pathlib import Path
 
+import torch
+
 from sdk.errors import ExportError
 from trainer.checkpoint import Checkpoint
 
+from .autogptq import GptqWeights
 from .calibrate import CalibrationSet
 from .decoder import Precision
+from .gate import GateOptions
 from .gptq import GptqOptions
-from .graphs import check_landmark_model
+from .graphs import check_landmark_model, decoder_shapes, workload
+from .insightface import check_terms
 from .layerwise import check_shapes
+from .plan import check_fits
+from .targets import find_target
 
 QUANTIZE = ("none", "int4", "gptq")
 
@@ -24,11 +31,18 @@ class ExportOptions:
         adapter, base, vision_tower: as in `trainer.checkpoint.load_emola`.
         out: folder of the bundle; must not exist.
         landmark_model: ONNX file with 2d106det's interface, or None.
+        detector_model: ONNX file of a SCRFD detector that travels in the bundle, or None.
         quantize: the decoder: "none" (float32), "int4" (round to nearest, no data needed) or "gptq".
         calibration: the records that GPTQ calibrates on.
         gptq: how it quantises.
+        gptq_folder: a decoder that GPTQ quantised before, in the AutoGPTQ layout; taken as it is, no calibration.
+        keep_gptq: put the AutoGPTQ folder into the bundle, as `decoder/gptq`, for runtimes that read it.
         head_bits: of the output head of a quantised decoder, 8 or 4.
         device: where GPTQ computes: "cpu" or "cuda".
+        target: key of `export.targets.TARGETS` that the bundle must fit, or None.
+        tensorrt: also write the float16 encoder that `emola engines` builds from.
+        accept_noncommercial: weights whose licence forbids commercial use may go in.
+        gate: what the bundle must reach before it is sealed.
     """
 
     adapter: "str | None"
@@ -36,11 +50,18 @@ class ExportOptions:
     out: Path
     vision_tower: str | None = None
     landmark_model: Path | None = None
+    detector_model: Path | None = None
     quantize: str = "int4"
     calibration: CalibrationSet | None = None
     gptq: GptqOptions = dataclasses.field(default_factory=GptqOptions)
+    gptq_folder: Path | None = None
+    keep_gptq: bool = False
     head_bits: int = 8
     device: str = "cpu"
+    target: str | None = None
+    tensorrt: bool = False
+    accept_noncommercial: bool = False
+    gate: GateOptions = dataclasses.field(default_factory=GateOptions)
 
     @property
     def precision(self) -> Precision:
@@ -48,7 +69,8 @@ class ExportOptions:
             return Precision("float32")
         if self.quantize == "int4":
             return Precision("int4", 4, self.head_bits)
-        return Precision(f"gptq-int{self.gptq.bits}", self.gptq.bits, self.head_bits)
+        bits = GptqWeights(self.gptq_folder).bits if self.gptq_folder else self.gptq.bits
+        return Precision(f"gptq-int{bits}", bits, self.head_bits)
 
     def check(self) -> Checkpoint:
         """Open the checkpoint after everything that can be refused early.
@@ -60,17 +82,40 @@ class ExportOptions:
             raise ExportError(f"quantize must be one of {', '.join(QUANTIZE)}, not {self.quantize!r}")
         if self.head_bits not in (4, 8):
             raise ExportError(f"the head can have 8 or 4 bits, not {self.head_bits}")
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise ExportError("this machine or this build of torch has no CUDA; leave --device at auto or cpu")
         checkpoint = Checkpoint(self.adapter, self.base, self.vision_tower)
         if self.landmark_model:
             if not self.landmark_model.is_file():
                 raise ExportError(f"landmark model {self.landmark_model} does not exist; expected an ONNX file")
             check_landmark_model(self.landmark_model, checkpoint.config.landmark_size)
-        if self.quantize == "gptq":
-            if self.calibration is None:
-                raise ExportError("GPTQ needs training records: pass --calibration records.json, or --quantize int4")
-            check_shapes(checkpoint, self.gptq)
+            check_terms(self.landmark_model, "landmark", self.accept_noncommercial)
+        if self.detector_model:
+            check_terms(self.detector_model, "detector", self.accept_noncommercial)
+        self._check_decoder(checkpoint)
+        if self.target:
+            check_fits(self.target, find_target(self.target), workload(checkpoint, self.out.name))
         self._check_disk(checkpoint)
         return checkpoint
+
+    @property
+    def report(self) -> Path:
+        """The report of this export, beside the bundle, sealed or not."""
+        return self.out.with_name(f"{self.out.name}.report.html")
+
+    def _check_decoder(self, checkpoint: Checkpoint) -> None:
+        if self.quantize != "gptq":
+            return
+        if self.gptq_folder:
+            shapes = decoder_shapes(checkpoint)
+            GptqWeights(self.gptq_folder).check(shapes)
+        elif self.calibration is None:
+            raise ExportError(
+                "GPTQ needs training records: pass --calibration records.json, a quantised decoder (--gptq DIR), or "
+                "--quantize int4"
+            )
+        else:
+            check_shapes(checkpoint, self.gptq)
 
     def _check_disk(self, checkpoint: Checkpoint) -> None:
         self.out.parent.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ import numpy as np
 
 from sdk.bundles.hub import resolve_bundle
 from sdk.bundles.manifest import Manifest, read_manifest
-from sdk.errors import BackendError, ImageError, TaskError, VideoError
+from sdk.errors import BackendError, DependencyError, ImageError, TaskError, VideoError
 from sdk.examine import Asked, Examiner, Faces, Request
 from sdk.faba.prompts import TASKS
 from sdk.faces.detect import Detector
@@ -19,6 +19,7 @@ from sdk.faces.images import ImageSource, Pixels, load_image, source_name
 from sdk.options import BatchOptions, Color, FaceOptions, VideoOptions
 from sdk.results import Analysis
 from sdk.runtime.backends.ort import Floats, OrtBackend
+from sdk.runtime.backends.tensorrt import ENGINES, TensorRTBackend
 from sdk.runtime.clock import Clock
 from sdk.runtime.memory import Memory, within_memory
 from sdk.runtime.pipeline import EncodedFace, Pipeline
@@ -42,8 +43,9 @@ class Analyzer:
     Args:
         bundle: folder of a sealed bundle, or "owner/name" or "owner/name@revision" of the Hugging Face hub; None takes
             the one embedded in the package.
-        device: "auto" or "cpu".
-        detector: "auto" (dlib), the path of a SCRFD .onnx file, or an object with `detect` (see `sdk.faces.detect`).
+        device: "auto", "cpu", or "tensorrt" for the engines that `emola engines` built.
+        detector: "auto" (the bundle's own, or dlib), the path of a SCRFD .onnx file, or an object with `detect` (see
+            `sdk.faces.detect`).
         offline: never touch the network, as HF_HUB_OFFLINE=1 does; without it only a bundle by name does.
         scores: probabilities of every label with every analysis.
         abstain_below: probability in 0..1 that a label must reach to be given; needs scores.
@@ -72,7 +74,8 @@ class Analyzer:
         backend = open_backend(folder, within_memory(self.manifest, memory_limit), device)
         self._seats = Memory.of(self.manifest, backend.variant).faces_within(memory_limit)
         self._pipeline = Pipeline(folder, self.manifest, backend)
-        self._examiner = Examiner(self._pipeline, detector)
+        carried = self.manifest.detector if detector == "auto" else None
+        self._examiner = Examiner(self._pipeline, folder / carried if carried else detector)
         self._scores, self._abstain_below, self._offline = scores, abstain_below, offline
         logger.info("opened %s on %s", folder, self._pipeline.backend.variant.name)
 
@@ -245,14 +248,18 @@ def open_backend(bundle: Path, manifest: Manifest, device: str = "auto", threads
     Raises:
         BackendError: lists why each variant was refused.
     """
-    if device not in ("auto", "cpu"):
-        raise BackendError(f"device must be 'auto' or 'cpu', not {device!r}")
+    if device not in ("auto", "cpu", "tensorrt"):
+        raise BackendError(f"device must be 'auto', 'cpu' or 'tensorrt', not {device!r}")
+    if device == "tensorrt":
+        return TensorRTBackend(bundle, manifest, manifest.variants[0], threads)
+    kinds = [TensorRTBackend] if device == "auto" and (bundle / ENGINES).is_dir() else []
     refused = []
     for variant in manifest.variants:
-        try:
-            return OrtBackend(bundle, manifest, variant, threads)
-        except BackendError as error:
-            refused.append(f"{variant.name}: {error}")
+        for kind in (*kinds, OrtBackend):
+            try:
+                return kind(bundle, manifest, variant, threads)
+            except (BackendError, DependencyError) as error:
+                refused.append(f"{variant.name}: {error}")
     raise BackendError("no variant of this bundle runs here; " + "; ".join(refused))
 
 

@@ -31,6 +31,8 @@ COMMANDS = {
     "evaluate": Command("trainer.commands.evaluate", "answer and score an evaluation set", "train"),
     "data": Command("trainer.commands.data", "make, check and describe training and evaluation sets", "train"),
     "export": Command("export.command", "turn a checkpoint into a bundle", "export"),
+    "plan": Command("export.plan_command", "does it fit a machine, and how fast will it be? On paper, before you buy"),
+    "engines": Command("export.engines_command", "build TensorRT engines of a bundle on the target", "tensorrt"),
 }
 
 

@@ -12,16 +12,21 @@ import pytest
 from conftest import CHECKPOINTS, GOLDEN, golden_json
 
 from export.build import ExportOptions, export_bundle
+from export.calibrate import CalibrationSet
+from export.gptq import GptqOptions
 from export.graphs import check_landmark_model
 from export.stages import RECORD
 from sdk.analyzer import open_backend
 from sdk.bundles.manifest import check_hashes, read_manifest
 from sdk.errors import CheckpointError, ExportError
+from sdk.runtime.backends.ort import OrtEncoder
 from sdk.runtime.clock import Clock
 from sdk.runtime.generate import Generation
 from sdk.runtime.pipeline import Pipeline
 from sdk.runtime.verify import Reference, measure_parity
 from trainer.checkpoint import load_emola
+
+STAGES = 6  # merge, calibrate, gptq, graphs, reference, seal
 
 
 def options(out, **changes) -> ExportOptions:
@@ -104,22 +109,25 @@ def test_the_same_export_twice_is_one(tmp_path):
 
 
 def test_killed_at_random_moments(tmp_path):
-    """SIGKILL in each of the four stages: the manifest equals that of an uninterrupted export, nothing else is left."""
-    settings = options(tmp_path / "killed" / "bundle")
+    """SIGKILL in each of the stages: the manifest equals that of an uninterrupted export, nothing else is left."""
+    train = GOLDEN / "data/FABAInstruct/train/train_anno.json"
+    gptq = {"quantize": "gptq", "calibration": CalibrationSet(train, 12), "gptq": GptqOptions(4, 32)}
+    settings = options(tmp_path / "killed" / "bundle", **gptq)
     command = [sys.executable, "-m", "sdk", "export", settings.adapter, str(settings.out)]
-    command += ["--base", settings.base, "--vision-tower", settings.vision_tower, "--quantize", "none"]
+    command += ["--base", settings.base, "--vision-tower", settings.vision_tower, "--quantize", "gptq"]
+    command += ["--calibration", str(train), "-n", "12", "--group-size", "32"]
     draw = random.Random(0)
-    for finished in range(4):
+    for finished in range(STAGES):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while process.poll() is None and not _has_begun(settings.out.parent, finished):
             time.sleep(0.01)
-        time.sleep(draw.uniform(0, 0.2) if finished < 3 else 0)
+        time.sleep(draw.uniform(0, 0.2) if finished < STAGES - 1 else 0)
         process.kill()
         assert process.wait() == -signal.SIGKILL, f"the export ended before it was killed after {finished} stages"
     manifest = export_bundle(settings)
     check_hashes(settings.out, manifest)
-    assert manifest.digest == export_bundle(options(tmp_path / "straight" / "bundle")).digest
-    assert [path.name for path in settings.out.parent.iterdir()] == ["bundle"]
+    assert manifest.digest == export_bundle(options(tmp_path / "straight" / "bundle", **gptq)).digest
+    assert sorted(path.name for path in settings.out.parent.iterdir()) == ["bundle", "bundle.report.html"]
 
 
 def _has_begun(folder, finished: int) -> bool:
@@ -136,6 +144,11 @@ def _has_begun(folder, finished: int) -> bool:
         ({"quantize": "int2"}, ExportError, "quantize must be"),
         ({"landmark_model": GOLDEN / "absent.onnx"}, ExportError, "does not exist"),
         ({"landmark_model": GOLDEN / "README.md"}, ExportError, "not an ONNX file"),
+        ({"quantize": "gptq"}, ExportError, "pass --calibration records.json, a quantised decoder"),
+        ({"quantize": "gptq", "gptq_folder": GOLDEN / "absent"}, ExportError, "is no folder"),
+        ({"head_bits": 5}, ExportError, "8 or 4 bits, not 5"),
+        ({"target": "pda"}, ExportError, "unknown target 'pda'; known are orin-nano-8"),
+        ({"device": "cuda"}, ExportError, "no CUDA"),
     ],
 )
 def test_bad_input_leaves_nothing_behind(tmp_path, changes, error, message):
@@ -154,3 +167,31 @@ def test_a_full_disk_is_found_before_work_starts(tmp_path, monkeypatch):
 def test_a_landmark_network_of_another_shape_is_refused(bundle):
     with pytest.raises(ExportError, match=r"expected one input \(N, 3, 192, 192\).*found"):
         check_landmark_model(bundle() / "vision.onnx", 212)
+
+
+def test_the_half_encoder_for_tensorrt(tmp_path, landmark_network):
+    """Strongly typed float16 inside, float32 outside, within 1 % of the float32 graph; a detector travels along."""
+    manifest = export_bundle(options(tmp_path / "bundle", tensorrt=True, detector_model=landmark_network))
+    assert (manifest.vision_half, manifest.detector) == ("vision-half.onnx", "detector.onnx")
+    graphs = [OrtEncoder(tmp_path / "bundle" / name) for name in (manifest.vision, manifest.vision_half)]
+    reference = Reference.load(tmp_path / "bundle/reference.npz")
+    whole, half = (graph(reference.pixel_values, reference.landmark_features) for graph in graphs)
+    assert half.dtype == np.float32
+    assert 0 < np.linalg.norm(half - whole) < 0.01 * np.linalg.norm(whole)
+    assert manifest.files["vision-half.onnx"].size < 0.75 * manifest.files["vision.onnx"].size
+
+
+def test_a_gptq_bundle(tmp_path):
+    """From records to a sealed bundle, closer to torch than rounding to nearest."""
+    train = GOLDEN / "data/FABAInstruct/train/train_anno.json"
+    calibrated = {"calibration": CalibrationSet(train, 12), "gptq": GptqOptions(4, 32), "keep_gptq": True}
+    manifest = export_bundle(options(tmp_path / "bundle", quantize="gptq", **calibrated))
+    (variant,) = manifest.variants
+    assert (variant.name, variant.decoder) == ("ort-gptq-int4", "decoder/gptq-int4.onnx")
+    assert manifest.provenance["calibration"] == "12 records of train_anno.json, seed 0"
+    nearest = export_bundle(options(tmp_path / "nearest", quantize="int4"))
+    errors = [next(p.relative_error for p in m.parity if p.stage == "decoder") for m in (manifest, nearest)]
+    assert errors[0] < errors[1], f"GPTQ {errors[0]:.3f}, round to nearest {errors[1]:.3f}"
+    again = export_bundle(options(tmp_path / "again", quantize="gptq", gptq_folder=tmp_path / "bundle/decoder/gptq"))
+    for name in (variant.decoder, f"{variant.decoder}.data"):
+        assert again.files[name] == manifest.files[name], "a folder taken as it is gives another decoder"

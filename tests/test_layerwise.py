@@ -1,9 +1,12 @@
 """The decoder quantised layer by layer on fused sequences: faithful to the model, better than its rivals, resumable."""
 
 import hashlib
+import subprocess
+import sys
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from conftest import GOLDEN
@@ -13,7 +16,7 @@ from export.autogptq import GptqWeights
 from export.calibrate import CalibrationSet, fused_sequences, text_sequences
 from export.decoder import write_decoder
 from export.gptq import GptqOptions, quantise, relative_error
-from export.graphs import llama
+from export.graphs import decoder_shapes, llama
 from export.int4 import QuantizedLinear, round_to_nearest
 from export.layerwise import LayerWalk, check_shapes, quantise_decoder
 from export.rows import Rows
@@ -184,3 +187,53 @@ def test_bad_input(golden_checkpoint, tmp_path):
     (tmp_path / "FABAInstruct/train/images").symlink_to(train.parent / "images")
     with pytest.raises(ExportError, match=r"12 of the drawn records cannot calibrate, first .*landmarks.*"):
         CalibrationSet(train, 12, tmp_path).records()
+
+
+def test_an_independent_client_reads_our_folder(golden_checkpoint, gptq, tmp_path):
+    """ONNX Runtime GenAI's model builder turns it into a decoder of its own, whose last logits equal ours within 1e-4.
+
+    The builder rounds the head to 4 bits in blocks of 32; ours is given that head.
+    """
+    pytest.importorskip("onnxruntime_genai", reason="onnxruntime-genai is not installed")
+    out = tmp_path / "theirs"
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "onnxruntime_genai.models.builder",
+        "-i",
+        str(gptq),
+        "-o",
+        str(out),
+    ]
+    command += ["-p", "int4", "-e", "cpu", "-c", str(tmp_path / "cache"), "--extra_options", "int4_accuracy_level=4"]
+    command += ["exclude_embeds=true", "prune_lm_head=true"]
+    built = subprocess.run(command, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr[-2000:]
+    session = onnxruntime.InferenceSession(out / "model.onnx", providers=["CPUExecutionProvider"])
+    (sequence,) = fused_sequences(golden_checkpoint, UNSEEN[:1])
+    feeds = {"inputs_embeds": sequence[None].numpy(), "attention_mask": np.ones((1, len(sequence)), np.int64)}
+    for given in session.get_inputs():
+        if given.name.startswith("past"):
+            feeds[given.name] = np.zeros((1, 4, 0, 16), np.float32)
+    theirs = session.run(["logits"], feeds)[0][0, -1]
+    stored = {t.name: numpy_helper.to_array(t) for t in onnx.load(out / "model.onnx").graph.initializer}
+    packed, scales = stored["lm_head.MatMul.weight_Q4"], stored["lm_head.MatMul.weight_scales"]
+    head = QuantizedLinear(np.stack([packed & 15, packed >> 4], -1).reshape(700, 64), scales, 4, 32)
+    weights = dict(GptqWeights(gptq)) | {"lm_head.weight": head}
+    write_decoder(llama(golden_checkpoint, weights), tmp_path / "ours.onnx")
+    np.save(tmp_path / "table.npy", weights["model.embed_tokens.weight"])
+    decoder = OrtDecoder(tmp_path / "ours.onnx", tmp_path / "table.npy", llama(golden_checkpoint).geometry)
+    ours = decoder.extend(decoder.new_cache(512), sequence.numpy())[0]
+    assert np.linalg.norm(theirs - ours) < 1e-4 * np.linalg.norm(ours)
+
+
+def test_a_folder_of_another_model_is_refused(golden_checkpoint, gptq):
+    """Its names and shapes are those of the base's decoder; another model's folder is refused."""
+    GptqWeights(gptq).check(decoder_shapes(golden_checkpoint))
+    other = decoder_shapes(golden_checkpoint) | {"model.norm.weight": (65,)}
+    with pytest.raises(ExportError, match=r"model.norm.weight is \(64,\), this base has \(65,\)"):
+        GptqWeights(gptq).check(other)
+    with pytest.raises(ExportError, match="model.layers.9.x is missing"):
+        GptqWeights(gptq).check(other | {"model.layers.9.x": (1,)})

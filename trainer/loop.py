@@ -161,7 +161,6 @@ def training_arguments(recipe: Recipe, output: "Path | str", tensorboard: bool) 
         weight_decay=recipe.weight_decay,
         max_grad_norm=recipe.max_grad_norm,
         bf16=bfloat16,
-        use_cpu=bfloat16 and not torch.accelerator.is_available(),  # must be said for bfloat16 on a processor
         tf32=True if torch.cuda.is_available() else None,
         dataloader_num_workers=recipe.workers,
         dataloader_pin_memory=torch.cuda.is_available(),

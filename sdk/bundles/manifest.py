@@ -71,7 +71,8 @@ class Prompt(_Record):
 
 
 class Geometry(_Record):
-    """Shape of the decoder; `context` is the largest number of positions it was trained for."""
+    """Shape of the decoder; `context` is the largest number of positions it was trained for, `intermediate_size` the
+    width of its MLP (0: not recorded)."""
 
     layers: int
     hidden_size: int
@@ -80,6 +81,7 @@ class Geometry(_Record):
     head_size: int
     vocabulary: int
     context: int
+    intermediate_size: int = 0
 
 
 class Variant(_Record):
@@ -114,7 +116,9 @@ class Parity(_Record):
         relative_error: norm of the difference over norm of the reference.
         tolerance: largest relative error that passes: 1e-4 in float32; for a quantised decoder twice what was measured
             when the bundle was sealed, so that another machine must give the same answers.
-        agreement: share of greedy tokens equal to the reference's, where the stage yields tokens.
+        agreement: share of greedy tokens equal to the reference's, where the stage yields tokens; `first_tokens` the
+            same of the first token of each answer.
+        cosine: cosine of the angle between the stage's output and the reference.
     """
 
     variant: str
@@ -122,7 +126,9 @@ class Parity(_Record):
     max_error: float
     relative_error: float
     tolerance: float
+    cosine: float | None = None
     agreement: float | None = None
+    first_tokens: float | None = None
 
     @property
     def passed(self) -> bool:
@@ -145,6 +151,40 @@ class LabelCalibration(_Record):
     error: float
     samples: int
     data: str
+class Latency(_Record):
+    """Median and 95th percentile of one stage in milliseconds, on the machine that `environment` describes."""
+
+    variant: str
+    stage: str
+    p50_ms: float
+    p95_ms: float
+
+
+class RegeComparison(_Record):
+    """REGE of the bundle and of the torch model on the same samples, in points; difference with its 95 % interval."""
+
+    task: str
+    dataset: str
+    samples: int
+    reference: float
+    measured: float
+    difference: float
+    low: float
+    high: float
+    p_value: float
+
+
+class Gate(_Record):
+    """What was asked of the bundle before it was sealed, and what fell short.
+
+    Attributes:
+        overruled: it was sealed although something fell short.
+    """
+
+    rege: RegeComparison | None
+    thresholds: dict[str, float]
+    failures: tuple[str, ...]
+    overruled: bool
 
 
 class Manifest(_Record):
@@ -154,6 +194,8 @@ class Manifest(_Record):
         name: what users call it.
         notice: one sentence that every result carries, or None.
         files: every file but the manifest itself.
+        vision_half: the vision encoder in strongly typed float16, which TensorRT engines are built from.
+        detector: a SCRFD face detector that travels with the bundle, or None.
         landmark: the landmark network, or None when the bundle was exported without one.
         embeddings: `.npy` table (vocabulary, hidden size).
         reference: inputs and outputs of the torch model, for `emola verify`.
@@ -161,7 +203,10 @@ class Manifest(_Record):
         provenance: base, adapter, tool versions: free text by key.
         parity: what the export measured, on the machine that `environment` describes.
         calibration: of the label scores; empty when they are uncalibrated.
-        digest: SHA-256 of the manifest without this field.
+        latency: what the export measured, likewise.
+        gate: the verdict of the export, or None.
+        digest: SHA-256 of the manifest without this field and without `latency`: no clock measures twice alike, and the
+            same export must have the same digest.
     """
 
     format: Literal[1] = FORMAT
@@ -171,6 +216,8 @@ class Manifest(_Record):
     files: dict[RelativePath, FileRecord]
     tokenizer: RelativePath
     vision: RelativePath
+    vision_half: RelativePath | None = None
+    detector: RelativePath | None = None
     landmark: RelativePath | None
     embeddings: RelativePath
     reference: RelativePath
@@ -181,6 +228,8 @@ class Manifest(_Record):
     provenance: dict[str, str]
     licences: tuple[Licence, ...]
     parity: tuple[Parity, ...]
+    latency: tuple[Latency, ...] = ()
+    gate: Gate | None = None
     environment: dict[str, str]
     calibration: tuple[LabelCalibration, ...] = ()
     digest: str = ""
@@ -188,6 +237,10 @@ class Manifest(_Record):
     def temperature(self, task: Task) -> float | None:
         """Of the label scores of a task; None when they are uncalibrated."""
         return next((found.temperature for found in self.calibration if found.task == task), None)
+
+    def digest_of(self) -> str:
+        """The digest that this content has, sealed or not."""
+        return _digest(self.model_dump(mode="json", exclude={"digest"}))
 
     def to_json(self) -> str:
         """The text of `manifest.json`, digest included."""
@@ -200,6 +253,7 @@ def with_digest(content: Mapping[str, Any]) -> str:
 
 
 def _digest(content: Mapping[str, Any]) -> str:
+    content = {key: value for key, value in content.items() if key != "latency"}
     text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -58,8 +58,10 @@ def measure_parity(pipeline: Pipeline, reference: Reference) -> list[Parity]:
     rows = backend.vision(reference.pixel_values, reference.landmark_features)
     measured.append(_compare(variant.name, "vision", rows, reference.rows))
     logits, token_ids = _decode(pipeline, reference)
-    agreement = float((token_ids == reference.token_ids).mean())
-    measured.append(_compare(variant.name, "decoder", logits, reference.logits, agreement))
+    same = token_ids == reference.token_ids
+    decoder = _compare(variant.name, "decoder", logits, reference.logits)
+    agreement = {"agreement": float(same.mean()), "first_tokens": float(same[..., 0].mean())}
+    measured.append(decoder.model_copy(update=agreement))
     return measured
 
 
@@ -79,13 +81,14 @@ def _decode(pipeline: Pipeline, reference: Reference) -> tuple[Floats, npt.NDArr
     return logits, token_ids
 
 
-def _compare(variant: str, stage: str, found: Floats, expected: Floats, agreement: float | None = None) -> Parity:
-    difference = found.astype(np.float64) - expected
+def _compare(variant: str, stage: str, found: Floats, expected: Floats) -> Parity:
+    found, expected = found.astype(np.float64), expected.astype(np.float64)
+    difference, length = found - expected, float(np.linalg.norm(expected))
     return Parity(
         variant=variant,
         stage=stage,
         max_error=float(np.abs(difference).max()),
-        relative_error=float(np.linalg.norm(difference) / np.linalg.norm(expected.astype(np.float64))),
+        relative_error=float(np.linalg.norm(difference)) / length,
         tolerance=FLOAT32_TOLERANCE,
-        agreement=agreement,
+        cosine=float(np.vdot(found, expected) / (np.linalg.norm(found) * length)),
     )

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,12 @@ from sdk.bundles.manifest import Geometry, Manifest, Variant
 from sdk.errors import BackendError, DependencyError, IntegrityError
 
 Floats: TypeAlias = npt.NDArray[np.float32]
+
+
+class Encoder(Protocol):
+    """A network without state: arrays in the order of its inputs, each of them batched, to one array."""
+
+    def __call__(self, *arrays: Floats) -> Floats: ...
 
 
 class OrtBackend:
@@ -24,9 +30,14 @@ class OrtBackend:
 
     def __init__(self, bundle: Path, manifest: Manifest, variant: Variant, threads: int | None = None) -> None:
         self.variant = variant
-        self.landmark = OrtEncoder(bundle / manifest.landmark, threads) if manifest.landmark else None
-        self.vision = OrtEncoder(bundle / manifest.vision, threads)
+        self.landmark = (
+            self._open_encoder("landmark", bundle / manifest.landmark, threads) if manifest.landmark else None
+        )
+        self.vision = self._open_encoder("vision", bundle / manifest.vision, threads)
         self.decoder = OrtDecoder(bundle / variant.decoder, bundle / manifest.embeddings, manifest.geometry, threads)
+
+    def _open_encoder(self, name: str, path: Path, threads: int | None) -> Encoder:
+        return OrtEncoder(path, threads)
 
 
 class OrtEncoder:

@@ -1,0 +1,93 @@
+"""The networks of insightface: found by pack name or file, known by their hash, let in on their own terms.
+
+The code of insightface is MIT; all its pretrained weights are for non-commercial research only. Its own download has no
+checksum and takes a partial folder for a whole pack, so files are taken from its model folder and checked here.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from sdk.bundles.manifest import Licence, file_sha256
+from sdk.errors import ExportError
+
+Role = Literal["landmark", "detector"]
+TERMS = "non-commercial research only (insightface)"
+
+
+@dataclass(frozen=True)
+class KnownNetwork:
+    """A file that insightface released, by SHA-256 and size in bytes."""
+
+    name: str
+    role: Role
+    sha256: str
+    size: int
+
+
+KNOWN = (
+    KnownNetwork(
+        "2d106det.onnx", "landmark", "f001b856447c413801ef5c42091ed0cd516fcd21f2d6b79635b1e733a7109dbf", 5_030_888
+    ),
+    KnownNetwork(
+        "det_10g.onnx", "detector", "5838f7fe053675b1c7a08b633df49e7af5495cee0493c7dcf6697200b85b5b91", 16_923_827
+    ),
+)
+_PACKS = ("buffalo_l", "buffalo_m", "buffalo_s", "antelopev2")
+
+
+def find_model(name: str, role: Role) -> Path:
+    """The file that a user means by a path or by the name of a pack.
+
+    Args:
+        name: path of an ONNX file, or e.g. "buffalo_l".
+        role: which network of the pack.
+
+    Raises:
+        ExportError: no such file; the pack is not there or not whole.
+    """
+    if name not in _PACKS:
+        path = Path(name)
+        if not path.is_file():
+            packs = ", ".join(_PACKS)
+            raise ExportError(f"{role} model {name} does not exist; expected an ONNX file or one of {packs}")
+        return path
+    folder = Path(os.environ.get("INSIGHTFACE_HOME", "~/.insightface")).expanduser() / "models" / name
+    wanted = [network for network in KNOWN if network.role == role]
+    for network in wanted:
+        path = folder / network.name
+        if path.is_file():
+            if path.stat().st_size != network.size or file_sha256(path) != network.sha256:
+                raise ExportError(
+                    f"{path} is not the file that insightface released (SHA-256 differs): its download was cut off "
+                    f"or it was changed; delete {folder} and fetch the pack again"
+                )
+            return path
+    raise ExportError(
+        f"{folder} holds no {' or '.join(network.name for network in wanted)}; fetch the pack once with insightface: "
+        f"insightface.app.FaceAnalysis({name!r}), or pass the file"
+    )
+
+
+def licence_of(path: Path, role: Role) -> Licence:
+    """Origin and terms of a network's weights."""
+    digest = file_sha256(path)
+    known = next((network for network in KNOWN if network.sha256 == digest), None)
+    part = f"{role} network"
+    if known:
+        return Licence(part=part, origin=f"insightface {known.name}, SHA-256 {digest[:12]}", licence=TERMS)
+    return Licence(part=part, origin=f"{path.name}, SHA-256 {digest[:12]}", licence="not known; ask its maker")
+
+
+def check_terms(path: Path, role: Role, accepted: bool) -> None:
+    """Refuse weights with a non-commercial licence until the user has accepted it.
+
+    Raises:
+        ExportError: names the licence and the option.
+    """
+    licence = licence_of(path, role)
+    if licence.licence == TERMS and not accepted:
+        raise ExportError(
+            f"{path.name} is for {licence.licence}; pass --accept-noncommercial if your use is, or another network"
+        )

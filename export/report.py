@@ -1,0 +1,104 @@
+"""`report.html`: the figures of an export with plots, in one file that needs nothing else."""
+
+import base64
+import html
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from sdk.bundles.manifest import Manifest
+
+_STYLE = (
+    "body{font:15px/1.5 sans-serif;max-width:60em;margin:2em auto;color:#222}"
+    "table{border-collapse:collapse}td,th{padding:.2em .9em;text-align:right;border-bottom:1px solid #ddd}"
+    "td:first-child,th:first-child{text-align:left}.bad{color:#b00020}.good{color:#1b6e2c}"
+)
+
+
+def write_report(manifest: Manifest, layers: Sequence[dict[str, Any]], path: Path) -> None:
+    """Write the report of a bundle.
+
+    Args:
+        manifest: with parity, latency and gate.
+        layers: figures of `export.layerwise`; empty where nothing was calibrated.
+    """
+    parts = [f"<h1>{html.escape(manifest.name)}</h1>", _verdict(manifest)]
+    parity = [
+        (p.variant, p.stage, f"{p.relative_error:.1e}", f"{p.max_error:.1e}", f"{p.tolerance:.0e}", _share(p.agreement))
+        for p in manifest.parity
+    ]
+    head = ("variant", "stage", "relative error", "largest error", "allowed", "greedy tokens equal")
+    parts.append(_table("Parity with torch", head, parity))
+    latency = [(x.variant, x.stage, f"{x.p50_ms:.2f}", f"{x.p95_ms:.2f}") for x in manifest.latency]
+    parts.append(_table("Latency on this machine", ("variant", "stage", "p50 ms", "p95 ms"), latency))
+    if manifest.latency:
+        parts.append(_plot_latency(manifest))
+    if layers:
+        parts += ["<h2>Quantisation, layer by layer</h2>", _plot_layers(layers)]
+    facts = {**manifest.provenance, **manifest.environment}
+    parts.append(_table("Made from and measured on", ("", ""), sorted(facts.items())))
+    text = f'<!doctype html><meta charset="utf-8"><title>{html.escape(manifest.name)}</title><style>{_STYLE}</style>'
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text + "".join(parts), encoding="utf-8")
+    partial.replace(path)
+
+
+def _verdict(manifest: Manifest) -> str:
+    gate = manifest.gate
+    if gate is None:
+        return "<p>No gate was asked for.</p>"
+    lines = [f'<p class="bad">{html.escape(failure)}</p>' for failure in gate.failures]
+    lines += ["<p class=bad>Overruled with --allow.</p>"] if gate.overruled else []
+    lines = lines or ['<p class="good">Every threshold is met.</p>']
+    if gate.rege:
+        r = gate.rege
+        lines.append(
+            f"<p>REGE ({r.task}, {r.dataset}, {r.samples} samples): torch {r.reference:.2f}, bundle {r.measured:.2f}, "
+            f"difference {r.difference:+.2f} (95 %: {r.low:+.2f} .. {r.high:+.2f}, p = {r.p_value:.3f})</p>"
+        )
+    return "".join(lines)
+
+
+def _share(share: "float | None") -> str:
+    return "" if share is None else f"{100 * share:.1f} %"
+
+
+def _table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    def row(cells: Sequence[str], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+    return f"<h2>{title}</h2><table>{row(head, 'th')}{''.join(row(cells, 'td') for cells in rows)}</table>"
+
+
+def _plot_latency(manifest: Manifest) -> str:
+    figure = Figure(figsize=(8, 2.6), layout="constrained")
+    axes = figure.subplots()
+    stages = [x.stage for x in manifest.latency]
+    axes.barh(stages, [x.p95_ms for x in manifest.latency], color="#cfd8e6", label="p95")
+    axes.barh(stages, [x.p50_ms for x in manifest.latency], color="#41608f", height=0.5, label="p50")
+    axes.set(xlabel="ms", xscale="log")
+    axes.invert_yaxis()
+    axes.legend()
+    return _image(figure)
+
+
+def _plot_layers(layers: Sequence[dict[str, Any]]) -> str:
+    """Relative output error of each linear layer and the seconds it took, over the depth."""
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    for name in layers[0]["errors"]:
+        upper.plot([100 * layer["errors"][name] for layer in layers], marker=".", label=name)
+    upper.set(ylabel="relative error of outputs (%)", ylim=(0, None))
+    upper.legend(fontsize="small", ncols=2)
+    lower.bar(range(len(layers)), [layer["seconds"] for layer in layers], color="#41608f")
+    lower.set(xlabel="layer", ylabel="seconds")
+    return _image(figure)
+
+
+def _image(figure: Figure) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100)
+    return f'<img alt="plot" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'

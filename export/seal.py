@@ -1,0 +1,132 @@
+"""Stage `seal`: gather the files, measure them through the runtime, let the gate judge, write the manifest last."""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sdk.analyzer import open_backend
+from sdk.bundles.manifest import MANIFEST, FileRecord, Manifest, Parity, file_sha256
+from sdk.errors import ExportError
+from sdk.runtime.pipeline import Pipeline
+from sdk.runtime.verify import FLOAT32_TOLERANCE, Reference, measure_parity
+from trainer.checkpoint import Checkpoint
+
+from .gate import GateOptions, compare_rege, judge, measure_latency, refuse
+from .graphs import workload
+from .options import ExportOptions
+from .plan import Plan, plan
+from .report import write_report
+from .stages import RECORD
+from .targets import find_target
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the earlier stages left: the merged checkpoint, their folders, and the work folder of this export."""
+
+    checkpoint: Checkpoint
+    graphs: Path
+    reference: Path
+    gptq: "Path | None"
+    work: Path
+
+
+def gate_key(options: GateOptions) -> dict[str, Any]:
+    """What decides the verdict, as JSON."""
+    evaluation = options.open()
+    return {**dataclasses.asdict(options), "evaluation": evaluation.digest if evaluation else None, "root": None}
+
+
+def seal(
+    draft: Manifest, parts: Parts, options: ExportOptions, folder: Path, report: Callable[[str], None]
+) -> dict[str, Any]:
+    """Fill the folder of the bundle.
+
+    Args:
+        draft: everything but the files and their figures.
+        report: told one line per step.
+
+    Raises:
+        ExportError: a graph does not compute what torch computes, or the gate is not passed.
+    """
+    _gather(parts, options, folder)
+    files = {
+        path.relative_to(folder).as_posix(): FileRecord(size=path.stat().st_size, sha256=file_sha256(path))
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    reference = Reference.load(folder / draft.reference)
+    pipeline = Pipeline(folder, draft, open_backend(folder, draft, "cpu"))
+    manifest = draft.model_copy(
+        update={
+            "files": files,
+            "parity": tuple(_check_parity(pipeline, reference)),
+            "latency": measure_latency(pipeline, reference),
+        }
+    )
+    del pipeline
+    manifest = _pass_gate(manifest, parts, options, folder, report)
+    (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+    return {measured.stage: measured.relative_error for measured in manifest.parity}
+
+
+def _gather(parts: Parts, options: ExportOptions, folder: Path) -> None:
+    shutil.copytree(parts.graphs, folder, ignore=shutil.ignore_patterns(RECORD), dirs_exist_ok=True)
+    shutil.copyfile(parts.reference / "reference.npz", folder / "reference.npz")
+    if options.keep_gptq and parts.gptq:
+        unwanted = shutil.ignore_patterns(RECORD, "model-layer-*.json")
+        shutil.copytree(parts.gptq, folder / "decoder/gptq", ignore=unwanted)
+    if options.detector_model:
+        shutil.copyfile(options.detector_model, folder / "detector.onnx")
+
+
+def _check_parity(pipeline: Pipeline, reference: Reference) -> list[Parity]:
+    """Parity of every stage; a quantised decoder is reported, everything else must agree.
+
+    Raises:
+        ExportError: a graph does not compute what torch computes.
+    """
+    judged = []
+    for parity in measure_parity(pipeline, reference):
+        if parity.stage == "decoder" and pipeline.backend.variant.precision != "float32":
+            parity = parity.model_copy(update={"tolerance": max(2 * parity.relative_error, FLOAT32_TOLERANCE)})
+        if not parity.passed:
+            raise ExportError(
+                f"the {parity.stage} graph differs from torch by {parity.relative_error:.1e} (relative), at most "
+                f"{parity.tolerance:.0e} is allowed; nothing was sealed"
+            )
+        judged.append(parity)
+    return judged
+
+
+def _pass_gate(
+    manifest: Manifest, parts: Parts, options: ExportOptions, folder: Path, report: Callable[[str], None]
+) -> Manifest:
+    """The manifest with the verdict; writes the report whatever it is."""
+    evaluation, rege = options.gate.open(), None
+    if evaluation:
+        (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")  # the answerer opens a bundle
+        answers = parts.work / f"answers-{evaluation.digest[:12]}-{manifest.digest_of()[:12]}"
+        rege = compare_rege(parts.checkpoint, folder, evaluation, answers, report)
+        (folder / MANIFEST).unlink()
+    gate = judge(manifest, rege, _plan(parts, options), options.gate)
+    manifest = manifest.model_copy(update={"gate": gate})
+    write_report(manifest, _layers(parts.gptq), options.report)
+    refuse(gate, options.report)
+    return manifest
+
+
+def _plan(parts: Parts, options: ExportOptions) -> "Plan | None":
+    """What was planned for this machine; other machines are judged by `emola engines` on themselves."""
+    if options.target is None or find_target(options.target).sm is not None:
+        return None
+    return plan(options.target, find_target(options.target), workload(parts.checkpoint, options.out.name))
+
+
+def _layers(gptq: "Path | None") -> list[dict[str, Any]]:
+    record = gptq / RECORD if gptq else None
+    return json.loads(record.read_text())["figures"]["layers"] if record and record.is_file() else []

@@ -1,0 +1,219 @@
+"""The two encoders as TensorRT engines, built on this machine by `emola engines`; the decoder stays with ONNX Runtime.
+
+Memory and streams through cuda-python alone. An engine fits one TensorRT version and one GPU architecture: what it was
+built for is written beside it, and another machine is refused with the command that rebuilds.
+"""
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from sdk.bundles.manifest import Manifest, Variant, file_sha256
+from sdk.errors import BackendError, DependencyError
+from sdk.runtime.backends.ort import Encoder, Floats, OrtBackend, OrtEncoder
+
+ENGINES, RECORD = "engines", "engines.json"
+
+
+class Platform(BaseModel):
+    """What decides whether an engine runs.
+
+    Attributes:
+        sm: compute capability of the GPU, e.g. "8.7".
+        tensorrt: its version, e.g. "10.3.0".
+        cuda, driver: versions of the runtime and of the driver's interface, e.g. "12.6"; recorded, not compared.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sm: str
+    tensorrt: str
+    cuda: str
+    driver: str
+
+    @property
+    def folder(self) -> str:
+        """Name of the folder below `engines` that holds its plans."""
+        return f"sm{self.sm.replace('.', '')}-trt{self.tensorrt}"
+
+
+class Plan(BaseModel):
+    """One engine file: its SHA-256, the largest batch, parity and latency (ms by batch) measured when it was built."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    file: str
+    sha256: str
+    max_batch: int
+    relative_error: float
+    p50_ms: dict[int, float]
+    p95_ms: dict[int, float]
+
+
+class EngineRecord(BaseModel):
+    """`engines.json`: for which bundle and machine the plans beside it were built."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    bundle: str
+    platform: Platform
+    plans: dict[str, Plan]
+
+
+def load_tensorrt() -> Any:
+    """The module `tensorrt`.
+
+    Raises:
+        DependencyError: it is not installed.
+    """
+    return _load("tensorrt", "tensorrt")
+
+
+def load_cuda() -> Any:
+    """CUDA's runtime interface of cuda-python; raises likewise."""
+    return _load("cuda.bindings.runtime", "cuda-python")
+
+
+def _load(module: str, package: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        purpose = "run engines (the ONNX variant of the bundle works without it)"
+        raise DependencyError(package, "tensorrt", purpose) from None
+
+
+def this_platform() -> Platform:
+    """The GPU and the libraries of this machine.
+
+    Raises:
+        BackendError: there is no GPU.
+    """
+    cuda, tensorrt = load_cuda(), load_tensorrt()
+    attribute = cuda.cudaDeviceAttr
+    major = check(cuda, cuda.cudaDeviceGetAttribute(attribute.cudaDevAttrComputeCapabilityMajor, 0))
+    minor = check(cuda, cuda.cudaDeviceGetAttribute(attribute.cudaDevAttrComputeCapabilityMinor, 0))
+    versions = (check(cuda, call()) for call in (cuda.cudaRuntimeGetVersion, cuda.cudaDriverGetVersion))
+    runtime, driver = (f"{number // 1000}.{number % 1000 // 10}" for number in versions)
+    return Platform(sm=f"{major}.{minor}", tensorrt=tensorrt.__version__, cuda=runtime, driver=driver)
+
+
+def check(cuda: Any, result: Any) -> Any:
+    """The value of a CUDA call, which returns an error code and what it found.
+
+    Raises:
+        BackendError: the call failed.
+    """
+    error, *values = result
+    if error != cuda.cudaError_t.cudaSuccess:
+        raise BackendError(f"CUDA: {error.name}; is there an NVIDIA GPU with a driver, and memory left on it?")
+    return values[0] if values else None
+
+
+class TensorRTEncoder:
+    """One engine: float32 arrays in the order of its inputs, each batched; one float32 output.
+
+    Args:
+        plan: serialised engine with one optimisation profile.
+        max_batch: of that profile; larger batches run in pieces.
+    """
+
+    def __init__(self, plan: Path, max_batch: int) -> None:
+        trt, self._cuda = load_tensorrt(), load_cuda()
+        self._logger = trt.Logger(trt.Logger.ERROR)
+        self._runtime = trt.Runtime(self._logger)
+        self._engine = self._runtime.deserialize_cuda_engine(plan.read_bytes())
+        if self._engine is None:
+            raise BackendError(f"TensorRT {trt.__version__} cannot load {plan}; build it again with `emola engines`")
+        self._context = self._engine.create_execution_context()
+        self._max_batch = max_batch
+        self._stream = check(self._cuda, self._cuda.cudaStreamCreate())
+        names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
+        self._inputs = [name for name in names if self._engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
+        (self._output,) = (name for name in names if name not in self._inputs)
+        self._memory: dict[str, tuple[int, int]] = {}
+
+    def __call__(self, *arrays: Floats) -> Floats:
+        count = self._max_batch
+        pieces = [self._run([a[at : at + count] for a in arrays]) for at in range(0, len(arrays[0]), count)]
+        return np.concatenate(pieces)
+
+    def _run(self, arrays: list[Floats]) -> Floats:
+        """One batch that fits the profile."""
+        cuda, kind = self._cuda, self._cuda.cudaMemcpyKind
+        for name, given in zip(self._inputs, arrays, strict=True):
+            array = np.ascontiguousarray(given, np.float32)
+            address = self._bind(name, array.nbytes)
+            self._context.set_input_shape(name, array.shape)
+            copy = (address, array.ctypes.data, array.nbytes, kind.cudaMemcpyHostToDevice, self._stream)
+            check(cuda, cuda.cudaMemcpyAsync(*copy))
+        result = np.empty(tuple(self._context.get_tensor_shape(self._output)), np.float32)
+        address = self._bind(self._output, result.nbytes)
+        if not self._context.execute_async_v3(int(self._stream)):
+            raise BackendError("TensorRT could not run the engine; build it again with `emola engines`")
+        copy = (result.ctypes.data, address, result.nbytes, kind.cudaMemcpyDeviceToHost, self._stream)
+        check(cuda, cuda.cudaMemcpyAsync(*copy))
+        check(cuda, cuda.cudaStreamSynchronize(self._stream))
+        return result
+
+    def _bind(self, name: str, size: int) -> int:
+        """Device memory for a tensor, kept until a larger one is needed."""
+        address, room = self._memory.get(name, (0, 0))
+        if size > room:
+            if address:
+                check(self._cuda, self._cuda.cudaFree(address))
+            address = int(check(self._cuda, self._cuda.cudaMalloc(size)))
+            self._memory[name] = (address, size)
+        self._context.set_tensor_address(name, address)
+        return address
+
+    def close(self) -> None:
+        """Give the device memory back."""
+        for address, _ in self._memory.values():
+            check(self._cuda, self._cuda.cudaFree(address))
+        self._memory.clear()
+
+
+def open_engines(bundle: Path, manifest: Manifest) -> dict[str, TensorRTEncoder]:
+    """The engines of a bundle for this machine, by encoder.
+
+    Raises:
+        BackendError: none were built, or for another machine, TensorRT version or bundle.
+    """
+    here, rebuild = this_platform(), f"build them here: emola engines {bundle}"
+    known = sorted(path.parent.name for path in (bundle / ENGINES).glob(f"*/{RECORD}"))
+    folder = bundle / ENGINES / here.folder
+    if folder.name not in known:
+        raise BackendError(
+            f"no engines for SM {here.sm} and TensorRT {here.tensorrt} (there are: {', '.join(known) or 'none'}); "
+            f"{rebuild}"
+        )
+    try:
+        record = EngineRecord.model_validate_json((folder / RECORD).read_text(encoding="utf-8"))
+    except ValidationError:
+        raise BackendError(f"{folder / RECORD} is damaged; {rebuild}") from None
+    if (record.platform.sm, record.platform.tensorrt) != (here.sm, here.tensorrt):
+        raise BackendError(
+            f"the engines in {folder} are for SM {record.platform.sm} and TensorRT {record.platform.tensorrt}, this "
+            f"machine has SM {here.sm} and TensorRT {here.tensorrt}; {rebuild}"
+        )
+    if record.bundle != manifest.digest:
+        raise BackendError(f"the engines in {folder} were built from another bundle; {rebuild}")
+    for plan in record.plans.values():
+        if file_sha256(folder / plan.file) != plan.sha256:
+            raise BackendError(f"{folder / plan.file} was changed since it was built; {rebuild}")
+    return {name: TensorRTEncoder(folder / plan.file, plan.max_batch) for name, plan in record.plans.items()}
+
+
+class TensorRTBackend(OrtBackend):
+    """Encoders on TensorRT, decoder on ONNX Runtime; attributes as in `OrtBackend`."""
+
+    def __init__(self, bundle: Path, manifest: Manifest, variant: Variant, threads: int | None = None) -> None:
+        engines = open_engines(bundle, manifest)
+        self._engines = engines
+        super().__init__(bundle, manifest, variant.model_copy(update={"name": f"tensorrt+{variant.name}"}), threads)
+
+    def _open_encoder(self, name: str, path: Path, threads: int | None) -> Encoder:
+        return self._engines.get(name) or OrtEncoder(path, threads)

@@ -1,0 +1,218 @@
+"""`python tests/tensorrt_contract.py BUNDLE`: build, load and run engines against the real bindings' classes.
+
+Every class is an autospec of the real one and every other name is the real name, so that what does not exist in this
+version fails. Behind them ONNX Runtime computes, and "device memory" is memory, so that addresses, shapes and copies
+count.
+"""
+
+import ctypes
+import sys
+import types
+from pathlib import Path
+from unittest.mock import create_autospec
+
+import numpy as np
+import onnxruntime
+import pytest
+import tensorrt_bindings as real
+from cuda.bindings import runtime as real_cuda
+
+MEMORY: dict[int, ctypes.Array] = {}
+SUCCESS = real_cuda.cudaError_t.cudaSuccess
+
+
+class Names(types.ModuleType):
+    """A module with the given stand-ins; every other name must exist in the real one."""
+
+    def __init__(self, name, module, stand_ins):
+        super().__init__(name)
+        missing = [each for each in stand_ins if not hasattr(module, each)]
+        assert not missing, f"{missing} do not exist in {module.__name__}"
+        vars(self).update(stand_ins)
+        self._module = module
+
+    def __getattr__(self, name):
+        return getattr(self._module, name)
+
+
+def builder(logger):
+    made = create_autospec(real.Builder, instance=True)
+    made.create_network.side_effect = network
+    made.create_builder_config.side_effect = config
+    made.create_optimization_profile.side_effect = profile
+    made.build_serialized_network.side_effect = lambda net, conf: bytes(net.graph, "utf-8")
+    return made
+
+
+def network(flags):
+    assert flags == 1 << int(real.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    return create_autospec(real.INetworkDefinition, instance=True)
+
+
+def parser(net, logger):
+    made = create_autospec(real.OnnxParser, instance=True)
+
+    def parse_from_file(path):
+        net.graph = path
+        tensors = []
+        for given in onnxruntime.InferenceSession(path).get_inputs():
+            tensor = create_autospec(real.ITensor, instance=True)
+            tensor.name, tensor.shape = given.name, (-1, *given.shape[1:])
+            tensors.append(tensor)
+        net.num_inputs, net.get_input.side_effect = len(tensors), tensors.__getitem__
+        return True
+
+    made.parse_from_file.side_effect = parse_from_file
+    return made
+
+
+def config():
+    made = create_autospec(real.IBuilderConfig, instance=True)
+    cache = create_autospec(real.ITimingCache, instance=True)
+    cache.serialize.return_value = b"timings"
+    made.create_timing_cache.side_effect = lambda content: cache if content in (b"", b"timings") else None
+    made.set_timing_cache.side_effect = lambda given, ignore: given is cache
+    made.add_optimization_profile.return_value = 0
+    return made
+
+
+def profile():
+    made = create_autospec(real.IOptimizationProfile, instance=True)
+
+    def set_shape(name, least, usual, most):
+        assert all(len(shape) in (2, 4) and -1 not in shape for shape in (least, usual, most)), name
+        assert least[0] <= usual[0] <= most[0]
+
+    made.set_shape.side_effect = set_shape
+    return made
+
+
+def runtime(logger):
+    made = create_autospec(real.Runtime, instance=True)
+    made.deserialize_cuda_engine.side_effect = engine
+    return made
+
+
+def engine(plan):
+    session = onnxruntime.InferenceSession(bytes(plan).decode())
+    inputs, outputs = ([v.name for v in part] for part in (session.get_inputs(), session.get_outputs()))
+    made = create_autospec(real.ICudaEngine, instance=True)
+    names = [*inputs, *outputs]
+    made.num_io_tensors, made.get_tensor_name.side_effect = len(names), names.__getitem__
+    mode = real.TensorIOMode
+    made.get_tensor_mode.side_effect = lambda name: mode.INPUT if name in inputs else mode.OUTPUT
+    made.create_execution_context.side_effect = lambda: context(session, inputs, outputs[0])
+    return made
+
+
+def context(session, inputs, output):
+    made = create_autospec(real.IExecutionContext, instance=True)
+    shapes, addresses = {}, {}
+    made.set_input_shape.side_effect = lambda name, shape: shapes.update({name: shape}) or True
+    made.set_tensor_address.side_effect = lambda name, address: addresses.update({name: address}) or True
+
+    def read(name):
+        count = int(np.prod(shapes[name]))
+        floats = ctypes.cast(addresses[name], ctypes.POINTER(ctypes.c_float * count)).contents
+        return np.array(floats, np.float32).reshape(shapes[name])
+
+    def result_shape(name):
+        assert name == output
+        return session.run(None, {each: np.zeros(shapes[each], np.float32) for each in inputs})[0].shape
+
+    def execute(stream):
+        assert stream == 7
+        result = np.ascontiguousarray(session.run(None, {name: read(name) for name in inputs})[0])
+        ctypes.memmove(addresses[output], result.ctypes.data, result.nbytes)
+        return True
+
+    made.get_tensor_shape.side_effect = result_shape
+    made.execute_async_v3.side_effect = execute
+    return made
+
+
+def malloc(size):
+    buffer = ctypes.create_string_buffer(size)
+    MEMORY[ctypes.addressof(buffer)] = buffer
+    return SUCCESS, ctypes.addressof(buffer)
+
+
+def copy(target, source, size, kind, stream):
+    kinds = real_cuda.cudaMemcpyKind
+    assert stream == 7
+    assert kind in (kinds.cudaMemcpyHostToDevice, kinds.cudaMemcpyDeviceToHost)
+    assert (target if kind == kinds.cudaMemcpyHostToDevice else source) in MEMORY
+    ctypes.memmove(target, source, size)
+    return (SUCCESS,)
+
+
+def attribute(which, device):
+    names = real_cuda.cudaDeviceAttr
+    return SUCCESS, {names.cudaDevAttrComputeCapabilityMajor: 8, names.cudaDevAttrComputeCapabilityMinor: 7}[which]
+
+
+def pretend() -> types.ModuleType:
+    """Put the stand-ins where the code under test imports them from."""
+    tensorrt = Names(
+        "tensorrt", real, {"Builder": builder, "OnnxParser": parser, "Runtime": runtime, "Logger": logger_class()}
+    )
+    cuda = Names(
+        "runtime",
+        real_cuda,
+        {
+            "cudaMalloc": malloc,
+            "cudaFree": lambda address: (SUCCESS, MEMORY.pop(address))[:1],
+            "cudaMemcpyAsync": copy,
+            "cudaStreamCreate": lambda: (SUCCESS, 7),
+            "cudaStreamSynchronize": lambda stream: (SUCCESS,),
+            "cudaDeviceGetAttribute": attribute,
+            "cudaRuntimeGetVersion": lambda: (SUCCESS, 12060),
+            "cudaDriverGetVersion": lambda: (SUCCESS, 12080),
+        },
+    )
+    tensorrt.__version__ = real.__version__
+    sys.modules["tensorrt"] = tensorrt
+    sys.modules["cuda.bindings.runtime"] = cuda
+    return tensorrt
+
+
+def logger_class():
+    made = create_autospec(real.Logger)
+    made.WARNING, made.ERROR = real.Logger.WARNING, real.Logger.ERROR
+    return made
+
+
+def run(bundle: Path) -> None:
+    from sdk.analyzer import open_backend
+    from sdk.bundles.manifest import read_manifest
+    from sdk.cli import main
+    from sdk.errors import BackendError
+    from sdk.runtime.pipeline import Pipeline
+    from sdk.runtime.verify import Reference, measure_parity
+
+    tensorrt = pretend()
+    manifest = read_manifest(bundle)
+    assert main(["engines", str(bundle), "--batch", "1,3"]) == 0
+    folder = bundle / "engines" / f"sm87-trt{real.__version__}"
+    assert sorted(p.name for p in folder.iterdir()) == ["engines.json", "landmark.plan", "vision.plan"]
+    assert (folder.parent / "timing.cache").read_bytes() == b"timings"
+    assert not MEMORY, "device memory was not given back"
+    backend = open_backend(bundle, manifest, "tensorrt")
+    assert backend.variant.name.startswith("tensorrt+")
+    reference = Reference.load(bundle / manifest.reference)
+    for parity in measure_parity(Pipeline(bundle, manifest, backend), reference):
+        assert parity.passed, parity
+    pixels, features = (np.resize(a, (7, *a.shape[1:])) for a in (reference.pixel_values, reference.landmark_features))
+    expected = open_backend(bundle, manifest, "cpu").vision(pixels, features)
+    np.testing.assert_allclose(backend.vision(pixels, features), expected, atol=1e-4)
+    tensorrt.__version__ = "9.9.9"
+    with pytest.raises(BackendError, match="SM 8.7 and TensorRT 9.9.9") as refused:
+        open_backend(bundle, manifest, "tensorrt")
+    assert f"emola engines {bundle}" in str(refused.value)
+    assert "tensorrt" not in open_backend(bundle, manifest).variant.name, "auto goes on with ONNX Runtime"
+    assert "torch" not in sys.modules
+
+
+if __name__ == "__main__":
+    run(Path(sys.argv[1]))
+    sys.stdout.write("contract holds")

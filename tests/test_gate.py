@@ -1,0 +1,72 @@
+"""The gate: what falls short is not sealed, the report says by how much, and overruling is recorded."""
+
+import json
+
+import pytest
+from conftest import GOLDEN
+
+from export.build import export_bundle
+from export.gate import GateOptions
+from export.options import ExportOptions
+from sdk.bundles.manifest import read_manifest
+from sdk.errors import ExportError
+
+
+@pytest.fixture(scope="module")
+def evaluation(tmp_path_factory):
+    """Four pictures of the golden set with labels that the random checkpoint cannot know."""
+    rows = json.loads((GOLDEN / "data/FABAInstruct/train/train_anno.json").read_text())[:4]
+    texts = ("The person is happy.", "This face shows sadness.", "An angry look.", "Surprise is written here.")
+    found = [
+        {"image": row["image"], "landmark": row["landmark"], "label": label, "gpt4": text}
+        for row, label, text in zip(rows, ("0", "1", "4", "2"), texts, strict=True)
+    ]
+    path = tmp_path_factory.mktemp("evaluation") / "eval.json"
+    path.write_text(json.dumps(found))
+    return path
+
+
+def options(out, **gate) -> ExportOptions:
+    return ExportOptions(
+        adapter=str(GOLDEN / "llava-lora-emola-trained"),
+        base=str(GOLDEN / "llava-base"),
+        vision_tower=str(GOLDEN / "clip"),
+        out=out,
+        quantize="none",
+        gate=GateOptions(root=GOLDEN / "data", **gate),
+    )
+
+
+def test_a_float32_bundle_answers_as_torch_does(tmp_path, evaluation):
+    """REGE on the evaluation set: equal, difference 0; the figures and latencies are in manifest and report."""
+    manifest = export_bundle(options(tmp_path / "bundle", evaluation=evaluation))
+    gate = manifest.gate
+    assert (gate.failures, gate.overruled) == ((), False)
+    assert (gate.rege.samples, gate.rege.difference) == (4, 0.0)
+    assert gate.rege.reference == gate.rege.measured
+    decoder = manifest.parity[-1]
+    assert (decoder.first_tokens, decoder.cosine) == (1.0, pytest.approx(1))
+    assert {latency.stage for latency in manifest.latency} == {"vision", "prefill", "question", "token"}
+    assert all(0 < latency.p50_ms <= latency.p95_ms for latency in manifest.latency)
+    report = (tmp_path / "bundle.report.html").read_text()
+    assert "Every threshold is met" in report
+    assert report.count("data:image/png") == 1
+
+
+def test_what_falls_short_is_not_sealed_unless_overruled(tmp_path, evaluation):
+    """A drop of at most -1 point asks for a gain, which nothing can give here."""
+    asked = {"evaluation": evaluation, "rege_drop": -1.0}
+    with pytest.raises(ExportError, match=r"not sealed: REGE drops by -?0.00 points .* at most -1.00"):
+        export_bundle(options(tmp_path / "bundle", **asked))
+    assert not (tmp_path / "bundle").exists()
+    assert "REGE drops" in (tmp_path / "bundle.report.html").read_text()
+    export_bundle(options(tmp_path / "bundle", allow=True, **asked))
+    gate = read_manifest(tmp_path / "bundle").gate
+    assert gate.overruled
+    assert gate.failures[0].startswith("REGE drops")
+
+
+def test_the_digest_does_not_depend_on_the_clock(tmp_path):
+    manifests = [export_bundle(options(tmp_path / name / "bundle")) for name in "ab"]
+    assert manifests[0].latency != manifests[1].latency
+    assert manifests[0].digest == manifests[1].digest
