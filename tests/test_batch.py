@@ -74,7 +74,7 @@ def test_label_scores_in_a_batch(bundle, eight):
 
 
 def test_results_come_as_they_are_ready_and_in_order(analyzer, astronaut):
-    """With one seat the first analysis is there before the third picture is opened."""
+    """With one seat the first analysis is there before the second picture is opened."""
     opened = []
 
     def pictures():
@@ -84,7 +84,7 @@ def test_results_come_as_they_are_ready_and_in_order(analyzer, astronaut):
 
     analyses = analyzer.iterate_batch(pictures(), tasks=("emotion",), max_new_tokens=3, batch_size=1)
     next(analyses)
-    assert opened == [0, 1]
+    assert opened == [0]
     assert len(list(analyses)) == 2
 
 

@@ -48,7 +48,9 @@ def test_a_name_becomes_a_verified_folder_once(server, embedded, monkeypatch):
 
 def test_offline_uses_what_was_downloaded(server, embedded, monkeypatch):
     """offline=True, HF_HUB_OFFLINE and an unreachable hub all use the cache; what is not there is one clear error."""
-    with pytest.raises(BundleNotFoundError, match="owner/name is no folder and was not downloaded before.*while online"):
+    with pytest.raises(
+        BundleNotFoundError, match="owner/name is no folder and was not downloaded before.*while online"
+    ):
         Analyzer("owner/name", offline=True)
     folder = resolve_bundle("owner/name", embedded)
     server.refuse = 500

@@ -48,9 +48,7 @@ def torch_scores(scored, emola, astronaut, scorer):
     features = pipeline.backend.landmark(
         landmark_pixels(crop.pixels, mode=p.landmark_mode, box_xyxy=crop.box_in_crop)[None]
     )
-    pixels = clip_pixels(
-        crop.pixels, size=p.image_size, mean=p.image_mean, std=p.image_std, aspect=p.image_aspect
-    )
+    pixels = clip_pixels(crop.pixels, size=p.image_size, mean=p.image_mean, std=p.image_std, aspect=p.image_aspect)
     phrases = {scorer._tokens("emotion", text): label for text, label in emotion_phrases().items()}
     scores = dict.fromkeys(EMOTIONS, 0.0)
     with torch.inference_mode():
