@@ -44,7 +44,7 @@ def tokens_of(analyzer, monkeypatch, run):
 
 @pytest.mark.parametrize("seats", [1, 3, 8, 64])
 def test_a_batch_of_eight_equals_eight_single_runs(analyzer, eight, monkeypatch, seats):
-    """float32, both tasks, 120 tokens each: every token equal, though answers end at different steps and seats change."""
+    """float32, both tasks: every token equal, though answers end at different steps and faces change seats."""
     limit = 120
     single, expected = tokens_of(
         analyzer, monkeypatch, lambda: [analyzer.analyze(picture, max_new_tokens=limit) for picture in eight]

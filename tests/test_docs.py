@@ -1,8 +1,8 @@
 """Every code block of the README and of docs/ is executed, page by page, from top to bottom.
 
-The pages speak of `photo.jpg`, `group.jpg`, `faces/`, `clip.mp4`, `bundles/emola`, a repository "owner/name" and a checkpoint: here they are two
-photographs, a clip made of one, the golden bundle, a local hub and the golden checkpoint. Shell lines run in this process.
-Training commands and live sources are only parsed: their own tests run them.
+The pages speak of photos, a folder of them, a clip, bundles, a repository "owner/name" and a checkpoint: here they are
+two photographs, a clip made of one, the golden bundle, a local hub and the golden checkpoint. Shell lines run in this
+process. Training commands and live sources are only parsed: their own tests run them.
 """
 
 import contextlib

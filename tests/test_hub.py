@@ -1,4 +1,4 @@
-"""Bundles by name, from a local server with the hub's endpoints: resumed, verified once, safe for two processes, offline."""
+"""Bundles by name, from a local server with the hub's endpoints: resumed, verified once, offline, two processes."""
 
 import json
 import os
@@ -110,7 +110,7 @@ def test_unknown_names(server, embedded, tmp_path):
 
 
 def test_two_processes_at_once_download_once(server, tmp_path):
-    code = f"""
+    code = """
 from pathlib import Path
 from sdk.bundles.hub import resolve_bundle
 print(resolve_bundle("owner/name", Path("none")))

@@ -56,7 +56,7 @@ def test_scores_and_frames_have_columns():
     from sdk.faba.vocabulary import EMOTIONS
 
     scores = {f"AU{code}": code / 100 for code in CODES}
-    emotion = read_emotion("sad").model_copy(update={"scores": {name: 1 / 7 for name in EMOTIONS}})
+    emotion = read_emotion("sad").model_copy(update={"scores": dict.fromkeys(EMOTIONS, 1 / 7)})
     face = analysis(1).faces[0].model_copy(update={"action_unit_scores": scores, "emotion": emotion, "age_ms": 40.0})
     table = dataframe([analysis(faces=(face,), frame=FrameInfo(index=3, time_s=0.12, dropped=0))] * 2)
     assert table["frame"].tolist() == [3, 3]
@@ -75,10 +75,15 @@ def test_csv_equals_the_dataframe(tmp_path):
 
 def test_a_csv_that_breaks_off_keeps_its_rows(tmp_path):
     path = tmp_path / "a.csv"
-    with pytest.raises(KeyboardInterrupt), CsvFile(path) as file:
-        file.add(analysis())
-        assert not path.exists(), "until it is closed it has another name"
-        raise KeyboardInterrupt
+
+    def interrupted():
+        with CsvFile(path) as file:
+            file.add(analysis())
+            assert not path.exists(), "until it is closed it has another name"
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     with path.open(encoding="utf-8", newline="") as file:
         assert len(list(csv.DictReader(file))) == 2
     assert [p.name for p in tmp_path.iterdir()] == ["a.csv"]

@@ -193,11 +193,16 @@ def test_the_command_writes_everything(clips, bundle, tmp_path, capsys, portrait
 def test_an_interrupted_run_keeps_what_it_has(analyzer, clips, tmp_path):
     """An error after three frames: all four outputs are whole and hold three frames."""
     paths = [tmp_path / name for name in ("a.jsonl", "a.csv", "a.mp4", "a.png")]
-    with pytest.raises(RuntimeError), Recorder(*paths) as recorder:
-        for count, (pixels, analysis) in enumerate(analyzer.watch(clips / "swap.mp4", tasks=())):
-            if count == 3:
-                raise RuntimeError
-            recorder.add(pixels, analysis)
+
+    def interrupted():
+        with Recorder(*paths) as recorder:
+            for count, (pixels, analysis) in enumerate(analyzer.watch(clips / "swap.mp4", tasks=())):
+                if count == 3:
+                    raise RuntimeError
+                recorder.add(pixels, analysis)
+
+    with pytest.raises(RuntimeError):
+        interrupted()
     assert len(paths[0].read_text().splitlines()) == 3
     assert len(paths[1].read_text().splitlines()) == 1 + 6
     assert len(decoded(paths[2])) == 3
