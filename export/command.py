@@ -135,4 +135,6 @@ def run(args: argparse.Namespace) -> None:
 def _check_label_data(pairs: list[tuple[str, str]]) -> None:
     for task, path in pairs:
         if task not in TASKS or not Path(path).is_file():
-            raise ExportError(f"--label-data {task} {path}: expected a task ({' or '.join(TASKS)}) and an existing file")
+            raise ExportError(
+                f"--label-data {task} {path}: expected a task ({' or '.join(TASKS)}) and an existing file"
+            )

@@ -3,9 +3,10 @@
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -215,6 +216,13 @@ class Analyzer:
         features = None if self.manifest.landmark else np.zeros(212, np.float32)
         self._examiner.read(crop, request, clock, features)
         return dict(clock.elapsed_ms)
+
+    def info(self) -> dict[str, Any]:
+        """What is open: model, backend, notice, intended use, licences, bytes of memory, and the measured figures."""
+        manifest = self.manifest.model_dump(mode="json")
+        memory = asdict(Memory.of(self.manifest, self._pipeline.backend.variant))
+        parts = ("intended_use", "licences", "parity", "calibration", "provenance", "environment")
+        return {**self._examiner.model.model_dump(), "memory": memory, **{part: manifest[part] for part in parts}}
 
     def close(self) -> None:
         """Free the model's memory; the Analyzer cannot be used afterwards."""

@@ -129,8 +129,10 @@ def _decoded(container: Any, name: str) -> Iterator[Frame]:
 def _sampled(frames: Iterator[Frame], sample_fps: float | None) -> Iterator[Frame]:
     due = 0.0
     for frame in frames:
-        if sample_fps is None or frame.time_s >= due - 1e-6:
-            due = max(due, frame.time_s) + 1 / sample_fps if sample_fps else 0.0
+        if sample_fps is None:
+            yield frame
+        elif frame.time_s >= due - 1e-6:
+            due = (int(frame.time_s * sample_fps + 1e-6) + 1) / sample_fps
             yield frame
 
 

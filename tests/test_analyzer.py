@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import json
 
 import numpy as np
 import pytest
@@ -162,6 +163,14 @@ def test_bad_input_is_one_clear_error(analyzer, call, error, message):
     with pytest.raises(error, match=message) as caught:
         call(analyzer)
     assert isinstance(caught.value, SdkError)
+
+
+def test_info_says_what_is_open(analyzer):
+    info = analyzer.info()
+    assert info["backend"] == "ort-float32"
+    assert info["memory"]["weights"] > 100_000 < info["memory"]["per_face"]
+    assert {"intended_use", "licences", "notice", "parity"} <= info.keys()
+    assert json.loads(json.dumps(info)) == info
 
 
 def test_no_bundle_and_no_device(bundle, monkeypatch, tmp_path):

@@ -3,8 +3,8 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
-import numpy as np
 import pytest
 from conftest import GOLDEN, golden_json
 from PIL import Image
@@ -41,7 +41,8 @@ def test_analyze_prints_and_draws(emola_cli, bundle, photo, tmp_path):
     assert code == 0
     assert "1 face" in out
     assert "emotion:" in out
-    assert (np.asarray(Image.open(saved)) != np.asarray(Image.open(photo))).any()
+    with Image.open(saved) as drawn:
+        assert drawn.height == 640 < drawn.width, "the photo, enlarged from 512 pixels, and a panel at its side"
 
 
 def test_analyze_json_is_one_document(emola_cli, bundle, photo):
@@ -64,6 +65,36 @@ def test_a_broken_photo_does_not_stop_the_others(emola_cli, bundle, photo, tmp_p
     assert "astronaut.png" in out
     assert err.count("emola: error:") == 1
     assert "broken.jpg" in err
+
+
+def test_a_folder_becomes_one_table(emola_cli, bundle, photo, tmp_path, astronaut):
+    """Two photos, one of them in a subfolder, one broken: two rows, the broken one is named, exit 1."""
+    pytest.importorskip("dlib")
+    folder = tmp_path / "photos"
+    (folder / "sub").mkdir(parents=True)
+    for name in ("a.png", "sub/b.png"):
+        Image.fromarray(astronaut).save(folder / name)
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    table = tmp_path / "faces.csv"
+    code, out, err = emola_cli("analyze", folder, "--bundle", bundle(), "--max-tokens", 2, "--csv", table)
+    assert (code, out) == (1, "")
+    assert "1 of 3 pictures could not be read" in err
+    assert "broken.jpg" in err
+    rows = table.read_text().splitlines()
+    assert rows[0].startswith("source,frame,time_s,face_id")
+    assert [Path(row.split(",")[0]).name for row in rows[1:]] == ["a.png", "b.png"]
+    (tmp_path / "nothing").mkdir()
+    code, _, err = emola_cli("analyze", tmp_path / "nothing", "--bundle", bundle())
+    assert (code, "holds no picture" in err) == (1, True)
+
+
+def test_labels_only(emola_cli, bundle, photo):
+    pytest.importorskip("dlib")
+    code, out, _ = emola_cli("analyze", photo, "--bundle", bundle(), "--task", "labels", "--json")
+    face = json.loads(out)["faces"][0]
+    assert code == 0
+    assert len(face["action_unit_scores"]) == 20
+    assert sum(face["emotion"]["scores"].values()) == pytest.approx(1)
 
 
 def test_export_verify_info(emola_cli, tmp_path, landmark_network):

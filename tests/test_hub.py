@@ -1,4 +1,4 @@
-"""Bundles by name, from a local server with the hub's endpoints: resumed, verified once, safe for two processes, offline."""
+"""Bundles by name, from a local server with the hub's endpoints: resumed, verified once, offline, two processes."""
 
 import json
 import os
@@ -48,7 +48,9 @@ def test_a_name_becomes_a_verified_folder_once(server, embedded, monkeypatch):
 
 def test_offline_uses_what_was_downloaded(server, embedded, monkeypatch):
     """offline=True, HF_HUB_OFFLINE and an unreachable hub all use the cache; what is not there is one clear error."""
-    with pytest.raises(BundleNotFoundError, match="owner/name is no folder and was not downloaded before.*while online"):
+    with pytest.raises(
+        BundleNotFoundError, match="owner/name is no folder and was not downloaded before.*while online"
+    ):
         Analyzer("owner/name", offline=True)
     folder = resolve_bundle("owner/name", embedded)
     server.refuse = 500
@@ -108,7 +110,7 @@ def test_unknown_names(server, embedded, tmp_path):
 
 
 def test_two_processes_at_once_download_once(server, tmp_path):
-    code = f"""
+    code = """
 from pathlib import Path
 from sdk.bundles.hub import resolve_bundle
 print(resolve_bundle("owner/name", Path("none")))

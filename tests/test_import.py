@@ -3,7 +3,20 @@
 import subprocess
 import sys
 
-HEAVY = ("torch", "transformers", "onnxruntime", "dlib", "onnx", "peft", "pandas", "matplotlib")
+HEAVY = (
+    "torch",
+    "transformers",
+    "onnxruntime",
+    "dlib",
+    "onnx",
+    "peft",
+    "pandas",
+    "matplotlib",
+    "av",
+    "huggingface_hub",
+    "tqdm",
+    "asyncio",
+)
 
 
 def python(code: str) -> str:

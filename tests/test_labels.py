@@ -1,7 +1,7 @@
 """Label scores without decoding: against torch, against enumeration, and in the results."""
 
 import json
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
@@ -48,9 +48,7 @@ def torch_scores(scored, emola, astronaut, scorer):
     features = pipeline.backend.landmark(
         landmark_pixels(crop.pixels, mode=p.landmark_mode, box_xyxy=crop.box_in_crop)[None]
     )
-    pixels = clip_pixels(
-        crop.pixels, size=p.image_size, mean=p.image_mean, std=p.image_std, aspect=p.image_aspect
-    )
+    pixels = clip_pixels(crop.pixels, size=p.image_size, mean=p.image_mean, std=p.image_std, aspect=p.image_aspect)
     phrases = {scorer._tokens("emotion", text): label for text, label in emotion_phrases().items()}
     scores = dict.fromkeys(EMOTIONS, 0.0)
     with torch.inference_mode():
@@ -116,7 +114,7 @@ def test_units_equal_the_enumeration_of_all_lists(scorer, face, monkeypatch):
     for size in range(1, 6):
         for units in combinations(five, size):
             share = firsts.get((form, units[0]), 0.0) / usual
-            for a, b in zip(units, units[1:], strict=False):
+            for a, b in pairwise(units):
                 share *= after[a].get(b, 0.0)
             share *= 1 - sum(after[units[-1]].values())
             total += share
@@ -165,7 +163,7 @@ def test_abstaining(bundle, astronaut):
 
 
 def test_a_known_temperature_is_recovered():
-    """Labels drawn from softmax(logits), scores from softmax(2.5 x logits): temperature 2.5 within 5 %, error under 2 %."""
+    """Labels from softmax(logits), scores softmax(2.5 x logits): temperature 2.5 within 5 %, error under 2 %."""
     random = np.random.default_rng(0)
     logits = random.normal(0, 1.5, (4000, 7))
     truth = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sdk.faba.answers import read_action_units, read_emotion
-from sdk.render import annotate, describe
+from sdk.render import annotate, describe, figure
 from sdk.results import Analysis, Face, ModelInfo
 
 UNITS = "AU6 (Cheek Raiser): raised. AU12 (Lip Corner Puller): pulled. There is no AU4 visible."
@@ -48,3 +48,29 @@ def test_picture_keeps_its_size_and_shows_a_box(box):
     assert picture.size == (200, 100)
     assert np.asarray(picture).any()
     assert not image.any(), "the original stays as it was"
+
+
+@pytest.mark.parametrize("size", [(60, 40), (200, 100), (4000, 3000), (30, 2000)])
+@pytest.mark.parametrize("faces", [0, 1, 12])
+def test_a_figure_can_be_read_whatever_the_photo(size, faces):
+    """Width 640 or more and 3000 at most; every face has its panel, below each other, inside the canvas."""
+    image = np.full((size[1], size[0], 3), 60, np.uint8)
+    boxes = [(5.0 * index, 10.0, 5.0 * index + 20, 30.0) for index in range(faces)]
+    found = analysis(*boxes).model_copy(update={"image_size": size})
+    picture = figure(image, found)
+    assert 640 <= max(picture.size) <= 3000
+    panel = np.asarray(picture)[:, -100:]
+    assert (panel != 255).any() == bool(faces)
+    assert (panel[-3:] == 255).all() or max(size) > 1000
+
+
+def test_a_bar_is_as_long_as_the_score():
+    """AU12 at 0.5 against AU6 at 1.0: half as many coloured pixels in its row, within a tenth."""
+    face = analysis((10, 20, 60, 70)).faces[0].model_copy(update={"action_unit_scores": {"AU6": 1.0, "AU12": 0.5}})
+    picture = np.asarray(figure(np.zeros((100, 200, 3), np.uint8), analysis().model_copy(update={"faces": (face,)})))
+    line = max(16, 320 // 45)  # the photo is enlarged to 640 x 320
+    panel = (picture[:, 640 + line :] == (0xE6, 0x19, 0x4B)).all(-1)
+    top = line // 2
+    lengths = [int(panel[top + line * row + line // 2].sum()) for row in (1, 2)]
+    assert lengths[0] == pytest.approx(7 * line, abs=2)
+    assert lengths[1] / lengths[0] == pytest.approx(0.5, abs=0.1), lengths

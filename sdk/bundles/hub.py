@@ -92,8 +92,8 @@ class _Repository:
             status = getattr(error.response, "status_code", None)
             if status in (401, 403, 404):
                 raise BundleNotFoundError(
-                    f"{self._name}@{self._revision}: {_endpoint()} knows no such repository or revision, or it is "
-                    f"gated (HTTP {status}); check the name, or log in with `hf auth login`"
+                    f"{self._name} is no folder, and {_endpoint()} knows no such repository or revision "
+                    f"({self._revision}), or it is gated (HTTP {status}); check the name, or `hf auth login`"
                 ) from None
             logger.warning("%s answers HTTP %s", _endpoint(), status)
         except _network_errors() as error:

@@ -19,8 +19,8 @@ _WORDS: dict[Emotion, tuple[str, str]] = {
     "disgust": ("disgusted", "disgust"),
     "fear": ("fearful", "fear"),
 }
-_DEGREES = ("", "a little ", "quite ", "very ")
-_STRENGTHS = ("", "slight ", "clear ", "strong ")
+_DEGREES = ("", "a little ", "slightly ", "very ")
+_STRENGTHS = ("", "a hint of ", "clear ", "strong ", "deep ")
 
 
 def emotion_phrases() -> dict[str, Emotion]:
@@ -43,26 +43,26 @@ def emotion_phrases() -> dict[str, Emotion]:
 
 # What each unit looks like: an item of a list has to say something before the next item can come.
 _SIGNS: dict[int, str] = {
-    1: "The inner brows are clearly raised",
-    2: "The outer brows are clearly lifted",
-    4: "The brows are clearly lowered and drawn together",
-    5: "The eyes are clearly opened wide",
-    6: "The cheeks are clearly raised",
-    7: "The eyelids are clearly tightened",
-    9: "The nose is clearly wrinkled",
-    10: "The upper lip is clearly raised",
-    12: "The corners of the mouth are clearly pulled up into a smile",
-    14: "The corners of the mouth are clearly dimpled",
-    15: "The corners of the mouth are clearly turned down",
-    16: "The lower lip is clearly pulled down",
-    17: "The chin is clearly pushed up",
-    20: "The lips are clearly stretched sideways",
-    23: "The lips are clearly tightened",
-    24: "The lips are clearly pressed together",
-    25: "The lips are clearly parted",
-    26: "The jaw is clearly dropped",
-    27: "The mouth is clearly stretched wide open",
-    43: "The eyes are clearly closed",
+    1: "The inner brows are clearly raised, which can be a sign of worry or sadness",
+    2: "The outer brows are clearly lifted, which is typical of surprise",
+    4: "The brows are clearly lowered and drawn together, which suggests concentration or anger",
+    5: "The eyes are clearly opened wide, which suggests alertness",
+    6: "The cheeks are clearly raised, as in a genuine smile",
+    7: "The eyelids are clearly tightened, which narrows the gaze",
+    9: "The nose is clearly wrinkled, which is typical of disgust",
+    10: "The upper lip is clearly raised, as seen in disgust",
+    12: "The corners of the mouth are clearly pulled up into a smile, as seen in happiness",
+    14: "The corners of the mouth are clearly dimpled, which can be a sign of contempt",
+    15: "The corners of the mouth are clearly turned down, which is typical of sadness",
+    16: "The lower lip is clearly pulled down, which shows the lower teeth",
+    17: "The chin is clearly pushed up, which bunches the skin of the chin",
+    20: "The lips are clearly stretched sideways, as seen in fear",
+    23: "The lips are clearly tightened, as seen in anger",
+    24: "The lips are clearly pressed together, as seen in anger",
+    25: "The lips are clearly parted, which opens the mouth a little",
+    26: "The jaw is clearly dropped, which opens the mouth",
+    27: "The mouth is stretched wide open, which opens the mouth as far as it goes",
+    43: "The eyes are closed, which hides the gaze",
 }
 
 

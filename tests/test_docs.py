@@ -1,0 +1,153 @@
+"""Every code block of the README and of docs/ is executed, page by page, from top to bottom.
+
+The pages speak of photos, a folder of them, a clip, bundles, a repository "owner/name" and a checkpoint: here they are
+two photographs, a clip made of one, the golden bundle, a local hub and the golden checkpoint. Shell lines run in this
+process. Training commands and live sources are only parsed: their own tests run them.
+"""
+
+import contextlib
+import json
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import GOLDEN, golden_json
+from hub_server import HubServer
+from PIL import Image
+
+import sdk.analyzer
+from sdk.cli import _parser, main
+
+pytest.importorskip("av")
+pytest.importorskip("dlib")
+pytest.importorskip("pandas")
+pytest.importorskip("huggingface_hub")
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+RUN = {"analyze", "info", "verify", "video", "export", "rege"}
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(page):
+    """(language, code, first line) of every fenced block."""
+    text = page.read_text(encoding="utf-8")
+    return [(m[1], m[2], text.count("\n", 0, m.start()) + 1) for m in FENCE.finditer(text)]
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory, bundle, landmark_network, astronaut, t1):
+    """A folder with everything that the pages name."""
+    from clips import write_clip
+
+    desk = tmp_path_factory.mktemp("desk")
+    Image.fromarray(astronaut).save(desk / "photo.jpg")
+    Image.fromarray(t1).save(desk / "group.jpg")
+    (desk / "faces").mkdir()
+    for index in range(2):
+        Image.fromarray(astronaut[: 400 + index]).save(desk / "faces" / f"{index}.png")
+    write_clip(desk / "clip.mp4", [np.ascontiguousarray(astronaut[:320, 60:380])] * 10)
+    (desk / "bundles").mkdir()
+    names = {
+        "llava-lora-emola": GOLDEN / "llava-lora-emola-trained",
+        "llava-v1.5-7b": GOLDEN / "llava-base",
+        "clip-vit-large-patch14-336": GOLDEN / "clip",
+        "2d106det.onnx": landmark_network,
+        "bundles/emola": bundle(),
+    }
+    for name, target in names.items():
+        (desk / name).symlink_to(target)
+    run = golden_json("golden_rege.json")["runs"][1]
+    (desk / "eval_au_anno.json").write_text(json.dumps(run["annotations"]))
+    (desk / "pred.json").write_text(json.dumps(run["predictions"]))
+    return desk
+
+
+@pytest.fixture
+def at_the_desk(desk, bundle, monkeypatch, tmp_path):
+    """The desk as the current folder, the hub on this machine, short answers, and a default bundle in any case."""
+    monkeypatch.chdir(desk)
+    monkeypatch.setenv("EMOLA_CACHE", str(desk / "cache"))
+    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    if not sdk.analyzer.EMBEDDED.is_dir():
+        monkeypatch.setattr(sdk.analyzer, "EMBEDDED", bundle())
+    generate = sdk.analyzer.Pipeline.generate
+    monkeypatch.setattr(
+        sdk.analyzer.Pipeline,
+        "generate",
+        lambda self, face, question, limit=None, *rest, **options: generate(
+            self, face, question, min(limit or 24, 24), *rest, **options
+        ),
+    )
+    with HubServer(bundle()) as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        yield monkeypatch
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_page(page, at_the_desk, capsys):
+    names: dict = {"__name__": "__main__"}
+    for language, code, line in blocks(page):
+        where = f"{page.name}, line {line}"
+        if language == "python":
+            exec(compile(code, where, "exec"), names)
+        elif language in ("sh", "bash"):
+            for command in shell_commands(code):
+                run_command(command, where, at_the_desk, capsys)
+        elif language == "json":
+            json.loads(code)
+        else:
+            assert language == "text", f"{where}: say what the block is: python, sh, json or text"
+
+
+def shell_commands(code):
+    lines = code.replace("\\\n", " ").splitlines()
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def run_command(words, where, monkeypatch, capsys):
+    """Execute one shell line, or check as much of it as can be checked here."""
+    name, *rest = words
+    if name == "emola":
+        live = rest[:1] == ["video"] and (rest[1].isdigit() or "://" in rest[1])
+        if rest[0] == "export" and Path(rest[2]).is_symlink():
+            Path(rest[2]).unlink()  # the page makes what it used above
+        if rest[0] in RUN and not live:
+            code = main(rest)
+            assert code == 0, f"{where}: {' '.join(words)} -> {code}: {capsys.readouterr().err}"
+        else:
+            with contextlib.suppress(ModuleNotFoundError):  # an extra that this machine lacks
+                _parser(rest[0]).parse_args(rest)
+    elif name == "export":
+        monkeypatch.setenv(*rest[0].split("=", 1))
+    elif words[:2] == ["pip", "install"]:
+        for extra in re.findall(r"\[(.*)\]", words[2])[0].split(","):
+            assert f'"{extra}":' in (ROOT / "setup.py").read_text(), f"{where}: no extra {extra!r}"
+    elif name == "make":
+        assert f"\n{rest[0]}:" in (ROOT / "Makefile").read_text(), f"{where}: no make target {rest[0]!r}"
+    else:
+        assert name == "python", f"{where}: {' '.join(words)!r} is not a command that this test knows"
+        assert (ROOT / rest[0]).is_file(), f"{where}: no file {rest[0]!r}"
+
+
+def test_links_lead_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target} does not exist"
+
+
+def test_the_reference_names_every_field():
+    """docs/results.md and the records cannot drift apart."""
+    from sdk.results import ActionUnitReading, Analysis, EmotionReading, Face, FrameInfo, ModelInfo
+    from sdk.tables import COLUMNS
+
+    text = (ROOT / "docs/results.md").read_text(encoding="utf-8")
+    for record in (Analysis, Face, EmotionReading, ActionUnitReading, FrameInfo, ModelInfo):
+        for field in record.model_fields:
+            assert re.search(rf"`(?:\w+\.)?{field}`", text), f"{record.__name__}.{field} is not explained"
+    for column in COLUMNS:
+        if not column.startswith("AU") and column not in ("sadness", "surprise", "anger", "neutral", "disgust"):
+            assert f"`{column}`" in text, f"column {column} is not explained"

@@ -1,0 +1,99 @@
+"""Analyses as tables and as JSON."""
+
+import csv
+
+import pytest
+
+from sdk.errors import SdkError
+from sdk.faba.answers import read_action_units, read_emotion
+from sdk.results import Analysis, Face, FrameInfo, ModelInfo
+from sdk.tables import COLUMNS, CsvFile, dataframe
+
+UNITS = "AU6 (Cheek Raiser): raised. AU12 (Lip Corner Puller): pulled. There is no AU4 visible. AU45 (Blink): seen."
+
+
+def analysis(count=2, **changes) -> Analysis:
+    faces = tuple(
+        Face(
+            id=index,
+            box_xyxy=(10.0 * index, 20.0, 60.5, 70.0),
+            detection_score=1.5,
+            landmarks=None,
+            emotion=read_emotion('A happy, "quoted" face,\nin two lines.'),
+            action_units=tuple(read_action_units(UNITS)),
+            action_units_text=UNITS,
+        )
+        for index in range(count)
+    )
+    model = ModelInfo(name="tiny", digest="0", backend="ort-float32", notice=None)
+    whole = Analysis(
+        faces=faces, image_size=(200, 100), source="a.png", model=model, timing_ms={}, status="ok", warnings=()
+    )
+    return whole.model_copy(update=changes)
+
+
+def test_dataframe():
+    """A row per face under fixed columns; units the words deny or do not mention are 0, what was not asked is empty."""
+    pandas = pytest.importorskip("pandas")
+    table = analysis().to_dataframe()
+    assert tuple(table.columns) == COLUMNS
+    assert len(table) == 2
+    assert list(table[["AU06", "AU12", "AU04", "AU01"]].iloc[0]) == [1, 1, 0, 0]
+    assert table["emotion"].tolist() == ["happiness"] * 2
+    assert table[["happiness", "AU06_score", "time_s"]].isna().all(axis=None)
+    assert [str(table[name].dtype) for name in ("face_id", "x1", "AU06")] == ["int64", "float64", "float64"]
+    silent = analysis(1).faces[0].model_copy(update={"action_units": None, "emotion": None})
+    table = analysis(faces=(silent,)).to_dataframe()
+    assert table["AU06"].isna().all()
+    assert pandas.isna(table["emotion"][0])
+    empty = analysis(0).to_dataframe()
+    assert (len(empty), tuple(empty.columns)) == (0, COLUMNS)
+
+
+def test_scores_and_frames_have_columns():
+    pytest.importorskip("pandas")
+    from sdk.faba.labels import UNITS as CODES
+    from sdk.faba.vocabulary import EMOTIONS
+
+    scores = {f"AU{code}": code / 100 for code in CODES}
+    emotion = read_emotion("sad").model_copy(update={"scores": dict.fromkeys(EMOTIONS, 1 / 7)})
+    face = analysis(1).faces[0].model_copy(update={"action_unit_scores": scores, "emotion": emotion, "age_ms": 40.0})
+    table = dataframe([analysis(faces=(face,), frame=FrameInfo(index=3, time_s=0.12, dropped=0))] * 2)
+    assert table["frame"].tolist() == [3, 3]
+    assert table["AU43_score"].tolist() == [0.43, 0.43]
+    assert table["fear"][0] == pytest.approx(1 / 7)
+
+
+def test_csv_equals_the_dataframe(tmp_path):
+    """Quotes and line breaks in the words survive; pandas reads back what it would have made itself."""
+    pandas = pytest.importorskip("pandas")
+    whole = analysis()
+    whole.to_csv(tmp_path / "sub" / "a.csv")
+    read = pandas.read_csv(tmp_path / "sub" / "a.csv")
+    pandas.testing.assert_frame_equal(read, whole.to_dataframe(), check_dtype=False)
+
+
+def test_a_csv_that_breaks_off_keeps_its_rows(tmp_path):
+    path = tmp_path / "a.csv"
+
+    def interrupted():
+        with CsvFile(path) as file:
+            file.add(analysis())
+            assert not path.exists(), "until it is closed it has another name"
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    with path.open(encoding="utf-8", newline="") as file:
+        assert len(list(csv.DictReader(file))) == 2
+    assert [p.name for p in tmp_path.iterdir()] == ["a.csv"]
+    with pytest.raises(SdkError, match="cannot be written"):
+        CsvFile("/proc/none/a.csv")
+
+
+def test_json_round_trip_and_schema():
+    whole = analysis(frame=FrameInfo(index=3, time_s=0.12, dropped=0))
+    assert Analysis.model_validate_json(whole.to_json()) == whole
+    schema = Analysis.model_json_schema()
+    assert schema["properties"]["schema_version"]["const"] == whole.to_dict()["schema_version"] == "1.0"
+    assert set(schema["required"]) <= set(whole.to_dict()) == set(schema["properties"])
