@@ -151,6 +151,8 @@ class LabelCalibration(_Record):
     error: float
     samples: int
     data: str
+
+
 class Latency(_Record):
     """Median and 95th percentile of one stage in milliseconds, on the machine that `environment` describes."""
 
