@@ -77,7 +77,7 @@ def test_emotions_equal_torch(scored, emola, astronaut, face, scorer):
         assert found[emotion] == pytest.approx(expected[emotion], abs=1e-4), emotion
     assert sum(found.values()) == pytest.approx(1)
     quick = scorer.emotions(face)
-    assert max(abs(quick[emotion] - found[emotion]) for emotion in EMOTIONS) < 0.01
+    assert max(abs(quick[emotion] - found[emotion]) for emotion in EMOTIONS) < 0.025
 
 
 def test_a_label_that_begins_another_ends_where_the_model_goes_elsewhere():

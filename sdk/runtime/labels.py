@@ -21,8 +21,8 @@ from sdk.runtime.pipeline import EncodedFace, Pipeline
 Label = TypeVar("Label", bound=Hashable)
 Tokens = tuple[int, ...]
 
-ENOUGH = 0.995  # of the probability; forks that hold the rest are left alone
-RARE = 0.02  # a unit less probable than this is not followed to the units after it
+ENOUGH = 0.98  # of the probability; forks that hold the rest are left alone
+RARE = 0.05  # a unit less probable than this is not followed to the units after it
 
 
 @dataclass
