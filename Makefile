@@ -34,11 +34,14 @@ $(NANO)/landmarks: | $(NANO)/base
 	for set in train eval; do $(EMOLA) data landmarks $(NANO)/$$set/*_anno.json --replace --face-scale 1.5 \
 	    --network $(NANO)/base/landmark.onnx || exit 1; done
 	touch $@
-$(NANO)/model: | $(NANO)/landmarks
-	$(EMOLA) train --base $(NANO)/base --output $@ --data $(NANO)/train/train_emotion_anno.json \
-	    --data $(NANO)/train/train_au_anno.json $(NANO_RECIPE)
-$(NANO)/emola-nano: | $(NANO)/model
-	$(EMOLA) export none $@ --base $(NANO)/model --landmark-model $(NANO)/base/landmark.onnx $(NANO_EXPORT)
+$(NANO)/model/emola.json: | $(NANO)/landmarks
+	$(EMOLA) train --base $(NANO)/base --output $(NANO)/model --data $(NANO)/train/train_emotion_anno.json \
+	    --data $(NANO)/train/train_au_anno.json --tune everything --epochs 1.5 --batch-size 64 \
+	    --learning-rate 2e-3 --projector-learning-rate 5e-4 --weight-decay 0.02 --precision bfloat16 \
+	    --no-checkpointing --no-group-by-length --workers 1
+$(NANO)/emola-nano: | $(NANO)/model/emola.json
+	$(EMOLA) export none $@ --base $(NANO)/model --landmark-model $(NANO)/base/landmark.onnx --quantize gptq \
+	    --group-size 64 --calibration $(NANO)/train/train_au_anno.json -n 256
 $(NANO)/evaluated: | $(NANO)/emola-nano
 	for task in emotion:403 au:325; do $(EMOLA) evaluate $(NANO)/emola-nano --data $(NANO)/eval/eval_$${task%:*}_anno.json \
 	    --task $${task%:*} --limit $${task#*:} --output $(NANO)/scores-$${task%:*} || exit 1; done

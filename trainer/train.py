@@ -176,18 +176,20 @@ def _order(dataset: RecordDataset, recipe: Recipe, processes: int, order: Sequen
 
 
 def _run(sources: Sources, recipe: Recipe, order: Sequence[int] | None, processes: int) -> dict[str, Any]:
-    """What makes two runs the same run."""
+    """What makes two runs the same run, as it is read back from JSON."""
     free = ("workers", "save_steps")  # may be changed in between
-    return {
+    run = {
         "recipe": {key: value for key, value in dataclasses.asdict(recipe).items() if key not in free},
         "conventions": dataclasses.asdict(sources.conventions),
         "base": Path(sources.base).name,
         "adapter": Path(sources.adapter).name if sources.adapter else None,
         "tokens": sources.tokens,
         "data": _data_digest(sources.records),
-        "order": list(order) if order is not None else None,
+        "order": order,
         "processes": processes,
     }
+    same: dict[str, Any] = json.loads(json.dumps(run))
+    return same
 
 
 def _data_digest(records: Sequence[Record]) -> str:
