@@ -108,7 +108,8 @@ def figure(image: ImageSource, analysis: "Analysis") -> Image.Image:
     """The annotated picture beside a panel: for each face its emotion and a bar for each action unit.
 
     A bar is as long as the unit's score, or full for a unit that the words call present where no scores were asked for.
-    Small pictures are enlarged and large ones reduced, so that the text can be read.
+    Small pictures are enlarged and large ones reduced, so that the text can be read. What must be said about the model
+    (its notice) stands below the bars.
 
     Args:
         image: what was analysed; see `sdk.faces.images.load_image`; arrays are RGB.
@@ -120,13 +121,16 @@ def figure(image: ImageSource, analysis: "Analysis") -> Image.Image:
     picture = annotate(np.asarray(picture.resize(size, Image.Resampling.BICUBIC)), analysis, units=False)
     blocks = [(face, _bars(face)) for face in analysis.faces]
     line = max(16, picture.height // 45)
-    height = line * (sum(len(bars) + 2 for _, bars in blocks) + 1)
+    notice = textwrap.wrap(analysis.model.notice or "", 40)
+    height = line * (sum(len(bars) + 2 for _, bars in blocks) + len(notice) + 2)
     canvas = Image.new("RGB", (picture.width + 22 * line, max(picture.height, height)), "white")
     canvas.paste(picture, (0, 0))
     y = line // 2
     for face, bars in blocks:
         _draw_panel(ImageDraw.Draw(canvas), (picture.width + line, y), line, face, bars)
         y += line * (len(bars) + 2)
+    corner, font = (canvas.width - 21 * line, canvas.height - line * (len(notice) + 1)), _font(line)
+    ImageDraw.Draw(canvas).multiline_text(corner, "\n".join(notice), fill="#555555", font=font)
     return canvas
 
 
@@ -139,12 +143,16 @@ def _bars(face: "Face") -> list[tuple[str, float]]:
     return [(f"AU{code} {ACTION_UNITS[code]}", length) for code, length in sorted(worth.items())]
 
 
+def _font(line: int) -> "ImageFont.FreeTypeFont | ImageFont.ImageFont":
+    return ImageFont.load_default(size=0.72 * line)
+
+
 def _draw_panel(
     draw: ImageDraw.ImageDraw, corner: tuple[int, int], line: int, face: "Face", bars: list[tuple[str, float]]
 ) -> None:
     """A heading in the face's colour, and its bars below."""
     x, y = corner
-    font = ImageFont.load_default(size=0.72 * line)
+    font = _font(line)
     title = f"face {face.id}"
     if face.emotion:
         title += f"  {face.emotion.label or 'no emotion named'}"

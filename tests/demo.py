@@ -1,20 +1,18 @@
-"""`make demo`: from a checkpoint in the authors' files to explained faces on two photographs.
+"""`make demo`: the embedded model explains a photograph and a rendered face, after the way of any checkpoint was shown.
 
     python tests/demo.py FOLDER
 
-The checkpoint is the tiny one of the tests, with random weights: its words are noise, its path is the real one.
+The checkpoint of the first part is the tiny one of the tests, with random weights: its words are noise, its path is real.
 """
 
 import shutil
 import sys
 from pathlib import Path
 
-import insightface
-import skimage.data
 from landmark_network import write_landmark_network
-from PIL import Image
 
 from sdk.cli import main
+from sdk.commands.demo import PICTURES
 
 GOLDEN = Path(__file__).parent / "data" / "golden"
 
@@ -23,30 +21,22 @@ def run(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     network = write_landmark_network(folder / "landmark.onnx")
-    photo = folder / "astronaut.png"
-    Image.fromarray(skimage.data.astronaut()).save(photo)
-    group = Path(insightface.__file__).parent / "data/images/t1.jpg"
     bundle = str(folder / "bundle")
     sources = ["--base", str(GOLDEN / "llava-base"), "--vision-tower", str(GOLDEN / "clip")]
-    for command in (
-        ["export", str(GOLDEN / "llava-lora-emola-trained"), bundle, *sources, "--landmark-model", str(network)],
-        ["verify", bundle],
-        [
-            "analyze",
-            str(photo),
-            str(group),
-            "--bundle",
-            bundle,
-            "--max-tokens",
-            "24",
-            "--save",
-            str(folder / "annotated"),
-        ],
-    ):
-        print("\n$ emola", *command)
-        if code := main(command):
-            sys.exit(code)
-    print(f"\npictures: {folder}/annotated/  (a tiny checkpoint with random weights: its words are noise)")
+    photo = str(PICTURES / "astronaut.jpg")
+    print("A checkpoint in the authors' files becomes a bundle (tiny, random weights: its words are noise)")
+    emola("export", str(GOLDEN / "llava-lora-emola-trained"), bundle, *sources, "--landmark-model", str(network))
+    emola("verify", bundle)
+    emola("analyze", photo, "--bundle", bundle, "--max-tokens", "24")
+    print("\nThe embedded model, trained on rendered faces")
+    emola("demo", "--save", str(folder / "pictures"))
+    print(f"pictures: {folder}/pictures/astronaut.png, {folder}/pictures/rendered.png")
+
+
+def emola(*arguments: str) -> None:
+    print("\n$ emola", *arguments, flush=True)
+    if code := main(arguments):
+        sys.exit(code)
 
 
 if __name__ == "__main__":
