@@ -2,7 +2,7 @@
 
     python tests/demo.py FOLDER
 
-The checkpoint of the first part is the tiny one of the tests, with random weights: its words are noise, its path is real.
+The checkpoint of the first part is the tiny one of the tests, with random weights: noise for words, but the real path.
 """
 
 import shutil
