@@ -91,8 +91,11 @@ class Examiner:
         """A checked request.
 
         Raises:
-            TaskError: an unknown task, or one that this bundle does not answer.
+            TaskError: an unknown task, one that this bundle does not answer, or a limit below 1.
         """
+        limit = options.get("max_new_tokens")
+        if isinstance(limit, int) and limit < 1:
+            raise TaskError(f"max_new_tokens must be at least 1, not {limit}")
         offered = (*self.pipeline.manifest.prompt.questions, "labels")
         for task in asked:
             if task not in offered:
@@ -186,7 +189,7 @@ class Examiner:
         tokens = sum(max(len(a.token_ids) - 1, 0) for reading in readings for a in reading.answers.values())
         decode_ms = clock.elapsed_ms.get("decode", 0.0)
         cut = any(answer.truncated for reading in readings for answer in reading.answers.values())
-        calibrated = bool(self.pipeline.manifest.calibration)
+        calibrated = all(self.pipeline.manifest.temperature(task) for task in TASKS)
         return Analysis(
             faces=tuple(face for face, _ in found),
             image_size=size,
