@@ -62,7 +62,7 @@ def export_bundle(options: ExportOptions, report: Callable[[str], None] = lambda
     checkpoint = options.check()
     out, landmark = options.out, options.landmark_model
     records = options.calibration.records() if options.calibration else []
-    sources = {path.name: file_sha256(path) for path in checkpoint.files()}
+    sources = {"files": [[path.name, file_sha256(path)] for path in checkpoint.files()]}  # names may repeat
     inputs: dict[str, Any] = {
         "precision": dataclasses.asdict(options.precision),
         "landmark": file_sha256(landmark) if landmark else None,

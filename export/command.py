@@ -70,6 +70,8 @@ def _add_gate(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     _check_label_data(args.label_data)
+    if args.calibration and args.quantize != "gptq":
+        raise ExportError("--calibration is for --quantize gptq; without it the decoder is rounded, not calibrated")
     import torch
 
     from .build import export_bundle

@@ -82,6 +82,8 @@ class ExportOptions:
             raise ExportError(f"quantize must be one of {', '.join(QUANTIZE)}, not {self.quantize!r}")
         if self.head_bits not in (4, 8):
             raise ExportError(f"the head can have 8 or 4 bits, not {self.head_bits}")
+        if self.keep_gptq and self.quantize != "gptq":
+            raise ExportError("--keep-gptq keeps what GPTQ made: it needs --quantize gptq, or --gptq DIR")
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ExportError("this machine or this build of torch has no CUDA; leave --device at auto or cpu")
         checkpoint = Checkpoint(self.adapter, self.base, self.vision_tower)

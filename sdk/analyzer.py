@@ -226,7 +226,8 @@ class Analyzer:
 
     def close(self) -> None:
         """Free the model's memory; the Analyzer cannot be used afterwards."""
-        del self._pipeline, self._examiner
+        for part in ("_pipeline", "_examiner"):
+            self.__dict__.pop(part, None)
 
     def __enter__(self) -> "Analyzer":
         return self

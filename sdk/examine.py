@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from threading import Event
 from typing import Literal
 
-from sdk.errors import CancelledError, TaskError
+from sdk.errors import TaskError
 from sdk.faba.answers import ActionUnitReading, EmotionReading, action_unit, read_action_units, read_emotion
 from sdk.faba.calibration import sharpen, sharpen_each
 from sdk.faba.prompts import TASKS, Task
@@ -18,6 +18,7 @@ from sdk.faces.images import Pixels
 from sdk.results import Analysis, Face, FrameInfo, ModelInfo
 from sdk.runtime.backends.ort import Floats
 from sdk.runtime.clock import Clock
+from sdk.runtime.generate import check_cancel
 from sdk.runtime.labels import LabelScorer
 from sdk.runtime.pipeline import Answer, EncodedFace, Pipeline
 
@@ -45,8 +46,7 @@ class Request:
 
     def check_cancel(self) -> None:
         """Raises CancelledError once `cancel` is set."""
-        if self.cancel and self.cancel.is_set():
-            raise CancelledError("the analysis was cancelled")
+        check_cancel(self.cancel)
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,11 @@ class Examiner:
         """A checked request.
 
         Raises:
-            TaskError: an unknown task, or one that this bundle does not answer.
+            TaskError: an unknown task, one that this bundle does not answer, or a limit below 1.
         """
+        limit = options.get("max_new_tokens")
+        if isinstance(limit, int) and limit < 1:
+            raise TaskError(f"max_new_tokens must be at least 1, not {limit}")
         offered = (*self.pipeline.manifest.prompt.questions, "labels")
         for task in asked:
             if task not in offered:
@@ -133,7 +136,8 @@ class Examiner:
         if not request.scores:
             return None
         with clock("labels"):
-            emotions, units = self._scorer.emotions(face), self._scorer.action_units(face)
+            emotions = self._scorer.emotions(face, cancel=request.cancel)
+            units = self._scorer.action_units(face, cancel=request.cancel)
         manifest = self.pipeline.manifest
         return Scores(
             sharpen(emotions, manifest.temperature("emotion") or 1.0),
@@ -186,7 +190,7 @@ class Examiner:
         tokens = sum(max(len(a.token_ids) - 1, 0) for reading in readings for a in reading.answers.values())
         decode_ms = clock.elapsed_ms.get("decode", 0.0)
         cut = any(answer.truncated for reading in readings for answer in reading.answers.values())
-        calibrated = bool(self.pipeline.manifest.calibration)
+        calibrated = all(self.pipeline.manifest.temperature(task) for task in TASKS)
         return Analysis(
             faces=tuple(face for face, _ in found),
             image_size=size,

@@ -122,5 +122,5 @@ class Recorder:
     def __enter__(self) -> "Recorder":
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self._open.close()
+    def __exit__(self, *exception: Any) -> None:
+        self._open.__exit__(*exception)

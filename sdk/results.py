@@ -92,8 +92,8 @@ class Analysis(_Record):
         status: "ok"; "no_face"; "truncated" when a token budget cut an answer off; "failed" when a picture of a batch
             could not be read.
         warnings: one sentence for each thing that a reader should know.
-        score_calibration: "temperature" when the label scores were fitted to an evaluation set at export, else
-            "uncalibrated"; None when no scores were asked for.
+        score_calibration: "temperature" when the label scores of both tasks were fitted to evaluation sets at export,
+            else "uncalibrated"; None when no scores were asked for.
         frame: video only.
     """
 

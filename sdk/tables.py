@@ -82,7 +82,8 @@ def dataframe(analyses: "Iterable[Analysis]") -> "pandas.DataFrame":
 class GrowingFile:
     """A text file that grows under a temporary name and gets its own when it is closed.
 
-    Leaving the context after an error or an interruption keeps what was added so far.
+    Leaving the context after an error or an interruption keeps what was added so far; if that is nothing, a file that
+    was there before stays.
 
     Raises:
         SdkError: the file cannot be written.
@@ -96,13 +97,18 @@ class GrowingFile:
             self.file: TextIO = self._partial.open("w", newline="", encoding="utf-8")
         except OSError as error:
             raise SdkError(f"{self._path} cannot be written ({error.strerror}); choose another path") from None
+        self._head = 0  # where what is added begins
 
     def __enter__(self) -> "Self":
         return self
 
     def __exit__(self, *exception: object) -> None:
+        failed_at_once = exception[0] is not None and self.file.tell() == self._head
         self.file.close()
-        self._partial.replace(self._path)
+        if failed_at_once:
+            self._partial.unlink()
+        else:
+            self._partial.replace(self._path)
 
 
 class CsvFile(GrowingFile):
@@ -112,6 +118,7 @@ class CsvFile(GrowingFile):
         super().__init__(path)
         self._writer = csv.DictWriter(self.file, COLUMNS)
         self._writer.writeheader()
+        self._head = self.file.tell()
 
     def add(self, analysis: "Analysis") -> None:
         self._writer.writerows(rows(analysis))

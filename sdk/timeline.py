@@ -25,6 +25,7 @@ _COLOURS: dict[Emotion, str] = {
     "fear": "#911eb4",
 }
 _MOST_TRACKS = 12
+_AWAY = 3  # frames without the face after which nothing is drawn until it is back
 
 
 @dataclass
@@ -85,6 +86,8 @@ class Timeline:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        if exception[0] is not None and not self._courses:
+            return
         partial = self._path.with_name(f"{self._path.stem}.partial{self._path.suffix or '.png'}")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -102,17 +105,20 @@ def _strengths(face: "Face") -> list[float]:
 
 
 def _draw_course(axes: Any, track: int, course: _Course) -> None:
-    """Rows of units as a heat map, and the emotion as a strip of colour above them."""
+    """Rows of units as a heat map, and the emotion as a strip of colour above them; empty while the face was away."""
     times = np.array(course.times)
-    steps = np.diff(times)
-    width = float(np.median(steps)) if len(steps) else 1.0
-    edges = np.append(times, times[-1] + width)
-    strengths = np.array(course.units).T  # (20, T)
+    width = float(np.median(np.diff(times))) if len(times) > 1 else 1.0
+    ends = np.append(times[1:], times[-1] + width)
+    ends = np.where(ends - times > _AWAY * width, times + width, ends)
+    edges = np.unique(np.concatenate([times, ends]))
+    strengths = np.full((len(UNITS), len(edges) - 1), np.nan)
+    strengths[:, np.searchsorted(edges, times)] = np.array(course.units).T
     axes.pcolormesh(edges, np.arange(len(UNITS) + 1), strengths, cmap="Greys", vmin=0, vmax=1)
     axes.set_yticks(np.arange(len(UNITS)) + 0.5, [f"AU{code}" for code in UNITS], fontsize=6)
     strip = (len(UNITS) + 0.4, 1.6)
     for emotion in EMOTIONS:
-        spans = [(edges[i], edges[i + 1] - edges[i]) for i, name in enumerate(course.emotions) if name == emotion]
+        shown = [i for i, name in enumerate(course.emotions) if name == emotion]
+        spans = [(times[i], ends[i] - times[i]) for i in shown]
         if spans:
             axes.broken_barh(spans, strip, facecolors=_COLOURS[emotion], label=emotion)
     axes.set_ylim(0, len(UNITS) + 2.2)

@@ -6,8 +6,10 @@ count.
 """
 
 import ctypes
+import gc
 import sys
 import types
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest.mock import create_autospec
 
@@ -205,6 +207,14 @@ def run(bundle: Path) -> None:
     pixels, features = (np.resize(a, (7, *a.shape[1:])) for a in (reference.pixel_values, reference.landmark_features))
     expected = open_backend(bundle, manifest, "cpu").vision(pixels, features)
     np.testing.assert_allclose(backend.vision(pixels, features), expected, atol=1e-4)
+    parts = [(pixels[at : at + 1], features[at : at + 1]) for at in range(7)] * 20
+    with ThreadPoolExecutor(4) as pool:  # each thread gets the rows of its own picture
+        together = np.concatenate(list(pool.map(lambda part, vision=backend.vision: vision(*part), parts)))
+    np.testing.assert_allclose(together, np.tile(expected, (20, 1, 1)), atol=1e-4)
+    assert main(["verify", str(bundle)]) == 0, "engines beside a bundle change nothing of what was sealed"
+    del backend
+    gc.collect()
+    assert not MEMORY, "device memory outlived its backend"
     tensorrt.__version__ = "9.9.9"
     with pytest.raises(BackendError, match="SM 8.7 and TensorRT 9.9.9") as refused:
         open_backend(bundle, manifest, "tensorrt")

@@ -15,6 +15,7 @@ from export.build import ExportOptions, export_bundle
 from export.calibrate import CalibrationSet
 from export.gptq import GptqOptions
 from export.graphs import check_landmark_model
+from export.merge import merge
 from export.stages import RECORD
 from sdk.analyzer import open_backend
 from sdk.bundles.manifest import check_hashes, read_manifest
@@ -24,7 +25,7 @@ from sdk.runtime.clock import Clock
 from sdk.runtime.generate import Generation
 from sdk.runtime.pipeline import Pipeline
 from sdk.runtime.verify import Reference, measure_parity
-from trainer.checkpoint import load_emola
+from trainer.checkpoint import Checkpoint, load_emola
 
 STAGES = 6  # merge, calibrate, gptq, graphs, reference, seal
 
@@ -108,6 +109,19 @@ def test_the_same_export_twice_is_one(tmp_path):
         export_bundle(options(tmp_path / "bundle", quantize="int4"))
 
 
+def test_another_template_is_another_export(tmp_path):
+    """The conventions of a complete checkpoint belong to its recipe, as every weight does."""
+    base = tmp_path / "base"
+    base.mkdir()
+    merge(Checkpoint(options(base).adapter, GOLDEN / "llava-base", GOLDEN / "clip"), base)
+    settings = options(tmp_path / "bundle", adapter=None, base=str(base), vision_tower=None)
+    export_bundle(settings)
+    card = base / "emola.json"
+    card.write_text(card.read_text().replace("llava_v1", "vicuna_v1"))
+    with pytest.raises(ExportError, match="exists already and is another bundle"):
+        export_bundle(settings)
+
+
 def test_killed_at_random_moments(tmp_path):
     """SIGKILL in each of the stages: the manifest equals that of an uninterrupted export, nothing else is left."""
     train = GOLDEN / "data/FABAInstruct/train/train_anno.json"
@@ -146,6 +160,7 @@ def _has_begun(folder, finished: int) -> bool:
         ({"landmark_model": GOLDEN / "README.md"}, ExportError, "not an ONNX file"),
         ({"quantize": "gptq"}, ExportError, "pass --calibration records.json, a quantised decoder"),
         ({"quantize": "gptq", "gptq_folder": GOLDEN / "absent"}, ExportError, "is no folder"),
+        ({"keep_gptq": True}, ExportError, "needs --quantize gptq"),
         ({"head_bits": 5}, ExportError, "8 or 4 bits, not 5"),
         ({"target": "pda"}, ExportError, "unknown target 'pda'; known are orin-nano-8"),
         ({"device": "cuda"}, ExportError, "no CUDA"),

@@ -88,6 +88,22 @@ def test_a_folder_becomes_one_table(emola_cli, bundle, photo, tmp_path, astronau
     assert (code, "holds no picture" in err) == (1, True)
 
 
+def test_drawings_replace_neither_each_other_nor_a_photo(emola_cli, bundle, tmp_path, astronaut):
+    """Two photos of one name in two folders give two drawings; drawing over a photo is refused before anything runs."""
+    for folder in ("x", "y"):
+        (tmp_path / "photos" / folder).mkdir(parents=True)
+        Image.fromarray(astronaut[40:210, 140:310]).save(tmp_path / "photos" / folder / "a.png")
+    options = ("--faces", "aligned", "--bundle", bundle(), "--max-tokens", 2, "--save")
+    code, _, err = emola_cli("analyze", tmp_path / "photos", *options, tmp_path / "drawn")
+    assert code == 0, err
+    assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == ["x_a.png.png", "y_a.png.png"]
+    photo = tmp_path / "photos" / "x" / "a.png"
+    before = photo.read_bytes()
+    for place in (photo, tmp_path / "photos" / "y" / ".." / "x" / "a.png"):
+        code, _, err = emola_cli("analyze", photo, *options, place)
+        assert (code, "would replace the photo" in err, photo.read_bytes() == before) == (1, True, True), err
+
+
 def test_labels_only(emola_cli, bundle, photo):
     pytest.importorskip("dlib")
     code, out, _ = emola_cli("analyze", photo, "--bundle", bundle(), "--task", "labels", "--json")

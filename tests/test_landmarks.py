@@ -1,5 +1,6 @@
 """Landmark files are what the network says of each picture, computed once, and their folder says how."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -110,6 +111,18 @@ def test_released_files_are_not_mixed_with_others(records, landmark_network):
     assert recorded_mode(records) == "emola"
     with pytest.raises(DataError, match=r"no about\.json"):
         fill_landmarks(records, landmark_network, "emola")
+
+
+def test_sets_of_different_modes_do_not_mix(records, tmp_path):
+    """Two folders of one mode are fine; of two modes neither wins in silence."""
+    other = dataclasses.replace(records[0], landmark="elsewhere/a.npy")
+    for record, mode in ((records[0], "insightface"), (other, "insightface")):
+        record.landmark_path.parent.mkdir()
+        (record.landmark_path.parent / "about.json").write_text(json.dumps({"mode": mode}))
+    assert recorded_mode([records[0], other]) == "insightface"
+    (other.landmark_path.parent / "about.json").unlink()
+    with pytest.raises(DataError, match="different modes do not mix"):
+        recorded_mode([records[0], other])
 
 
 def test_a_folder_that_says_nonsense(records):

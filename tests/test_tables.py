@@ -91,6 +91,18 @@ def test_a_csv_that_breaks_off_keeps_its_rows(tmp_path):
         CsvFile("/proc/none/a.csv")
 
 
+def test_a_csv_that_never_began_leaves_the_old_one(tmp_path):
+    """An error before the first row: the table of an earlier run stays as it was; without an error it is replaced."""
+    path = tmp_path / "a.csv"
+    path.write_text("precious")
+    with pytest.raises(KeyboardInterrupt), CsvFile(path):
+        raise KeyboardInterrupt
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("a.csv", "precious")]
+    with CsvFile(path):
+        pass
+    assert path.read_text().startswith("source,")
+
+
 def test_json_round_trip_and_schema():
     whole = analysis(frame=FrameInfo(index=3, time_s=0.12, dropped=0))
     assert Analysis.model_validate_json(whole.to_json()) == whole

@@ -321,6 +321,23 @@ def test_going_on_from_an_adapter_keeps_its_lora(tmp_path):
     assert all(torch.equal(before[key], after[key]) for key in before)
 
 
+def test_going_on_from_an_adapter_keeps_its_conventions(tmp_path):
+    """Template and image aspect are those that the adapter records, unless they are given."""
+    once = ("--max-steps", "1", "--batch-size", "2", "--tune", "all")
+    assert emola_train(tmp_path / "a", *once, "--template", "llava_v1", "--image-aspect", "crop") == 0
+    assert emola_train(tmp_path / "b", *once, "--adapter", str(tmp_path / "a"), "--image-aspect", "pad") == 0
+    card = json.loads((tmp_path / "b/emola.json").read_text())
+    assert (card["template"], card["image_aspect"]) == ("llava_v1", "pad")
+
+
+@pytest.mark.parametrize(("options", "code"), [(("--precision", "bf16"), 2), (("--batch-size", "0"), 1)])
+def test_what_cannot_be_meant_is_refused(tmp_path, capsys, options, code):
+    """A precision that is none would train in float32, a batch of nothing never end."""
+    assert emola_train(tmp_path / "run", *options) == code
+    assert options[0] in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_every_parameter_of_a_small_model(tmp_path):
     """`--tune everything`: a complete checkpoint that needs no base, and each part that is used has moved."""
     from export.merge import merge

@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 
 from sdk.analyzer import open_backend
-from sdk.bundles.manifest import read_manifest
+from sdk.bundles.manifest import file_sha256, read_manifest
 from sdk.faba.prompts import TEMPLATES
 from sdk.faces.crop import aligned_face
 from sdk.faces.images import load_image
@@ -16,6 +16,7 @@ from sdk.runtime.clock import Clock
 from sdk.runtime.pipeline import Pipeline
 
 from .checkpoint import Checkpoint
+from .config import CONVENTIONS
 from .data import Encoding, read_landmarks
 from .endpoint import ChatEndpoint
 from .records import Record
@@ -50,7 +51,9 @@ class TorchAnswerer:
         self, checkpoint: Checkpoint, device: str, dtype: torch.dtype, batch_size: int, max_new_tokens: int
     ) -> None:
         folder = checkpoint.adapter or checkpoint.base
-        self.name = f"torch {folder.name} {str(dtype).removeprefix('torch.')}"
+        card = folder / CONVENTIONS  # tells two trainings in folders of one name apart
+        mark = file_sha256(card)[:12] if card.is_file() else ""
+        self.name = f"torch {folder.name} {mark} {str(dtype).removeprefix('torch.')}, {max_new_tokens} tokens"
         self.batch_size = batch_size
         self._device, self._max_new_tokens = device, max_new_tokens
         self._model = checkpoint.load(dtype=dtype, device=device)
@@ -97,7 +100,9 @@ class BundleAnswerer:
         manifest = read_manifest(folder)
         self._pipeline = Pipeline(folder, manifest, open_backend(folder, manifest, device))
         self._max_new_tokens = max_new_tokens
-        self.name = f"bundle {manifest.name} {self._pipeline.backend.variant.name} {manifest.digest[:12]}"
+        limit = max_new_tokens or manifest.prompt.max_new_tokens
+        variant = self._pipeline.backend.variant.name
+        self.name = f"bundle {manifest.name} {variant} {manifest.digest[:12]}, {limit} tokens"
 
     def answer(self, records: Sequence[Record]) -> list[str]:
         return [self._answer_one(record) for record in records]
@@ -117,7 +122,7 @@ class EndpointAnswerer:
 
     def __init__(self, endpoint: ChatEndpoint, batch_size: int, max_new_tokens: int) -> None:
         self._endpoint, self.batch_size, self._max_new_tokens = endpoint, batch_size, max_new_tokens
-        self.name = f"endpoint {endpoint.model}"
+        self.name = f"endpoint {endpoint.model}, {max_new_tokens} tokens"
 
     def answer(self, records: Sequence[Record]) -> list[str]:
         with ThreadPoolExecutor(self.batch_size) as pool:

@@ -13,6 +13,7 @@ from torch import Tensor
 from sdk.errors import CheckpointError
 
 from .config import (
+    CONVENTIONS,
     EmolaConfig,
     check_adapter_config,
     is_llava_hf,
@@ -109,7 +110,8 @@ class Checkpoint:
 
     def files(self) -> list[Path]:
         """Every file that decides what the model computes, for hashing."""
-        found = [*weight_files(self.base), self.base / "config.json", self.base / "tokenizer.model"]
+        described = ("config.json", "tokenizer.model", "preprocessor_config.json", CONVENTIONS)
+        found = [*weight_files(self.base), *(self.base / name for name in described)]
         for folder in filter(None, (self.vision_tower, self.adapter)):
             found += [path for path in sorted(folder.iterdir()) if path.suffix in (".bin", ".safetensors", ".json")]
         return [path for path in found if path.is_file()]

@@ -163,17 +163,22 @@ def _vision_config(content: Mapping[str, Any], base: Path, vision_tower: Path | 
     if "vision_config" in content:
         return CLIPVisionConfig(**_plain(content["vision_config"]))
     if content.get("mm_vision_tower") == "openai/clip-vit-large-patch14-336":
-        return CLIPVisionConfig(
-            hidden_size=1024,
-            intermediate_size=4096,
-            num_hidden_layers=24,
-            num_attention_heads=16,
-            image_size=336,
-            patch_size=14,
-            projection_dim=768,
-        )
+        return clip_large()
     raise CheckpointError(
         f"{base}: its config.json does not describe the vision tower; pass the tower's folder (--vision-tower)"
+    )
+
+
+def clip_large() -> CLIPVisionConfig:
+    """The shape of openai/clip-vit-large-patch14-336."""
+    return CLIPVisionConfig(
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        image_size=336,
+        patch_size=14,
+        projection_dim=768,
     )
 
 

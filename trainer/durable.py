@@ -15,7 +15,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """The same for JSON."""
-    write_whole(path, json.dumps(content, indent=1, ensure_ascii=False).encode())
+    write_whole(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def append_journal(path: Path, row: dict[str, Any]) -> None:

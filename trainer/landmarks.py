@@ -79,8 +79,20 @@ def fill_landmarks(
 
 
 def recorded_mode(records: Sequence[Record]) -> LandmarkMode:
-    """How the landmark files of a set were computed; "emola", as the released ones, if their folder does not say."""
-    path = records[0].landmark_path.parent / ABOUT
+    """How the landmark files of a set were computed; "emola", as the released ones, if their folder does not say.
+
+    Raises:
+        DataError: an `about.json` is broken, or the files of mixed sets were computed in different ways.
+    """
+    modes = {folder: _mode_of(folder) for folder in sorted({record.landmark_path.parent for record in records})}
+    if len(set(modes.values())) > 1:
+        found = ", ".join(f"{folder}: {mode}" for folder, mode in modes.items())
+        raise DataError(f"landmark files of different modes do not mix ({found}); compute one of them again")
+    return next(iter(modes.values()))
+
+
+def _mode_of(folder: Path) -> LandmarkMode:
+    path = folder / ABOUT
     if not path.exists():
         return "emola"
     mode: LandmarkMode = _read(path).get("mode")
@@ -110,7 +122,7 @@ def _claim(folder: Path, about: dict[str, Any], replace: bool) -> None:
         if differing:
             known = ", ".join(f"{key} {found.get(key)!r}" for key in differing)
             raise DataError(
-                f"{folder} holds files of {known}; delete it to compute them anew, or use another landmark folder"
+                f"{folder} holds files of {known}; --replace computes them anew, or use another landmark folder"
             )
     elif any(folder.glob("*.npy")):
         raise DataError(

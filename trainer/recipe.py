@@ -7,11 +7,11 @@ from typing import Any, Literal
 import torch
 from peft import LoraConfig, PeftModel
 from torch import nn
-from transformers import CLIPVisionConfig, LlamaConfig
+from transformers import LlamaConfig
 
 from sdk.errors import TrainingError
 
-from .config import EmolaConfig
+from .config import EmolaConfig, clip_large
 from .lora import attach_lora
 from .model import EmoLA
 
@@ -59,6 +59,11 @@ class Recipe:
     save_steps: int = 500
     workers: int = 4
     seed: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("rank", "batch_size", "accumulation", "save_steps"):
+            if getattr(self, name) < 1:
+                raise TrainingError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
 
 
 def prepare_model(model: EmoLA, recipe: Recipe) -> None:
@@ -108,16 +113,7 @@ def _part(name: str) -> str:
 
 def llava_7b() -> EmolaConfig:
     """The shape of LLaVA-1.5-7b with CLIP ViT-L/14-336."""
-    vision = CLIPVisionConfig(
-        hidden_size=1024,
-        intermediate_size=4096,
-        num_hidden_layers=24,
-        num_attention_heads=16,
-        image_size=336,
-        patch_size=14,
-        projection_dim=768,
-    )
-    return EmolaConfig(text=LlamaConfig(vocab_size=32000, max_position_embeddings=4096), vision=vision)
+    return EmolaConfig(text=LlamaConfig(vocab_size=32000, max_position_embeddings=4096), vision=clip_large())
 
 
 def plan(config: EmolaConfig, recipe: Recipe, records: int | None = None, devices: int = 1) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Writing checkpoints: an adapter in our files or key for key in the authors', or a complete model."""
 
 import dataclasses
-import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .config import CONVENTIONS, Conventions, EmolaConfig, ImageStatistics
+from .durable import write_json
 from .recipe import LORA_TARGETS, Recipe
 
 SHARD_BYTES = 2 << 30
@@ -52,8 +52,8 @@ def write_adapter(
     else:
         save_file(lora, folder / "adapter_model.safetensors", metadata={"format": "pt"})
         save_file(rest, folder / "non_lora_trainables.safetensors", metadata={"format": "pt"})
-    _write_json(folder / "adapter_config.json", _adapter_config(recipe, bool(lora)))
-    _write_json(folder / "config.json", model_config(config))
+    write_json(folder / "adapter_config.json", _adapter_config(recipe, bool(lora)))
+    write_json(folder / "config.json", model_config(config))
     write_conventions(folder, conventions, card)
 
 
@@ -78,10 +78,10 @@ def write_complete(
         name = f"model-{number:05d}.safetensors"
         save_file(shard, folder / name, metadata={"format": "pt"})
         places |= dict.fromkeys(shard, name)
-    _write_json(folder / "model.safetensors.index.json", {"weight_map": places})
-    _write_json(folder / "config.json", {**model_config(config), "vision_config": config.vision.to_diff_dict()})
+    write_json(folder / "model.safetensors.index.json", {"weight_map": places})
+    write_json(folder / "config.json", {**model_config(config), "vision_config": config.vision.to_diff_dict()})
     statistic = {f"image_{key}": value for key, value in dataclasses.asdict(statistics).items()}
-    _write_json(folder / "preprocessor_config.json", statistic)
+    write_json(folder / "preprocessor_config.json", statistic)
     write_conventions(folder, conventions, card or {})
     shutil.copyfile(tokenizer, folder / "tokenizer.model")
     return len(places)
@@ -89,7 +89,7 @@ def write_complete(
 
 def write_conventions(folder: Path, conventions: Conventions, card: Mapping[str, Any]) -> None:
     """`emola.json`: the conventions and, for people, the card of the run."""
-    _write_json(folder / CONVENTIONS, {**dataclasses.asdict(conventions), **card})
+    write_json(folder / CONVENTIONS, {**dataclasses.asdict(conventions), **card})
 
 
 def model_config(config: EmolaConfig) -> dict[str, Any]:
@@ -133,7 +133,3 @@ def _shards(weights: Iterable[tuple[str, Tensor]]) -> Iterator[dict[str, Tensor]
         shard[name] = tensor.detach().cpu().contiguous()
         size += tensor.nbytes
     yield shard
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

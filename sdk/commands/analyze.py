@@ -2,8 +2,9 @@
 
 import argparse
 import json
+import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,7 +46,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scores", action="store_true", help="probabilities of the labels as well")
     parser.add_argument("--abstain-below", type=float, default=0.0, metavar="P", help="give no label less probable")
     parser.add_argument("--detector", default="auto", help="auto (dlib) or a SCRFD .onnx file")
-    parser.add_argument("--device", default="auto", help="auto or cpu")
+    parser.add_argument("--device", default="auto", help="auto, cpu or tensorrt")
     parser.add_argument("--memory-limit", type=float, metavar="MB", help="for weights and KV caches")
     parser.add_argument("--max-tokens", type=int, help="limit of each answer in tokens")
 
@@ -73,12 +74,13 @@ def run(args: argparse.Namespace) -> None:
     several = len(photos) > 1 or Path(args.photos[0]).is_dir()
     documents: list[dict[str, Any]] = []
     failures: list[str] = []
-    with _table(args.csv) as table, open_analyzer(args) as analyzer:
+    targets = _targets(photos, args.save, several) if args.save else {}
+    with open_analyzer(args) as analyzer, _table(args.csv) as table:
         for analysis in _with_progress(_analyses(analyzer, photos, args), len(photos)):
             if analysis.status == "failed":
                 failures.extend(analysis.warnings)
                 continue
-            _show(analysis, args, several)
+            _show(analysis, args, several, targets)
             if table:
                 table.add(analysis)
             if args.json:
@@ -99,6 +101,23 @@ def _photos(names: Sequence[str]) -> list[str]:
     for name in names:
         found += map(str, pictures_in(Path(name))) if Path(name).is_dir() else [name]
     return found
+
+
+def _targets(photos: Sequence[str], save: Path, several: bool) -> dict[str, Path]:
+    """Where the drawing of each photo goes; the names of photos that share one are told apart by their folders.
+
+    Raises:
+        SdkError: a drawing would replace a photo.
+    """
+    names = {photo: Path(photo).stem for photo in photos}
+    if len(set(names.values())) < len(names):
+        root = os.path.commonpath([os.path.dirname(os.path.abspath(photo)) for photo in photos])
+        names = {photo: "_".join(Path(os.path.relpath(photo, root)).parts) for photo in photos}
+    targets = {photo: save / f"{name}.png" if several else save for photo, name in names.items()}
+    replaced = {path.resolve() for path in targets.values()} & {Path(photo).resolve() for photo in photos}
+    if replaced:
+        raise SdkError(f"--save {save} would replace the photo {min(replaced)}; choose another place")
+    return targets
 
 
 def _table(path: Path | None) -> Any:
@@ -131,12 +150,12 @@ def _with_progress(analyses: Iterator[Analysis], total: int) -> Iterator[Analysi
     return iter(tqdm(analyses, total=total, unit="photo"))
 
 
-def _show(analysis: Analysis, args: argparse.Namespace, several: bool) -> None:
+def _show(analysis: Analysis, args: argparse.Namespace, several: bool, targets: Mapping[str, Path]) -> None:
     """Print and draw an analysis as the options say; with a table, words only for a single photo."""
     if not args.json and not (args.csv and several):
         print(describe(analysis))
     if args.save:
-        target = args.save / f"{Path(analysis.source).stem}.png" if several else args.save
+        target = targets[analysis.source]
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             analysis.plot().save(target)

@@ -19,7 +19,8 @@ def run(args: argparse.Namespace) -> None:
     folder = bundle_folder(args.bundle)
     manifest = read_manifest(folder)
     check_hashes(folder, manifest)
-    pipeline = Pipeline(folder, manifest, open_backend(folder, manifest))
+    # Engines were measured when they were built, in float16; here it is what was sealed that is measured.
+    pipeline = Pipeline(folder, manifest, open_backend(folder, manifest, "cpu"))
     sealed = {(parity.variant, parity.stage): parity for parity in manifest.parity}
     found = [
         parity.model_copy(update={"tolerance": sealed[parity.variant, parity.stage].tolerance})

@@ -68,8 +68,7 @@ class Generation(Iterator[int]):
 
     def accept(self, logits: Floats) -> int | None:
         """Choose what follows `pending` by its (vocabulary,) logits; None when that ends the answer."""
-        if self._cancel and self._cancel.is_set():
-            raise CancelledError("the analysis was cancelled")
+        check_cancel(self._cancel)
         token = self._choose(logits)
         if token in self._stop_ids or not self._left:
             self.truncated = token not in self._stop_ids
@@ -78,6 +77,12 @@ class Generation(Iterator[int]):
         self._left -= 1
         self.pending = (token,)
         return token
+
+
+def check_cancel(cancel: Event | None) -> None:
+    """Raises CancelledError once `cancel` is set."""
+    if cancel and cancel.is_set():
+        raise CancelledError("the analysis was cancelled")
 
 
 class _Chooser:

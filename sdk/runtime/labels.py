@@ -8,6 +8,7 @@ import heapq
 import threading
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from threading import Event
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -16,6 +17,7 @@ from sdk.faba.labels import NO_UNITS, UNIT_LISTS, UNITS, UnitList, emotion_phras
 from sdk.faba.prompts import Task
 from sdk.faba.vocabulary import EMOTIONS, Emotion
 from sdk.runtime.backends.ort import Floats
+from sdk.runtime.generate import check_cancel
 from sdk.runtime.pipeline import EncodedFace, Pipeline
 
 Label = TypeVar("Label", bound=Hashable)
@@ -46,12 +48,14 @@ class Trie(Generic[Label]):
 class _Reader:
     """Log probabilities of the token after a path that follows a question; remembers what the cache holds."""
 
-    def __init__(self, pipeline: Pipeline, face: EncodedFace, question: Task) -> None:
+    def __init__(self, pipeline: Pipeline, face: EncodedFace, question: Task, cancel: Event | None = None) -> None:
         self._decoder, self._cache = pipeline.backend.decoder, face.rewind()
         self._question: Tokens = tuple(pipeline.question_ids(question))
         self._start, self._held = face.prefix, ()  # type: int, Tokens
+        self._cancel = cancel
 
     def __call__(self, path: Tokens) -> Floats:
+        check_cancel(self._cancel)
         sequence = self._question + path
         shared = 0
         while shared < min(len(self._held), len(sequence) - 1) and self._held[shared] == sequence[shared]:
@@ -110,21 +114,21 @@ class LabelScorer:
         self._lists: dict[tuple[int, int], tuple[Tokens, Trie[int]]] = {}
         self._lock = threading.Lock()
 
-    def emotions(self, face: EncodedFace, enough: float = ENOUGH) -> dict[Emotion, float]:
-        """Probability of each of the seven emotions."""
+    def emotions(self, face: EncodedFace, enough: float = ENOUGH, cancel: Event | None = None) -> dict[Emotion, float]:
+        """Probability of each of the seven emotions; `cancel` stops within one call of the decoder."""
         with self._lock:
             if self._emotions is None:
                 self._emotions = Trie.of(self.emotion_paths())
-        found = score_trie(_Reader(self._pipeline, face, "emotion"), self._emotions, enough=enough)
+        found = score_trie(_Reader(self._pipeline, face, "emotion", cancel), self._emotions, enough=enough)
         return {emotion: found.get(emotion, 0.0) for emotion in EMOTIONS}
 
-    def action_units(self, face: EncodedFace, enough: float = ENOUGH) -> dict[int, float]:
+    def action_units(self, face: EncodedFace, enough: float = ENOUGH, cancel: Event | None = None) -> dict[int, float]:
         """Probability that each of FABA-Instruct's 20 units is listed.
 
         Lists are in the order of the numbers, and which unit comes next is taken to depend on the last one only. So one
         pass over the units adds up, for each, the probability of being reached from any before it.
         """
-        read = _Reader(self._pipeline, face, "action_units")
+        read = _Reader(self._pipeline, face, "action_units", cancel)
         with self._lock:
             if self._firsts is None:
                 self._firsts = Trie.of(self._first_phrases())

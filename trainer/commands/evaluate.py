@@ -29,7 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--vision-tower", help="folder of CLIP; not needed if the base holds it")
     parser.add_argument("--endpoint", metavar="URL", help="ask a model behind an OpenAI-compatible endpoint instead")
     parser.add_argument("--model", metavar="NAME", help="its name there; the key is read from OPENAI_API_KEY")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda", "tensorrt"), default="auto", help="cuda: torch; tensorrt: a bundle"
+    )
     parser.add_argument("--batch-size", type=int, default=8, help="answered at once (default %(default)s)")
     parser.add_argument("--max-new-tokens", type=int, default=512, help="limit of an answer (default %(default)s)")
     parser.add_argument("--limit", type=int, help="only the first records")
@@ -89,7 +91,9 @@ def _open(args: argparse.Namespace) -> Any:
     if adapter and not args.base:
         raise DataError(f"{adapter} is an adapter: say which model it belongs to (--base)")
     checkpoint = Checkpoint(adapter, args.base if adapter else args.checkpoint, args.vision_tower)
-    cuda = args.device == "cuda" or (args.device == "auto" and torch.cuda.is_available())
+    if args.device == "tensorrt" or (args.device == "cuda" and not torch.cuda.is_available()):
+        raise DataError(f"--device {args.device}: a checkpoint runs on auto, cpu or, where torch has CUDA, cuda")
+    cuda = args.device != "cpu" and torch.cuda.is_available()
     dtype = torch.bfloat16 if cuda else torch.float32
     return TorchAnswerer(checkpoint, "cuda" if cuda else "cpu", dtype, args.batch_size, args.max_new_tokens)
 
@@ -102,7 +106,12 @@ def _average(folders: list[Path]) -> dict[str, Any]:
         path = folder / "scores.json"
         if not path.exists():
             raise DataError(f"{path} is missing; finish `emola evaluate` of that fold first")
-        scores.append(json.loads(path.read_text())["official"])
+        found = json.loads(path.read_text()).get("official", {})
+        if not found.get("per_au"):
+            raise DataError(f"{path} holds no F1 per action unit; folds are those of DISFA and BP4D")
+        scores.append(found)
+    if len({found["dataset"] for found in scores}) > 1:
+        raise DataError(f"the runs are of different data sets: {', '.join(found['dataset'] for found in scores)}")
     per_au, mean = average_folds(
         [{int(code): f1 for code, f1 in s["per_au"].items() if f1 is not None} for s in scores]
     )

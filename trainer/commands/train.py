@@ -37,8 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ablations.add_argument(
         "--tokens", choices=get_args(Tokens), help="rows that the decoder sees, Table 8 (default both)"
     )
-    ablations.add_argument("--template", help="conversation format (default: what the base records, else vicuna_v1)")
-    ablations.add_argument("--image-aspect", choices=("pad", "crop"), help="(default: what the base records, else pad)")
+    ablations.add_argument(
+        "--template", help="conversation format (default: what adapter or base records, else vicuna_v1)"
+    )
+    ablations.add_argument(
+        "--image-aspect", choices=("pad", "crop"), help="(default: what adapter or base records, else pad)"
+    )
     ablations.add_argument(
         "--landmark-mode", choices=get_args(LandmarkMode), help="(default: what `emola data landmarks` recorded)"
     )
@@ -46,15 +50,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     skipped = {"tune"}
     for field in dataclasses.fields(Recipe):
         if field.name not in skipped:
-            _add_option(recipe, field.name, getattr(default, field.name))
+            _add_option(recipe, field.name, getattr(default, field.name), get_args(field.type))
 
 
-def _add_option(group: Any, name: str, default: Any) -> None:
+def _add_option(group: Any, name: str, default: Any, choices: tuple[Any, ...]) -> None:
     flag = "--" + name.replace("_", "-")
     if isinstance(default, bool):
         group.add_argument(flag, action=argparse.BooleanOptionalAction, default=default, help=f"(default {default})")
     else:
-        group.add_argument(flag, type=type(default), default=default, help=f"(default {default})")
+        kind = {"choices": choices} if choices else {"type": type(default)}
+        group.add_argument(flag, default=default, help=f"(default {default})", **kind)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -76,7 +81,7 @@ def _plan(args: argparse.Namespace, recipe: Any) -> dict[str, Any]:
     if args.tokens:
         config = dataclasses.replace(config, tokens=args.tokens)
     records = sum(len(read_rows(path)) for path in args.data) if args.data else None
-    return plan(config, recipe, records)
+    return plan(config, recipe, records, int(os.environ.get("WORLD_SIZE", "1")))
 
 
 def _train(args: argparse.Namespace, recipe: Any) -> dict[str, Any]:
@@ -105,13 +110,16 @@ def _train(args: argparse.Namespace, recipe: Any) -> dict[str, Any]:
 
 
 def _conventions(args: argparse.Namespace, records: Sequence[Any]) -> Any:
-    """What the base records of itself, else those of the authors' training; options win."""
+    """What the adapter or the base records of itself, else those of the authors' training; options win."""
     from ..config import CONVENTIONS, Conventions, read_conventions
     from ..landmarks import recorded_mode
 
     start = Conventions(template="vicuna_v1", image_aspect="pad")
-    if (Path(args.base) / CONVENTIONS).is_file():
-        start = read_conventions(Path(args.base))
+    recorded = [
+        Path(folder) for folder in (args.adapter, args.base) if folder and (Path(folder) / CONVENTIONS).is_file()
+    ]
+    if recorded:
+        start = read_conventions(recorded[0])
     changes = {"landmark_mode": args.landmark_mode or recorded_mode(records)}
     if args.template:
         changes["template"] = args.template

@@ -15,8 +15,8 @@ from ..model import EmoLA
 from ..records import read_records
 from ..save import write_complete
 from ..tokenization import load_tokenizer
-from .landmark_network import landmark_error, train_landmark_network, write_landmark_network
-from .renders import Renders, mean_anchors, read_renders
+from .landmark_network import BATCH_SIZE, landmark_error, train_landmark_network, write_landmark_network
+from .renders import SCORED_AT_ONCE, Renders, mean_anchors, read_renders
 from .shape import TEMPLATE, VOCABULARY, nano_config, nano_conventions
 from .tokenizer import train_tokenizer
 from .tower import TowerRecipe, pretrain_tower, score_tower
@@ -52,6 +52,10 @@ def pretrain(
     if out.exists():
         raise DataError(f"{out} exists already; choose a new folder")
     renders, unseen = read_renders(data), read_renders(evaluation) if evaluation else None
+    recipe = recipe or TowerRecipe()
+    _check_size(renders, data, max(recipe.batch_size, BATCH_SIZE))
+    if unseen and evaluation:
+        _check_size(unseen, evaluation, SCORED_AT_ONCE)
     partial = out.with_name(f"{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -59,12 +63,18 @@ def pretrain(
         records = [record for path in sorted(data.glob("train_*_anno.json")) for record in read_records(path)]
         tokenizer = partial / "pieces.model"
         train_tokenizer(records, TEMPLATE, vocabulary, tokenizer)
-        card = _train_parts(renders, unseen, tokenizer, recipe or TowerRecipe(), landmark_epochs, report)
+        card = _train_parts(renders, unseen, tokenizer, recipe, landmark_epochs, report)
         tokenizer.unlink()
         partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return {key: value for key, value in card.items() if key != "losses"}
+
+
+def _check_size(renders: Renders, folder: Path, least: int) -> None:
+    """What does not fill a batch is left out: a smaller set would train or score nothing."""
+    if len(renders) < least:
+        raise DataError(f"{folder} holds {len(renders)} faces, at least {least} are needed; render more")
 
 
 def _train_parts(

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from sdk.faces.preprocess import LANDMARK_SIZE
 
-from .renders import Batch, Renders, batches
+from .renders import SCORED_AT_ONCE, Batch, Renders, batches
 from .tower import descend
 
 POINTS = 106
+BATCH_SIZE = 64
 TRAINED_SIZE = 96  # the network halves its window first; training feeds it pictures of that size at once
 
 
@@ -55,11 +56,11 @@ def train_landmark_network(
         log: told step, loss and seconds every 50 steps.
     """
     torch.manual_seed(seed)
-    generator, network, count = torch.Generator().manual_seed(seed), LandmarkNetwork().train(), 64
+    generator, network = torch.Generator().manual_seed(seed), LandmarkNetwork().train()
     network.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.02)
-    steps = epochs * (len(renders) // count)
-    epoch = lambda: batches(renders, TRAINED_SIZE, count, generator)  # noqa: E731
+    steps = epochs * (len(renders) // BATCH_SIZE)
+    epoch = lambda: batches(renders, TRAINED_SIZE, BATCH_SIZE, generator)  # noqa: E731
     descend(network.loss, epoch, [optimizer], steps, log, bfloat16=bfloat16)
     return network.eval()
 
@@ -69,7 +70,7 @@ def landmark_error(network: LandmarkNetwork, renders: Renders) -> float:
     """Mean distance of a point from its place, in percent of the picture's side."""
     errors = [
         (network.locate((batch.pictures * 255 - 127.5) / 128).view(-1, POINTS, 2) - batch.points).norm(dim=2).mean()
-        for batch in batches(renders, TRAINED_SIZE, 50, torch.Generator().manual_seed(0), jitter=False)
+        for batch in batches(renders, TRAINED_SIZE, SCORED_AT_ONCE, torch.Generator().manual_seed(0), jitter=False)
     ]
     return 100 * float(torch.stack(errors).mean()) / 2
 

@@ -20,6 +20,7 @@ from sdk.faces.preprocess import Anchor
 from ..synthetic.expression import UNITS
 
 STORED = 192  # pixels of a side as kept in memory
+SCORED_AT_ONCE = 50  # faces of a batch when a network is scored
 # Corners of the eyes, bridge and wings of the nose, in Multi-PIE's order: what expressions move least.
 RIGID = (27, 28, 29, 30, 31, 33, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47)
 

@@ -21,7 +21,7 @@ from sdk.faces.preprocess import Anchor
 
 from ..config import ImageStatistics
 from ..synthetic.expression import UNITS
-from .renders import Batch, Renders, batches
+from .renders import SCORED_AT_ONCE, Batch, Renders, batches
 
 POINTS = 106
 
@@ -192,7 +192,9 @@ def score_tower(task: TowerTask, renders: Renders, anchors: tuple[Anchor, ...]) 
     error = count = 0.0
     cells = torch.stack(torch.meshgrid(torch.arange(task.side), torch.arange(task.side), indexing="xy"), dim=2)
     centres = (cells.flatten(0, 1) + 0.5) / task.side * 2 - 1
-    for batch in batches(renders, task.tower.config.image_size, 50, generator, anchors=anchors, jitter=False):
+    for batch in batches(
+        renders, task.tower.config.image_size, SCORED_AT_ONCE, generator, anchors=anchors, jitter=False
+    ):
         heat, presence, _, emotion = task(batch.pictures)
         known = batch.emotions >= 0
         right += int((emotion.argmax(1) == batch.emotions)[known].sum())

@@ -5,6 +5,8 @@ built for is written beside it, and another machine is refused with the command 
 """
 
 import importlib
+import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +117,8 @@ def check(cuda: Any, result: Any) -> Any:
 class TensorRTEncoder:
     """One engine: float32 arrays in the order of its inputs, each batched; one float32 output.
 
+    Threads take turns: an engine has one execution context, and its device memory is used by every call.
+
     Args:
         plan: serialised engine with one optimisation profile.
         max_batch: of that profile; larger batches run in pieces.
@@ -134,10 +138,13 @@ class TensorRTEncoder:
         self._inputs = [name for name in names if self._engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
         (self._output,) = (name for name in names if name not in self._inputs)
         self._memory: dict[str, tuple[int, int]] = {}
+        self._running = threading.Lock()
+        weakref.finalize(self, _free, self._cuda, self._memory).atexit = False  # a process that ends frees all
 
     def __call__(self, *arrays: Floats) -> Floats:
         count = self._max_batch
-        pieces = [self._run([a[at : at + count] for a in arrays]) for at in range(0, len(arrays[0]), count)]
+        with self._running:
+            pieces = [self._run([a[at : at + count] for a in arrays]) for at in range(0, len(arrays[0]), count)]
         return np.concatenate(pieces)
 
     def _run(self, arrays: list[Floats]) -> Floats:
@@ -163,6 +170,7 @@ class TensorRTEncoder:
         address, room = self._memory.get(name, (0, 0))
         if size > room:
             if address:
+                del self._memory[name]
                 check(self._cuda, self._cuda.cudaFree(address))
             address = int(check(self._cuda, self._cuda.cudaMalloc(size)))
             self._memory[name] = (address, size)
@@ -171,9 +179,13 @@ class TensorRTEncoder:
 
     def close(self) -> None:
         """Give the device memory back."""
-        for address, _ in self._memory.values():
-            check(self._cuda, self._cuda.cudaFree(address))
-        self._memory.clear()
+        _free(self._cuda, self._memory)
+
+
+def _free(cuda: Any, memory: dict[str, tuple[int, int]]) -> None:
+    while memory:
+        _, (address, _) = memory.popitem()
+        check(cuda, cuda.cudaFree(address))
 
 
 def open_engines(bundle: Path, manifest: Manifest) -> dict[str, TensorRTEncoder]:
