@@ -9,7 +9,7 @@ here = Path(__file__).parent
 version = re.search(r'__version__ = "(.+)"', (here / "sdk/__init__.py").read_text(encoding="utf-8"))[1]
 
 train = [
-    "torch>=2.9",  # Muon
+    "torch>=2.8",
     "transformers>=5",
     "peft>=0.17",
     "accelerate>=1.0",

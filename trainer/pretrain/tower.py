@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
+from sdk.errors import DependencyError
 from sdk.faba.vocabulary import EMOTIONS
 from sdk.faces.preprocess import Anchor
 
@@ -99,6 +100,8 @@ def pretrain_tower(
         anchors: where the faces are aligned.
         log: told step, loss and seconds every 50 steps.
     """
+    if not hasattr(torch.optim, "Muon"):
+        raise DependencyError("torch 2.9 or later", "train", "pretrain a vision tower (its optimizer is Muon)")
     torch.manual_seed(recipe.seed)
     generator = torch.Generator().manual_seed(recipe.seed)
     task = TowerTask(config, statistics).train()
