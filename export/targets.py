@@ -20,7 +20,7 @@ class Target:
         bandwidth_gbs: of that memory, 1e9 bytes per second.
         tflops: dense 16-bit matrix arithmetic with 32-bit accumulation, 1e12 per second; where a data sheet names only
             a sparse or a narrower figure, half of it for each step.
-        tensorrt: first and last version that supports it, or None.
+        tensorrt: first and last version of TensorRT that we would use on it (10.3 is the oldest we drive), or None.
         decode_share: part of the bandwidth that a decode step reaches, with `decode_reason`.
         prefill_share: part of the arithmetic that prefill and encoders reach.
     """
@@ -48,18 +48,18 @@ _GUESS = "not published for 7B in 4 bits; taken from the nearest relative"
 _CPU = "measured with this project's ONNX decoder on 2 cores of an EPYC: benchmarks/bench_decoder.py"
 
 TARGETS: Mapping[str, Target] = {
-    "orin-nano-8": Target("Jetson Orin Nano Super 8 GB", "8.7", 6.3, 102, 16.7, ("8.4", "10"), 0.65, _JETSON, 0.4),
-    "orin-nx-16": Target("Jetson Orin NX 16 GB", "8.7", 13.8, 102.4, 25.0, ("8.4", "10"), 0.65, _JETSON, 0.4),
-    "agx-orin-64": Target("Jetson AGX Orin 64 GB", "8.7", 60.0, 204.8, 42.5, ("8.4", "10"), 0.69, _JETSON, 0.4),
+    "orin-nano-8": Target("Jetson Orin Nano Super 8 GB", "8.7", 6.3, 102, 16.7, ("10.3", "10"), 0.65, _JETSON, 0.4),
+    "orin-nx-16": Target("Jetson Orin NX 16 GB", "8.7", 13.8, 102.4, 25.0, ("10.3", "10"), 0.65, _JETSON, 0.4),
+    "agx-orin-64": Target("Jetson AGX Orin 64 GB", "8.7", 60.0, 204.8, 42.5, ("10.3", "10"), 0.69, _JETSON, 0.4),
     "thor": Target("Jetson AGX Thor", "11.0", 120.0, 273, 258.0, ("10.13", "11"), 0.6, _GUESS, 0.3),
-    "rtx-3090": Target("GeForce RTX 3090", "8.6", 23.5, 936, 71.0, ("8", "11"), 0.7, _GEFORCE),
-    "rtx-4090": Target("GeForce RTX 4090", "8.9", 23.5, 1008, 165.2, ("8.5", "11"), 0.76, _GEFORCE),
+    "rtx-3090": Target("GeForce RTX 3090", "8.6", 23.5, 936, 71.0, ("10.3", "11"), 0.7, _GEFORCE),
+    "rtx-4090": Target("GeForce RTX 4090", "8.9", 23.5, 1008, 165.2, ("10.3", "11"), 0.76, _GEFORCE),
     "rtx-5090": Target("GeForce RTX 5090", "12.0", 31.5, 1792, 209.5, ("10.8", "11"), 0.65, _GUESS),
-    "l4": Target("L4", "8.9", 22.5, 300, 121.0, ("8.5", "11"), 0.76, _GEFORCE, 0.4),
-    "t4": Target("Tesla T4", "7.5", 14.6, 320, 65.0, ("7", "11"), 0.5, _GUESS, 0.4),
-    "a100-80": Target("A100 80 GB", "8.0", 79.0, 2039, 312.0, ("7.2", "11"), 0.42, _DATACENTRE),
-    "h100": Target("H100 SXM", "9.0", 79.0, 3350, 989.0, ("8.6", "11"), 0.35, _DATACENTRE, 0.4),
-    "h200": Target("H200 SXM", "9.0", 140.0, 4800, 989.0, ("8.6", "11"), 0.3, _DATACENTRE, 0.4),
+    "l4": Target("L4", "8.9", 22.5, 300, 121.0, ("10.3", "11"), 0.76, _GEFORCE, 0.4),
+    "t4": Target("Tesla T4", "7.5", 14.6, 320, 65.0, ("10.3", "10"), 0.5, _GUESS, 0.4),
+    "a100-80": Target("A100 80 GB", "8.0", 79.0, 2039, 312.0, ("10.3", "11"), 0.42, _DATACENTRE),
+    "h100": Target("H100 SXM", "9.0", 79.0, 3350, 989.0, ("10.3", "11"), 0.35, _DATACENTRE, 0.4),
+    "h200": Target("H200 SXM", "9.0", 140.0, 4800, 989.0, ("10.3", "11"), 0.3, _DATACENTRE, 0.4),
     "dgx-spark": Target("DGX Spark (GB10)", "12.1", 119.0, 273, 125.0, ("10.13", "11"), 0.65, _GUESS, 0.4),
     "cpu": Target("2 CPU cores, AVX-512 VNNI", None, 15.0, 36, 0.727, None, 0.92, _CPU, 0.85),
 }
