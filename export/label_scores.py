@@ -1,6 +1,5 @@
 """Temperature of a bundle's label scores, fitted to evaluation sets and recorded in its manifest."""
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from sdk.runtime.clock import Clock
 from sdk.runtime.labels import LabelScorer
 from sdk.runtime.pipeline import Pipeline
 from trainer.data import read_landmarks
+from trainer.durable import write_whole
 from trainer.records import Record, read_records
 
 
@@ -39,9 +39,7 @@ def calibrate_labels(
     found = tuple(_calibrate(pipeline, task, path, report) for task, path in sets.items())
     kept = tuple(old for old in manifest.calibration if old.task not in sets)
     manifest = manifest.model_copy(update={"calibration": (*kept, *found)})
-    partial = bundle / f"{MANIFEST}.partial"
-    partial.write_text(manifest.to_json(), encoding="utf-8")
-    os.replace(partial, bundle / MANIFEST)
+    write_whole(bundle / MANIFEST, manifest.to_json().encode())
     return read_manifest(bundle)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from sdk.bundles.manifest import Manifest
+from trainer.durable import write_whole
 
 _STYLE = (
     "body{font:15px/1.5 sans-serif;max-width:60em;margin:2em auto;color:#222}"
@@ -41,9 +42,7 @@ def write_report(manifest: Manifest, layers: Sequence[dict[str, Any]], path: Pat
     facts = {**manifest.provenance, **manifest.environment}
     parts.append(_table("Made from and measured on", ("", ""), sorted(facts.items())))
     text = f'<!doctype html><meta charset="utf-8"><title>{html.escape(manifest.name)}</title><style>{_STYLE}</style>'
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text + "".join(parts), encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, (text + "".join(parts)).encode())
 
 
 def _verdict(manifest: Manifest) -> str:
