@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import onnx
+
 from sdk.bundles.manifest import Licence, file_sha256
 from sdk.errors import ExportError
 
@@ -71,13 +73,15 @@ def find_model(name: str, role: Role) -> Path:
 
 
 def licence_of(path: Path, role: Role) -> Licence:
-    """Origin and terms of a network's weights."""
+    """Origin and terms of a network's weights: insightface's are known, others may state theirs in the ONNX file."""
     digest = file_sha256(path)
     known = next((network for network in KNOWN if network.sha256 == digest), None)
     part = f"{role} network"
     if known:
         return Licence(part=part, origin=f"insightface {known.name}, SHA-256 {digest[:12]}", licence=TERMS)
-    return Licence(part=part, origin=f"{path.name}, SHA-256 {digest[:12]}", licence="not known; ask its maker")
+    stated = {entry.key: entry.value for entry in onnx.load(path, load_external_data=False).metadata_props}
+    terms = stated.get("licence", "not known; ask its maker")
+    return Licence(part=part, origin=f"{path.name}, SHA-256 {digest[:12]}", licence=terms)
 
 
 def check_terms(path: Path, role: Role, accepted: bool) -> None:

@@ -9,6 +9,7 @@ from made_up_renders import write_made_up_renders
 from PIL import Image
 
 from export.graphs import check_landmark_model
+from export.insightface import licence_of
 from sdk.analyzer import Analyzer
 from sdk.cli import main
 from sdk.errors import DataError
@@ -101,6 +102,7 @@ def test_the_landmark_network_learns_and_is_exported(renders, tmp_path):
     path = tmp_path / "landmark.onnx"
     write_landmark_network(network, path)
     check_landmark_model(path, 212)
+    assert "Apache-2.0" in licence_of(path, "landmark").licence
     pixels = torch.nn.functional.interpolate(renders.pixels[:3].float(), 192)
     with torch.inference_mode():
         expected = network(pixels).numpy()

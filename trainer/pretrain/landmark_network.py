@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from sdk.faces.preprocess import LANDMARK_SIZE
 
 from .renders import SCORED_AT_ONCE, Batch, Renders, batches
+from .shape import LICENCE
 from .tower import descend
 
 POINTS = 106
@@ -76,7 +77,7 @@ def landmark_error(network: LandmarkNetwork, renders: Renders) -> float:
 
 
 def write_landmark_network(network: LandmarkNetwork, path: Path) -> None:
-    """The network as ONNX."""
+    """The network as ONNX, which states its licence."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter, about its own internals
         program = torch.onnx.export(
@@ -89,4 +90,5 @@ def write_landmark_network(network: LandmarkNetwork, path: Path) -> None:
             output_names=["fc1"],
             dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
         )
+    program.model.metadata_props["licence"] = LICENCE
     program.save(str(path), external_data=False)
