@@ -2,6 +2,7 @@
 
 import logging
 import re
+from functools import partialmethod
 from types import SimpleNamespace
 
 import numpy as np
@@ -92,15 +93,6 @@ def test_the_half_cache_takes_half_the_memory(folder):
     assert whole == 2 * half
 
 
-def test_a_device_that_copies_inputs_when_they_are_bound(folder, monkeypatch):
-    """As CUDA does, unlike the CPU: every call must bind them anew, or it would read the inputs of the first."""
-    pipeline, reference = pipelines(folder)[0], Reference.load(folder / "reference.npz")
-    expected = answer(pipeline, reference.rows[0], reference.landmark_features[0])
-    bind = onnxruntime.IOBinding.bind_cpu_input
-    monkeypatch.setattr("onnxruntime.IOBinding.bind_cpu_input", lambda self, name, a: bind(self, name, a.copy()))
-    assert answer(pipelines(folder)[0], reference.rows[0], reference.landmark_features[0]) == expected
-
-
 @pytest.fixture
 def providers(monkeypatch):
     """An ONNX Runtime that claims CUDA: it computes on the CPU, and remembers what was asked of each session."""
@@ -130,6 +122,22 @@ def test_auto_takes_cuda_where_it_runs(folder, providers):
         providers.clear()
     assert open_backend(folder, manifest, "cpu").variant.device == "cpu"
     assert providers == [["CPUExecutionProvider"]] * 2
+
+
+def test_inputs_reach_a_device_that_copies_them_when_they_are_bound(folder, providers, monkeypatch):
+    """As CUDA does: every call must bind them anew, or it would read the inputs of the first."""
+    manifest, reference = read_manifest(folder), Reference.load(folder / "reference.npz")
+    face = reference.rows[0], reference.landmark_features[0]
+    expected = answer(pipelines(folder)[0], *face)
+    bind = onnxruntime.IOBinding.bind_cpu_input
+    monkeypatch.setattr("onnxruntime.IOBinding.bind_cpu_input", lambda self, name, a: bind(self, name, a.copy()))
+    monkeypatch.setattr(KVPool, "__init__", partialmethod(_on_the_cpu, KVPool.__init__))
+    assert answer(Pipeline(folder, manifest, open_backend(folder, manifest, "cuda")), *face) == expected
+
+
+def _on_the_cpu(pool, initialise, geometry, capacity, sequences, dtype, device) -> None:
+    assert (dtype, device) == (np.float16, "cuda")
+    initialise(pool, geometry, capacity, sequences, dtype, "cpu")
 
 
 @pytest.mark.parametrize("installed", [False, True])

@@ -147,7 +147,7 @@ class OrtDecoder:
 
     def _call(self, pool: KVPool, first: int, shape: tuple[int, int], last: int) -> "_Call":
         """For B x T rows of the B sequences of a pool that start at `first`."""
-        call = _Call(self._session, shape, last, self._geometry, self._dtype)
+        call = _Call(self._session, shape, last, self._geometry, self._dtype, self._device)
         pool.bind(call.binding, first, shape[0])
         return call
 
@@ -168,11 +168,17 @@ class _Call:
     """
 
     def __init__(
-        self, session: Any, shape: tuple[int, int], last: int, geometry: Geometry, dtype: "npt.DTypeLike"
+        self,
+        session: Any,
+        shape: tuple[int, int],
+        last: int,
+        geometry: Geometry,
+        dtype: "npt.DTypeLike",
+        device: str,
     ) -> None:
         from onnxruntime import OrtValue
 
-        self._session, self.binding = session, session.io_binding()
+        self._session, self.binding, self._device = session, session.io_binding(), device
         batch, count = shape
         self._rows = np.empty((batch, count, geometry.hidden_size), dtype)
         self._past = np.empty(batch, np.int32)
@@ -184,7 +190,12 @@ class _Call:
             "total_sequence_length": self._total,
             "logit_positions": np.arange(count - last, count, dtype=np.int64),
         }
+        self._bind_inputs()
         self.binding.bind_ortvalue_output("logits", OrtValue.ortvalue_from_numpy(self._logits))
+
+    def _bind_inputs(self) -> None:
+        for name, array in self._inputs.items():
+            self.binding.bind_cpu_input(name, array)
 
     def __call__(self, rows: Floats, past: list[int]) -> Floats:
         """(B x T, D) rows after `past` positions each -> (B, last, vocabulary)."""
@@ -192,8 +203,8 @@ class _Call:
         self._past[...] = past
         self._past += self._rows.shape[1] - 1  # GroupQueryAttention counts positions before the last
         self._total[...] = self._past.max() + 1
-        for name, array in self._inputs.items():  # a GPU gets its copy when an input is bound, the CPU the array itself
-            self.binding.bind_cpu_input(name, array)
+        if self._device != "cpu":  # a GPU got a copy when they were bound, the CPU the arrays themselves
+            self._bind_inputs()
         self._session.run_with_iobinding(self.binding)
         return self._logits
 
