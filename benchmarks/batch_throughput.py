@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 from vicuna import PREFIX, random_vicuna
 
-from sdk.runtime.backends.ort import KVPool, OrtDecoder
+from sdk.runtime.backends.kv_cache import KVPool
+from sdk.runtime.backends.ort import OrtDecoder
 
 SIZES = (1, 2, 4, 8)
 STEPS = 8

@@ -29,7 +29,7 @@ from trainer.records import Record
 from trainer.tokenization import IMAGE_TOKEN, load_tokenizer, prompt_ids
 
 from .calibrate import calibrate, digest
-from .graphs import geometry, write_graphs
+from .graphs import geometry, half_path, write_graphs
 from .insightface import licence_of
 from .layerwise import quantise_decoder
 from .merge import merge
@@ -67,6 +67,7 @@ def export_bundle(options: ExportOptions, report: Callable[[str], None] = lambda
         "precision": dataclasses.asdict(options.precision),
         "landmark": file_sha256(landmark) if landmark else None,
         "half": options.tensorrt,
+        "cuda": options.cuda,
         "keep_gptq": options.keep_gptq,
         "detector": file_sha256(options.detector_model) if options.detector_model else None,
     }
@@ -87,7 +88,9 @@ def export_bundle(options: ExportOptions, report: Callable[[str], None] = lambda
         graphs = stages.run(
             "graphs",
             inputs,
-            lambda folder: write_graphs(merged, folder, landmark, options.precision, gptq, half=options.tensorrt),
+            lambda folder: write_graphs(
+                merged, folder, landmark, options.precision, gptq, half=options.tensorrt, cuda=options.cuda
+            ),
         )
         reference = stages.run("reference", {}, lambda folder: _write_reference(merged, landmark, folder))
         draft = _describe(options, merged, recipe)
@@ -135,15 +138,6 @@ def _write_reference(checkpoint: Checkpoint, landmark: Path | None, folder: Path
 def _describe(options: ExportOptions, checkpoint: Checkpoint, recipe: str) -> Manifest:
     """The manifest, but for the files and their figures."""
     config, conventions, statistics = checkpoint.config, checkpoint.conventions, checkpoint.statistics
-    precision = options.precision.name
-    decoder = f"decoder/{precision}.onnx"
-    variant = Variant(
-        name=f"ort-{precision}",
-        backend="ort",
-        precision=precision,
-        decoder=decoder,
-        external=(f"{decoder}.data",),
-    )
     return Manifest(
         name=options.out.name,
         notice=conventions.notice,
@@ -159,7 +153,7 @@ def _describe(options: ExportOptions, checkpoint: Checkpoint, recipe: str) -> Ma
         preprocessing=preprocessing(config, conventions, statistics),
         prompt=_prompt(checkpoint),
         geometry=geometry(config),
-        variants=(variant,),
+        variants=_variants(options),
         provenance={
             "base": Path(options.base).name,
             "adapter": Path(options.adapter).name if options.adapter else "none",
@@ -172,6 +166,24 @@ def _describe(options: ExportOptions, checkpoint: Checkpoint, recipe: str) -> Ma
         parity=(),
         environment=_environment(),
     )
+
+
+def _variants(options: ExportOptions) -> tuple[Variant, ...]:
+    """The decoder's graphs, those with the narrower requirement first; they share one file of weights."""
+    precision = options.precision
+    graph = f"decoder/{precision.name}.onnx"
+    on_cpu = Variant(
+        name=f"ort-{precision.name}",
+        backend="ort",
+        precision=precision.name,
+        decoder=graph,
+        external=(f"{graph}.data",),
+    )
+    if not options.cuda:
+        return (on_cpu,)
+    name = precision.name if precision.bits else "float16"
+    changes = {"name": f"ort-cuda-{name}", "precision": name, "decoder": half_path(graph), "device": "cuda"}
+    return on_cpu.model_copy(update=changes), on_cpu
 
 
 def _calibration(options: ExportOptions) -> dict[str, str]:

@@ -20,6 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--detector-model", help="file of a SCRFD detector, or a pack of insightface")
     parser.add_argument("--target", help="refuse what does not fit this machine; `emola plan` lists them")
+    parser.add_argument(
+        "--cuda", action="store_true", help="also write the decoder in float16 for NVIDIA GPUs (sdk extra: gpu)"
+    )
     parser.add_argument("--tensorrt", action="store_true", help="also write the float16 encoder for `emola engines`")
     parser.add_argument(
         "--accept-noncommercial", action="store_true", help="let weights in whose licence forbids commercial use"
@@ -98,6 +101,7 @@ def run(args: argparse.Namespace) -> None:
         gptq_folder=args.gptq,
         keep_gptq=args.keep_gptq,
         target=args.target,
+        cuda=args.cuda,
         tensorrt=args.tensorrt,
         accept_noncommercial=args.accept_noncommercial,
         gate=GateOptions(

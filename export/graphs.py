@@ -27,7 +27,7 @@ from trainer.weights import canonical_name
 
 from .autogptq import GptqWeights
 from .decoder import Llama, Precision, write_decoder
-from .half import store_in_half
+from .half import compute_in_half, store_in_half
 from .plan import Workload
 from .tokenizer import check_tokenizer, convert_tokenizer
 
@@ -40,6 +40,7 @@ def write_graphs(
     gptq: Path | None = None,
     *,
     half: bool = False,
+    cuda: bool = False,
 ) -> dict[str, Any]:
     """Write every file that the runtime opens.
 
@@ -49,6 +50,7 @@ def write_graphs(
         precision: of the decoder.
         gptq: folder with the decoder's weights, if they are quantised already.
         half: also write the vision encoder in float16, for TensorRT.
+        cuda: also write the decoder's graph in float16, on the same file of weights.
     """
     write_tokenizer(checkpoint, folder / "tokenizer.json")
     write_vision(checkpoint, folder / "vision.onnx")
@@ -61,8 +63,16 @@ def write_graphs(
     decoder.mkdir()
     write_embeddings(checkpoint, decoder / "embeddings.npy")
     model = llama(checkpoint, GptqWeights(gptq) if gptq else None)
-    write_decoder(model, decoder / f"{precision.name}.onnx", bits=precision.bits, head_bits=precision.head_bits)
+    graph = decoder / f"{precision.name}.onnx"
+    write_decoder(model, graph, bits=precision.bits, head_bits=precision.head_bits)
+    if cuda:
+        onnx.save(compute_in_half(onnx.load(graph, load_external_data=False)), half_path(str(graph)))
     return {path.name: path.stat().st_size for path in sorted(folder.rglob("*.*"))}
+
+
+def half_path(graph: str) -> str:
+    """Of the float16 graph that belongs to a decoder graph."""
+    return graph.removesuffix(".onnx") + "-half.onnx"
 
 
 def write_tokenizer(checkpoint: Checkpoint, path: Path) -> None:

@@ -40,6 +40,7 @@ class ExportOptions:
         head_bits: of the output head of a quantised decoder, 8 or 4.
         device: where GPTQ computes: "cpu" or "cuda".
         target: key of `export.targets.TARGETS` that the bundle must fit, or None.
+        cuda: also write the decoder with float16 activations, as a variant for NVIDIA GPUs; both share their weights.
         tensorrt: also write the float16 encoder that `emola engines` builds from.
         accept_noncommercial: weights whose licence forbids commercial use may go in.
         gate: what the bundle must reach before it is sealed.
@@ -59,6 +60,7 @@ class ExportOptions:
     head_bits: int = 8
     device: str = "cpu"
     target: str | None = None
+    cuda: bool = False
     tensorrt: bool = False
     accept_noncommercial: bool = False
     gate: GateOptions = dataclasses.field(default_factory=GateOptions)

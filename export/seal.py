@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sdk.analyzer import open_backend
-from sdk.bundles.manifest import MANIFEST, FileRecord, Manifest, Parity, file_sha256
-from sdk.errors import ExportError
+from sdk.bundles.manifest import MANIFEST, FileRecord, Manifest, Parity, Variant, file_sha256
+from sdk.errors import BackendError, DependencyError, ExportError
+from sdk.runtime.backends.ort import OrtBackend
 from sdk.runtime.pipeline import Pipeline
 from sdk.runtime.verify import FLOAT32_TOLERANCE, Reference, measure_parity
 from trainer.checkpoint import Checkpoint
@@ -60,18 +60,18 @@ def seal(
         if path.is_file()
     }
     reference = Reference.load(folder / draft.reference)
-    pipeline = Pipeline(folder, draft, open_backend(folder, draft, "cpu"))
-    manifest = draft.model_copy(
-        update={
-            "files": files,
-            "parity": tuple(_check_parity(pipeline, reference)),
-            "latency": measure_latency(pipeline, reference),
-        }
-    )
+    parity, devices = [], {}
+    for variant in draft.variants:
+        pipeline, device = _open(folder, draft, variant)
+        devices[variant.name] = f"measured on {device}"
+        parity += _check_parity(pipeline, reference)
+    latency = measure_latency(pipeline, reference)  # of the last variant, which is the CPU's
+    measured = {"parity": tuple(parity), "latency": latency, "environment": {**draft.environment, **devices}}
+    manifest = draft.model_copy(update={"files": files, **measured})
     del pipeline
     manifest = _pass_gate(manifest, parts, options, folder, report)
     (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
-    return {measured.stage: measured.relative_error for measured in manifest.parity}
+    return {f"{p.variant} {p.stage}": p.relative_error for p in manifest.parity}
 
 
 def _gather(parts: Parts, options: ExportOptions, folder: Path) -> None:
@@ -82,6 +82,14 @@ def _gather(parts: Parts, options: ExportOptions, folder: Path) -> None:
         shutil.copytree(parts.gptq, folder / "decoder/gptq", ignore=unwanted)
     if options.detector_model:
         shutil.copyfile(options.detector_model, folder / "detector.onnx")
+
+
+def _open(folder: Path, draft: Manifest, variant: Variant) -> tuple[Pipeline, str]:
+    """A variant on its own device or, where this machine lacks that, the same graph on the CPU; and which it is."""
+    try:
+        return Pipeline(folder, draft, OrtBackend(folder, draft, variant)), variant.device
+    except (BackendError, DependencyError):
+        return Pipeline(folder, draft, OrtBackend(folder, draft, variant, device="cpu")), "cpu"
 
 
 def _check_parity(pipeline: Pipeline, reference: Reference) -> list[Parity]:

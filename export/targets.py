@@ -38,7 +38,7 @@ class Target:
     @property
     def variants(self) -> tuple[str, ...]:
         """What to export for it, best first; the ONNX decoder runs everywhere."""
-        return ("tensorrt encoders + gptq_cuda", "ort") if self.sm else ("ort",)
+        return ("tensorrt encoders + ort-cuda", "ort") if self.sm else ("ort",)
 
 
 _JETSON = "TinyChat reaches 69 % with Vicuna-7B in 4 bits on AGX Orin"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdk.bundles.hub import resolve_bundle
-from sdk.bundles.manifest import Manifest, read_manifest
+from sdk.bundles.manifest import Manifest, Variant, read_manifest
 from sdk.errors import BackendError, DependencyError, ImageError, TaskError, VideoError
 from sdk.examine import Asked, Examiner, Faces, Request
 from sdk.faba.prompts import TASKS
@@ -19,7 +19,7 @@ from sdk.faces.detect import Detector
 from sdk.faces.images import ImageSource, Pixels, load_image, source_name
 from sdk.options import BatchOptions, Color, FaceOptions, VideoOptions
 from sdk.results import Analysis
-from sdk.runtime.backends.ort import Floats, OrtBackend
+from sdk.runtime.backends.ort import Floats, OrtBackend, check_device
 from sdk.runtime.backends.tensorrt import ENGINES, TensorRTBackend
 from sdk.runtime.clock import Clock
 from sdk.runtime.memory import Memory, within_memory
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from sdk.frames import VideoSource
 
+DEVICES = ("auto", "cpu", "cuda", "tensorrt")
 EMBEDDED = Path(__file__).parent / "assets" / "emola-nano"
 
 logger = logging.getLogger(__name__)
@@ -44,7 +45,8 @@ class Analyzer:
     Args:
         bundle: folder of a sealed bundle, or "owner/name" or "owner/name@revision" of the Hugging Face hub; None takes
             the one embedded in the package.
-        device: "auto", "cpu", or "tensorrt" for the engines that `emola engines` built.
+        device: "auto", "cpu", "cuda" for the variant of `emola export --cuda`, or "tensorrt" for the engines that
+            `emola engines` built.
         detector: "auto" (the bundle's own, or dlib), the path of a SCRFD .onnx file, or an object with `detect` (see
             `sdk.faces.detect`).
         offline: never touch the network, as HF_HUB_OFFLINE=1 does; without it only a bundle by name does.
@@ -78,7 +80,6 @@ class Analyzer:
         carried = self.manifest.detector if detector == "auto" else None
         self._examiner = Examiner(self._pipeline, folder / carried if carried else detector)
         self._scores, self._abstain_below, self._offline = scores, abstain_below, offline
-        logger.info("opened %s on %s", folder, self._pipeline.backend.variant.name)
 
     def analyze(
         self,
@@ -252,24 +253,36 @@ class Analyzer:
 
 
 def open_backend(bundle: Path, manifest: Manifest, device: str = "auto", threads: int | None = None) -> OrtBackend:
-    """Open the first variant of a bundle that runs on this machine.
+    """Open the first variant of a bundle that runs on this machine, and log which.
 
     Raises:
         BackendError: lists why each variant was refused.
     """
-    if device not in ("auto", "cpu", "tensorrt"):
-        raise BackendError(f"device must be 'auto', 'cpu' or 'tensorrt', not {device!r}")
-    if device == "tensorrt":
-        return TensorRTBackend(bundle, manifest, manifest.variants[0], threads)
-    kinds = [TensorRTBackend] if device == "auto" and (bundle / ENGINES).is_dir() else []
+    if device not in DEVICES:
+        raise BackendError(f"device must be one of {', '.join(DEVICES)}, not {device!r}")
     refused = []
     for variant in manifest.variants:
-        for kind in (*kinds, OrtBackend):
+        for kind in _kinds(bundle, variant, device):
             try:
-                return kind(bundle, manifest, variant, threads)
+                check_device(variant.device)
+                backend = kind(bundle, manifest, variant, threads)
             except (BackendError, DependencyError) as error:
                 refused.append(f"{variant.name}: {error}")
+            else:
+                logger.info("opened %s on %s", bundle, "; not on ".join([backend.variant.name, *refused]))
+                return backend
+    if not refused:
+        raise BackendError(f"this bundle has no variant for device {device!r}; export it again with --{device}")
     raise BackendError("no variant of this bundle runs here; " + "; ".join(refused))
+
+
+def _kinds(bundle: Path, variant: Variant, device: str) -> tuple[type[OrtBackend], ...]:
+    """What may open a variant, in the order to try."""
+    if device == "tensorrt":
+        return (TensorRTBackend,)
+    if device == "auto":
+        return (TensorRTBackend, OrtBackend) if (bundle / ENGINES).is_dir() else (OrtBackend,)
+    return (OrtBackend,) if variant.device == device else ()
 
 
 def bundle_folder(bundle: "str | os.PathLike[str] | None", offline: bool = False) -> Path:

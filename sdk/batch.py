@@ -17,7 +17,7 @@ from sdk.faba.prompts import Task
 from sdk.faces.crop import FaceCrop
 from sdk.faces.images import ImageSource, Pixels, source_name
 from sdk.results import Analysis
-from sdk.runtime.backends.ort import KVPool
+from sdk.runtime.backends.kv_cache import KVPool
 from sdk.runtime.clock import Clock
 from sdk.runtime.generate import Generation
 from sdk.runtime.pipeline import Answer, EncodedFace

@@ -90,7 +90,8 @@ class Variant(_Record):
     Attributes:
         backend: which runtime opens it.
         precision: of the decoder's linear layers, e.g. "float32" or "int4".
-        decoder: the file to open; `external` are the weight files that belong to it.
+        decoder: the file to open; `external` are the weight files that belong to it, shared with other variants or not.
+        device: "cpu", or "cuda" for a float16 graph that needs an NVIDIA GPU and onnxruntime-gpu.
     """
 
     name: str
@@ -98,6 +99,7 @@ class Variant(_Record):
     precision: str
     decoder: RelativePath
     external: tuple[RelativePath, ...] = ()
+    device: Literal["cpu", "cuda"] = "cpu"
 
 
 class Licence(_Record):

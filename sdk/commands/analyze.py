@@ -46,7 +46,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scores", action="store_true", help="probabilities of the labels as well")
     parser.add_argument("--abstain-below", type=float, default=0.0, metavar="P", help="give no label less probable")
     parser.add_argument("--detector", default="auto", help="auto (dlib) or a SCRFD .onnx file")
-    parser.add_argument("--device", default="auto", help="auto, cpu or tensorrt")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or tensorrt")
     parser.add_argument("--memory-limit", type=float, metavar="MB", help="for weights and KV caches")
     parser.add_argument("--max-tokens", type=int, help="limit of each answer in tokens")
 

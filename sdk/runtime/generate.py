@@ -7,7 +7,8 @@ from threading import Event
 import numpy as np
 
 from sdk.errors import CancelledError
-from sdk.runtime.backends.ort import Floats, KVCache, OrtDecoder
+from sdk.runtime.backends.kv_cache import KVCache
+from sdk.runtime.backends.ort import Floats, OrtDecoder
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from sdk.bundles.manifest import Manifest, Variant
 from sdk.errors import BackendError
 
 _FREE_QUESTION = 128  # tokens kept free for a question of the user's
-_KV_BYTES = 4  # float32
+_KV_BYTES = {"cpu": 4, "cuda": 2}
 _NO_LIMIT = 1 << 16
 
 
@@ -34,7 +34,7 @@ class Memory:
     def of(cls, manifest: Manifest, variant: Variant) -> "Memory":
         parts = (manifest.vision, manifest.landmark, variant.decoder, *variant.external)
         g = manifest.geometry
-        row = 2 * g.layers * g.kv_heads * g.head_size * _KV_BYTES
+        row = 2 * g.layers * g.kv_heads * g.head_size * _KV_BYTES[variant.device]
         return cls(
             weights=sum(manifest.files[name].size for name in parts if name in manifest.files),
             per_face=positions_per_face(manifest) * row,

@@ -14,7 +14,8 @@ from sdk.errors import BackendError, ImageError, TaskError
 from sdk.faba.prompts import Task
 from sdk.faces.crop import FaceCrop
 from sdk.faces.preprocess import landmark_pixels, landmark_points, vision_pixels
-from sdk.runtime.backends.ort import Floats, KVCache, OrtBackend
+from sdk.runtime.backends.kv_cache import KVCache
+from sdk.runtime.backends.ort import Floats, OrtBackend
 from sdk.runtime.clock import Clock
 from sdk.runtime.generate import Generation, Sampling
 from sdk.runtime.memory import positions_per_face

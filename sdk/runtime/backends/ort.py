@@ -1,4 +1,4 @@
-"""The bundle on ONNX Runtime: encoder graphs and a decoder that reads and writes one KV buffer in place."""
+"""The bundle on ONNX Runtime, CPU or CUDA: encoder graphs, and a decoder that updates one KV buffer in place."""
 
 import os
 from pathlib import Path
@@ -9,8 +9,12 @@ import numpy.typing as npt
 
 from sdk.bundles.manifest import Geometry, Manifest, Variant
 from sdk.errors import BackendError, DependencyError, IntegrityError
+from sdk.runtime.backends.kv_cache import KVCache, KVPool
 
 Floats: TypeAlias = npt.NDArray[np.float32]
+
+_CUDA = "CUDAExecutionProvider"
+_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
 class Encoder(Protocol):
@@ -20,7 +24,10 @@ class Encoder(Protocol):
 
 
 class OrtBackend:
-    """Every graph of one variant, opened on the CPU.
+    """Every graph of one variant.
+
+    Args:
+        device: "cpu" or "cuda"; None is what the variant was made for.
 
     Attributes:
         landmark: (N, 3, 192, 192) landmark pixels -> (N, 212); None when the bundle has no landmark network.
@@ -28,77 +35,36 @@ class OrtBackend:
         decoder: embeddings and KV cache -> logits.
     """
 
-    def __init__(self, bundle: Path, manifest: Manifest, variant: Variant, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Path,
+        manifest: Manifest,
+        variant: Variant,
+        threads: int | None = None,
+        device: str | None = None,
+    ) -> None:
         self.variant = variant
+        where: dict[str, Any] = {"threads": threads, "device": device or variant.device}
         self.landmark = (
-            self._open_encoder("landmark", bundle / manifest.landmark, threads) if manifest.landmark else None
+            self._open_encoder("landmark", bundle / manifest.landmark, **where) if manifest.landmark else None
         )
-        self.vision = self._open_encoder("vision", bundle / manifest.vision, threads)
-        self.decoder = OrtDecoder(bundle / variant.decoder, bundle / manifest.embeddings, manifest.geometry, threads)
+        self.vision = self._open_encoder("vision", bundle / manifest.vision, **where)
+        self.decoder = OrtDecoder(bundle / variant.decoder, bundle / manifest.embeddings, manifest.geometry, **where)
 
-    def _open_encoder(self, name: str, path: Path, threads: int | None) -> Encoder:
-        return OrtEncoder(path, threads)
+    def _open_encoder(self, name: str, path: Path, **where: Any) -> Encoder:
+        return OrtEncoder(path, **where)
 
 
 class OrtEncoder:
     """A graph without state and with one output; arguments in the order of its inputs, each of them batched."""
 
-    def __init__(self, path: Path, threads: int | None = None) -> None:
-        self._session = _open_session(path, threads)
+    def __init__(self, path: Path, threads: int | None = None, device: str = "cpu") -> None:
+        self._session = _open_session(path, threads, device)
         self._names = [i.name for i in self._session.get_inputs()]
 
     def __call__(self, *arrays: Floats) -> Floats:
         output: Floats = self._session.run(None, dict(zip(self._names, arrays, strict=True)))[0]
         return output
-
-
-class KVCache:
-    """Keys and values of one sequence, in one allocation that past and present share.
-
-    Attributes:
-        memory: (2 x layers, 1, heads, capacity, size), keys and values in turn.
-        length: positions that are filled; set it lower to rewind, the rest is overwritten by what follows.
-        capacity: positions that fit.
-    """
-
-    def __init__(self, memory: Floats) -> None:
-        self.memory = memory
-        self.values = _share(memory)
-        self.capacity = memory.shape[3]
-        self.length = 0
-        self.step: _Call | None = None
-
-
-class KVPool:
-    """The caches of several sequences in one allocation, so that one call can step the first n of them together.
-
-    Attributes:
-        caches: one per sequence; each can be extended by itself.
-    """
-
-    def __init__(self, memory: Floats) -> None:
-        self._memory = memory  # (2 x layers, N, heads, capacity, size)
-        self.caches = [KVCache(memory[:, row : row + 1]) for row in range(memory.shape[1])]
-        self._steps: dict[int, _Call] = {}
-
-    def step(self, session: Any, geometry: Geometry, count: int) -> "_Call":
-        """The call that steps the first `count` sequences."""
-        if count not in self._steps:
-            self._steps[count] = _Call(session, _share(self._memory[:, :count]), (count, 1), 1, geometry)
-        return self._steps[count]
-
-    def move(self, source: int, target: int) -> None:
-        """Copy one sequence over another."""
-        length = self.caches[source].length
-        self._memory[:, target, :, :length] = self._memory[:, source, :, :length]
-        self.caches[target].length = length
-
-
-def _share(memory: Floats) -> list[Any]:
-    """One OrtValue per key or value, on the memory of the array itself."""
-    from onnxruntime import OrtValue
-
-    return [OrtValue.ortvalue_from_numpy(part) for part in memory]
 
 
 class OrtDecoder:
@@ -108,11 +74,15 @@ class OrtDecoder:
         path: ONNX graph made by `export.decoder`.
         embeddings: `.npy` token embeddings (vocabulary, D), read through memory mapping.
         threads: of one operator; None leaves the choice to ONNX Runtime.
+        device: "cpu" or "cuda": where it computes and where its caches are.
     """
 
-    def __init__(self, path: Path, embeddings: Path, geometry: Geometry, threads: int | None = None) -> None:
-        self._session = _open_session(path, threads)
-        self._geometry = geometry
+    def __init__(
+        self, path: Path, embeddings: Path, geometry: Geometry, threads: int | None = None, device: str = "cpu"
+    ) -> None:
+        self._session = _open_session(path, threads, device)
+        self._geometry, self._device = geometry, device
+        self._dtype = _TYPES[self._session.get_inputs()[0].type]
         self._table = np.load(embeddings, mmap_mode="r", allow_pickle=False)
         expected = (geometry.vocabulary, geometry.hidden_size)
         if self._table.shape != expected:
@@ -124,13 +94,12 @@ class OrtDecoder:
         return rows
 
     def new_cache(self, capacity: int) -> KVCache:
-        """An empty cache; memory is claimed as it fills."""
+        """An empty cache."""
         return self.new_pool(capacity, 1).caches[0]
 
     def new_pool(self, capacity: int, sequences: int) -> KVPool:
         """Empty caches for sequences that will be stepped together."""
-        g = self._geometry
-        return KVPool(np.zeros((2 * g.layers, sequences, g.kv_heads, capacity, g.head_size), np.float32))
+        return KVPool(self._geometry, capacity, sequences, self._dtype, self._device)
 
     def extend(self, cache: KVCache, rows: Floats, last: int = 1) -> Floats:
         """Append rows to a sequence.
@@ -149,9 +118,9 @@ class OrtDecoder:
         count = len(rows)
         _check_room(cache, count)
         if count == 1:
-            cache.step = call = cache.step or _Call(self._session, cache.values, (1, 1), 1, self._geometry)
+            cache.step = call = cache.step or self._call(cache.pool, cache.row, (1, 1), 1)
         else:
-            call = _Call(self._session, cache.values, (1, count), last, self._geometry)
+            call = self._call(cache.pool, cache.row, (1, count), last)
         logits: Floats = call(rows, [cache.length])[0]
         cache.length += count
         return logits
@@ -168,11 +137,19 @@ class OrtDecoder:
         caches = pool.caches[: len(rows)]
         for cache in caches:
             _check_room(cache, 1)
-        call = pool.step(self._session, self._geometry, len(rows))
+        if len(rows) not in pool.steps:
+            pool.steps[len(rows)] = self._call(pool, 0, (len(rows), 1), 1)
+        call = pool.steps[len(rows)]
         logits: Floats = call(rows, [cache.length for cache in caches])[:, -1]
         for cache in caches:
             cache.length += 1
         return logits
+
+    def _call(self, pool: KVPool, first: int, shape: tuple[int, int], last: int) -> "_Call":
+        """For B x T rows of the B sequences of a pool that start at `first`."""
+        call = _Call(self._session, shape, last, self._geometry, self._dtype, self._device)
+        pool.bind(call.binding, first, shape[0])
+        return call
 
 
 def _check_room(cache: KVCache, count: int) -> None:
@@ -184,34 +161,41 @@ def _check_room(cache: KVCache, count: int) -> None:
 
 
 class _Call:
-    """Bound inputs and outputs for B x T rows; decoding runs the same one over and over without allocating."""
+    """Bound inputs and outputs for B x T rows; decoding runs the same one over and over.
+
+    Attributes:
+        binding: still lacks the KV cache.
+    """
 
     def __init__(
-        self, session: Any, cache_values: list[Any], shape: tuple[int, int], last: int, geometry: Geometry
+        self,
+        session: Any,
+        shape: tuple[int, int],
+        last: int,
+        geometry: Geometry,
+        dtype: "npt.DTypeLike",
+        device: str,
     ) -> None:
         from onnxruntime import OrtValue
 
-        self._session = session
+        self._session, self.binding, self._device = session, session.io_binding(), device
         batch, count = shape
-        self._rows = np.empty((batch, count, geometry.hidden_size), np.float32)
+        self._rows = np.empty((batch, count, geometry.hidden_size), dtype)
         self._past = np.empty(batch, np.int32)
         self._total = np.empty((), np.int32)
         self._logits = np.empty((batch, last, geometry.vocabulary), np.float32)
-        inputs = {
+        self._inputs = {
             "inputs_embeds": self._rows,
             "seqlens_k": self._past,
             "total_sequence_length": self._total,
             "logit_positions": np.arange(count - last, count, dtype=np.int64),
         }
-        self._binding = session.io_binding()
-        for name, array in inputs.items():
-            self._binding.bind_ortvalue_input(name, OrtValue.ortvalue_from_numpy(array))
-        self._binding.bind_ortvalue_output("logits", OrtValue.ortvalue_from_numpy(self._logits))
-        for index, value in enumerate(cache_values):
-            part = f"{index // 2}.{'value' if index % 2 else 'key'}"
-            self._binding.bind_ortvalue_input(f"past_key_values.{part}", value)
-            self._binding.bind_ortvalue_output(f"present.{part}", value)
-        self._keep = inputs
+        self._bind_inputs()
+        self.binding.bind_ortvalue_output("logits", OrtValue.ortvalue_from_numpy(self._logits))
+
+    def _bind_inputs(self) -> None:
+        for name, array in self._inputs.items():
+            self.binding.bind_cpu_input(name, array)
 
     def __call__(self, rows: Floats, past: list[int]) -> Floats:
         """(B x T, D) rows after `past` positions each -> (B, last, vocabulary)."""
@@ -219,19 +203,46 @@ class _Call:
         self._past[...] = past
         self._past += self._rows.shape[1] - 1  # GroupQueryAttention counts positions before the last
         self._total[...] = self._past.max() + 1
-        self._session.run_with_iobinding(self._binding)
+        if self._device != "cpu":  # a GPU got a copy when they were bound, the CPU the arrays themselves
+            self._bind_inputs()
+        self._session.run_with_iobinding(self.binding)
         return self._logits
 
 
-def _open_session(path: Path, threads: int | None) -> Any:
+def check_device(device: str) -> None:
+    """Refuse a device that the installed ONNX Runtime cannot compute on, before anything is opened.
+
+    Raises:
+        DependencyError: names the extra to install.
+    """
+    if device == "cuda" and _CUDA not in _onnxruntime().get_available_providers():
+        purpose = "run on an NVIDIA GPU, in place of onnxruntime (uninstall that first)"
+        raise DependencyError("onnxruntime-gpu", "gpu", purpose)
+
+
+def _onnxruntime() -> Any:
     try:
-        import onnxruntime as ort
+        import onnxruntime
     except ImportError:
         raise DependencyError("onnxruntime", "cpu", "run a bundle on the CPU") from None
+    return onnxruntime
+
+
+def _open_session(path: Path, threads: int | None, device: str) -> Any:
+    check_device(device)
+    ort = _onnxruntime()
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads or 0
+    exact = (_CUDA, {"use_tf32": "0"})  # 10 bits of a float32 graph's mantissa are too few for its tolerance
+    providers = [*([exact] if device == "cuda" else []), "CPUExecutionProvider"]
     try:
-        return ort.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(os.fspath(path), options, providers=providers)
     except Exception as error:  # onnxruntime's own exception types are not public
         raise BackendError(f"ONNX Runtime {ort.__version__} cannot open {path}: {error}") from error
+    if device == "cuda" and _CUDA not in session.get_providers():  # it goes on with the CPU and only logs why
+        raise BackendError(
+            f"onnxruntime-gpu {ort.__version__} could not start CUDA: it needs an NVIDIA GPU, its driver, and the "
+            "versions of CUDA and cuDNN that its log names"
+        )
+    return session

@@ -227,5 +227,5 @@ class TensorRTBackend(OrtBackend):
         self._engines = engines
         super().__init__(bundle, manifest, variant.model_copy(update={"name": f"tensorrt+{variant.name}"}), threads)
 
-    def _open_encoder(self, name: str, path: Path, threads: int | None) -> Encoder:
-        return self._engines.get(name) or OrtEncoder(path, threads)
+    def _open_encoder(self, name: str, path: Path, **where: Any) -> Encoder:
+        return self._engines.get(name) or OrtEncoder(path, **where)

@@ -1,0 +1,186 @@
+"""ONNX Runtime on CPU and CUDA: which variant opens where, and the float16 decoder against the float32 one."""
+
+import logging
+import re
+from functools import partialmethod
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from conftest import GOLDEN
+from onnx import numpy_helper
+
+from export.build import export_bundle
+from export.options import ExportOptions
+from sdk.analyzer import open_backend
+from sdk.bundles.manifest import read_manifest
+from sdk.errors import BackendError
+from sdk.runtime.backends.kv_cache import KVPool
+from sdk.runtime.backends.ort import OrtBackend
+from sdk.runtime.generate import Generation
+from sdk.runtime.memory import Memory
+from sdk.runtime.pipeline import Pipeline
+from sdk.runtime.verify import Reference
+
+CUDA = "CUDAExecutionProvider"
+
+
+@pytest.fixture(scope="module", params=["int4", "none"])
+def folder(tmp_path_factory, request):
+    folder = tmp_path_factory.mktemp("cuda") / request.param
+    adapter, base, clip = (str(GOLDEN / name) for name in ("llava-lora-emola-trained", "llava-base", "clip"))
+    export_bundle(ExportOptions(adapter, base, folder, clip, quantize=request.param, cuda=True))
+    return folder
+
+
+def pipelines(folder):
+    """The float16 and the float32 variant, both on the CPU."""
+    manifest = read_manifest(folder)
+    return [Pipeline(folder, manifest, OrtBackend(folder, manifest, v, device="cpu")) for v in manifest.variants]
+
+
+def test_both_variants_share_every_weight(folder):
+    """The half graph has no data of its own: quantised values are the same bytes, and only logits are float32."""
+    variants = read_manifest(folder).variants
+    assert variants[0].external == variants[1].external
+    half, whole = (onnx.load(folder / variant.decoder).graph for variant in variants)
+    stored = [{t.name.removesuffix(".float32"): numpy_helper.to_array(t) for t in g.initializer} for g in (half, whole)]
+    assert stored[0].keys() == stored[1].keys()
+    for name, expected in stored[1].items():
+        np.testing.assert_array_equal(stored[0][name], expected, err_msg=name)
+    kinds = {value.name: value.type.tensor_type.elem_type for value in (*half.input, *half.output)}
+    assert [name for name, kind in kinds.items() if kind == onnx.TensorProto.FLOAT] == ["logits"]
+    assert kinds["inputs_embeds"] == kinds["present.0.key"] == onnx.TensorProto.FLOAT16
+
+
+def test_float16_computes_what_float32_computes(folder):
+    """Logits of 12 answer tokens on each golden face within 1 %; 4 % where float32 rounds activations to 8 bits.
+
+    The most probable token is the same in 19 of 20 places. ONNX Runtime's CPU kernels take float16 for every operator
+    of the graph, so this runs anywhere.
+    """
+    half, whole = pipelines(folder)
+    reference, equal = Reference.load(folder / "reference.npz"), []
+    limit = 0.01 if whole.backend.variant.precision == "float32" else 0.04
+    for rows, features in zip(reference.rows, reference.landmark_features, strict=True):
+        ids = list(whole.question_ids("emotion"))
+        ids += answer(whole, rows, features)[:-1]
+        found, expected = (read(pipeline, rows, features, ids) for pipeline in (half, whole))
+        error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
+        assert 0 < error < limit, f"relative error {error:.2e}, at most {limit:.0e}"
+        equal.append(found.argmax(-1) == expected.argmax(-1))
+    assert np.mean(equal) >= 0.95, f"{100 * np.mean(equal):.0f} % of {np.size(equal)} tokens are equal"
+
+
+def answer(pipeline, rows, features) -> list[int]:
+    with pipeline.encode_rows(rows, features) as face:
+        ids = pipeline.question_ids("emotion")
+        return list(Generation(pipeline.backend.decoder, face.rewind(), ids, stop_ids=(), max_new_tokens=12))
+
+
+def read(pipeline, rows, features, ids):
+    """(12, vocabulary) logits after the last 12 of some ids."""
+    decoder = pipeline.backend.decoder
+    with pipeline.encode_rows(rows, features) as face:
+        return decoder.extend(face.rewind(), decoder.embed(ids), last=12).copy()
+
+
+def test_the_half_cache_takes_half_the_memory(folder):
+    manifest = read_manifest(folder)
+    half, whole = (Memory.of(manifest, variant).per_face for variant in manifest.variants)
+    assert whole == 2 * half
+
+
+@pytest.fixture
+def providers(monkeypatch):
+    """An ONNX Runtime that claims CUDA: it computes on the CPU, and remembers what was asked of each session."""
+    asked = []
+
+    class Session(onnxruntime.InferenceSession):
+        starts = True
+
+        def __init__(self, path, options, providers):
+            asked.append(providers)
+            super().__init__(path, options, providers=["CPUExecutionProvider"])
+
+        def get_providers(self):
+            return [CUDA] if self.starts else ["CPUExecutionProvider"]
+
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: [CUDA, "CPUExecutionProvider"])
+    monkeypatch.setattr("onnxruntime.InferenceSession", Session)
+    return asked
+
+
+def test_auto_takes_cuda_where_it_runs(folder, providers):
+    manifest = read_manifest(folder)
+    for device in ("auto", "cuda"):
+        backend = open_backend(folder, manifest, device)
+        assert backend.variant.device == "cuda"
+        assert [p[0] for p in providers] == [(CUDA, {"use_tf32": "0"})] * 2, "the vision encoder and the decoder"
+        providers.clear()
+    assert open_backend(folder, manifest, "cpu").variant.device == "cpu"
+    assert providers == [["CPUExecutionProvider"]] * 2
+
+
+def test_inputs_reach_a_device_that_copies_them_when_they_are_bound(folder, providers, monkeypatch):
+    """As CUDA does: every call must bind them anew, or it would read the inputs of the first."""
+    manifest, reference = read_manifest(folder), Reference.load(folder / "reference.npz")
+    face = reference.rows[0], reference.landmark_features[0]
+    expected = answer(pipelines(folder)[0], *face)
+    bind = onnxruntime.IOBinding.bind_cpu_input
+    monkeypatch.setattr("onnxruntime.IOBinding.bind_cpu_input", lambda self, name, a: bind(self, name, a.copy()))
+    monkeypatch.setattr(KVPool, "__init__", partialmethod(_on_the_cpu, KVPool.__init__))
+    assert answer(Pipeline(folder, manifest, open_backend(folder, manifest, "cuda")), *face) == expected
+
+
+def _on_the_cpu(pool, initialise, geometry, capacity, sequences, dtype, device) -> None:
+    assert (dtype, device) == (np.float16, "cuda")
+    initialise(pool, geometry, capacity, sequences, dtype, "cpu")
+
+
+@pytest.mark.parametrize("installed", [False, True])
+def test_without_cuda_auto_says_so_and_an_explicit_device_is_refused(folder, providers, monkeypatch, caplog, installed):
+    """Whether the provider is missing, or there and unable to start, which ONNX Runtime itself only logs."""
+    if installed:
+        monkeypatch.setattr(onnxruntime.InferenceSession, "starts", False)
+        reason = r"ort-cuda-\S+: onnxruntime-gpu .* could not start CUDA: it needs an NVIDIA GPU"
+    else:
+        monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
+        reason = r"ort-cuda-\S+: onnxruntime-gpu is needed to run on an NVIDIA GPU.*emola-edge\[gpu\]"
+    manifest = read_manifest(folder)
+    with pytest.raises(BackendError, match=reason):
+        open_backend(folder, manifest, "cuda")
+    with caplog.at_level(logging.INFO, "sdk.analyzer"):
+        name = open_backend(folder, manifest).variant.name
+    assert re.search(f"on {name}; not on {reason}", caplog.text)
+
+
+def test_a_bundle_without_the_variant(bundle):
+    with pytest.raises(BackendError, match="no variant for device 'cuda'; export it again with --cuda"):
+        open_backend(bundle(), read_manifest(bundle()), "cuda")
+
+
+def test_a_sequence_moves_through_the_host_where_memory_is_on_a_device(bundle):
+    """The same as in place; and past and present of a row are one address, next to that of the row before."""
+    geometry = read_manifest(bundle()).geometry
+    pools = [KVPool(geometry, 8, 3, np.float16) for _ in range(2)]
+    pools[1]._host, held = None, pools[1]._host
+    for pool, memory in zip(pools, (pools[0]._host, held), strict=True):
+        memory[...] = np.arange(memory.size).reshape(memory.shape) % 2000
+        pool.caches[2].length = 5
+        pool.move(2, 0)
+        assert pool.caches[0].length == 5
+    np.testing.assert_array_equal(held, pools[0]._host)
+    np.testing.assert_array_equal(held[:, 0, :, :5], held[:, 2, :, :5])
+    bound = {}
+    binding = SimpleNamespace(
+        bind_input=lambda name, *place: bound.update({name: place}),
+        bind_output=lambda name, *place: bound.update({name: place}),
+    )
+    pools[1].bind(binding, 1, 2)
+    row = held[0, 0]
+    assert bound["past_key_values.0.key"] == ("cpu", 0, np.float16, (2, *row.shape), held.ctypes.data + row.nbytes)
+    for name, place in bound.items():
+        assert bound[name.replace("past_key_values", "present")] == place
