@@ -272,7 +272,8 @@ def open_backend(bundle: Path, manifest: Manifest, device: str = "auto", threads
                 logger.info("opened %s on %s", bundle, "; not on ".join([backend.variant.name, *refused]))
                 return backend
     if not refused:
-        raise BackendError(f"this bundle has no variant for device {device!r}; export it again with --{device}")
+        names = ", ".join(variant.name for variant in manifest.variants)
+        raise BackendError(f"{names}: no variant for device {device!r}; `emola export --cuda` adds one for NVIDIA GPUs")
     raise BackendError("no variant of this bundle runs here; " + "; ".join(refused))
 
 

@@ -1,5 +1,6 @@
 """ONNX Runtime on CPU and CUDA: which variant opens where, and the float16 decoder against the float32 one."""
 
+import json
 import logging
 import re
 from functools import partialmethod
@@ -16,6 +17,7 @@ from export.build import export_bundle
 from export.options import ExportOptions
 from sdk.analyzer import open_backend
 from sdk.bundles.manifest import read_manifest
+from sdk.cli import main
 from sdk.errors import BackendError
 from sdk.runtime.backends.kv_cache import KVPool
 from sdk.runtime.backends.ort import OrtBackend
@@ -110,7 +112,13 @@ def providers(monkeypatch):
 
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: [CUDA, "CPUExecutionProvider"])
     monkeypatch.setattr("onnxruntime.InferenceSession", Session)
+    monkeypatch.setattr(KVPool, "__init__", partialmethod(_on_the_cpu, KVPool.__init__))
     return asked
+
+
+def _on_the_cpu(pool, initialise, geometry, capacity, sequences, dtype, device) -> None:
+    assert dtype == np.float16 or device == "cpu"
+    initialise(pool, geometry, capacity, sequences, dtype, "cpu")
 
 
 def test_auto_takes_cuda_where_it_runs(folder, providers):
@@ -131,13 +139,7 @@ def test_inputs_reach_a_device_that_copies_them_when_they_are_bound(folder, prov
     expected = answer(pipelines(folder)[0], *face)
     bind = onnxruntime.IOBinding.bind_cpu_input
     monkeypatch.setattr("onnxruntime.IOBinding.bind_cpu_input", lambda self, name, a: bind(self, name, a.copy()))
-    monkeypatch.setattr(KVPool, "__init__", partialmethod(_on_the_cpu, KVPool.__init__))
     assert answer(Pipeline(folder, manifest, open_backend(folder, manifest, "cuda")), *face) == expected
-
-
-def _on_the_cpu(pool, initialise, geometry, capacity, sequences, dtype, device) -> None:
-    assert (dtype, device) == (np.float16, "cuda")
-    initialise(pool, geometry, capacity, sequences, dtype, "cpu")
 
 
 @pytest.mark.parametrize("installed", [False, True])
@@ -157,8 +159,16 @@ def test_without_cuda_auto_says_so_and_an_explicit_device_is_refused(folder, pro
     assert re.search(f"on {name}; not on {reason}", caplog.text)
 
 
+def test_verify_measures_the_variant_of_a_device(folder, providers, capsys):
+    """What was measured at export is measured again; here CUDA is the CPU's kernels."""
+    assert main(["verify", str(folder), "--device", "cuda", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["parity"]
+    sealed = [p for p in read_manifest(folder).parity if p.variant.startswith("ort-cuda-")]
+    assert [row["relative_error"] for row in found] == [pytest.approx(p.relative_error, rel=1e-3) for p in sealed]
+
+
 def test_a_bundle_without_the_variant(bundle):
-    with pytest.raises(BackendError, match="no variant for device 'cuda'; export it again with --cuda"):
+    with pytest.raises(BackendError, match="ort-float32: no variant for device 'cuda'; `emola export --cuda`"):
         open_backend(bundle(), read_manifest(bundle()), "cuda")
 
 

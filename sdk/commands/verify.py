@@ -12,6 +12,7 @@ from sdk.runtime.verify import Reference, measure_parity
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", nargs="?", help="folder of a bundle; default: the embedded one")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="whose variant (default cpu)")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
 
 
@@ -20,7 +21,7 @@ def run(args: argparse.Namespace) -> None:
     manifest = read_manifest(folder)
     check_hashes(folder, manifest)
     # Engines were measured when they were built, in float16; here it is what was sealed that is measured.
-    pipeline = Pipeline(folder, manifest, open_backend(folder, manifest, "cpu"))
+    pipeline = Pipeline(folder, manifest, open_backend(folder, manifest, args.device))
     sealed = {(parity.variant, parity.stage): parity for parity in manifest.parity}
     found = [
         parity.model_copy(update={"tolerance": sealed[parity.variant, parity.stage].tolerance})
