@@ -7,14 +7,14 @@ import numpy as np
 
 from sdk.analyzer import open_backend
 from sdk.bundles.manifest import MANIFEST, LabelCalibration, Manifest, file_sha256, read_manifest
-from sdk.faba.calibration import calibration_error, fit_temperature, tempered
+from sdk.faba.calibration import Doubles, calibration_error, fit_temperature, tempered
 from sdk.faba.labels import UNITS
 from sdk.faba.prompts import Task
 from sdk.faba.rege import annotated_action_units, emotion_index
 from sdk.faces.crop import aligned_face
 from sdk.faces.images import load_image
 from sdk.runtime.clock import Clock
-from sdk.runtime.labels import LabelScorer
+from sdk.runtime.labels import ENOUGH, LabelScorer
 from sdk.runtime.pipeline import Pipeline
 from trainer.data import read_landmarks
 from trainer.durable import write_whole
@@ -46,10 +46,9 @@ def calibrate_labels(
 def _calibrate(pipeline: Pipeline, task: Task, path: Path, report: Callable[[str], None]) -> LabelCalibration:
     records = read_records(path, task=task)
     scorer = LabelScorer(pipeline)
-    pairs = [_score(pipeline, scorer, task, record, index) for index, record in enumerate(records)]
-    probabilities = np.concatenate([rows for rows, _ in pairs])
-    labels = np.concatenate([right for _, right in pairs])
-    temperature = fit_temperature(probabilities, labels)
+    scored = [_score(pipeline, scorer, task, record, index) for index, record in enumerate(records)]
+    whole, probabilities, labels = (np.concatenate(parts) for parts in zip(*scored, strict=True))
+    temperature = fit_temperature(whole, labels)
     found = LabelCalibration(
         task=task,
         temperature=temperature,
@@ -67,14 +66,21 @@ def _calibrate(pipeline: Pipeline, task: Task, path: Path, report: Callable[[str
 
 def _score(
     pipeline: Pipeline, scorer: LabelScorer, task: Task, record: Record, index: int
-) -> "tuple[np.ndarray[tuple[int, int], np.dtype[np.float64]], np.ndarray[tuple[int], np.dtype[np.int64]]]":
-    """Rows of probabilities and which column is right: one row over the emotions, or one (present, absent) per unit."""
+) -> "tuple[Doubles, Doubles, np.ndarray[tuple[int], np.dtype[np.int64]]]":
+    """Rows of probabilities and which column is right: one row over the emotions, or one (present, absent) per unit.
+
+    The rows come twice: with every branch visited, for a likelihood that knows no zeros, and as a user gets them.
+    """
     crop = aligned_face(load_image(record.image_path), pipeline.manifest.preprocessing.face_scale)
     with pipeline.encode(crop, Clock(), read_landmarks(record)) as face:
         if task == "emotion":
-            emotions = scorer.emotions(face, enough=1.0)
-            return np.array([list(emotions.values())]), np.array([emotion_index(record.label, index)])
-        units = scorer.action_units(face, enough=1.0)
+            whole, given = (np.array([list(scorer.emotions(face, enough=e).values())]) for e in (1.0, ENOUGH))
+            return whole, given, np.array([emotion_index(record.label, index)])
+        whole, given = (_pairs(scorer.action_units(face, enough=e)) for e in (1.0, ENOUGH))
     present = annotated_action_units(record.label, index)
-    rows = np.array([[units[code], 1 - units[code]] for code in UNITS])
-    return rows, np.array([int(code not in present) for code in UNITS])
+    return whole, given, np.array([int(code not in present) for code in UNITS])
+
+
+def _pairs(units: Mapping[int, float]) -> Doubles:
+    """(20, 2) probability of each unit to be present, and absent."""
+    return np.array([[units[code], 1 - units[code]] for code in UNITS])
