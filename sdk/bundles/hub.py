@@ -79,8 +79,8 @@ class _Repository:
                 logger.info("%s@%s: using %s without asking the hub", self._name, self._revision, folder)
                 return folder
         raise BundleNotFoundError(
-            f"{why_not} ({self._home} holds no {self._revision!r}); if it is to be a folder, make it with `emola export`, "
-            "if it is a name of the hub, download it once while online"
+            f"{why_not} ({self._home} holds no {self._revision!r}); if it is to be a folder, make it with "
+            "`emola export`; if a name of the hub, download it once while online"
         )
 
     def _commit(self) -> str | None:
