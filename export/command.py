@@ -3,10 +3,16 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sdk.errors import ExportError
 from sdk.faba.prompts import TASKS
 from sdk.faba.vocabulary import DATASETS
+
+if TYPE_CHECKING:
+    from sdk.bundles.manifest import Manifest
+
+    from .options import ExportOptions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,9 +81,21 @@ def run(args: argparse.Namespace) -> None:
     _check_label_data(args.label_data)
     if args.calibration and args.quantize != "gptq":
         raise ExportError("--calibration is for --quantize gptq; without it the decoder is rounded, not calibrated")
+    from .build import export_bundle
+
+    options = _options(args)
+    manifest = export_bundle(options, report=lambda line: print(line, file=sys.stderr))
+    if args.label_data:
+        from .label_scores import calibrate_labels
+
+        sets = {task: Path(path) for task, path in args.label_data}
+        manifest = calibrate_labels(args.out, sets, report=lambda line: print(line, file=sys.stderr))
+    _print(manifest, options)
+
+
+def _options(args: argparse.Namespace) -> "ExportOptions":
     import torch
 
-    from .build import export_bundle
     from .calibrate import CalibrationSet
     from .gate import GateOptions
     from .gptq import GptqOptions
@@ -88,7 +106,7 @@ def run(args: argparse.Namespace) -> None:
     quantize, calibration = "gptq" if args.gptq else args.quantize, None
     if quantize == "gptq" and args.calibration and not args.gptq:
         calibration = CalibrationSet(args.calibration, args.calibration_records, args.root)
-    options = ExportOptions(
+    return ExportOptions(
         adapter=None if args.adapter == "none" else args.adapter,
         base=args.base,
         out=args.out,
@@ -118,14 +136,11 @@ def run(args: argparse.Namespace) -> None:
         head_bits=args.head_bits,
         device="cpu" if device == "auto" else device,
     )
-    manifest = export_bundle(options, report=lambda line: print(line, file=sys.stderr))
-    if args.label_data:
-        from .label_scores import calibrate_labels
 
-        sets = {task: Path(path) for task, path in args.label_data}
-        manifest = calibrate_labels(args.out, sets, report=lambda line: print(line, file=sys.stderr))
+
+def _print(manifest: "Manifest", options: "ExportOptions") -> None:
     size = sum(record.size for record in manifest.files.values())
-    print(f"{args.out}: sealed, {size / 1e6:.1f} MB")
+    print(f"{options.out}: sealed, {size / 1e6:.1f} MB")
     for parity in manifest.parity:
         agreement = "" if parity.agreement is None else f", {100 * parity.agreement:.1f} % of greedy tokens equal"
         print(f"  {parity.variant} {parity.stage}: relative error {parity.relative_error:.1e}{agreement}")

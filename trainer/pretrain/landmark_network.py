@@ -15,9 +15,8 @@ from sdk.faces.preprocess import LANDMARK_SIZE
 
 from .renders import SCORED_AT_ONCE, Batch, Renders, batches
 from .shape import LICENCE
-from .tower import descend
+from .tower import POINTS, descend
 
-POINTS = 106
 BATCH_SIZE = 64
 TRAINED_SIZE = 96  # the network halves its window first; training feeds it pictures of that size at once
 
