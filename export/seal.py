@@ -164,7 +164,7 @@ def judge_again(
             f"{out} holds this export already and stays as it is, but falls short of what is asked now: "
             f"{'; '.join(gate.shortfalls)}; export with other options, or --allow to overrule"
         )
-    if (gate.rege, gate.slow) == (before.rege, before.slow) and not options.gate.ask_more(before):
+    if gate.rege == before.rege and {*gate.slow} <= {*before.slow} and not options.gate.ask_more(before):
         stages.report(f"{out} holds this export already")
         return manifest
     manifest = manifest.model_copy(update={"gate": gate})
