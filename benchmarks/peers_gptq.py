@@ -1,28 +1,41 @@
-"""The same checkpoint quantised by us and by GPTQModel or optimum: error on unseen fused sequences, time, memory.
+"""The same checkpoint quantised by us, by GPTQModel and by optimum: error on unseen fused sequences, time, memory.
 
     pip install 'emola-edge[peers]'
-    python benchmarks/peers_gptq.py CHECKPOINT --calibration records.json -n 96 --unseen 32 [--peer gptqmodel|optimum]
+    GPTQMODEL_CPU_WORKERS=4 python benchmarks/peers_gptq.py CHECKPOINT --calibration records.json -n 96 --unseen 32
 
 CHECKPOINT is complete (LoRA merged). The peers calibrate on text, because they take no embeddings: on the same
-questions and answers. Errors are relative errors of each linear layer's outputs, by the same code on the same rows.
+questions and answers. `text` is ours on the same text, `nearest` rounds with searched scales and no data: they tell
+what comes from the fused calibration and what from the algorithm. Errors are relative errors of each linear layer's
+outputs, by the same code on the same rows. Seconds and memory are of a process that reads, quantises and saves; imports
+and our encoder are not counted in the seconds. A peer that cannot run here is one line that says why.
 """
 
 import argparse
 import json
+import os
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from export.autogptq import GptqWeights, write_configs, write_index, write_shard
-from export.calibrate import CalibrationSet, fused_sequences
-from export.gptq import GptqOptions, relative_error
+from export.calibrate import CalibrationSet, fused_sequences, text_sequences
+from export.gptq import GptqOptions, quantise, relative_error
+from export.int4 import QuantizedLinear
 from export.layerwise import LayerWalk, quantise_decoder
 from export.rows import Rows
 from trainer.checkpoint import Checkpoint
+
+METHODS = ("ours", "text", "gptqmodel", "optimum")
+Action = Callable[[], Any]
+Linears = Callable[[str, torch.Tensor], QuantizedLinear]
 
 
 def main() -> None:
@@ -32,45 +45,51 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=96)
     parser.add_argument("--unseen", type=int, default=32)
     parser.add_argument("--group-size", type=int, default=128)
-    parser.add_argument("--peer", choices=("none", "gptqmodel", "optimum"), default="gptqmodel")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--quantise-to", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.quantise_to:
-        quantise(args)
-        return
     records = CalibrationSet(args.calibration, args.n + args.unseen).records()
-    for name in dict.fromkeys(("ours", args.peer)):
-        if name == "none":
-            continue
-        with tempfile.TemporaryDirectory() as folder:
-            command = [sys.executable, __file__, *sys.argv[1:], "--quantise-to", f"{folder}/{name}"]
-            begin = time.perf_counter()
+    if args.quantise_to:
+        run(args.quantise_to, Checkpoint(None, args.checkpoint), records[: args.n], args.group_size)
+        return
+    options = GptqOptions(group=args.group_size)
+    figures: dict[str, dict[str, Any]] = {"nearest": {}}
+    linears: dict[str, Linears] = {
+        "nearest": lambda name, weight: quantise(weight, torch.eye(weight.shape[1]), options)
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        for method in args.methods:
+            out = Path(folder) / method / "quantised"
+            command = [sys.executable, __file__, *sys.argv[1:], "--quantise-to", str(out)]
             result = subprocess.run(command, capture_output=True, text=True)
-            seconds = time.perf_counter() - begin
             if result.returncode:
-                print(json.dumps({"peer": name, "failed": result.stderr.strip().splitlines()[-1]}))
+                reason = (result.stderr.strip().splitlines() or [f"it ended with {result.returncode}"])[-1]
+                print(json.dumps({"method": method, "cannot run here": reason}))
                 continue
-            memory = json.loads(result.stdout.splitlines()[-1])["peak_memory_gb"]
-            errors = unseen_errors(args.checkpoint, records[args.n :], Path(folder) / name)
-        figures = {"seconds": round(seconds, 1), "peak_memory_gb": memory, **errors}
-        print(json.dumps({"peer": name, "mean_error": round(statistics.mean(errors.values()), 5), **figures}))
+            figures[method] = json.loads(result.stdout.splitlines()[-1])
+            weights = GptqWeights(out)
+            linears[method] = lambda name, weight, weights=weights: weights[name]
+        for method, errors in unseen_errors(args.checkpoint, records[args.n :], linears).items():
+            mean = round(statistics.mean(errors.values()), 5)
+            print(json.dumps({"method": method, "mean_error": mean, **figures[method], **errors}))
 
 
-def quantise(args: argparse.Namespace) -> None:
-    """In a process of its own: peak memory is of a process."""
-    records = CalibrationSet(args.calibration, args.n + args.unseen).records()[: args.n]
-    checkpoint, out = Checkpoint(None, args.checkpoint), args.quantise_to
-    out.mkdir()
-    if out.name == "ours":
-        with tempfile.TemporaryDirectory() as folder:
-            rows = Rows.save(Path(folder), fused_sequences(checkpoint, records))
-            quantise_decoder(checkpoint, rows, out, GptqOptions(group=args.group_size))
-    else:
+def run(out: Path, checkpoint: Checkpoint, records: list, group: int) -> None:
+    """One method, in a process of its own: peak memory is of a process."""
+    out.mkdir(parents=True)
+    method = {"gptqmodel": with_gptqmodel, "optimum": with_optimum}.get(out.parent.name)
+    if method:
         source = out.with_name("llama")
         write_llama(checkpoint, source)
-        texts = [f"{record.question} {record.answer}" for record in records]
-        {"gptqmodel": with_gptqmodel, "optimum": with_optimum}[out.name](source, out, texts, args.group_size)
-    print(json.dumps({"peak_memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2)}))
+        quantise_it = method(source, out, [f"{record.question} {record.answer}" for record in records], group)
+    else:
+        sequences = text_sequences if out.parent.name == "text" else fused_sequences
+        quantise_it = with_ours(sequences(checkpoint, records), checkpoint, out, group)
+    begin = time.perf_counter()
+    quantise_it()
+    seconds = round(time.perf_counter() - begin, 1)
+    memory = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2)
+    print(json.dumps({"seconds": seconds, "peak_memory_gb": memory}))
 
 
 def write_llama(checkpoint: Checkpoint, folder: Path) -> None:
@@ -89,27 +108,41 @@ def write_llama(checkpoint: Checkpoint, folder: Path) -> None:
     (folder / "tokenizer.model").write_bytes((checkpoint.base / "tokenizer.model").read_bytes())
 
 
-def with_gptqmodel(source: Path, out: Path, texts: list[str], group: int) -> None:
+def with_ours(
+    sequences: Iterator[torch.Tensor], checkpoint: Checkpoint, out: Path, group: int, device: str = "cpu"
+) -> Action:
+    rows = Rows.save(out.parent, sequences)
+    return lambda: quantise_decoder(checkpoint, rows, out, GptqOptions(group=group), device=device)
+
+
+def with_gptqmodel(source: Path, out: Path, texts: list[Any], group: int) -> Action:
+    os.chdir(out.parent)  # it writes its logs where it runs
     from gptqmodel import GPTQModel, QuantizeConfig
 
-    model = GPTQModel.load(str(source), QuantizeConfig(bits=4, group_size=group, sym=True, desc_act=False))
-    model.quantize(texts, batch_size=1)
-    model.save(str(out))
+    def action() -> None:
+        model = GPTQModel.load(str(source), QuantizeConfig(bits=4, group_size=group, sym=True, desc_act=False))
+        model.quantize(texts, batch_size=1)
+        model.save(str(out))
+
+    return action
 
 
-def with_optimum(source: Path, out: Path, texts: list[str], group: int) -> None:
+def with_optimum(source: Path, out: Path, texts: list[Any], group: int) -> Action:
     from optimum.gptq import GPTQQuantizer
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer, model = AutoTokenizer.from_pretrained(source), AutoModelForCausalLM.from_pretrained(source)
-    quantizer = GPTQQuantizer(bits=4, dataset=texts, group_size=group, sym=True, desc_act=False)
-    quantizer.save(quantizer.quantize_model(model, tokenizer), str(out))
+    def action() -> None:
+        tokenizer, model = AutoTokenizer.from_pretrained(source), AutoModelForCausalLM.from_pretrained(source)
+        quantizer = GPTQQuantizer(bits=4, dataset=texts, group_size=group, sym=True, desc_act=False)
+        quantizer.save(quantizer.quantize_model(model, tokenizer), str(out))
+
+    return action
 
 
-def unseen_errors(folder: Path, records: list, quantised: Path) -> dict[str, float]:
-    """Mean relative output error by kind of linear layer, over the depth, on rows of the unquantised model."""
-    checkpoint, weights = Checkpoint(None, folder), GptqWeights(quantised)
-    found: dict[str, list[float]] = {}
+def unseen_errors(folder: Path, records: list, linears: dict[str, Linears]) -> dict[str, dict[str, float]]:
+    """Mean relative output error by method and kind of linear layer, on rows of the unquantised model."""
+    checkpoint = Checkpoint(None, folder)
+    found: dict[str, dict[str, list[float]]] = {method: {} for method in linears}
     with tempfile.TemporaryDirectory() as scratch:
         rows = Rows.save(Path(scratch), fused_sequences(checkpoint, records))
         walk = LayerWalk(checkpoint, Path(scratch))
@@ -118,12 +151,17 @@ def unseen_errors(folder: Path, records: list, quantised: Path) -> dict[str, flo
             def compare(names, originals, hessian, index=index):
                 together = hessian.finish()
                 for name, original in zip(names, originals, strict=True):
-                    linear = weights[f"model.layers.{index}.{name}.weight"]
-                    found.setdefault(name, []).append(relative_error(original, linear, together))
+                    for method, linear in linears.items():
+                        quantised = linear(f"model.layers.{index}.{name}.weight", original)
+                        error = relative_error(original, quantised, together)
+                        found[method].setdefault(name, []).append(error)
                 return originals
 
             rows = walk.run(index, rows, compare)
-    return {name: round(statistics.mean(errors), 5) for name, errors in found.items()}
+    return {
+        method: {name: round(statistics.mean(errors), 5) for name, errors in by_name.items()}
+        for method, by_name in found.items()
+    }
 
 
 if __name__ == "__main__":

@@ -1,34 +1,41 @@
 """Seconds per layer and peak memory of GPTQ at Vicuna-7B's shape with random weights; memory must not grow with depth.
 
     python benchmarks/quantiser.py [--layers 1 2] [--sequences 8] [--rows 720] [--device cpu]
+    GPTQMODEL_CPU_WORKERS=4 python benchmarks/quantiser.py --peer gptqmodel   # the same by a peer; extra `peers`
 
-Each depth runs in a process of its own, because peak memory is of a process.
+Each depth runs in a process of its own, because peak memory is of a process. Seconds per layer are those of the whole,
+reading and saving included, by the number of layers.
 """
 
 import argparse
 import json
+import math
 import platform
 import resource
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-from transformers import LlamaConfig
+from peers_gptq import with_gptqmodel, with_optimum, with_ours, write_llama
+from transformers import LlamaConfig, LlamaForCausalLM
 
-from export.gptq import GptqOptions
-from export.layerwise import quantise_decoder
-from export.rows import Rows
+TOKENIZER = Path(__file__).parents[1] / "tests/data/golden/llava-base/tokenizer.model"  # the peers ask for one
+PEERS = {"gptqmodel": with_gptqmodel, "optimum": with_optimum}
 
 
 class RandomVicuna(Mapping[str, torch.Tensor]):
-    """Weights of Vicuna-7B's shape in float16, made when they are asked for."""
+    """Weights of Vicuna-7B's shape in float16, cut from the same random numbers: drawing takes longer than reading."""
 
     def __init__(self, text: LlamaConfig) -> None:
+        with torch.device("meta"):
+            self._names = [f"language_model.{name}" for name in LlamaForCausalLM(text).state_dict()]
         wide, narrow = text.intermediate_size, text.hidden_size
+        self._random = torch.randn(wide * narrow).mul_(0.02).half()
         self._shapes = {"gate_proj": (wide, narrow), "up_proj": (wide, narrow), "down_proj": (narrow, wide)}
         self._narrow, self._vocabulary = narrow, text.vocab_size
 
@@ -38,31 +45,41 @@ class RandomVicuna(Mapping[str, torch.Tensor]):
         kind = name.split(".")[-2]
         rows = self._vocabulary if kind in ("embed_tokens", "lm_head") else self._narrow
         shape = self._shapes.get(kind, (rows, self._narrow))
-        return torch.randn(shape).mul_(0.02).half()
+        count = math.prod(shape)
+        return self._random.repeat(1 + count // len(self._random))[:count].view(shape)
 
     def __iter__(self) -> Iterator[str]:
-        raise NotImplementedError("weights are made when asked for")
+        return iter(self._names)
 
     def __len__(self) -> int:
-        raise NotImplementedError("weights are made when asked for")
+        return len(self._names)
 
 
-def measure(layers: int, sequences: int, rows: int, device: str) -> dict[str, object]:
-    """Quantise a decoder of some layers; seconds are the median of them."""
+def measure(layers: int, sequences: int, rows: int, device: str, peer: "str | None") -> dict[str, object]:
+    """Quantise a decoder of some layers."""
     text = LlamaConfig(num_hidden_layers=layers)
+    merged = RandomVicuna(text)
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        (folder / "tokenizer.model").touch()
-        checkpoint = SimpleNamespace(merged=RandomVicuna(text), config=SimpleNamespace(text=text), base=folder)
-        calibration = Rows.save(folder, (torch.randn(rows, text.hidden_size) for _ in range(sequences)))
-        (folder / "out").mkdir()
-        figures = quantise_decoder(checkpoint, calibration, folder / "out", GptqOptions(), device=device)
-    seconds = sorted(layer["seconds"] for layer in figures["layers"])
+        source, out = Path(name) / "llama", Path(name) / "out"
+        checkpoint = SimpleNamespace(merged=merged, config=SimpleNamespace(text=text), base=TOKENIZER.parent)
+        out.mkdir()
+        if peer:
+            write_llama(checkpoint, source)
+            ids = torch.randint(3, text.vocab_size, (sequences, rows)).tolist()
+            texts = [{"input_ids": row, "attention_mask": [1] * rows} for row in ids]
+            action = PEERS[peer](source, out, texts, 128)
+        else:
+            inputs = (torch.randn(rows, text.hidden_size) for _ in range(sequences))
+            action = with_ours(inputs, checkpoint, out, 128, device)
+        begin = time.perf_counter()
+        action()
+        seconds = time.perf_counter() - begin
     found = {
         "benchmark": "quantiser",
+        "by": peer or "ours",
         "layers": layers,
         "calibration_rows": sequences * rows,
-        "seconds_per_layer": seconds[len(seconds) // 2],
+        "seconds_per_layer": round(seconds / layers, 1),
         "peak_memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
         "device": device,
         "threads": torch.get_num_threads(),
@@ -78,14 +95,16 @@ def main() -> None:
     parser.add_argument("--layers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--sequences", type=int, default=8)
     parser.add_argument("--rows", type=int, default=720)
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--peer", choices=tuple(PEERS), help="measure this one instead of ours, on the CPU")
     args = parser.parse_args()
+    if args.device == "cuda" and not torch.cuda.is_available():
+        sys.exit("this machine or this build of torch has no CUDA; run it on a machine with an NVIDIA GPU")
     if len(args.layers) == 1:
-        print(json.dumps(measure(args.layers[0], args.sequences, args.rows, args.device)))
+        print(json.dumps(measure(args.layers[0], args.sequences, args.rows, args.device, args.peer)))
         return
     for layers in args.layers:
-        options = ["--sequences", str(args.sequences), "--rows", str(args.rows), "--device", args.device]
-        subprocess.run([sys.executable, __file__, "--layers", str(layers), *options], check=True)
+        subprocess.run([sys.executable, __file__, *sys.argv[1:], "--layers", str(layers)], check=True)
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ class GptqWeights(Mapping[str, Any]):
         self.bits = config["bits"]
         one_less = config.get("checkpoint_format", "gptq") == "gptq"
         self._zero = 2 ** (self.bits - 1) - one_less
-        self._files = WeightFiles(weight_files(folder))
+        self._files = WeightFiles(_weights(folder))
 
     def __getitem__(self, name: str) -> Any:
         """The float32 array or the quantised layer of a weight, by its name in Hugging Face's Llama."""
@@ -145,6 +145,17 @@ class GptqWeights(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
+
+
+def layout_files(folder: Path) -> list[Path]:
+    """The files of the layout in a folder, its weights last, whatever else lies beside them."""
+    described = ("config.json", "quantize_config.json", "tokenizer.model", "model.safetensors.index.json")
+    return [*(folder / name for name in described if (folder / name).is_file()), *_weights(folder)]
+
+
+def _weights(folder: Path) -> list[Path]:
+    """The weight files; auto-gptq names its own after bits and group."""
+    return sorted(folder.glob("gptq_model-*.safetensors")) or weight_files(folder)
 
 
 def _quantisation(folder: Path) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from trainer.config import preprocessing
 from trainer.records import Record
 from trainer.tokenization import IMAGE_TOKEN, load_tokenizer, prompt_ids
 
+from .autogptq import layout_files
 from .calibrate import calibrate, digest
 from .graphs import geometry, half_path, write_graphs
 from .insightface import licence_of
@@ -36,7 +37,7 @@ from .merge import merge
 from .options import ExportOptions
 from .reference import compute_reference
 from .rows import Rows
-from .seal import Parts, gate_key, seal
+from .seal import Parts, gate_key, judge_again, seal
 from .stages import RECORD, Stages
 
 MAX_NEW_TOKENS = 512
@@ -72,18 +73,20 @@ def export_bundle(options: ExportOptions, report: Callable[[str], None] = lambda
         "detector": file_sha256(options.detector_model) if options.detector_model else None,
     }
     if options.gptq_folder:
-        inputs["gptq"] = {p.name: file_sha256(p) for p in sorted(options.gptq_folder.glob("*.safetensors"))}
+        inputs["gptq"] = {path.name: file_sha256(path) for path in layout_files(options.gptq_folder)}
     if records:
         inputs |= {"calibration": digest(records), "gptq": dataclasses.asdict(options.gptq)}
     recipe = hashlib.sha256(json.dumps([sdk.__version__, sources, inputs], sort_keys=True).encode()).hexdigest()
     work = out.with_name(f"{out.name}.work")
+    stages = Stages(work, report)
+
+    def merge_all() -> Checkpoint:
+        return Checkpoint(None, stages.run("merge", sources, lambda folder: merge(checkpoint, folder)))
+
     if out.exists():
-        manifest = _same_export(out, recipe)
-        report(f"{out} holds this export already")
+        manifest = judge_again(_same_export(out, recipe), checkpoint, merge_all, options, stages)
     else:
-        stages = Stages(work, report)
-        merged_folder = stages.run("merge", sources, lambda folder: merge(checkpoint, folder))
-        merged = Checkpoint(None, merged_folder)
+        merged = merge_all()
         gptq = _quantise(stages, merged, options, records, inputs) if records else options.gptq_folder
         graphs = stages.run(
             "graphs",

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sdk.errors import ExportError
+from sdk.errors import DataError, ExportError
 from trainer.checkpoint import Checkpoint
 from trainer.checks import check_files
 from trainer.data import Encoding
@@ -42,10 +42,12 @@ class CalibrationSet:
         """The drawn records, each with a picture and a landmark file.
 
         Raises:
-            DataError: the file is no training set.
-            ExportError: it is too small, or pictures or landmarks are missing.
+            ExportError: the file is no training set or too small, or pictures or landmarks are missing.
         """
-        known = read_records(self.path, self.root)
+        try:
+            known = read_records(self.path, self.root)
+        except DataError as error:
+            raise ExportError(f"{error}; calibration takes training records: question, answer, landmarks") from None
         if not 0 < self.count <= len(known):
             raise ExportError(
                 f"{self.path} holds {len(known)} records, {self.count} were asked for; give a larger set or another -n"

@@ -139,12 +139,17 @@ def _options(args: argparse.Namespace) -> "ExportOptions":
 
 
 def _print(manifest: "Manifest", options: "ExportOptions") -> None:
+    from .insightface import UNSTATED
+
     size = sum(record.size for record in manifest.files.values())
     print(f"{options.out}: sealed, {size / 1e6:.1f} MB")
     for parity in manifest.parity:
         agreement = "" if parity.agreement is None else f", {100 * parity.agreement:.1f} % of greedy tokens equal"
         print(f"  {parity.variant} {parity.stage}: relative error {parity.relative_error:.1e}{agreement}")
     print(f"  report: {options.report}")
+    for licence in manifest.licences:
+        if licence.licence == UNSTATED:
+            print(f"  {licence.part} ({licence.origin}): its file states no licence; ask its maker", file=sys.stderr)
     if manifest.landmark is None:
         print(
             "  without a landmark network this bundle cannot read photographs on its own: it needs landmark_features=; "

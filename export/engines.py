@@ -28,6 +28,7 @@ from sdk.runtime.backends.tensorrt import (
     this_platform,
 )
 from sdk.runtime.verify import Reference
+from trainer.durable import write_whole
 
 from .targets import Target
 
@@ -141,7 +142,7 @@ def build_plan(graph: Path, options: EngineOptions, cache: Path) -> bytes:
             f"TensorRT {trt.__version__} found no way to build {graph.name} in {options.workspace / 1e9:.1f} GB; give "
             "it more --workspace; the ONNX variant still works"
         )
-    cache.write_bytes(bytes(timings.serialize()))
+    write_whole(cache, bytes(timings.serialize()))
     return bytes(plan)
 
 

@@ -28,7 +28,7 @@ from trainer.weights import canonical_name
 from .autogptq import GptqWeights
 from .decoder import Llama, Precision, write_decoder
 from .half import compute_in_half, store_in_half
-from .plan import Workload
+from .plan import Workload, stored_decoder
 from .tokenizer import check_tokenizer, convert_tokenizer
 
 
@@ -154,13 +154,23 @@ def decoder_shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
         return {name: tuple(w.shape) for name, w in LlamaForCausalLM(checkpoint.config.text).state_dict().items()}
 
 
-def workload(checkpoint: Checkpoint, name: str) -> Workload:
-    """What `export.plan` needs to know of a checkpoint."""
+def workload(checkpoint: Checkpoint, name: str, precision: Precision, group: int) -> Workload:
+    """What `export.plan` needs to know of a checkpoint whose decoder is stored in a precision, in groups of weights."""
     with torch.device("meta"):
         model = EmoLA(checkpoint.config)
     encoders = (model.vision_tower, model.mm_projector, model.landmark_feature_projector)
     weights = sum(parameter.numel() for part in encoders for parameter in part.parameters())
-    return Workload(name, geometry(checkpoint.config), weights, checkpoint.config.image_rows)
+    shape = geometry(checkpoint.config)
+    bits, head_bits = (precision.bits, precision.head_bits) if precision.bits else (32, 32)
+    stored = checkpoint.merged["language_model.model.norm.weight"].dtype.itemsize
+    return Workload(
+        name,
+        shape,
+        (stored_decoder(precision.name, shape, bits, head_bits, group),),
+        weights,
+        checkpoint.config.image_rows,
+        stored * shape.vocabulary * shape.hidden_size,
+    )
 
 
 def check_landmark_model(path: Path, size: int) -> None:

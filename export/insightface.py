@@ -36,7 +36,14 @@ KNOWN = (
         "det_10g.onnx", "detector", "5838f7fe053675b1c7a08b633df49e7af5495cee0493c7dcf6697200b85b5b91", 16_923_827
     ),
 )
-_PACKS = ("buffalo_l", "buffalo_m", "buffalo_s", "antelopev2")
+_LANDMARKS = "2d106det.onnx"  # in every pack
+_DETECTORS = {
+    "buffalo_l": "det_10g.onnx",
+    "buffalo_m": "det_2.5g.onnx",
+    "buffalo_s": "det_500m.onnx",
+    "antelopev2": "scrfd_10g_bnkps.onnx",
+}
+UNSTATED = "not known; ask its maker"
 
 
 def find_model(name: str, role: Role) -> Path:
@@ -47,40 +54,45 @@ def find_model(name: str, role: Role) -> Path:
         role: which network of the pack.
 
     Raises:
-        ExportError: no such file; the pack is not there or not whole.
+        ExportError: no such file; the pack is not there or not whole; nothing is known to check its file by.
     """
-    if name not in _PACKS:
+    if name not in _DETECTORS:
         path = Path(name)
         if not path.is_file():
-            packs = ", ".join(_PACKS)
+            packs = ", ".join(_DETECTORS)
             raise ExportError(f"{role} model {name} does not exist; expected an ONNX file or one of {packs}")
         return path
     folder = Path(os.environ.get("INSIGHTFACE_HOME", "~/.insightface")).expanduser() / "models" / name
-    wanted = [network for network in KNOWN if network.role == role]
-    for network in wanted:
-        path = folder / network.name
-        if path.is_file():
-            if path.stat().st_size != network.size or file_sha256(path) != network.sha256:
-                raise ExportError(
-                    f"{path} is not the file that insightface released (SHA-256 differs): its download was cut off "
-                    f"or it was changed; delete {folder} and fetch the pack again"
-                )
-            return path
-    raise ExportError(
-        f"{folder} holds no {' or '.join(network.name for network in wanted)}; fetch the pack once with insightface: "
-        f"insightface.app.FaceAnalysis({name!r}), or pass the file"
-    )
+    path = folder / (_LANDMARKS if role == "landmark" else _DETECTORS[name])
+    known = next((network for network in KNOWN if network.name == path.name), None)
+    if known is None:
+        raise ExportError(
+            f"no SHA-256 is known for {path.name}, the {role} network of {name}, so a pack cannot be checked; pass "
+            f"the file itself if you trust it ({path}), or buffalo_l"
+        )
+    if not path.is_file():
+        raise ExportError(
+            f"{folder} holds no {path.name}; fetch the pack once with insightface: "
+            f"insightface.app.FaceAnalysis({name!r}), or pass the file"
+        )
+    if path.stat().st_size != known.size or file_sha256(path) != known.sha256:
+        raise ExportError(
+            f"{path} is not the file that insightface released (SHA-256 differs): its download was cut off or it was "
+            f"changed; delete {folder} and fetch the pack again"
+        )
+    return path
 
 
 def licence_of(path: Path, role: Role) -> Licence:
-    """Origin and terms of a network's weights: insightface's are known, others may state theirs in the ONNX file."""
+    """Origin and terms of a network's weights: insightface's are known by hash or name, others may state theirs."""
     digest = file_sha256(path)
-    known = next((network for network in KNOWN if network.sha256 == digest), None)
+    names = {network.sha256: network.name for network in KNOWN}
     part = f"{role} network"
-    if known:
-        return Licence(part=part, origin=f"insightface {known.name}, SHA-256 {digest[:12]}", licence=TERMS)
+    if digest in names or path.name in (_LANDMARKS, *_DETECTORS.values()):
+        origin = f"insightface {names.get(digest, path.name)}, SHA-256 {digest[:12]}"
+        return Licence(part=part, origin=origin, licence=TERMS)
     stated = {entry.key: entry.value for entry in onnx.load(path, load_external_data=False).metadata_props}
-    terms = stated.get("licence", "not known; ask its maker")
+    terms = stated.get("licence", UNSTATED)
     return Licence(part=part, origin=f"{path.name}, SHA-256 {digest[:12]}", licence=terms)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from sdk.errors import ExportError
+from sdk.faces.detect import ScrfdDetector
 from trainer.checkpoint import Checkpoint
 
 from .autogptq import GptqWeights
@@ -17,7 +18,7 @@ from .gptq import GptqOptions
 from .graphs import check_landmark_model, decoder_shapes, workload
 from .insightface import check_terms
 from .layerwise import check_shapes
-from .plan import check_fits
+from .plan import Workload, check_fits
 from .targets import find_target
 
 QUANTIZE = ("none", "int4", "gptq")
@@ -95,12 +96,17 @@ class ExportOptions:
             check_landmark_model(self.landmark_model, checkpoint.config.landmark_size)
             check_terms(self.landmark_model, "landmark", self.accept_noncommercial)
         if self.detector_model:
+            ScrfdDetector(str(self.detector_model))  # opens it and looks at its inputs and outputs
             check_terms(self.detector_model, "detector", self.accept_noncommercial)
         self._check_decoder(checkpoint)
         if self.target:
-            check_fits(self.target, find_target(self.target), workload(checkpoint, self.out.name))
+            check_fits(self.target, find_target(self.target), self.workload(checkpoint))
         self._check_disk(checkpoint)
         return checkpoint
+
+    def workload(self, checkpoint: Checkpoint) -> Workload:
+        """What `export.plan` needs to know of the bundle to come."""
+        return workload(checkpoint, self.out.name, self.precision, self.gptq.group)
 
     @property
     def report(self) -> Path:
@@ -131,5 +137,5 @@ class ExportOptions:
         free = shutil.disk_usage(self.out.parent).free
         if free < needed:
             raise ExportError(
-                f"{self.out.parent}: about {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free"
+                f"{self.out.parent}: about {needed / 1e6:,.0f} MB are needed, {free / 1e6:,.0f} MB are free"
             )

@@ -1,15 +1,24 @@
 """Does a bundle fit a machine, and how fast will it be? From data sheets and the roofline, before anyone buys."""
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
-from sdk.bundles.manifest import Geometry, Manifest
+from sdk.bundles.manifest import Geometry, Manifest, Variant
 from sdk.errors import ExportError
 
 from .targets import Target
 
 _RUNTIME_GB = {True: 0.9, False: 0.25}  # with and without CUDA: its context, the libraries, Python
-_GROUP = 128
+_LAYER_S = 3e-5  # a step takes at least this long in each layer: emola-nano on a CPU, where launches are all there is
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """One way to store a decoder: its bytes, all of which a step reads, and the device it is for (None: any)."""
+
+    title: str
+    size: float
+    device: "Literal['cpu', 'cuda'] | None" = None
 
 
 @dataclass(frozen=True)
@@ -19,29 +28,29 @@ class Workload:
     Attributes:
         name: for people.
         geometry: of the decoder.
+        decoders: ways to store it, best first.
         encoder_weights: parameters of the vision tower and of both projectors.
         image_rows: of one face, including the landmark row.
+        embedding_bytes: of the token table.
+        half: the encoders are there in float16 for a GPU.
         text_rows: system text and question.
         answer_rows: positions kept for answers and for free questions.
     """
 
     name: str
     geometry: Geometry
+    decoders: tuple[Decoder, ...]
     encoder_weights: int
     image_rows: int
+    embedding_bytes: int
+    half: bool = True
     text_rows: int = 55
     answer_rows: int = 640
 
     @property
     def layer_weights(self) -> int:
         """Weights of all linear layers, without the head."""
-        g = self.geometry
-        attention = 2 * g.hidden_size * (g.heads + g.kv_heads) * g.head_size
-        return g.layers * (attention + 3 * g.hidden_size * g.intermediate_size)
-
-    @property
-    def head_weights(self) -> int:
-        return self.geometry.vocabulary * self.geometry.hidden_size
+        return _layer_weights(self.geometry)
 
     @property
     def cache_bytes(self) -> int:
@@ -49,25 +58,47 @@ class Workload:
         return 4 * self.geometry.layers * self.geometry.kv_heads * self.geometry.head_size
 
 
+def _layer_weights(g: Geometry) -> int:
+    attention = 2 * g.hidden_size * (g.heads + g.kv_heads) * g.head_size
+    return g.layers * (attention + 3 * g.hidden_size * g.intermediate_size)
+
+
+def stored_decoder(title: str, geometry: Geometry, bits: int, head_bits: int, group: int = 128) -> Decoder:
+    """A decoder by arithmetic; below 16 bits each group of weights has a 16-bit scale.
+
+    Args:
+        bits: of the linear layers, 3 of which are stored as 4; `head_bits` of the output head.
+    """
+
+    def size(weights: int, bits: int) -> float:
+        return weights * (max(bits, 4) / 8 + (2 / group if bits < 16 else 0))
+
+    head = geometry.vocabulary * geometry.hidden_size
+    return Decoder(title, size(_layer_weights(geometry), bits) + size(head, head_bits))
+
+
+_VICUNA_7B = Geometry(
+    layers=32,
+    hidden_size=4096,
+    heads=32,
+    kv_heads=32,
+    head_size=128,
+    vocabulary=32000,
+    context=2048,
+    intermediate_size=11008,
+)
 LLAVA_7B = Workload(
     "EmoLA on LLaVA-1.5-7B",
-    Geometry(
-        layers=32,
-        hidden_size=4096,
-        heads=32,
-        kv_heads=32,
-        head_size=128,
-        vocabulary=32000,
-        context=2048,
-        intermediate_size=11008,
-    ),
+    _VICUNA_7B,
+    tuple(stored_decoder(f"gptq, 4 bits, group 128, head {h} bits", _VICUNA_7B, 4, h) for h in (8, 4)),
     encoder_weights=303_500_000 + 20_980_000 + 17_650_000,
     image_rows=577,
+    embedding_bytes=2 * 32000 * 4096,
 )
 
 
-def workload_of(manifest: Manifest) -> Workload:
-    """The same for a bundle.
+def workload_of(manifest: Manifest, encoder_weights: int) -> Workload:
+    """The same for a bundle, with the bytes that its files have.
 
     Raises:
         ExportError: the bundle does not say how wide its MLP is.
@@ -76,15 +107,24 @@ def workload_of(manifest: Manifest) -> Workload:
         raise ExportError(f"{manifest.name} does not record its intermediate size; export it again")
     prompt = manifest.prompt
     longest = max(len(question.token_ids) for question in prompt.questions.values())
-    files = [record.size for name, record in manifest.files.items() if name.startswith(manifest.vision)]
     return Workload(
         manifest.name,
         manifest.geometry,
-        encoder_weights=sum(files) // 4,
+        tuple(_variant(manifest, variant) for variant in manifest.variants),
+        encoder_weights=encoder_weights,
         image_rows=prompt.image_rows,
+        embedding_bytes=manifest.files[manifest.embeddings].size,
+        half=manifest.vision_half is not None,
         text_rows=len(prompt.prefix_ids) + longest,
         answer_rows=prompt.max_new_tokens + 128,
     )
+
+
+def _variant(manifest: Manifest, variant: Variant) -> Decoder:
+    size = sum(manifest.files[name].size for name in (variant.decoder, *variant.external))
+    if variant.precision == "float16":  # it shares the file of the float32 variant and narrows it when it is opened
+        size //= 2
+    return Decoder(f"{variant.name} of this bundle", size, variant.device)
 
 
 @dataclass(frozen=True)
@@ -92,6 +132,7 @@ class Plan:
     """What to expect on a target.
 
     Attributes:
+        decoder: how it is stored.
         variant: what to export, or None if nothing fits.
         memory_gb: by part; `left_gb` is what remains.
         first_token_ms: picture to first token; `second_question_ms`: a further question about the same face.
@@ -101,6 +142,7 @@ class Plan:
 
     target: str
     title: str
+    decoder: str
     variant: "str | None"
     memory_gb: dict[str, float]
     left_gb: float
@@ -125,7 +167,10 @@ def plan(name: str, target: Target, work: Workload) -> Plan:
     Args:
         name: key of the target.
     """
-    plans = [_plan(name, target, work, head_bits) for head_bits in (8, 4)]
+    device = "cuda" if target.sm else "cpu"
+    own = [decoder for decoder in work.decoders if decoder.device in (None, device)]
+    again = (replace(decoder, title=f"{decoder.title}, exported again with --cuda") for decoder in work.decoders)
+    plans = [_plan(name, target, work, decoder) for decoder in own or again]
     return next((found for found in plans if found.fits), plans[-1])
 
 
@@ -137,17 +182,16 @@ def check_fits(name: str, target: Target, work: Workload) -> Plan:
     """
     found = plan(name, target, work)
     if not found.fits:
-        parts = ", ".join(f"{part} {size:.2f}" for part, size in found.memory_gb.items())
+        parts = ", ".join(f"{part} {size:.3g}" for part, size in found.memory_gb.items())
         raise ExportError(
-            f"{work.name} does not fit {target.title}: {sum(found.memory_gb.values()):.1f} GB are needed in 4 bits "
-            f"({parts}), a process gets {target.memory_gb} GB; `emola plan` lists the targets that it fits"
+            f"{work.name} does not fit {target.title}: {sum(found.memory_gb.values()):.1f} GB are needed for "
+            f"{found.decoder} ({parts}), a process gets {target.memory_gb} GB; `emola plan` lists what it fits"
         )
     return found
 
 
-def _plan(name: str, target: Target, work: Workload, head_bits: int) -> Plan:
-    gpu = target.sm is not None
-    read = _bytes(work.layer_weights, 4) + _bytes(work.head_weights, head_bits)
+def _plan(name: str, target: Target, work: Workload, decoder: Decoder) -> Plan:
+    gpu, read = target.sm is not None, decoder.size
     memory = {part: size / 1e9 for part, size in _memory(work, read, gpu).items()}
     memory["runtime"] = _RUNTIME_GB[gpu]
     left = target.memory_gb - sum(memory.values())
@@ -155,14 +199,15 @@ def _plan(name: str, target: Target, work: Workload, head_bits: int) -> Plan:
     bandwidth = 1e9 * target.bandwidth_gbs
     arithmetic = 1e12 * target.tflops * target.prefill_share
     cache = work.cache_bytes * (1 if gpu else 2) * (rows + 60)
-    step = (read + cache) / (bandwidth * target.decode_share)
+    step = max((read + cache) / (bandwidth * target.decode_share), _LAYER_S * work.geometry.layers)
     encoder = 2 * work.encoder_weights * work.image_rows
     prefill = 2 * work.layer_weights * rows + 4 * rows**2 * work.geometry.layers * work.geometry.hidden_size
     question = max(step, 2 * work.layer_weights * 16 / arithmetic)
     return Plan(
         target=name,
         title=target.title,
-        variant=f"gptq, 4 bits, group 128, head {head_bits} bits; {target.variants[0]}" if left > 0 else None,
+        decoder=decoder.title,
+        variant=f"{decoder.title}; {target.variants[0]}" if left > 0 else None,
         memory_gb={part: round(size, 3) for part, size in memory.items()},
         left_gb=round(left, 2),
         first_token_ms=round(1000 * ((encoder + prefill) / arithmetic + step), 1),
@@ -181,13 +226,8 @@ def _memory(work: Workload, read: float, gpu: bool) -> dict[str, float]:
     g, rows = work.geometry, work.image_rows + work.text_rows
     return {
         "decoder": read,
-        "encoders": width * work.encoder_weights,
-        "embeddings": 2 * work.head_weights,
+        "encoders": (2 if gpu and work.half else 4) * work.encoder_weights,
+        "embeddings": work.embedding_bytes,
         "kv cache": work.cache_bytes * width / 2 * positions,
         "activations": width * rows * (3 * g.intermediate_size + 6 * g.hidden_size) + 4 * g.vocabulary,
     }
-
-
-def _bytes(weights: int, bits: int) -> float:
-    """Of weights in groups of 128, each with a 16-bit scale."""
-    return weights * (bits / 8 + 2 / _GROUP)

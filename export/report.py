@@ -19,14 +19,15 @@ _STYLE = (
 )
 
 
-def write_report(manifest: Manifest, layers: Sequence[dict[str, Any]], path: Path) -> None:
+def write_report(manifest: Manifest, layers: Sequence[dict[str, Any]], path: Path, *, allowed: bool = False) -> None:
     """Write the report of a bundle.
 
     Args:
         manifest: with parity, latency and gate.
         layers: figures of `export.layerwise`; empty where nothing was calibrated.
+        allowed: what falls short was let pass.
     """
-    parts = [f"<h1>{html.escape(manifest.name)}</h1>", _verdict(manifest)]
+    parts = [f"<h1>{html.escape(manifest.name)}</h1>", _verdict(manifest, allowed)]
     parity = [
         (p.variant, p.stage, f"{p.relative_error:.1e}", f"{p.max_error:.1e}", f"{p.tolerance:.0e}", _share(p.agreement))
         for p in manifest.parity
@@ -45,12 +46,12 @@ def write_report(manifest: Manifest, layers: Sequence[dict[str, Any]], path: Pat
     write_whole(path, (text + "".join(parts)).encode())
 
 
-def _verdict(manifest: Manifest) -> str:
+def _verdict(manifest: Manifest, allowed: bool) -> str:
     gate = manifest.gate
     if gate is None:
         return "<p>No gate was asked for.</p>"
-    lines = [f'<p class="bad">{html.escape(failure)}</p>' for failure in gate.failures]
-    lines += ["<p class=bad>Overruled with --allow.</p>"] if gate.overruled else []
+    lines = [f'<p class="bad">{html.escape(failure)}</p>' for failure in gate.shortfalls]
+    lines += ["<p class=bad>Overruled with --allow.</p>"] if lines and allowed else []
     lines = lines or ['<p class="good">Every threshold is met.</p>']
     if gate.rege:
         r = gate.rege

@@ -8,19 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sdk.bundles.manifest import MANIFEST, FileRecord, Manifest, Parity, Variant, file_sha256
+from sdk.bundles.manifest import MANIFEST, FileRecord, Gate, Manifest, Parity, Variant, file_sha256, read_manifest
 from sdk.errors import BackendError, DependencyError, ExportError
 from sdk.runtime.backends.ort import OrtBackend
 from sdk.runtime.pipeline import Pipeline
 from sdk.runtime.verify import FLOAT32_TOLERANCE, Reference, measure_parity
 from trainer.checkpoint import Checkpoint
+from trainer.durable import write_whole
+from trainer.evaluate import EvaluationSet
 
-from .gate import GateOptions, compare_rege, judge, measure_latency, refuse
-from .graphs import workload
+from .autogptq import layout_files
+from .gate import GateOptions, compare_rege, judge, measure_latency
 from .options import ExportOptions
 from .plan import Plan, plan
 from .report import write_report
-from .stages import RECORD
+from .stages import RECORD, Stages
 from .targets import find_target
 
 
@@ -78,8 +80,9 @@ def _gather(parts: Parts, options: ExportOptions, folder: Path) -> None:
     shutil.copytree(parts.graphs, folder, ignore=shutil.ignore_patterns(RECORD), dirs_exist_ok=True)
     shutil.copyfile(parts.reference / "reference.npz", folder / "reference.npz")
     if options.keep_gptq and parts.gptq:
-        unwanted = shutil.ignore_patterns(RECORD, "model-layer-*.json")
-        shutil.copytree(parts.gptq, folder / "decoder/gptq", ignore=unwanted)
+        (folder / "decoder/gptq").mkdir()
+        for path in layout_files(parts.gptq):
+            shutil.copyfile(path, folder / "decoder/gptq" / path.name)
     if options.detector_model:
         shutil.copyfile(options.detector_model, folder / "detector.onnx")
 
@@ -118,21 +121,68 @@ def _pass_gate(
     evaluation, rege = options.gate.open(), None
     if evaluation:
         (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")  # the answerer opens a bundle
-        answers = parts.work / f"answers-{evaluation.digest[:12]}-{manifest.digest_of()[:12]}"
-        rege = compare_rege(parts.checkpoint, folder, evaluation, answers, report)
+        rege = compare_rege(parts.checkpoint, folder, evaluation, parts.work / _answers(manifest, evaluation), report)
         (folder / MANIFEST).unlink()
-    gate = judge(manifest, rege, _plan(parts, options), options.gate)
+    gate = judge(manifest, rege, _plan(parts.checkpoint, options), options.gate)
     manifest = manifest.model_copy(update={"gate": gate})
-    write_report(manifest, _layers(parts.gptq), options.report)
-    refuse(gate, options.report)
+    write_report(manifest, _layers(parts.gptq), options.report, allowed=options.gate.allow)
+    if gate.shortfalls and not options.gate.allow:
+        raise ExportError(
+            f"not sealed: {'; '.join(gate.shortfalls)}. See {options.report}; export with other options, or --allow to "
+            "overrule"
+        )
     return manifest
 
 
-def _plan(parts: Parts, options: ExportOptions) -> "Plan | None":
+def judge_again(
+    manifest: Manifest,
+    checkpoint: Checkpoint,
+    merged: Callable[[], Checkpoint],
+    options: ExportOptions,
+    stages: Stages,
+) -> Manifest:
+    """The manifest of a bundle that was sealed before, held against what its gate is asked now.
+
+    The figures it carries are taken as they are; only REGE is measured if it was not on these records. A verdict that
+    asks more is written into the manifest.
+
+    Args:
+        merged: makes the checkpoint that REGE is measured against; called if it must be.
+
+    Raises:
+        ExportError: it falls short of what is asked now; the bundle stays as it is.
+    """
+    out, evaluation = options.out, options.gate.open()
+    before = manifest.gate or Gate(rege=None, thresholds=GateOptions().thresholds, failures=(), overruled=False)
+    rege = before.rege
+    if evaluation and (rege is None or rege.data != evaluation.digest):
+        answers = stages.work / _answers(manifest, evaluation)
+        rege = compare_rege(merged(), out, evaluation, answers, stages.report)
+    gate = judge(manifest, rege, _plan(checkpoint, options), options.gate)
+    if gate.shortfalls and not options.gate.allow:
+        raise ExportError(
+            f"{out} holds this export already and stays as it is, but falls short of what is asked now: "
+            f"{'; '.join(gate.shortfalls)}; export with other options, or --allow to overrule"
+        )
+    if gate.rege == before.rege and {*gate.slow} <= {*before.slow} and not options.gate.ask_more(before):
+        stages.report(f"{out} holds this export already")
+        return manifest
+    manifest = manifest.model_copy(update={"gate": gate})
+    write_whole(out / MANIFEST, manifest.to_json().encode())
+    stages.report(f"{out} holds this export already; it was judged again and its manifest records the verdict")
+    return read_manifest(out)
+
+
+def _answers(manifest: Manifest, evaluation: EvaluationSet) -> str:
+    """Folder of the answers of one bundle to one set."""
+    return f"answers-{evaluation.digest[:12]}-{manifest.digest_of()[:12]}"
+
+
+def _plan(checkpoint: Checkpoint, options: ExportOptions) -> "Plan | None":
     """What was planned for this machine; other machines are judged by `emola engines` on themselves."""
     if options.target is None or find_target(options.target).sm is not None:
         return None
-    return plan(options.target, find_target(options.target), workload(parts.checkpoint, options.out.name))
+    return plan(options.target, find_target(options.target), options.workload(checkpoint))
 
 
 def _layers(gptq: "Path | None") -> list[dict[str, Any]]:

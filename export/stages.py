@@ -19,7 +19,7 @@ class Stages:
     """
 
     def __init__(self, work: Path, report: Callable[[str], None]) -> None:
-        self._work, self.report = work, report
+        self.work, self.report = work, report
         self._key = ""
 
     def run(
@@ -43,13 +43,13 @@ class Stages:
         """
         content = json.dumps([self._key, name, inputs], sort_keys=True)
         self._key = hashlib.sha256(content.encode()).hexdigest()
-        folder = self._work / name
+        folder = self.work / name
         if self._is_done(folder):
             self.report(f"{name}: done before, skipped")
             return folder
         self.report(f"{name} ...")
-        partial = self._work / (f"{name}.{self._key[:16]}.partial" if resumable else f"{name}.partial")
-        for leftover in (folder, *self._work.glob(f"{name}*.partial")):
+        partial = self.work / (f"{name}.{self._key[:16]}.partial" if resumable else f"{name}.partial")
+        for leftover in (folder, *self.work.glob(f"{name}*.partial")):
             if not (resumable and leftover == partial):
                 shutil.rmtree(leftover, ignore_errors=True)
         partial.mkdir(parents=True, exist_ok=resumable)

@@ -20,6 +20,7 @@ import tensorrt_bindings as real
 from cuda.bindings import runtime as real_cuda
 
 MEMORY: dict[int, ctypes.Array] = {}
+STREAMS: list[int] = []
 SUCCESS = real_cuda.cudaError_t.cudaSuccess
 
 
@@ -165,7 +166,8 @@ def pretend() -> types.ModuleType:
             "cudaMalloc": malloc,
             "cudaFree": lambda address: (SUCCESS, MEMORY.pop(address))[:1],
             "cudaMemcpyAsync": copy,
-            "cudaStreamCreate": lambda: (SUCCESS, 7),
+            "cudaStreamCreate": lambda: (SUCCESS, STREAMS.append(7) or 7),
+            "cudaStreamDestroy": lambda stream: (SUCCESS, STREAMS.remove(stream))[:1],
             "cudaStreamSynchronize": lambda stream: (SUCCESS,),
             "cudaDeviceGetAttribute": attribute,
             "cudaRuntimeGetVersion": lambda: (SUCCESS, 12060),
@@ -198,7 +200,8 @@ def run(bundle: Path) -> None:
     folder = bundle / "engines" / f"sm87-trt{real.__version__}"
     assert sorted(p.name for p in folder.iterdir()) == ["engines.json", "landmark.plan", "vision.plan"]
     assert (folder.parent / "timing.cache").read_bytes() == b"timings"
-    assert not MEMORY, "device memory was not given back"
+    assert not list(folder.parent.glob("*.partial")), "something was not renamed into place"
+    assert not [*MEMORY, *STREAMS], "device memory or streams were not given back"
     backend = open_backend(bundle, manifest, "tensorrt")
     assert backend.variant.name.startswith("tensorrt+")
     reference = Reference.load(bundle / manifest.reference)
@@ -214,7 +217,7 @@ def run(bundle: Path) -> None:
     assert main(["verify", str(bundle)]) == 0, "engines beside a bundle change nothing of what was sealed"
     del backend
     gc.collect()
-    assert not MEMORY, "device memory outlived its backend"
+    assert not [*MEMORY, *STREAMS], "device memory or streams outlived their backend"
     tensorrt.__version__ = "9.9.9"
     with pytest.raises(BackendError, match="SM 8.7 and TensorRT 9.9.9") as refused:
         open_backend(bundle, manifest, "tensorrt")

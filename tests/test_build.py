@@ -6,10 +6,12 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import CHECKPOINTS, GOLDEN, golden_json
+from scrfd_network import write_scrfd
 
 from export.build import ExportOptions, export_bundle
 from export.calibrate import CalibrationSet
@@ -19,7 +21,7 @@ from export.merge import merge
 from export.stages import RECORD
 from sdk.analyzer import open_backend
 from sdk.bundles.manifest import check_hashes, read_manifest
-from sdk.errors import CheckpointError, ExportError
+from sdk.errors import BackendError, CheckpointError, ExportError
 from sdk.runtime.backends.ort import OrtEncoder
 from sdk.runtime.clock import Clock
 from sdk.runtime.generate import Generation
@@ -158,6 +160,7 @@ def _has_begun(folder, finished: int) -> bool:
         ({"quantize": "int2"}, ExportError, "quantize must be"),
         ({"landmark_model": GOLDEN / "absent.onnx"}, ExportError, "does not exist"),
         ({"landmark_model": GOLDEN / "README.md"}, ExportError, "not an ONNX file"),
+        ({"detector_model": GOLDEN / "README.md"}, BackendError, "cannot open .*README.md"),
         ({"quantize": "gptq"}, ExportError, "pass --calibration records.json, a quantised decoder"),
         ({"quantize": "gptq", "gptq_folder": GOLDEN / "absent"}, ExportError, "is no folder"),
         ({"keep_gptq": True}, ExportError, "needs --quantize gptq"),
@@ -174,7 +177,7 @@ def test_bad_input_leaves_nothing_behind(tmp_path, changes, error, message):
 
 def test_a_full_disk_is_found_before_work_starts(tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("usage", (), {"free": 1000})())
-    with pytest.raises(ExportError, match=r"GB are needed, 0\.0 GB are free"):
+    with pytest.raises(ExportError, match=r"\d MB are needed, 0 MB are free"):
         export_bundle(options(tmp_path / "bundle"))
     assert list(tmp_path.iterdir()) == []
 
@@ -184,9 +187,10 @@ def test_a_landmark_network_of_another_shape_is_refused(bundle):
         check_landmark_model(bundle() / "vision.onnx", 212)
 
 
-def test_the_half_encoder_for_tensorrt(tmp_path, landmark_network):
+def test_the_half_encoder_for_tensorrt(tmp_path):
     """Strongly typed float16 inside, float32 outside, within 1 % of the float32 graph; a detector travels along."""
-    manifest = export_bundle(options(tmp_path / "bundle", tensorrt=True, detector_model=landmark_network))
+    detector = Path(write_scrfd(str(tmp_path / "scrfd.onnx")))
+    manifest = export_bundle(options(tmp_path / "bundle", tensorrt=True, detector_model=detector))
     assert (manifest.vision_half, manifest.detector) == ("vision-half.onnx", "detector.onnx")
     graphs = [OrtEncoder(tmp_path / "bundle" / name) for name in (manifest.vision, manifest.vision_half)]
     reference = Reference.load(tmp_path / "bundle/reference.npz")
@@ -207,6 +211,9 @@ def test_a_gptq_bundle(tmp_path):
     nearest = export_bundle(options(tmp_path / "nearest", quantize="int4"))
     errors = [next(p.relative_error for p in m.parity if p.stage == "decoder") for m in (manifest, nearest)]
     assert errors[0] < errors[1], f"GPTQ {errors[0]:.3f}, round to nearest {errors[1]:.3f}"
-    again = export_bundle(options(tmp_path / "again", quantize="gptq", gptq_folder=tmp_path / "bundle/decoder/gptq"))
+    (tmp_path / "bundle/decoder/gptq/diary.txt").write_text("not of the layout")
+    given = {"gptq_folder": tmp_path / "bundle/decoder/gptq", "keep_gptq": True}
+    again = export_bundle(options(tmp_path / "again", quantize="gptq", **given))
+    assert set(again.files) == set(manifest.files), "other files than those of the layout were copied"
     for name in (variant.decoder, f"{variant.decoder}.data"):
         assert again.files[name] == manifest.files[name], "a folder taken as it is gives another decoder"

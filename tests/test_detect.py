@@ -1,9 +1,8 @@
 """Faces are found on real photographs; SCRFD decoding equals insightface's on the same network."""
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from scrfd_network import write_scrfd
 
 from sdk.errors import BackendError
 from sdk.faces.detect import Detection, DlibDetector, ScrfdDetector, open_detector
@@ -45,35 +44,6 @@ def test_one_pixel_has_no_face(dlib_detector):
     assert dlib_detector.detect(np.zeros((1, 1, 3), np.uint8)) == []
 
 
-def write_scrfd(path, size=640):
-    """SCRFD's interface on random heads: strided pooling and 1x1 convolutions in the order of det_10g's outputs."""
-    random = np.random.default_rng(0)
-    nodes, weights, outputs = [], [], []
-    heads = (("score", 1, 1.2), ("box", 4, 0.5), ("point", 10, 0.5))
-    for name, channels, spread in heads:
-        for stride in (8, 16, 32):
-            key = f"{name}{stride}"
-            weight = random.normal(0, spread, (2 * channels, 3, 1, 1)).astype(np.float32)
-            weights.append(numpy_helper.from_array(weight, f"{key}.weight"))
-            nodes += [
-                helper.make_node(
-                    "AveragePool", ["input.1"], [f"{key}.pool"], kernel_shape=[stride] * 2, strides=[stride] * 2
-                ),
-                helper.make_node("Conv", [f"{key}.pool", f"{key}.weight", f"{name}.bias"], [f"{key}.conv"]),
-                helper.make_node("Sigmoid" if name == "score" else "Abs", [f"{key}.conv"], [f"{key}.act"]),
-                helper.make_node("Transpose", [f"{key}.act"], [f"{key}.last"], perm=[0, 2, 3, 1]),
-                helper.make_node("Reshape", [f"{key}.last", f"{name}.shape"], [key]),
-            ]
-            outputs.append(helper.make_tensor_value_info(key, TensorProto.FLOAT, ["N", channels]))
-        weights.append(numpy_helper.from_array(np.array([-1, channels]), f"{name}.shape"))
-        bias = np.full(2 * channels, -1.5 if name == "score" else 0.5, np.float32)
-        weights.append(numpy_helper.from_array(bias, f"{name}.bias"))
-    inputs = [helper.make_tensor_value_info("input.1", TensorProto.FLOAT, [1, 3, size, size])]
-    graph = helper.make_graph(nodes, "scrfd", inputs, outputs, weights)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
-    return path
-
-
 def test_scrfd_equals_insightface(tmp_path, t1):
     """The same random network through both decoders: as many boxes, each within 0.01 pixels and 1e-5 of score."""
     retinaface = pytest.importorskip("insightface.model_zoo.retinaface")
@@ -104,5 +74,10 @@ def test_open_detector_takes_a_file_or_an_object(tmp_path):
 def test_bad_detectors_are_refused(tmp_path, landmark_network):
     with pytest.raises(BackendError, match="'auto', 'dlib' or the path"):
         open_detector("yolo")
-    with pytest.raises(BackendError, match="not SCRFD: expected 6 or 9 outputs"):
+    with pytest.raises(
+        BackendError, match=r"not SCRFD: expected one picture .* 6 or 9 outputs .*found \[\[.*192, 192\]\]"
+    ):
         open_detector(landmark_network)
+    (tmp_path / "torn.onnx").write_bytes(b"not a network")
+    with pytest.raises(BackendError, match=r"cannot open .*torn.onnx"):
+        open_detector(tmp_path / "torn.onnx")

@@ -1,5 +1,6 @@
 """The gate: what falls short is not sealed, the report says by how much, and overruling is recorded."""
 
+import dataclasses
 import json
 
 import pytest
@@ -66,7 +67,36 @@ def test_what_falls_short_is_not_sealed_unless_overruled(tmp_path, evaluation):
     assert gate.failures[0].startswith("REGE drops")
 
 
-def test_the_digest_does_not_depend_on_the_clock(tmp_path):
-    manifests = [export_bundle(options(tmp_path / name / "bundle")) for name in "ab"]
+def test_the_digest_does_not_depend_on_the_clock(tmp_path, monkeypatch):
+    """Neither on the latencies nor on what is said of those that fall short; the manifest has both."""
+    monkeypatch.setattr("export.gate._UNNOTICED_MS", 0)
+    settings = dataclasses.replace(options(tmp_path / "bundle", latency_factor=1e-9), target="cpu")
+    with pytest.raises(ExportError, match=r"not sealed: first token: .* ms, planned .*; token: .* at most 1e-09 times"):
+        export_bundle(settings)
+    allowed = dataclasses.replace(settings.gate, allow=True)
+    manifests = [
+        export_bundle(dataclasses.replace(settings, gate=allowed, out=tmp_path / name / "bundle")) for name in "ab"
+    ]
     assert manifests[0].latency != manifests[1].latency
+    assert [len(manifest.gate.slow) for manifest in manifests] == [2, 2]
+    silent = manifests[0].gate.model_copy(update={"slow": ()})
+    assert manifests[0].model_copy(update={"gate": silent}).digest_of() == manifests[0].digest
     assert manifests[0].digest == manifests[1].digest
+
+
+def test_a_stricter_gate_is_judged_on_a_sealed_bundle(tmp_path, evaluation):
+    """Refused without touching the bundle, recorded when overruled; what asks for no more changes nothing."""
+    out, log = tmp_path / "bundle", []
+    sealed = export_bundle(options(out))
+    asked = {"evaluation": evaluation, "rege_drop": -1.0}
+    with pytest.raises(ExportError, match=r"holds this export already and stays .* falls short .*: REGE drops by"):
+        export_bundle(options(out, **asked))
+    assert read_manifest(out) == sealed
+    overruled = export_bundle(options(out, allow=True, **asked), log.append)
+    assert overruled.gate.overruled
+    assert overruled.gate.rege.samples == 4
+    assert log[-1].endswith("it was judged again and its manifest records the verdict")
+    assert export_bundle(options(out, evaluation=evaluation), log.append) == read_manifest(out) == overruled
+    assert log[-1] == f"{out} holds this export already"
+    with pytest.raises(ExportError, match="REGE drops by"):  # from the figures that it carries
+        export_bundle(options(out, rege_drop=-0.5))

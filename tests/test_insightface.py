@@ -38,6 +38,18 @@ def test_a_partial_pack_is_refused(pack):
         find_model("absent.onnx", "landmark")
 
 
+def test_what_cannot_be_checked_is_not_taken_by_name(pack):
+    """Every pack has the same landmark network; of the detectors only buffalo_l's has a known hash."""
+    other = pack.parents[1] / "buffalo_s"
+    pack.parent.rename(other)
+    assert find_model("buffalo_s", "landmark") == other / pack.name
+    with pytest.raises(ExportError, match=r"no SHA-256 is known for det_500m.onnx.*pass the file itself if you trust"):
+        find_model("buffalo_s", "detector")
+    (other / "det_500m.onnx").write_bytes(b"unknown")
+    with pytest.raises(ExportError, match="--accept-noncommercial"):
+        check_terms(other / "det_500m.onnx", "detector", accepted=False)
+
+
 def test_non_commercial_weights_need_consent(pack, landmark_network):
     licence = licence_of(pack, "landmark")
     assert licence.licence == TERMS

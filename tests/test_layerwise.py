@@ -1,6 +1,7 @@
 """The decoder quantised layer by layer on fused sequences: faithful to the model, better than its rivals, resumable."""
 
 import hashlib
+import shutil
 import subprocess
 import sys
 
@@ -12,7 +13,7 @@ import torch
 from conftest import GOLDEN
 from onnx import numpy_helper
 
-from export.autogptq import GptqWeights
+from export.autogptq import GptqWeights, layout_files
 from export.calibrate import CalibrationSet, fused_sequences, text_sequences
 from export.decoder import write_decoder
 from export.gptq import GptqOptions, quantise, relative_error
@@ -227,6 +228,16 @@ def test_an_independent_client_reads_our_folder(golden_checkpoint, gptq, tmp_pat
     decoder = OrtDecoder(tmp_path / "ours.onnx", tmp_path / "table.npy", llama(golden_checkpoint).geometry)
     ours = decoder.extend(decoder.new_cache(512), sequence.numpy())[0]
     assert np.linalg.norm(theirs - ours) < 1e-4 * np.linalg.norm(ours)
+
+
+def test_a_folder_with_the_names_of_auto_gptq_is_read(golden_checkpoint, gptq, tmp_path):
+    """It calls its weights gptq_model-4bit-128g.safetensors and the like; the layout is the same."""
+    for number, path in enumerate(sorted(gptq.glob("*.safetensors"))):
+        shutil.copyfile(path, tmp_path / f"gptq_model-4bit-32g-{number:05d}.safetensors")
+    shutil.copyfile(gptq / "quantize_config.json", tmp_path / "quantize_config.json")
+    (tmp_path / "README.md").write_text("not of the layout")
+    GptqWeights(tmp_path).check(decoder_shapes(golden_checkpoint))
+    assert {path.name for path in layout_files(tmp_path)} == {path.name for path in tmp_path.iterdir()} - {"README.md"}
 
 
 def test_a_folder_of_another_model_is_refused(golden_checkpoint, gptq):

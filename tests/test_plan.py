@@ -1,10 +1,11 @@
 """The plan is sound: FACTS of the field come out of it, and what does not fit is said."""
 
+import dataclasses
 import json
 
 import pytest
 
-from export.plan import LLAVA_7B, check_fits, plan
+from export.plan import LLAVA_7B, check_fits, plan, stored_decoder
 from export.targets import TARGETS, find_target
 from sdk.cli import main
 from sdk.errors import ExportError
@@ -41,8 +42,6 @@ def test_published_speeds_are_within_reach():
 
 
 def test_what_does_not_fit_says_what_it_takes():
-    import dataclasses
-
     tiny = dataclasses.replace(TARGETS["t4"], memory_gb=3.0)
     with pytest.raises(ExportError, match=r"does not fit Tesla T4: \d\.\d GB are needed .* gets 3\.0 GB"):
         check_fits("t4", tiny, LLAVA_7B)
@@ -59,6 +58,30 @@ def test_the_command(capsys):
     (found,) = json.loads(capsys.readouterr().out)["plans"]
     assert found["fits"]
     assert found["target"] == "orin-nx-16"
+
+
+@pytest.mark.parametrize("precision", ["none", "int4"])
+def test_a_bundle_is_planned_by_its_bytes(bundle, emola, precision):
+    """The decoder is as large as its files, the encoders have as many weights as torch's though the file has halves."""
+    from export.plan_command import _workload
+
+    folder = bundle("trained", precision)
+    work = _workload(folder)
+    torch_weights = sum(p.numel() for name, p in emola("trained").named_parameters() if "language_model" not in name)
+    unread = 1 - work.encoder_weights / torch_weights
+    assert 0 <= unread < 0.25, f"{unread:.0%} of the encoders' weights are not counted"  # the graph ends at layer -2
+    (decoder,) = work.decoders
+    assert decoder.size == sum(path.stat().st_size for path in folder.glob("decoder/*.onnx*"))
+    assert "exported again with --cuda" in plan("t4", TARGETS["t4"], work).decoder
+
+
+def test_float32_needs_eight_times_the_memory_of_4_bits():
+    """What is planned is what is exported: EmoLA in float32 does not fit 16 GB."""
+    whole = stored_decoder("float32", LLAVA_7B.geometry, 32, 32)
+    assert whole.size == 4 * (LLAVA_7B.layer_weights + 32000 * 4096)
+    assert whole.size / LLAVA_7B.decoders[1].size == pytest.approx(8 / (1 + 2 / 128 * 2), rel=0.01)
+    with pytest.raises(ExportError, match=r"GB are needed for float32"):
+        check_fits("t4", TARGETS["t4"], dataclasses.replace(LLAVA_7B, decoders=(whole,)))
 
 
 def test_a_bundle_can_be_planned(bundle, capsys):

@@ -165,7 +165,10 @@ class Latency(_Record):
 
 
 class RegeComparison(_Record):
-    """REGE of the bundle and of the torch model on the same samples, in points; difference with its 95 % interval."""
+    """REGE of the bundle and of the torch model on the same samples, in points; difference with its 95 % interval.
+
+    `data` is the digest of the evaluation set ("": not recorded).
+    """
 
     task: str
     dataset: str
@@ -176,19 +179,26 @@ class RegeComparison(_Record):
     low: float
     high: float
     p_value: float
+    data: str = ""
 
 
 class Gate(_Record):
-    """What was asked of the bundle before it was sealed, and what fell short.
+    """What was asked of the bundle before it was sealed, and what fell short; it was sealed all the same if overruled.
 
     Attributes:
-        overruled: it was sealed although something fell short.
+        failures, overruled: what fell short but for latency, and whether the user let that pass.
+        slow: latencies that fell short and were let pass. Measured by a clock, so not part of the digest.
     """
 
     rege: RegeComparison | None
     thresholds: dict[str, float]
     failures: tuple[str, ...]
     overruled: bool
+    slow: tuple[str, ...] = ()
+
+    @property
+    def shortfalls(self) -> tuple[str, ...]:
+        return (*self.failures, *self.slow)
 
 
 class Manifest(_Record):
@@ -209,8 +219,8 @@ class Manifest(_Record):
         calibration: of the label scores; empty when they are uncalibrated.
         latency: what the export measured, likewise.
         gate: the verdict of the export, or None.
-        digest: SHA-256 of the manifest without this field and without `latency`: no clock measures twice alike, and the
-            same export must have the same digest.
+        digest: SHA-256 of the manifest without this field, `latency` and `gate.slow`: no clock measures twice alike,
+            and the same export must have the same digest.
     """
 
     format: Literal[1] = FORMAT
@@ -258,6 +268,8 @@ def with_digest(content: Mapping[str, Any]) -> str:
 
 def _digest(content: Mapping[str, Any]) -> str:
     content = {key: value for key, value in content.items() if key != "latency"}
+    if isinstance(gate := content.get("gate"), dict):
+        content["gate"] = {key: value for key, value in gate.items() if key != "slow"}
     text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -112,14 +112,20 @@ class ScrfdDetector:
             import onnxruntime
         except ImportError:
             raise DependencyError("onnxruntime", "cpu", "run SCRFD") from None
-        self._session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        self._input = self._session.get_inputs()[0]
-        self._heads = len(self._session.get_outputs())
-        if self._heads not in (6, 9):
+        try:
+            self._session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's own exception types are not public
+            raise BackendError(f"ONNX Runtime {onnxruntime.__version__} cannot open {path}: {error}") from None
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        widths = [output.shape[-1] if output.shape else None for output in outputs]
+        fits = widths in ([1] * 3 + [4] * 3, [1] * 3 + [4] * 3 + [10] * 3)
+        if not fits or [given.shape[1:2] for given in inputs] != [[3]]:
             raise BackendError(
-                f"{path} is not SCRFD: expected 6 or 9 outputs (3 strides of scores, boxes and key points), "
-                f"found {self._heads}"
+                f"{path} is not SCRFD: expected one picture (1, 3, H, W) and 6 or 9 outputs (for 3 strides: scores "
+                f"(N, 1), boxes (N, 4), key points (N, 10)); found {[given.shape for given in inputs]} and "
+                f"{[output.shape for output in outputs]}"
             )
+        self._input = inputs[0]
         fixed = self._input.shape[-1]
         self._size = fixed if isinstance(fixed, int) else size
         self._min_score, self._max_overlap = min_score, max_overlap

@@ -134,12 +134,13 @@ class TensorRTEncoder:
         self._context = self._engine.create_execution_context()
         self._max_batch = max_batch
         self._stream = check(self._cuda, self._cuda.cudaStreamCreate())
+        self._memory: dict[str, tuple[int, int]] = {}
+        self._free = weakref.finalize(self, _free, self._cuda, self._memory, self._stream)
+        self._free.atexit = False  # a process that ends frees all
         names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
         self._inputs = [name for name in names if self._engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
         (self._output,) = (name for name in names if name not in self._inputs)
-        self._memory: dict[str, tuple[int, int]] = {}
         self._running = threading.Lock()
-        weakref.finalize(self, _free, self._cuda, self._memory).atexit = False  # a process that ends frees all
 
     def __call__(self, *arrays: Floats) -> Floats:
         count = self._max_batch
@@ -178,14 +179,15 @@ class TensorRTEncoder:
         return address
 
     def close(self) -> None:
-        """Give the device memory back."""
-        _free(self._cuda, self._memory)
+        """Give device memory and stream back; the encoder has run for the last time."""
+        self._free()
 
 
-def _free(cuda: Any, memory: dict[str, tuple[int, int]]) -> None:
+def _free(cuda: Any, memory: dict[str, tuple[int, int]], stream: Any) -> None:
     while memory:
         _, (address, _) = memory.popitem()
         check(cuda, cuda.cudaFree(address))
+    check(cuda, cuda.cudaStreamDestroy(stream))
 
 
 def open_engines(bundle: Path, manifest: Manifest) -> dict[str, TensorRTEncoder]:
