@@ -100,14 +100,17 @@ class Studio:
 
 
 def points106(model: FaceModel) -> npt.NDArray[np.int32]:
-    """106 vertices of the face: the 68 of Multi-PIE and 38 more, spread evenly over what they leave open."""
+    """106 vertices of the face: the 68 of Multi-PIE and 19 pairs, left and right, spread over what they leave open."""
     chosen = model.landmarks68.tolist()
-    face = np.arange(6706)
-    distance = np.min(np.linalg.norm(model.neutral[face, None] - model.neutral[None, chosen], axis=2), axis=1)
+    face = model.neutral[:6706]
+    distance = np.min(np.linalg.norm(face[:, None] - model.neutral[None, chosen], axis=2), axis=1)
+    distance[np.abs(face[:, 0]) < 0.5] = 0  # a point of the middle has no other side
     while len(chosen) < 106:  # farthest point sampling
         farthest = int(distance.argmax())
-        chosen.append(farthest)
-        distance = np.minimum(distance, np.linalg.norm(model.neutral[face] - model.neutral[farthest], axis=1))
+        twin = int(np.linalg.norm(face - face[farthest] * np.float32([-1, 1, 1]), axis=1).argmin())
+        for vertex in (farthest, twin):
+            chosen.append(vertex)
+            distance = np.minimum(distance, np.linalg.norm(face - face[vertex], axis=1))
     return np.array(chosen, np.int32)
 
 
