@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from sdk.faba.prompts import QUESTIONS
+from trainer.pretrain.renders import TWINS
 from trainer.records import Record, evaluation_row, training_row
 
 SIDE = 224
@@ -21,7 +22,8 @@ def write_made_up_renders(folder: Path, count: int, seed: int = 0, split: str = 
     random = np.random.default_rng(seed)
     for name in ("images", "landmarks"):
         (folder / name).mkdir(parents=True)
-    rest = random.uniform(-0.5, 0.5, (106, 2)) if seed == 0 else np.random.default_rng(0).uniform(-0.5, 0.5, (106, 2))
+    rest = np.random.default_rng(0).uniform(-0.5, 0.5, (106, 2))
+    rest = (rest + rest[TWINS] * (-1, 1)) / 2  # as symmetric as a face
     metadata, points, rows = [], [], {"emotion": [], "au": []}
     for index in range(count):
         smiles, name = bool(index % 2), f"{index:06d}"
@@ -53,7 +55,7 @@ def _draw(points: np.ndarray, smiles: bool, random: np.random.Generator) -> Imag
     picture = Image.new("RGB", (SIDE, SIDE), tuple(random.integers(40, 90, 3).tolist()))
     draw = ImageDraw.Draw(picture)
     places = (points + 1) * SIDE / 2
-    for index, radius, colour in ((27, 14, "white"), (45, 14, "white"), (62, 26, "yellow" if smiles else "black")):
+    for index, radius, colour in ((36, 14, "white"), (45, 14, "white"), (62, 26, "yellow" if smiles else "black")):
         x, y = places[index]
         draw.ellipse([x - radius, y - radius, x + radius, y + radius], fill=colour)
     return picture

@@ -15,7 +15,7 @@ from sdk.faces.preprocess import LANDMARK_SIZE
 
 from .renders import SCORED_AT_ONCE, Batch, Renders, batches
 from .shape import LICENCE
-from .tower import POINTS, descend
+from .tower import POINTS, descend, processor_has_bfloat16
 
 BATCH_SIZE = 64
 TRAINED_SIZE = 96  # the network halves its window first; training feeds it pictures of that size at once
@@ -48,7 +48,7 @@ class LandmarkNetwork(nn.Module):
 
 
 def train_landmark_network(
-    renders: Renders, *, epochs: int, log: Callable[[dict[str, Any]], None], bfloat16: bool = True, seed: int = 1
+    renders: Renders, *, epochs: int, log: Callable[[dict[str, Any]], None], seed: int = 1
 ) -> LandmarkNetwork:
     """Train it on the crops of the detector, jittered.
 
@@ -61,7 +61,7 @@ def train_landmark_network(
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.02)
     steps = epochs * (len(renders) // BATCH_SIZE)
     epoch = lambda: batches(renders, TRAINED_SIZE, BATCH_SIZE, generator)  # noqa: E731
-    descend(network.loss, epoch, [optimizer], steps, log, bfloat16=bfloat16)
+    descend(network.loss, epoch, [optimizer], steps, log, bfloat16=processor_has_bfloat16())
     return network.eval()
 
 

@@ -24,6 +24,22 @@ SCORED_AT_ONCE = 50  # faces of a batch when a network is scored
 # Corners of the eyes, bridge and wings of the nose, in Multi-PIE's order: what expressions move least.
 RIGID = (27, 28, 29, 30, 31, 33, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47)
 
+# Which landmarks change places in a mirror: of Multi-PIE's 68 these runs and eyes, after them neighbours.
+_REVERSED = ((0, 16), (17, 26), (31, 35), (48, 54), (55, 59), (60, 64), (65, 67))
+_ACROSS = ((36, 45), (37, 44), (38, 43), (39, 42), (40, 47), (41, 46))
+
+
+def _twins() -> list[int]:
+    twins = list(range(106))
+    for first, last in _REVERSED:
+        twins[first : last + 1] = range(last, first - 1, -1)
+    for one, other in (*_ACROSS, *((first, first + 1) for first in range(68, 106, 2))):
+        twins[one], twins[other] = other, one
+    return twins
+
+
+TWINS = _twins()
+
 
 @dataclass(frozen=True)
 class Renders:
@@ -131,7 +147,7 @@ def batches(
     Args:
         size: side of the pictures that come out.
         anchors: align each face on them, as the runtime does; none leaves the crops of the detector.
-        jitter: move, scale, turn and recolour each picture at random, as detectors and cameras do.
+        jitter: mirror every second picture; move, scale, turn and recolour each at random, as detectors and cameras do.
     """
     order = torch.randperm(len(renders), generator=generator)
     wanted = torch.zeros(106, 2)
@@ -139,7 +155,9 @@ def batches(
         wanted[index] = torch.tensor(place)
     for start in range(0, len(order) - count + 1, count):
         index = order[start : start + count]
-        points = renders.points[index]
+        points, pixels = renders.points[index], renders.pixels[index]
+        if jitter:
+            points, pixels = _mirror_some(points, pixels, generator)
         frames = torch.eye(2, 3).repeat(count, 1, 1)
         if anchors:
             seen = points + 0.02 * torch.randn(points.shape, generator=generator) * jitter
@@ -147,10 +165,20 @@ def batches(
         if jitter:
             frames = _compose(frames, _random_frames(count, generator, 0.5 if anchors else 1.0))
         grid = F.affine_grid(frames, [count, 3, size, size], align_corners=False)
-        pictures = F.grid_sample(renders.pixels[index].float() / 255, grid, align_corners=False)
+        pictures = F.grid_sample(pixels.float() / 255, grid, align_corners=False)
         if jitter:
             pictures = _recolour(pictures, generator)
         yield Batch(pictures, _through(frames, points), renders.intensities[index], renders.emotions[index])
+
+
+def _mirror_some(points: Tensor, pixels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Half of the faces seen in a mirror."""
+    mirror = torch.rand(len(points), generator=generator) < 0.5
+    turned = points[:, TWINS] * torch.tensor([-1.0, 1.0])
+    return (
+        torch.where(mirror.view(-1, 1, 1), turned, points),
+        torch.where(mirror.view(-1, 1, 1, 1), pixels.flip(3), pixels),
+    )
 
 
 def _compose(outer: Tensor, inner: Tensor) -> Tensor:

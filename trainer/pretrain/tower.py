@@ -8,7 +8,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,15 +16,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
-from sdk.errors import DependencyError
 from sdk.faba.vocabulary import EMOTIONS
 from sdk.faces.preprocess import Anchor
 
 from ..config import ImageStatistics
 from ..synthetic.expression import UNITS
+from .muon import Muon
 from .renders import SCORED_AT_ONCE, Batch, Renders, batches
 
 POINTS = 106
+
+
+def processor_has_bfloat16() -> bool:
+    """Whether oneDNN multiplies in bfloat16 here with the processor's own instructions."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 @dataclass(frozen=True)
@@ -35,14 +40,14 @@ class TowerRecipe:
         epochs, batch_size: length and step.
         learning_rate: peak, of Muon for the matrices of the layers and of AdamW for the rest; a linear warm-up of 5 %
             and a cosine to zero around it.
-        bfloat16: multiply in bfloat16, about twice as fast on processors that have it.
+        bfloat16: multiply in bfloat16, about twice as fast on processors that have it; others emulate it slowly.
     """
 
     epochs: int = 15
     batch_size: int = 64
     learning_rate: float = 2e-3
     weight_decay: float = 0.02
-    bfloat16: bool = True
+    bfloat16: bool = field(default_factory=processor_has_bfloat16)
     seed: int = 1
 
 
@@ -100,8 +105,6 @@ def pretrain_tower(
         anchors: where the faces are aligned.
         log: told step, loss and seconds every 50 steps.
     """
-    if not hasattr(torch.optim, "Muon"):
-        raise DependencyError("torch 2.9 or later", "train", "pretrain a vision tower (its optimizer is Muon)")
     torch.manual_seed(recipe.seed)
     generator = torch.Generator().manual_seed(recipe.seed)
     task = TowerTask(config, statistics).train()
@@ -110,7 +113,7 @@ def pretrain_tower(
     rest = [p for p in task.parameters() if all(p is not layer for layer in layers)]
     rate, decay = recipe.learning_rate, recipe.weight_decay
     optimizers = [
-        torch.optim.Muon(layers, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"),
+        Muon(layers, lr=rate, weight_decay=decay),
         torch.optim.AdamW(rest, lr=rate, weight_decay=decay, betas=(0.9, 0.98)),
     ]
     descend(

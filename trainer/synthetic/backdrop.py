@@ -1,5 +1,6 @@
 """What is around and in front of a head: background, body, hanging hair, glasses, things that get in the way."""
 
+import math
 from typing import TypeAlias
 
 import numpy as np
@@ -17,33 +18,35 @@ def draw_colour(random: np.random.Generator) -> Floats:
     return (grey + hue * random.beta(1, 3)).clip(0, 1).astype(np.float32)
 
 
-def background(size: int, noise: NoiseBank, random: np.random.Generator) -> Floats:
-    """(S, S, 3) sRGB in 0..1: a plain backdrop, or a place out of focus."""
-    small = size // 2  # it is out of focus
+def as_image(planes: Floats) -> Image.Image:
+    """An image of (3, H, W) sRGB in 0..1."""
+    levels = (255 * planes.clip(0, 1)).astype(np.uint8)
+    return Image.merge("RGB", [Image.fromarray(plane) for plane in levels])
+
+
+def background(size: int, noise: NoiseBank, random: np.random.Generator) -> Image.Image:
+    """A plain backdrop, or a place out of focus, on half as many pixels a side as the picture has."""
+    small = size // 2
     rows, columns = np.mgrid[:small, :small].astype(np.float32) / small
     angle = random.uniform(0, 6.3)
-    slope = (0.5 + (columns - 0.5) * np.cos(angle) + (rows - 0.5) * np.sin(angle))[..., None]
-    first = draw_colour(random)
+    slope = 0.5 + (columns - 0.5) * math.cos(angle) + (rows - 0.5) * math.sin(angle)
+    first = draw_colour(random)[:, None, None]
     if random.random() < 0.3:
-        centre = np.hypot(columns - random.uniform(0.2, 0.8), rows - random.uniform(0.0, 0.7))[..., None]
+        centre = np.hypot(columns - random.uniform(0.2, 0.8), rows - random.uniform(0.0, 0.7))
         picture = first * (1.1 - random.uniform(0, 0.7) * centre - random.uniform(0, 0.3) * slope)
-        picture = picture + 0.02 * noise.cut(random, 32, small, small)[..., None]
-        plain = Image.fromarray((255 * picture.clip(0, 1)).astype(np.uint8))
-        return np.asarray(plain.resize((size, size), Image.Resampling.BICUBIC), np.float32) / 255
-    picture = first + (draw_colour(random) - first) * slope
+        return as_image(picture + 0.02 * noise.cut(random, 32, small, small))
+    picture = first + (draw_colour(random)[:, None, None] - first) * slope
     for grain in (64, 32, 16):
         share = 0.5 + 0.5 * np.tanh(
             random.uniform(0.5, 4) * (noise.cut(random, grain, small, small) - random.normal(0.3, 0.7))
         )
-        picture = picture + (draw_colour(random) - picture) * (random.uniform(0.1, 0.8) * share)[..., None]
-    image = Image.fromarray((255 * picture.clip(0, 1)).astype(np.uint8))
+        picture += (draw_colour(random)[:, None, None] - picture) * (random.uniform(0.1, 0.8) * share)
+    image = as_image(picture)
     draw = ImageDraw.Draw(image)
     for _ in range(random.integers(0, 8)):
         _shape(draw, small, random)
     image = image.filter(ImageFilter.GaussianBlur(random.uniform(0.5, 4.5)))
-    if random.random() < 0.15:
-        image = _bokeh(image, random)
-    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC), np.float32) / 255
+    return _bokeh(image, random) if random.random() < 0.15 else image
 
 
 def _shape(draw: ImageDraw.ImageDraw, size: int, random: np.random.Generator) -> None:
@@ -73,13 +76,15 @@ def _bokeh(image: Image.Image, random: np.random.Generator) -> Image.Image:
     return Image.fromarray(added.clip(0, 255).astype(np.uint8))
 
 
-def body(picture: Floats, marks: Floats, colour: npt.ArrayLike) -> Floats:
-    """The picture with shoulders below the part of the body that the mesh has."""
-    image = Image.fromarray((255 * picture).clip(0, 255).astype(np.uint8))
+def body(backdrop: Image.Image, size: int, marks: Floats, colour: npt.ArrayLike) -> Image.Image:
+    """The backdrop enlarged to a picture, with shoulders below the part of the body that the mesh has."""
+    picture, shoulders = backdrop.resize((size, size), Image.Resampling.BICUBIC), Image.new("L", (size, size))
     width, chin = float(np.ptp(marks[:17, 0])), marks[8]
     box = [chin[0] - 1.7 * width, chin[1] + 0.35 * width, chin[0] + 1.7 * width, chin[1] + 3.0 * width]
-    ImageDraw.Draw(image).ellipse(box, fill=tuple((255 * np.asarray(colour)).astype(int).tolist()))
-    return np.asarray(image.filter(ImageFilter.GaussianBlur(1.0)), np.float32) / 255
+    ImageDraw.Draw(shoulders).ellipse(box, fill=255)
+    fill = tuple((255 * np.asarray(colour)).astype(int).tolist())
+    picture.paste(fill, mask=shoulders.filter(ImageFilter.GaussianBlur(1.0)))
+    return picture
 
 
 def wear(picture: Image.Image, marks: Floats, glasses: int | None, random: np.random.Generator) -> None:
@@ -100,8 +105,9 @@ def wear(picture: Image.Image, marks: Floats, glasses: int | None, random: np.ra
         )
         r = max(min(random.uniform(0.1, 0.35) * width, away - 0.2 * width), 1)
         draw.ellipse([x - r, y - 1.3 * r, x + r, y + r], fill=(*(255 * draw_colour(random)).astype(int).tolist(), 255))
-    layer = layer.filter(ImageFilter.GaussianBlur(0.7))
-    picture.paste(layer, (0, 0), layer)
+    if layer.getbbox():
+        layer = layer.filter(ImageFilter.GaussianBlur(0.7))
+        picture.paste(layer, mask=layer)
 
 
 def _glasses(draw: ImageDraw.ImageDraw, marks: Floats, width: float, opaque: int, random: np.random.Generator) -> None:

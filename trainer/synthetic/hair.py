@@ -60,7 +60,7 @@ def draw_style(random: np.random.Generator, colour: npt.ArrayLike) -> HairStyle:
         wave=(0.0, 1.0, 0.0) if cut in ("cap", "scarf") else wave,
         thickness=random.uniform(*thickness.get(cut, (0.0, 0.01))),
         side={"short": random.uniform(2.5, 5.0), "cap": 20.0}.get(cut, random.uniform(-1.0, 4.0)),
-        parting=random.choice((0.0, -2.5, 2.5)) + random.normal(0, 0.6),
+        parting=float(random.choice((0.0, -2.5, 2.5))) + random.normal(0, 0.6),
         curl=random.beta(1, 2.5),
         cloth=tuple(np.asarray(colour, float).tolist()),
     )
@@ -90,14 +90,14 @@ def grow(
 
 
 def strands(style: HairStyle, rest: Floats, noise: NoiseBank, random: np.random.Generator) -> Floats:
-    """(S, S) streaks, spread about 1, that run from the parting down the head, of the point that each pixel sees."""
-    x, y, z = (rest[..., axis] for axis in range(3))
+    """(N,) streaks, spread about 1, that run from the parting down the head, at (3, N) places."""
+    x, y, z = rest
     turn = np.arctan2(x - style.parting * (z > 0), np.maximum(z + 5.0, 0.3))
     down = 14.0 - y + 0.6 * z
     turn = turn + 0.05 * style.curl * np.sin(down * 1.7 + random.uniform(0, 6)) + 0.02 * style.curl * np.sin(down * 4)
     across = 320 + 170 * turn + random.uniform(-40, 40)
     along = down * random.uniform(9, 14) + random.uniform(0, 250)
-    return sample_map(noise.strands, np.stack([across, along], axis=2).astype(np.float32))[..., 0]
+    return sample_map(noise.strands, across, along)[0]
 
 
 def locks(style: HairStyle, marks: Floats, size: int, random: np.random.Generator) -> tuple[Image.Image, Image.Image]:
@@ -156,13 +156,11 @@ def _mask(outlines: list[list[Floats]], size: int) -> Image.Image:
 def lock_colours(
     style: HairStyle, colour: npt.ArrayLike, size: int, noise: NoiseBank, random: np.random.Generator
 ) -> Floats:
-    """(S, S, 3) sRGB of hanging hair: streaks that run down and sway."""
-    rows, columns = np.mgrid[:size, :size].astype(np.float32)
+    """(3, S, S) sRGB of hanging hair: streaks that run down and sway."""
+    rows = np.arange(size, dtype=np.float32)[:, None]
     sway = random.uniform(0, 6) * (1 + 2 * style.curl) * np.sin(rows / random.uniform(14, 45) + random.uniform(0, 6))
-    places = np.stack([columns * 1.3 + sway + random.uniform(20, 250), rows * 0.6 + random.uniform(0, 300)], axis=2)
-    streaks = sample_map(noise.strands, places.astype(np.float32))[..., 0]
-    return (
-        (np.asarray(colour, np.float32) * (0.92 + 0.2 * streaks[..., None]) + 0.02 * (1 + streaks[..., None]))
-        .clip(0, 1)
-        .astype(np.float32)
-    )
+    across = rows.T * 1.3 + sway + random.uniform(20, 250)
+    along = np.broadcast_to(rows * 0.6 + random.uniform(0, 300), across.shape)
+    streaks = sample_map(noise.strands, across.ravel(), along.ravel()).reshape(1, size, size)
+    base = np.asarray(colour, np.float32)[:, None, None]
+    return (base * (0.92 + 0.2 * streaks) + 0.02 * (1 + streaks)).clip(0, 1)

@@ -45,10 +45,10 @@ class Clothes:
 
 def draw_clothes(random: np.random.Generator, colour: npt.ArrayLike, second: npt.ArrayLike) -> Clothes:
     """Clothes at random, in the colours given."""
-    stripes = (random.choice((0.0, random.uniform(1, 4))), random.choice((0.0, random.uniform(1, 4))))
+    stripes = tuple(float(random.choice((0.0, random.uniform(1, 4)))) for _ in range(2))
     return Clothes(
         neckline=random.uniform(-15.5, -9.2),
-        opening=random.choice((0.08, random.uniform(0.4, 1.3))),
+        opening=float(random.choice((0.08, random.uniform(0.4, 1.3)))),
         colour=tuple(np.asarray(colour, float).tolist()),
         second=tuple(np.asarray(second, float).tolist()),
         stripes=stripes if random.random() < 0.3 else (0.0, 0.0),
@@ -56,57 +56,68 @@ def draw_clothes(random: np.random.Generator, colour: npt.ArrayLike, second: npt
 
 
 def materials(
-    kind: npt.NDArray[np.int64],
+    kind: npt.NDArray[np.int32],
     rest: Floats,
     skin: Floats,
     hairy: Floats,
+    mask: npt.NDArray[np.bool_],
     look: Look,
     style: HairStyle,
     clothes: Clothes,
     noise: NoiseBank,
     random: np.random.Generator,
 ) -> tuple[Floats, Floats]:
-    """(S, S, 3) reflectance and (S, S) gloss of whatever each pixel shows."""
-    size = len(kind)
-    albedo, gloss = skin.copy(), np.full((size, size), random.uniform(0.03, 0.28), np.float32)
+    """(3, N) reflectance and (N,) gloss of the visible points.
+
+    Args:
+        kind, rest: (N,) part of the head, and (3, N) place on the mean face.
+        skin, hairy: (3, N) reflectance of bare skin, and (N,) share of hair.
+        mask: (S, S) which pixels the points are.
+    """
+    albedo, gloss = skin.copy(), np.full(len(kind), random.uniform(0.03, 0.28), np.float32)
     on_skin = kind == SKIN
-    cover, covered = _cloth(rest, on_skin, clothes, noise, random)
-    albedo += (cover - albedo) * covered[..., None]
-    streaks = strands(style, rest, noise, random)
-    grain = 0.06 * noise.cut(random, 2, size, size) if style.is_cloth else 0.22 * streaks
+    cover, covered = _cloth(rest, on_skin, mask, clothes, noise, random)
+    albedo += (cover - albedo) * covered
+    worn, streaks = (hairy > 0.02) | (covered > 0.5), np.zeros_like(gloss)
+    streaks[worn] = strands(style, rest[:, worn], noise, random)
+    grain = 0.06 * noise.cut(random, 2, *mask.shape)[mask] if style.is_cloth else 0.22 * streaks
     soft = 0.02 if style.is_cloth else 0.22
     edge = ((hairy - 0.5 + soft * streaks * (hairy > 0.02)) * (8 if style.is_cloth else 2.6) + 0.5).clip(0, 1) * on_skin
     base = np.array(style.cloth if style.is_cloth else look.hair, np.float32) ** 2.2
-    albedo += (base * (1 + grain[..., None]).clip(0.35, 2) + (0 if style.is_cloth else 0.006) - albedo) * edge[
-        ..., None
-    ]
+    albedo += (base[:, None] * (1 + grain).clip(0.35, 2) + (0 if style.is_cloth else 0.006) - albedo) * edge
     gloss = np.where(covered + edge > 0.5, 0.02 if style.is_cloth else 0.1 + 0.08 * streaks.clip(-1, 2), gloss)
-    gum = np.array([0.42, 0.13, 0.13], np.float32) * random.uniform(0.7, 1.1)
+    gum = np.array([[0.42], [0.13], [0.13]], np.float32) * random.uniform(0.7, 1.1)
     for code, shine in ((EYE, 0.32), (TEETH, 0.25), (GUM, 0.2), (DARK, 0.03)):
         here = kind == code
-        places = rest[here]
-        albedo[here] = _eye(places, look, random) if code == EYE else _teeth(places, random) if code == TEETH else gum
+        places = rest[:, here].T
+        albedo[:, here] = (
+            _eye(places, look, random).T if code == EYE else _teeth(places, random).T if code == TEETH else gum
+        )
         gloss[here] = shine
-    albedo[kind == DARK] *= 0.45
+    albedo[:, kind == DARK] *= 0.45
     return albedo, gloss
 
 
 def _cloth(
-    rest: Floats, on_skin: npt.NDArray[np.bool_], clothes: Clothes, noise: NoiseBank, random: np.random.Generator
+    rest: Floats,
+    on_skin: npt.NDArray[np.bool_],
+    mask: npt.NDArray[np.bool_],
+    clothes: Clothes,
+    noise: NoiseBank,
+    random: np.random.Generator,
 ) -> tuple[Floats, Floats]:
-    """(S, S, 3) reflectance of the clothes, and (S, S) where they are."""
-    x, y = rest[..., 0], rest[..., 1]
+    """(3, N) reflectance of the clothes, and (N,) where they are."""
+    x, y, _ = rest
     height = y - clothes.neckline - clothes.opening * np.abs(x)
-    inside = ((-height * 6 + 0.5).clip(0, 1) * on_skin).astype(np.float32)
-    first, second = (np.array(colour, np.float32) ** 2.2 for colour in (clothes.colour, clothes.second))
+    inside = (-height * 6 + 0.5).clip(0, 1) * on_skin
+    first, second = (np.array(colour, np.float32)[:, None] ** 2.2 for colour in (clothes.colour, clothes.second))
     pattern = np.zeros_like(x)
     for place, frequency in ((x, clothes.stripes[0]), (y, clothes.stripes[1])):
         pattern = np.maximum(pattern, np.sin(place * frequency * 2) > 0.3) if frequency else pattern
-    cloth = first + (second - first) * pattern[..., None]
-    size = len(x)
-    folds = 1 + 0.14 * noise.cut(random, 32, size, size) + 0.04 * noise.cut(random, 2, size, size)
+    coarse, fine = (noise.cut(random, grain, *mask.shape)[mask] for grain in (32, 2))
+    folds = 1 + 0.14 * coarse + 0.04 * fine
     rim = 1 - 0.4 * np.exp(-(((height + 0.25) / 0.18) ** 2))
-    return (cloth * (folds * rim)[..., None]).astype(np.float32), inside
+    return (first + (second - first) * pattern) * (folds * rim), inside
 
 
 def _eye(rest: Floats, look: Look, random: np.random.Generator) -> Floats:

@@ -20,7 +20,7 @@ class NoiseBank:
             (long, fine): self._smooth(random, long, fine) for long, fine in ((6, 1), (40, 2), (60, 4), (90, 10))
         }
         fine, middle, coarse = (self._layers[each] for each in ((40, 2), (60, 4), (90, 10)))
-        self.strands = np.stack([0.6 * fine + 0.5 * middle + 0.6 * coarse, middle], axis=2).astype(np.float32)
+        self.strands = (0.6 * fine + 0.5 * middle + 0.6 * coarse)[None]  # (1, side, side)
 
     def _smooth(self, random: np.random.Generator, height: int, width: int) -> Floats:
         """(side, side), mean 0, spread 1, no detail finer than `height` rows and `width` columns."""

@@ -71,62 +71,53 @@ def rasterise(points: Floats, triangles: Ints, size: int) -> "tuple[Ints, Floats
 
 @numba.njit(cache=True, fastmath=True)
 def interpolate(seen: Ints, weights: Floats, triangles: Ints, attributes: Floats) -> Floats:
-    """(size, size, A) per-vertex attributes (V, A) at each pixel; 0 where nothing is seen."""
-    size, count = len(seen), attributes.shape[1]
-    out = np.zeros((size, size, count), np.float32)
-    for y in range(size):
-        for x in range(size):
-            t = seen[y, x]
-            if t < 0:
-                continue
-            a, b, c = triangles[t, 0], triangles[t, 1], triangles[t, 2]
-            u, v, w = weights[y, x, 0], weights[y, x, 1], weights[y, x, 2]
-            for i in range(count):
-                out[y, x, i] = u * attributes[a, i] + v * attributes[b, i] + w * attributes[c, i]
+    """(A, N) per-vertex attributes (V, A) at N points: (N,) their triangles, (N, 4) what `rasterise` says of them."""
+    out = np.empty((attributes.shape[1], len(seen)), np.float32)
+    for n in range(len(seen)):
+        a, b, c = triangles[seen[n], 0], triangles[seen[n], 1], triangles[seen[n], 2]
+        u, v, w = weights[n, 0], weights[n, 1], weights[n, 2]
+        for i in range(len(out)):
+            out[i, n] = u * attributes[a, i] + v * attributes[b, i] + w * attributes[c, i]
     return out
 
 
 @numba.njit(cache=True, fastmath=True)
-def sample_map(maps: Floats, places: Floats) -> Floats:
-    """(H, W, C) bilinear values of maps (R, K, C) at (H, W, 2) column and row; beyond the border its value."""
-    height, width = places.shape[:2]
-    rows, columns, count = maps.shape
-    out = np.empty((height, width, count), np.float32)
-    for y in range(height):
-        for x in range(width):
-            u = min(max(places[y, x, 0], 0), columns - 1.01)
-            v = min(max(places[y, x, 1], 0), rows - 1.01)
-            c, r = int(u), int(v)
-            u, v = u - c, v - r
-            for i in range(count):
-                top = maps[r, c, i] * (1 - u) + maps[r, c + 1, i] * u
-                bottom = maps[r + 1, c, i] * (1 - u) + maps[r + 1, c + 1, i] * u
-                out[y, x, i] = top * (1 - v) + bottom * v
+def sample_map(maps: Floats, columns: Floats, rows: Floats) -> Floats:
+    """(C, N) bilinear values of maps (C, H, W) at N places; beyond the border its value."""
+    count, height, width = maps.shape
+    out = np.empty((count, len(columns)), np.float32)
+    for n in range(len(columns)):
+        u = min(max(columns[n], 0), width - 1.01)
+        v = min(max(rows[n], 0), height - 1.01)
+        c, r = int(u), int(v)
+        u, v = u - c, v - r
+        for i in range(count):
+            top = maps[i, r, c] * (1 - u) + maps[i, r, c + 1] * u
+            bottom = maps[i, r + 1, c] * (1 - u) + maps[i, r + 1, c + 1] * u
+            out[i, n] = top * (1 - v) + bottom * v
     return out
 
 
 @numba.njit(cache=True, fastmath=True)
 def lit_fraction(positions: Floats, depth_map: Floats, scale: float, bias: float) -> Floats:
-    """How much of a light each pixel sees: 0 in shadow, 1 in light, softened over 3 x 3 cells of the depth map.
+    """(N,) how much of a light each point sees: 0 in shadow, 1 in light, softened over 3 x 3 cells of the depth map.
 
     Args:
-        positions: (H, W, 3) points in the light's own frame: column and row in centimetres around its centre, depth.
+        positions: (3, N) points in the light's own frame: column and row in centimetres around its centre, depth.
         depth_map: (S, S) depth that the light sees first.
         scale: cells per centimetre.
         bias: centimetres by which a surface may lie behind itself.
     """
-    height, width = positions.shape[:2]
     size = len(depth_map)
-    lit = np.ones((height, width), np.float32)
-    for y in range(height):
-        for x in range(width):
-            column = int(positions[y, x, 0] * scale + size / 2)
-            row = int(positions[y, x, 1] * scale + size / 2)
-            if column < 1 or row < 1 or column >= size - 1 or row >= size - 1:
-                continue
-            hits = 0
-            for i in range(-1, 2):
-                for j in range(-1, 2):
-                    hits += depth_map[row + i, column + j] < positions[y, x, 2] - bias
-            lit[y, x] = 1 - hits / 9
+    lit = np.ones(positions.shape[1], np.float32)
+    for n in range(len(lit)):
+        column = int(positions[0, n] * scale + size / 2)
+        row = int(positions[1, n] * scale + size / 2)
+        if column < 1 or row < 1 or column >= size - 1 or row >= size - 1:
+            continue
+        hits = 0
+        for i in range(-1, 2):
+            for j in range(-1, 2):
+                hits += depth_map[row + i, column + j] < positions[2, n] - bias
+        lit[n] = 1 - hits / 9
     return lit

@@ -19,10 +19,9 @@ LEFT, TOP, SCALE = -9.6, 14.6, 14.0  # centimetres of the map's corner, pixels p
 WIDTH, HEIGHT = 269, 370
 
 
-def place_on_map(points: npt.ArrayLike) -> Floats:
-    """(..., 2) column and row on the maps of points (x, y, ...) in centimetres at rest."""
-    places = np.asarray(points, np.float32)
-    return np.stack([(places[..., 0] - LEFT) * SCALE, (TOP - places[..., 1]) * SCALE], axis=-1)
+def place_on_map(x: Floats, y: Floats) -> tuple[Floats, Floats]:
+    """Column and row on the maps of places in centimetres at rest."""
+    return (x - LEFT) * SCALE, (TOP - y) * SCALE
 
 
 class Regions:
@@ -42,13 +41,15 @@ class Regions:
         self.cheeks = self._blobs([(-4.3, 0.2), (4.3, 0.2)], 1.9)
         self.nose = self._blobs([(0.0, 0.5)], 1.3)
         self.chin = self._blobs([(0.0, -6.0)], 1.5)
-        self.forehead = self._blobs([(0.0, 8.3)], 3.2)
+        self.blood = 0.6 * self.cheeks + 0.6 * self.nose + 0.25 * self.chin
         self.beard = self._beard()
         self.moustache = self._blobs([(x, -1.75 - 0.14 * x * x) for x in (-2.4, -1.6, -0.8, 0.8, 1.6, 2.4)], 0.85)
         self.flat = (
             1 / (1 + np.exp(-3.0 * (self.y + 8.0) - 1.0)) * (np.abs(self.x) < 7.2).astype(np.float32)
         )  # where the map is not stretched
         self.wrinkles = self._wrinkles()
+        self.relief = np.stack(list(self.wrinkles.values()))  # (7, HEIGHT, WIDTH)
+        self.furrows = np.maximum(-self.relief, 0)
 
     def _blobs(self, centres: list[tuple[float, float]], radius: float) -> Floats:
         squared = np.min([(self.x - x) ** 2 + (self.y - y) ** 2 for x, y in centres], axis=0)
@@ -115,6 +116,6 @@ def _polygon(outlines: list[npt.NDArray[np.floating]], soften: float) -> Floats:
     picture = Image.new("L", (WIDTH * 2, HEIGHT * 2))
     draw = ImageDraw.Draw(picture)
     for outline in outlines:
-        draw.polygon([tuple(2 * point) for point in place_on_map(outline)], fill=255)
+        draw.polygon([tuple(2 * point) for point in np.stack(place_on_map(*outline.T), axis=1)], fill=255)
     small = picture.resize((WIDTH, HEIGHT), Image.Resampling.BOX)
     return np.asarray(small.filter(ImageFilter.GaussianBlur(soften)), np.float32) / 255

@@ -105,8 +105,9 @@ def _photograph(picture: Image.Image, random: np.random.Generator) -> bytes:
         picture = picture.resize((small, small), Image.Resampling.BILINEAR).resize(
             (SIDE, SIDE), Image.Resampling.BICUBIC
         )
-    values = np.asarray(picture, np.float32) * (1 + random.normal(0, 0.04, 3).astype(np.float32))
-    values = 255 * (values.clip(0, 255) / 255) ** random.uniform(0.75, 1.3)
+    levels = np.arange(256, dtype=np.float32) * (1 + random.normal(0, 0.04, (3, 1)).astype(np.float32))
+    levels = 255 * (levels.clip(0, 255) / 255) ** random.uniform(0.75, 1.3)
+    values = np.stack([np.take(*each) for each in zip(levels, picture.split(), strict=True)], axis=2)
     if random.random() < 0.5:
         values = values + random.normal(0, random.uniform(1, 9), values.shape).astype(np.float32)
     buffer = io.BytesIO()

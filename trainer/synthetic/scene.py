@@ -3,16 +3,17 @@
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+import numba
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
-from .backdrop import background, body, draw_colour, wear
+from .backdrop import as_image, background, body, draw_colour, wear
 from .expression import Expression
 from .face_model import PARTS, FaceModel
 from .hair import HairStyle, draw_style, grow, lock_colours, locks
 from .light import illuminate, under_lids
-from .materials import DARK, EYE, GUM, KIND, SKIN, TEETH, Clothes, draw_clothes, materials
+from .materials import EYE, KIND, SKIN, Clothes, draw_clothes, materials
 from .noise import NoiseBank
 from .raster import interpolate, rasterise, sample_map, vertex_normals
 from .regions import Regions, place_on_map
@@ -100,14 +101,17 @@ class Studio:
 
 
 def points106(model: FaceModel) -> npt.NDArray[np.int32]:
-    """106 vertices of the face: the 68 of Multi-PIE and 38 more, spread evenly over what they leave open."""
+    """106 vertices of the face: the 68 of Multi-PIE and 19 pairs, left and right, spread over what they leave open."""
     chosen = model.landmarks68.tolist()
-    face = np.arange(6706)
-    distance = np.min(np.linalg.norm(model.neutral[face, None] - model.neutral[None, chosen], axis=2), axis=1)
+    face = model.neutral[:6706]
+    distance = np.min(np.linalg.norm(face[:, None] - model.neutral[None, chosen], axis=2), axis=1)
+    distance[np.abs(face[:, 0]) < 0.5] = 0  # a point of the middle has no other side
     while len(chosen) < 106:  # farthest point sampling
         farthest = int(distance.argmax())
-        chosen.append(farthest)
-        distance = np.minimum(distance, np.linalg.norm(model.neutral[face] - model.neutral[farthest], axis=1))
+        twin = int(np.linalg.norm(face - face[farthest] * np.float32([-1, 1, 1]), axis=1).argmin())
+        for vertex in (farthest, twin):
+            chosen.append(vertex)
+            distance = np.minimum(distance, np.linalg.norm(face - face[vertex], axis=1))
     return np.array(chosen, np.int32)
 
 
@@ -115,19 +119,29 @@ def _occlusion(model: FaceModel) -> Floats:
     """(V,) how open each point of the mean head is to light from around, 0..1, from how concave it is."""
     normals = vertex_normals(model.neutral, model.triangles)
     openness = np.ones(len(model.neutral), np.float32)
-    skin = np.arange(PARTS["skin"][1])
-    sample = skin[::3]
-    for first in range(0, len(skin), 1000):
-        block = skin[first : first + 1000]
-        offset = model.neutral[None, sample] - model.neutral[block, None]
-        length = np.linalg.norm(offset, axis=2) + 1e-6
-        above = (offset / length[..., None] * normals[block, None]).sum(axis=2).clip(0)
-        weight = (length < 2.0) * (length > 0.15)
-        openness[block] = 1 - 1.6 * (above * weight).sum(axis=1) / weight.sum(axis=1).clip(1)
     inside = PARTS["skin"][1]
+    openness[:inside] = _openness(model.neutral[:inside], normals)
     openness[inside:] = np.interp(model.neutral[inside:, 2], (3.0, 7.5, 9.8), (0.06, 0.3, 0.95))
     openness[PARTS["eye_left"][0] : PARTS["eye_right"][1]] = 0.8
     return openness.clip(0.15, 1)
+
+
+@numba.njit(cache=True, fastmath=True)
+def _openness(places: Floats, normals: Floats) -> Floats:
+    """(V,) 1 less what rises above each place (V, 3) within two centimetres of it."""
+    openness = np.empty(len(places), np.float32)
+    for v in range(len(places)):
+        count, above = 0, 0.0
+        for other in range(0, len(places), 3):
+            x = places[other, 0] - places[v, 0]
+            y = places[other, 1] - places[v, 1]
+            z = places[other, 2] - places[v, 2]
+            length = np.sqrt(x * x + y * y + z * z)
+            if 0.15 < length < 2.0:
+                count += 1
+                above += max(x * normals[v, 0] + y * normals[v, 1] + z * normals[v, 2], 0) / length
+        openness[v] = 1 - 1.6 * above / max(count, 1)
+    return openness
 
 
 def render(studio: Studio, expression: Expression, random: np.random.Generator, face_pixels: float = 142) -> Render:
@@ -174,35 +188,37 @@ class _Head:
 
 def _shade(
     studio: Studio, head: _Head, screen: Floats, expression: Expression, random: np.random.Generator
-) -> tuple[Floats, Floats]:
-    """(S, S, 3) linear light of the head, and (S, S) where it is."""
+) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    """(3, N) linear light of the points of the head that are visible, and (S, S) which pixels they are."""
     model, rotation = studio.model, head.rotation
     seen, weights = rasterise(screen, model.triangles, studio.size)
     normals = vertex_normals(head.posed, model.triangles)
-    attributes = [normals, model.neutral, head.posed, studio.occlusion[:, None], head.hair[:, None]]
-    pixels = interpolate(seen, weights, model.triangles, np.concatenate(attributes, axis=1).astype(np.float32))
-    normal, rest, place, openness, hairy = np.split(pixels, [3, 6, 9, 10], axis=2)
-    mask = (seen >= 0).astype(np.float32)
-    kind = np.where(seen >= 0, studio.triangle_kind[seen.clip(0)], -1)
-    maps = paint(head.look, expression.units, studio.regions, studio.noise, random)
-    sampled = sample_map(maps, place_on_map(rest))
-    albedo, slope = sampled[..., :3], sampled[..., 3:]
-    bumpy = (kind == SKIN)[..., None] * (hairy < 0.5) * (normal @ rotation[:, 2] > 0.2)[..., None]
-    normal = normal - bumpy * (slope[..., :1] * rotation[:, 0] - slope[..., 1:] * rotation[:, 1])
-    normal /= np.linalg.norm(normal, axis=2, keepdims=True) + 1e-6
-    albedo, gloss = materials(
-        kind, rest, albedo, hairy[..., 0], head.look, head.style, head.clothes, studio.noise, random
+    mask = seen >= 0
+    seen, weights = seen[mask], weights[mask]
+    covers = np.stack([studio.occlusion, head.hair], axis=1)
+    normal, rest, place, (openness, hairy) = (
+        interpolate(seen, weights, model.triangles, each) for each in (normals, model.neutral, head.posed, covers)
     )
-    lids = under_lids(kind == EYE) * (0.45 + 0.55 * under_lids((kind == TEETH) | (kind == GUM) | (kind == DARK)))
-    openness = openness[..., 0] * lids
-    albedo *= (0.35 + 0.65 * lids)[..., None]
-    light = illuminate(normal, place, head.posed, model.triangles, openness, gloss * lids, albedo, mask, random)
+    kind = studio.triangle_kind[seen]
+    maps = paint(head.look, expression.units, studio.regions, studio.noise, random)
+    *albedo, right, down = sample_map(maps, *place_on_map(rest[0], rest[1]))
+    bumpy = (kind == SKIN) & (hairy < 0.5) & (rotation[:, 2] @ normal > 0.2)
+    normal -= bumpy * (right * rotation[:, :1] - down * rotation[:, 1:2])
+    normal /= np.sqrt((normal * normal).sum(axis=0)) + 1e-6
+    albedo, gloss = materials(
+        kind, rest, np.stack(albedo), hairy, mask, head.look, head.style, head.clothes, studio.noise, random
+    )
+    picture = np.full(mask.shape, -1, np.int32)
+    picture[mask] = kind
+    lids = (under_lids(picture == EYE) * (0.45 + 0.55 * under_lids(picture > EYE)))[mask]
+    albedo *= 0.35 + 0.65 * lids
+    light = illuminate(normal, place, head.posed, model.triangles, openness * lids, gloss * lids, albedo, random)
     return light, mask
 
 
 def _compose(
     light: Floats,
-    mask: Floats,
+    mask: npt.NDArray[np.bool_],
     marks: Floats,
     studio: Studio,
     head: _Head,
@@ -210,25 +226,23 @@ def _compose(
     random: np.random.Generator,
 ) -> npt.NDArray[np.uint8]:
     """The head over a body and a background, with hanging hair and what is worn on top, as 8-bit sRGB."""
-    size = studio.size
-    picture = background(size, studio.noise, random)
-    picture = body(picture, marks, head.clothes.colour)
-    brightness = float(np.clip(2.2 * (light[..., 1] * mask).sum() / mask.sum(), 0.35, 1.3)) ** 0.45
-    tint, behind, front = None, None, None
-    if head.style.cut == "long":
-        behind, front = locks(head.style, marks, size, random)
-        tint = brightness * lock_colours(head.style, head.look.hair, size, studio.noise, random)
-        picture = _over(picture, 0.55 * tint, behind)
+    style, size = head.style, studio.size
+    picture = body(background(size, studio.noise, random), size, marks, head.clothes.colour)
+    front, tint = None, None
+    if style.cut == "long":
+        behind, front = locks(style, marks, size, random)
+        brightness = float(np.clip(2.2 * light[1].mean(), 0.35, 1.3)) ** 0.45
+        tint = brightness * lock_colours(style, head.look.hair, size, studio.noise, random)
+        picture.paste(as_image(0.55 * tint), mask=behind)
+    shown = np.empty((3, size, size), np.float32)
+    shown[:] = 0.1 * light.mean(axis=1)[:, None, None]  # what the soft edge mixes in: dark, as every rim
+    shown[:, mask] = light
+    shown = np.exp(np.log(shown.clip(1e-6, 1)) / 2.2)  # faster than a power
     soft = Image.fromarray((255 * mask).astype(np.uint8)).filter(ImageFilter.GaussianBlur(0.7))
-    picture = _over(picture, np.clip(light, 0, 1) ** (1 / 2.2), soft)
+    picture.paste(as_image(shown), mask=soft)
     if front is not None and tint is not None:
         shadow = front.filter(ImageFilter.GaussianBlur(5))
-        picture = _over(picture * (1 - 0.35 * np.asarray(shadow, np.float32)[..., None] / 255), tint, front)
-    image = Image.fromarray((255 * picture).clip(0, 255).astype(np.uint8))
-    wear(image, marks, glasses, random)
-    return np.asarray(image)
-
-
-def _over(below: Floats, above: Floats, mask: Image.Image) -> Floats:
-    share = np.asarray(mask, np.float32)[..., None] / 255
-    return below + (above - below) * share
+        picture.paste((0, 0, 0), mask=shadow.point([round(0.35 * value) for value in range(256)]))
+        picture.paste(as_image(tint), mask=front)
+    wear(picture, marks, glasses, random)
+    return np.asarray(picture)

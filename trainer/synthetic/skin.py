@@ -109,63 +109,64 @@ def paint(
         units: action unit -> intensity, which deepen wrinkles.
 
     Returns:
-        (HEIGHT, WIDTH, 5): linear RGB reflectance, and the slope of the relief to the right and downwards.
+        (5, HEIGHT, WIDTH): linear RGB reflectance, and the slope of the relief to the right and downwards.
     """
 
     def grain(size: int, long: int | None = None) -> Floats:
         return noise.cut(random, size, HEIGHT, WIDTH, long=long)
 
     colour = _complexion(look, regions, grain, random)
-    colour = _make_up(colour, look, regions)
+    _make_up(colour, look, regions)
     hair = 0.75 * np.array(look.hair, np.float32)
     beard = _beard(look, regions, grain, random)
     if look.beard:
-        colour = _mix(colour, hair, beard)
-    colour = _mix(colour, hair, _brows(look, regions, grain, random))
+        _mix(colour, hair, beard)
+    _mix(colour[:, _BROW_ROWS], hair, _brows(look, regions, grain, random))
     relief = 0.002 * (grain(2) + grain(4)) * (0.4 + look.age) + 0.02 * beard * grain(1, 6)
-    shade = np.zeros_like(relief)
-    for name, lines in regions.wrinkles.items():
-        active = sum(units.get(code, 0.0) * depth for code, depth in FURROWED_BY[name].items())
-        depth = (0.012 + 0.05 * look.age) * look.age + active * (0.03 + 0.07 * look.age)
-        relief += np.float32(depth * random.uniform(0.7, 1.2)) * lines
-        shade += np.float32(1.2 * depth) * np.maximum(-lines, 0)
-    colour *= 1 - shade.clip(0, 0.35)[..., None]
+    active = [
+        sum(units.get(code, 0.0) * depth for code, depth in FURROWED_BY[name].items()) for name in regions.wrinkles
+    ]
+    depth = (0.012 + 0.05 * look.age) * look.age + np.array(active) * (0.03 + 0.07 * look.age)
+    deep = (depth * random.uniform(0.7, 1.2, len(depth))).astype(np.float32)
+    relief += np.tensordot(deep, regions.relief, 1)
+    colour *= 1 - np.tensordot((1.2 * depth).astype(np.float32), regions.furrows, 1).clip(0, 0.35)
     if units.get(17, 0) > 0.3:
         relief = relief + 0.03 * units[17] * regions.chin * grain(4)
     down, right = np.gradient(relief * regions.flat)
     linear = colour.clip(0.03, 1)
     linear = linear * linear * (0.65 * linear + 0.35)  # close to the sRGB curve, and cheap
-    return np.concatenate([linear, SCALE * right[..., None], SCALE * down[..., None]], axis=2).astype(np.float32)
+    return np.concatenate([linear, SCALE * right[None], SCALE * down[None]])
 
 
 Grain: TypeAlias = Callable[..., Floats]
 
 
 def _complexion(look: Look, regions: Regions, grain: Grain, random: np.random.Generator) -> Floats:
-    """(HEIGHT, WIDTH, 3) sRGB of bare skin."""
+    """(3, HEIGHT, WIDTH) sRGB of bare skin."""
     low, share = int(min(look.tone, 8)), look.tone - int(min(look.tone, 8))
     base = TONES[low] * (1 - share) + TONES[low + 1] * share
     base = 0.95 * base * random.uniform(0.97, 1.03, 3).astype(np.float32)
     shade = 1 + 0.025 * grain(32) + 0.015 * grain(8) + 0.01 * grain(4)
-    colour = base[None, None] * shade[..., None]
-    blood = look.redness * (0.6 * regions.cheeks + 0.6 * regions.nose + 0.25 * regions.chin) * (1 + 0.3 * grain(16))
-    colour *= 1 - blood[..., None] * np.array([0.02, 0.16, 0.13], np.float32)
+    colour = base[:, None, None] * shade
+    blood = look.redness * regions.blood * (1 + 0.3 * grain(16))
+    colour *= 1 - blood * np.array([0.02, 0.16, 0.13], np.float32)[:, None, None]
     if look.freckles:
         spots = (grain(2) + 0.6 * grain(4) > 1.9 - 0.5 * look.freckles) * (regions.cheeks + regions.nose).clip(0, 1)
-        colour *= 1 - 0.2 * look.freckles * spots[..., None]
-    colour = _mix(colour, base * (0.88, 0.62, 0.6), (0.45 + 0.35 * look.redness) * regions.lips)
-    return colour * (1 - (0.08 + 0.12 * look.age) * regions.eye_rims[..., None])
+        colour *= 1 - 0.2 * look.freckles * spots
+    _mix(colour, base * (0.88, 0.62, 0.6), (0.45 + 0.35 * look.redness) * regions.lips)
+    colour *= 1 - (0.08 + 0.12 * look.age) * regions.eye_rims
+    return colour
 
 
-def _make_up(colour: Floats, look: Look, regions: Regions) -> Floats:
+def _make_up(colour: Floats, look: Look, regions: Regions) -> None:
     """Lipstick, eye shadow and liner; lashes for everybody."""
     if look.lip_strength:
-        colour = _mix(colour, look.lip_colour, look.lip_strength * regions.lips)
+        _mix(colour, look.lip_colour, look.lip_strength * regions.lips)
     if look.eye_shadow:
         lid = regions.eye_rims * (regions.y > 3.3)
-        colour = _mix(colour, look.shadow_colour, 0.6 * look.eye_shadow * lid)
+        _mix(colour, look.shadow_colour, 0.6 * look.eye_shadow * lid)
     liner = np.exp(-((regions.lid_line / (0.07 + 0.1 * look.eye_shadow)) ** 2))
-    return colour * (1 - (0.55 + 0.35 * look.eye_shadow) * liner[..., None])
+    colour *= 1 - (0.55 + 0.35 * look.eye_shadow) * liner
 
 
 def _beard(look: Look, regions: Regions, grain: Grain, random: np.random.Generator) -> Floats:
@@ -180,23 +181,24 @@ def _beard(look: Look, regions: Regions, grain: Grain, random: np.random.Generat
     return (edge * hairs * (0.15 + 0.8 * look.beard)).clip(0, 0.93)
 
 
-def _mix(colour: Floats, other: npt.ArrayLike, share: Floats) -> Floats:
-    return colour + (np.asarray(other, np.float32) - colour) * share[..., None]
+def _mix(colour: Floats, other: npt.ArrayLike, share: Floats) -> None:
+    colour += (np.asarray(other, np.float32)[:, None, None] - colour) * share
+
+
+_BROW_ROWS = slice(*((TOP - np.array([8.4, 4.2])) * SCALE).astype(int))
 
 
 def _brows(look: Look, regions: Regions, grain: Grain, random: np.random.Generator) -> Floats:
-    """How much of each pixel is brow."""
+    """How much of each pixel of `_BROW_ROWS` is brow."""
     lift, bend = random.normal(0, 0.12), random.uniform(0.85, 1.15)
     lines = []
     for line in regions.brow_lines:
         middle = line.mean(axis=0)
         points = (line - middle) * (1.0, bend) + middle + (0, lift - 0.1)
-        lines.append(points)
-    rows = slice(*((TOP - np.array([8.4, 4.2])) * SCALE).astype(int))
-    distance = np.full((HEIGHT, WIDTH), 9.0, np.float32)
-    distance[rows] = regions.distance(lines, rows)
-    taper = 1 - 0.45 * ((np.abs(regions.x) - 1.2) / 4.6).clip(0, 1)
-    width = look.brow_width * taper
-    edge = 0.5 - 0.5 * np.tanh((distance - width + 0.06 * grain(1, 6)) / 0.16)
-    hairs = (0.5 + 0.5 * np.tanh(0.35 * grain(2) + 0.45 * grain(1, 6) + 3.0 * look.brow_density)).clip(0, 1)
+        lines.append(points.astype(np.float32))
+    distance = regions.distance(lines, _BROW_ROWS)
+    edges, fine, long = (grain(*grains)[_BROW_ROWS] for grains in ((1, 6), (2,), (1, 6)))
+    taper = 1 - 0.45 * ((np.abs(regions.x[_BROW_ROWS]) - 1.2) / 4.6).clip(0, 1)
+    edge = 0.5 - 0.5 * np.tanh((distance - look.brow_width * taper + 0.06 * edges) / 0.16)
+    hairs = (0.5 + 0.5 * np.tanh(0.35 * fine + 0.45 * long + 3.0 * look.brow_density)).clip(0, 1)
     return (edge * hairs * (0.45 + 0.5 * look.brow_density)).clip(0, 0.95)

@@ -23,6 +23,8 @@ from .face_model import read_face_model
 from .sample import FACE_SCALE, Sample, make_sample
 from .scene import Studio
 
+CHUNK = 8  # faces that a process makes before it asks for more
+
 
 def synthesize(
     out: Path,
@@ -97,7 +99,7 @@ def _samples(count: int, face_model: Path, seed: int, processes: int) -> Iterato
         yield from map(_make, jobs)
         return
     with multiprocessing.get_context("spawn").Pool(processes, initializer=threadpool_limits, initargs=(1,)) as pool:
-        yield from pool.imap(_make, jobs, chunksize=8)
+        yield from pool.imap(_make, jobs, chunksize=CHUNK)
 
 
 @cache
