@@ -25,6 +25,7 @@ COMMANDS = {
     "video": Command("sdk.commands.video", "explain the faces of a video or a camera", "cpu,faces,video"),
     "info": Command("sdk.commands.info", "show what a bundle is: model, licence, intended use, figures"),
     "verify": Command("sdk.commands.verify", "check a bundle: hashes, and parity with the torch model here", "cpu"),
+    "bench": Command("sdk.commands.bench", "time every stage here, against this machine's ceilings", "cpu,faces"),
     "rege": Command("sdk.commands.rege", "score predictions against annotations with REGE"),
     "pretrain": Command("trainer.commands.pretrain", "make a small base model from rendered faces", "train,synthetic"),
     "train": Command("trainer.commands.train", "fine-tune EmoLA with LoRA as in the paper", "train"),

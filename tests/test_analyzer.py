@@ -189,7 +189,11 @@ def test_no_bundle_and_no_device(bundle, monkeypatch, tmp_path):
 def test_a_closed_analyzer_says_so(bundle, astronaut):
     with Analyzer(bundle()) as analyzer:
         pass
-    for call in (lambda: analyzer.analyze(astronaut, color="rgb"), analyzer.info, lambda: analyzer.ask("a.png", "Why?")):
+    for call in (
+        lambda: analyzer.analyze(astronaut, color="rgb"),
+        analyzer.info,
+        lambda: analyzer.ask("a.png", "Why?"),
+    ):
         with pytest.raises(BackendError, match="was closed; open another"):
             call()
     analyzer.close()

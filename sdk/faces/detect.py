@@ -15,7 +15,7 @@ from sdk.faces.preprocess import resize_bilinear
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 
-# What dlib's get_frontal_face_detector() saves (Boost Software License 1.0): read in 1 ms, unpacked by dlib itself in 360.
+# What dlib's get_frontal_face_detector() saves (Boost Software License 1.0): read in 1 ms; dlib unpacks its own in 360.
 FRONTAL_FACE = Path(__file__).parents[1] / "assets" / "frontal_face.svm"
 
 

@@ -1,0 +1,111 @@
+"""Every goal of docs/performance.md that this machine can measure, in one table: `make bench`.
+
+    python benchmarks/goals.py [--only peers overhead] [--output build/bench.json]
+
+Each row comes from the JSON line in which a script of this folder ends; each script asserts that what it times is right.
+One that fails, or whose library, data or GPU is missing, is a row that says so. Exit code 1 when an assertion failed.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+EVALUATION = [str(HERE.parent / f"build/nano/eval/eval_{task}_anno.json") for task in ("au", "emotion")]
+SCRIPTS: dict[str, tuple[str, ...]] = {
+    "peers": ("--layers", "4"),
+    "second_question": ("--layers", "4"),
+    "overhead": ("--layers", "4"),
+    "startup": (),
+    "nano_latency": (),
+    "drafting": ("--data", *EVALUATION),
+    "pruning": (),
+    "gpu": (),
+}
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A row: what, where it started, what is asked for, and where the figure stands in a script's JSON."""
+
+    what: str
+    start: str
+    goal: str
+    script: str
+    key: tuple[str, ...]
+    form: str = "{:.2f}x"
+
+
+GOALS = (
+    Goal(
+        "CPU prefill, 4 Vicuna layers, vs llama.cpp",
+        "1.13x",
+        "1.30x",
+        "peers",
+        ("peers", "llama.cpp", "prefill_ours_faster"),
+    ),
+    Goal("CPU decode step, same", "0.91x", "1.05x", "peers", ("peers", "llama.cpp", "step_ours_faster")),
+    Goal("second question, of the first", "", "at most 8 %", "second_question", ("ratio",), "{:.1%}"),
+    Goal("drafts, AU answers, tokens per second", "1.0x", "1.8x", "drafting", ("action_units", "speedup")),
+    Goal("144 visual tokens: prefill", "1.0x", "2.5x", "pruning", ("144", "prefill_speedup")),
+    Goal("144 visual tokens: REGE cost, nano", "", "at most 1.0", "pruning", ("144", "rege_cost"), "{:.2f} points"),
+    Goal("GPU step at context 700, of the bandwidth", "42 %", "50 %", "gpu", ("step", "share"), "{:.0%}"),
+    Goal("GPU first token, all stages", "9 ms floor", "20 ms", "gpu", ("first_token_ms",), "{:.1f} ms"),
+    Goal("GPU second question", "", "8 ms", "gpu", ("second_question_ms",), "{:.1f} ms"),
+    Goal("SDK per token outside the kernels, 4 layers", "", "at most 2 %", "overhead", ("vicuna", "share"), "{:.2%}"),
+    Goal("emola --version", "", "", "startup", ("commands_ms", "emola --version"), "{:.0f} ms"),
+    Goal("from sdk import Analyzer", "", "", "startup", ("commands_ms", "from sdk import Analyzer"), "{:.0f} ms"),
+    Goal("emola analyze, cold", "630 ms", "", "startup", ("commands_ms", "emola analyze"), "{:.0f} ms"),
+    Goal("peak memory, emola-nano", "", "", "startup", ("nano", "peak_mb"), "{:.0f} MB"),
+)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=SCRIPTS, default=tuple(SCRIPTS))
+    parser.add_argument("--output", type=Path, default=HERE.parent / "build/bench.json")
+    args = parser.parse_args()
+    found = {name: run(name) for name in args.only}
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    args.output.write_text(json.dumps(found, indent=1) + "\n")
+    print(f"\n{'what':46} {'start':10} {'goal':12} measured")
+    for goal in GOALS:
+        if goal.script in found:
+            print(f"{goal.what:46} {goal.start:10} {goal.goal:12} {measured(goal, found[goal.script])}")
+    print(f"\neverything: {args.output}")
+    return int(any("AssertionError" in result.get("skipped", "") for result in found.values()))
+
+
+def run(name: str) -> dict[str, Any]:
+    """The last line of a script as JSON, or why there is none; what it prints before is passed on."""
+    path = HERE / f"{name}.py"
+    missing = [option for option in SCRIPTS[name] if option.endswith(".json") and not Path(option).exists()]
+    if not path.exists() or missing:
+        return {"skipped": f"no {(missing or [path.name])[0]}"}
+    print(f"== {name}", flush=True)
+    child = subprocess.run(
+        [sys.executable, path, *SCRIPTS[name]], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    lines = child.stdout.strip().splitlines()
+    print("\n".join(lines if child.returncode else lines[:-1]))
+    if child.returncode:
+        return {"skipped": (child.stderr.strip().splitlines() or ["it failed without a word"])[-1]}
+    result: dict[str, Any] = json.loads(lines[-1])
+    return result
+
+
+def measured(goal: Goal, result: dict[str, Any]) -> str:
+    value: Any = result
+    for key in goal.key:
+        if not isinstance(value, dict) or key not in value:
+            return f"not here: {result.get('skipped', 'no ' + '.'.join(goal.key))}"
+        value = value[key]
+    return goal.form.format(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
