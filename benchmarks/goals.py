@@ -2,7 +2,7 @@
 
     python benchmarks/goals.py [--only peers overhead] [--output build/bench.json]
 
-Each row comes from the JSON line in which a script of this folder ends; each script asserts that what it times is right.
+Each row comes from the JSON line in which a script of this folder ends; scripts assert that what they time is right.
 One that fails, or whose library, data or GPU is missing, is a row that says so. Exit code 1 when an assertion failed.
 """
 
@@ -50,7 +50,7 @@ GOALS = (
     ),
     Goal("CPU decode step, same", "0.91x", "1.05x", "peers", ("peers", "llama.cpp", "step_ours_faster")),
     Goal("second question, of the first", "", "at most 8 %", "second_question", ("ratio",), "{:.1%}"),
-    Goal("drafts, AU answers, tokens per second", "1.0x", "1.8x", "drafting", ("action_units", "speedup")),
+    Goal("drafts, AU answers, tokens per second", "1.0x", "1.8x", "drafting", ("action_units", "gain")),
     Goal("144 visual tokens: prefill", "1.0x", "2.5x", "pruning", ("144", "prefill_speedup")),
     Goal("144 visual tokens: REGE cost, nano", "", "at most 1.0", "pruning", ("144", "rege_cost"), "{:.2f} points"),
     Goal("GPU step at context 700, of the bandwidth", "42 %", "50 %", "gpu", ("step", "share"), "{:.0%}"),
@@ -87,9 +87,7 @@ def run(name: str) -> dict[str, Any]:
     if not path.exists() or missing:
         return {"skipped": f"no {(missing or [path.name])[0]}"}
     print(f"== {name}", flush=True)
-    child = subprocess.run(
-        [sys.executable, path, *SCRIPTS[name]], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    child = subprocess.run([sys.executable, path, *SCRIPTS[name]], capture_output=True, text=True)
     lines = child.stdout.strip().splitlines()
     print("\n".join(lines if child.returncode else lines[:-1]))
     if child.returncode:

@@ -2,7 +2,7 @@
 
     python benchmarks/overhead.py [--layers 4] [--tokens 200]
 
-For emola-nano and for a decoder of Vicuna's shape. With 32 layers instead of 4 the loop takes no longer, the kernels do.
+For emola-nano and for a decoder of Vicuna's shape. The loop takes no longer with 32 layers than with 4.
 """
 
 import argparse

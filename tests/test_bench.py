@@ -25,18 +25,22 @@ pytest.importorskip("onnxruntime")
 BENCH = ["bench", "--rounds", "3", "--photo", str(PICTURES / "rendered.jpg"), "--faces", "aligned", "--json"]
 
 
-def report(**scales) -> Report:
-    """A made-up run of 15 rounds with 3 % noise from round to round; `step=1.2` makes the steps slower."""
-    random = np.random.default_rng(len(scales))
+def report(seed=0, moods=(1.0,), **scales) -> Report:
+    """A made-up run of 15 rounds with 3 % noise from round to round; `step=1.2` makes the steps slower.
+
+    Args:
+        moods: how slow the machine is, round by round and over again.
+    """
+    random = np.random.default_rng(seed)
     stages = tuple(
         Stage(
             name=name,
             rounds=tuple(
-                tuple(ms * scales.get(name, 1) * drift * random.normal(1, 0.01, visits))
-                for drift in random.normal(1, 0.03, 15)
+                tuple(ms * scales.get(name, 1) * moods[index % len(moods)] * drift * random.normal(1, 0.01, visits))
+                for index, drift in enumerate(random.normal(1, 0.03, 15))
             ),
         )
-        for name, ms, visits in (("vision", 40.0, 1), ("step", 17.0, 32))
+        for name, ms, visits in (("vision", 40.0, 1), ("step", 17.0, 32), ("control", 7.0, 6))
     )
     return Report(
         model="a <model>",
@@ -54,19 +58,29 @@ def report(**scales) -> Report:
     )
 
 
+def verdicts(new, old):
+    return [change.verdict for change in compare(new, old)]
+
+
 def test_a_slower_run_is_flagged_and_noise_is_not():
-    """A step that takes 1.2 times as long is slower, of 0.8 faster; the stage beside it, or an equal run, neither."""
-    verdicts = {
-        scale: [change.verdict for change in compare(report(step=scale), report())] for scale in (0.8, 1.0, 1.2)
-    }
-    assert verdicts == {0.8: ["same", "faster"], 1.0: ["same", "same"], 1.2: ["same", "slower"]}
-    change = compare(report(step=1.2), report())[1]
-    assert change.low < 1.2 < change.high
+    """A step that takes 1.3 times as long is slower, one of 0.7 faster; the stage beside it or an equal run neither."""
+    found = {scale: verdicts(report(1, step=scale), report()) for scale in (0.7, 1.0, 1.3)}
+    assert found == {0.7: ["same", "faster"], 1.0: ["same", "same"], 1.3: ["same", "slower"]}
+    change = compare(report(1, step=1.3), report())[1]
+    assert change.low < 1.3 < change.high
+
+
+def test_a_machine_in_another_mood_is_no_regression():
+    """Twice as slow in two rounds of three, whatever it does: the milliseconds double, the verdicts stay."""
+    moods = (2.0, 1.0, 2.0)
+    assert verdicts(report(1, moods), report()) == ["same", "same"]
+    assert all(change.raw > 1.8 for change in compare(report(1, moods), report()))
+    assert verdicts(report(1, moods, step=1.3), report()) == ["same", "slower"]
 
 
 def test_visits_of_one_round_are_one_sample():
     """A hundred fast visits in every round do not make the interval of fifteen noisy rounds narrow."""
-    few = [change.high - change.low for change in compare(report(), report(other=1.0))]
+    few = [change.high - change.low for change in compare(report(1), report())]
     assert few[1] > few[0] / 3
 
 
@@ -191,7 +205,7 @@ def measured(tmp_path_factory):
 def test_the_document_has_every_part_and_reads_back(measured):
     content = json.loads((measured / "old.json").read_text())
     stages = {stage["name"]: stage for stage in content["stages"]}
-    assert list(stages) == ["load", "landmark", "vision", "prefill", "question", "step", "parse", "analyze"]
+    assert list(stages) == ["load", "landmark", "vision", "prefill", "question", "step", "parse", "analyze", "control"]
     assert all(len(stage["rounds"]) == 3 for stage in stages.values())
     assert len(stages["step"]["rounds"][0]) == 32
     assert stages["step"]["median_ms"] <= stages["step"]["p95_ms"]
@@ -210,7 +224,8 @@ def test_a_regression_exits_with_1(measured, tmp_path, capsys):
     """Against times that are divided by a million everything is slower; the report is printed all the same."""
     content = json.loads((measured / "old.json").read_text())
     for stage in content["stages"]:
-        stage["rounds"] = [[ms / 1e6 for ms in visits] for visits in stage["rounds"]]
+        if stage["name"] != "control":
+            stage["rounds"] = [[ms / 1e6 for ms in visits] for visits in stage["rounds"]]
     fast = tmp_path / "fast.json"
     fast.write_text(json.dumps(content))
     assert main([*BENCH, "--compare", str(fast)]) == 1

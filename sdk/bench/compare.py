@@ -1,11 +1,18 @@
-"""Is this run slower than that one, beyond noise? Stage by stage, from the stored samples."""
+"""Is this run slower than that one, beyond noise? Stage by stage, from the stored samples.
+
+A stage is divided by the control of its own round, so that a machine that is slow for a while cancels. Whole rounds are
+drawn again for the interval, not single visits: what slows a machine down lasts longer than one visit.
+"""
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from sdk.bench.report import Report, Stage
+from sdk.bench.report import CONTROL, Report
+
+Floats: TypeAlias = npt.NDArray[np.float64]
 
 TOLERANCE = 0.05  # two runs of the same code on the same machine differ by so much
 _RESAMPLES, _LOW, _HIGH = 2000, 0.5, 99.5
@@ -13,9 +20,10 @@ _RESAMPLES, _LOW, _HIGH = 2000, 0.5, 99.5
 
 @dataclass(frozen=True)
 class Change:
-    """New over old median of a stage, with its 99 % interval.
+    """New over old time of a stage, each in units of its round's control, with the 99 % interval.
 
     Attributes:
+        raw: ratio of the medians in milliseconds, the machine's moods included.
         verdict: "slower" or "faster" where the whole interval is more than 5 % away from 1, else "same".
     """
 
@@ -23,6 +31,7 @@ class Change:
     ratio: float
     low: float
     high: float
+    raw: float
 
     @property
     def verdict(self) -> str:
@@ -33,20 +42,31 @@ class Change:
 
 
 def compare(new: Report, old: Report) -> list[Change]:
-    """Every stage that both runs measured.
-
-    Whole rounds are drawn again, not single visits: what slows a machine down lasts longer than one visit.
-    """
-    before = {stage.name: stage for stage in old.stages}
+    """Every stage that both runs measured, but the control."""
     random = np.random.default_rng(0)
+    times, before = _in_controls(new), _in_controls(old)
+    medians = {stage.name: stage.median_ms for stage in old.stages}
     changes = []
     for stage in new.stages:
-        if stage.name in before:
-            ratios = _medians(stage, random) / _medians(before[stage.name], random)
-            low, high = np.percentile(ratios, (_LOW, _HIGH))
-            ratio = stage.median_ms / before[stage.name].median_ms
-            changes.append(Change(stage.name, ratio, float(low), float(high)))
+        if stage.name in before and stage.name != CONTROL:
+            rounds, earlier = times[stage.name], before[stage.name]
+            low, high = np.percentile(_resampled(rounds, random) / _resampled(earlier, random), (_LOW, _HIGH))
+            ratio, raw = np.median(rounds) / np.median(earlier), stage.median_ms / medians[stage.name]
+            changes.append(Change(stage.name, float(ratio), float(low), float(high), raw))
     return changes
+
+
+def _in_controls(report: Report) -> dict[str, Floats]:
+    """Stage -> (rounds,) median time over that of the control in the same round."""
+    rounds = {stage.name: np.array([np.median(visits) for visits in stage.rounds]) for stage in report.stages}
+    control = rounds.get(CONTROL, np.ones(1))
+    return {name: times / control for name, times in rounds.items()}
+
+
+def _resampled(rounds: Floats, random: np.random.Generator) -> Floats:
+    """(resamples,) medians."""
+    medians: Floats = np.median(random.choice(rounds, (_RESAMPLES, len(rounds))), axis=1)
+    return medians
 
 
 def differences(new: Report, old: Report) -> list[str]:
@@ -60,10 +80,3 @@ def differences(new: Report, old: Report) -> list[str]:
     if (old.digest, old.variant) != (new.digest, new.variant):
         found.insert(0, f"model: {old.model} {old.digest[:12]} {old.variant} -> {new.digest[:12]} {new.variant}")
     return found
-
-
-def _medians(stage: Stage, random: np.random.Generator) -> npt.NDArray[np.float64]:
-    """(resamples,) medians of the rounds' medians."""
-    rounds = np.array([np.median(visits) for visits in stage.rounds])
-    medians: npt.NDArray[np.float64] = np.median(random.choice(rounds, (_RESAMPLES, len(rounds))), axis=1)
-    return medians

@@ -19,8 +19,10 @@ def text(report: Report, changes: Sequence[Change] = ()) -> str:
     lines += ["{:10} {:>10} {:>10} {:>10}  {}".format(*_row(stage)) for stage in report.stages]
     lines += ["", *(f"{name:18} {value}" for name, value in facts(report))]
     if changes:
-        lines += ["", f"{'against before':18} new / old (99 % interval)"]
-        lines += [f"{c.stage:18} {c.ratio:.2f} ({c.low:.2f} .. {c.high:.2f})  {c.verdict}" for c in changes]
+        lines += ["", f"{'against before':18} new / old, each over its round's control (99 % interval)"]
+        lines += [
+            f"{c.stage:18} {c.ratio:.2f} ({c.low:.2f} .. {c.high:.2f})  {c.verdict}, in ms {c.raw:.2f}" for c in changes
+        ]
     return "\n".join(lines)
 
 
@@ -55,8 +57,12 @@ def html_page(report: Report, changes: Sequence[Change] = ()) -> bytes:
     parts += [f"<p>{html.escape(f'{report.variant}, digest {report.digest[:12]}, {report.made}')}</p>"]
     parts += [table("Stages", _HEAD, map(_row, report.stages)), _bars(report.stages)]
     if changes:
-        rows = [(c.stage, f"{c.ratio:.2f}", f"{c.low:.2f} .. {c.high:.2f}", c.verdict) for c in changes]
-        parts.append(table("Against the earlier run", ("stage", "new / old", "99 % interval", ""), rows))
+        rows = [(c.stage, f"{c.ratio:.2f}", f"{c.low:.2f} .. {c.high:.2f}", f"{c.raw:.2f}", c.verdict) for c in changes]
+        parts.append(
+            table(
+                "Against the earlier run", ("stage", "new / old, over the control", "99 % interval", "in ms", ""), rows
+            )
+        )
     parts += ["<h2>Round by round</h2>", *(_strip(stage) for stage in report.stages)]
     parts.append(table("What it was measured with", ("", ""), facts(report)))
     return page(f"emola bench: {report.model}", parts)
