@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from sdk.errors import UsageError
 
 SCHEMA_VERSION: Literal["1.0"] = "1.0"
-CONTROL = "control"  # a matrix product of fixed size before and after each round: not ours, but comparable
+CONTROL = "control"  # 200,000 numbers sorted before and after each round: not ours, but comparable
 
 
 class _Record(BaseModel):
