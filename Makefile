@@ -17,7 +17,8 @@ check: .venv/installed
 
 bench: .venv/installed
 	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=median,iqr,rounds --benchmark-sort=name
-	$(BIN)/python benchmarks/second_question.py
+	$(BIN)/python benchmarks/goals.py
+	$(BIN)/python -m sdk bench --html build/bench.html
 
 # The embedded model, from rendered faces to sdk/assets/emola-nano: hours on two cores; a stage that is done is kept.
 # FACE_MODEL: the folder FaceXModel of the ICT-FaceKit repository (MIT), or its light model as one .npz file.

@@ -50,17 +50,12 @@ class Workload:
     @property
     def layer_weights(self) -> int:
         """Weights of all linear layers, without the head."""
-        return _layer_weights(self.geometry)
+        return self.geometry.layer_weights
 
     @property
     def cache_bytes(self) -> int:
         """KV cache of one position in 16 bits."""
         return 4 * self.geometry.layers * self.geometry.kv_heads * self.geometry.head_size
-
-
-def _layer_weights(g: Geometry) -> int:
-    attention = 2 * g.hidden_size * (g.heads + g.kv_heads) * g.head_size
-    return g.layers * (attention + 3 * g.hidden_size * g.intermediate_size)
 
 
 def stored_decoder(title: str, geometry: Geometry, bits: int, head_bits: int, group: int = 128) -> Decoder:
@@ -74,7 +69,7 @@ def stored_decoder(title: str, geometry: Geometry, bits: int, head_bits: int, gr
         return weights * (max(bits, 4) / 8 + (2 / group if bits < 16 else 0))
 
     head = geometry.vocabulary * geometry.hidden_size
-    return Decoder(title, size(_layer_weights(geometry), bits) + size(head, head_bits))
+    return Decoder(title, size(geometry.layer_weights, bits) + size(head, head_bits))
 
 
 _VICUNA_7B = Geometry(

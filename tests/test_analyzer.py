@@ -157,6 +157,9 @@ def png(array) -> bytes:
         (lambda a: a.ask(png(np.zeros((99, 99, 3), np.uint8)), "Why?"), ImageError, "no face was found"),
         (lambda a: a.ask(b"x", "  "), TaskError, "question is empty"),
         (lambda a: a.ask(b"x", "why " * 5000), TaskError, "at most .* fit"),
+        (lambda a: a.analyze(b"x", tasks="emotion"), TaskError, r"pass tasks=\('emotion',\)"),
+        (lambda a: a.analyze_batch("photo.jpg"), ImageError, "expected several pictures, found one"),
+        (lambda a: a.analyze_batch(np.zeros((9, 9, 3), np.uint8), color="rgb"), ImageError, "found one"),
     ],
 )
 def test_bad_input_is_one_clear_error(analyzer, call, error, message):
@@ -181,3 +184,18 @@ def test_no_bundle_and_no_device(bundle, monkeypatch, tmp_path):
     monkeypatch.setattr("sdk.analyzer.EMBEDDED", tmp_path / "absent")
     with pytest.raises(BundleNotFoundError, match="no embedded bundle"):
         Analyzer()
+
+
+def test_a_closed_analyzer_says_so(bundle, astronaut):
+    with Analyzer(bundle()) as analyzer:
+        pass
+    for call in (
+        lambda: analyzer.analyze(astronaut, color="rgb"),
+        analyzer.info,
+        lambda: analyzer.ask("a.png", "Why?"),
+    ):
+        with pytest.raises(BackendError, match="was closed; open another"):
+            call()
+    analyzer.close()
+    with pytest.raises(AttributeError, match="no attribute 'sing'"):
+        analyzer.sing()

@@ -37,10 +37,12 @@ def photo(astronaut, tmp_path):
 def test_analyze_prints_and_draws(emola_cli, bundle, photo, tmp_path):
     pytest.importorskip("dlib")
     saved = tmp_path / "out" / "annotated.png"
-    code, out, _ = emola_cli("analyze", photo, "--bundle", bundle(), "--max-tokens", 5, "--save", saved)
+    code, out, err = emola_cli("analyze", photo, "--bundle", bundle(), "--max-tokens", 5, "--save", saved)
     assert code == 0
     assert "1 face" in out
     assert "emotion:" in out
+    assert "cut off after 5 tokens" not in out, "warnings go to stderr"
+    assert "cut off after 5 tokens" in err
     with Image.open(saved) as drawn:
         assert drawn.height == 640 < drawn.width, "the photo, enlarged from 512 pixels, and a panel at its side"
 
@@ -101,7 +103,7 @@ def test_drawings_replace_neither_each_other_nor_a_photo(emola_cli, bundle, tmp_
     before = photo.read_bytes()
     for place in (photo, tmp_path / "photos" / "y" / ".." / "x" / "a.png"):
         code, _, err = emola_cli("analyze", photo, *options, place)
-        assert (code, "would replace the photo" in err, photo.read_bytes() == before) == (1, True, True), err
+        assert (code, "would replace the photo" in err, photo.read_bytes() == before) == (2, True, True), err
 
 
 def test_labels_only(emola_cli, bundle, photo):
@@ -201,13 +203,17 @@ def test_failures(emola_cli, photo, tmp_path, bundle):
     cases = [
         (["analyze", photo, "--bundle", tmp_path / "none"], 1, "no such folder"),
         (["analyze", tmp_path / "none.png", "--bundle", bundle()], 1, "does not exist"),
-        (["analyze", photo, "--bundle", bundle(), "--max-tokens", 0], 1, "at least 1"),
+        (["analyze", photo, "--bundle", bundle(), "--max-tokens", 0], 2, "at least 1"),
+        (["analyze", photo, "--abstain-below", 0.5], 2, "add --scores"),
+        (["analyze", photo, "--save", tmp_path / "drawn.doc"], 2, "such as out.png"),
+        (["analyze", photo, "--frobnicate"], 2, "usage: emola analyze"),
         (["verify", tmp_path], 1, "no manifest.json"),
         (["export", GOLDEN / "nowhere", tmp_path / "out", *EXPORT], 1, "is no folder"),
         (["analyze"], 2, "required: PHOTO"),
         (["analyze", photo, "--task", "age"], 2, "invalid choice"),
         (["dance"], 2, "invalid choice"),
-        ([], 2, "required"),
+        (["--frobnicate"], 2, "required"),
+        ([], 2, "explain the faces of photographs"),
     ]
     for command, expected, message in cases:
         code, out, err = emola_cli(*command)

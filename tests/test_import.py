@@ -24,8 +24,13 @@ def python(code: str) -> str:
 
 
 def test_import_loads_nothing_heavy():
-    code = f"import sys, sdk, sdk.cli; print([name for name in {HEAVY} if name in sys.modules])"
+    code = f"import sys, sdk, sdk.cli; sdk.Analyzer; print([name for name in {HEAVY} if name in sys.modules])"
     assert python(code) == "[]"
+
+
+def test_a_command_that_opens_no_bundle_loads_no_numbers():
+    code = "import sys, sdk.cli; sdk.cli.main(['--version']); print({'numpy', 'pydantic'} & set(sys.modules))"
+    assert python(code).endswith("set()")
 
 
 def test_import_works_with_the_base_dependencies_only():

@@ -83,6 +83,12 @@ class Geometry(_Record):
     context: int
     intermediate_size: int = 0
 
+    @property
+    def layer_weights(self) -> int:
+        """Weights of all linear layers, without the head; only where the intermediate size is recorded."""
+        attention = 2 * self.hidden_size * (self.heads + self.kv_heads) * self.head_size
+        return self.layers * (attention + 3 * self.hidden_size * self.intermediate_size)
+
 
 class Variant(_Record):
     """One way to run the bundle: a decoder file on a backend, and what that takes.

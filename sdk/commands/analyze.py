@@ -9,8 +9,10 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdk.analyzer import Analyzer
-from sdk.errors import ImageError, SdkError
+from PIL import Image
+
+from sdk.analyzer import DEVICES, Analyzer
+from sdk.errors import ImageError, SdkError, UsageError
 from sdk.faba.prompts import TASKS
 from sdk.render import describe
 from sdk.results import Analysis
@@ -46,7 +48,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scores", action="store_true", help="probabilities of the labels as well")
     parser.add_argument("--abstain-below", type=float, default=0.0, metavar="P", help="give no label less probable")
     parser.add_argument("--detector", default="auto", help="auto (dlib) or a SCRFD .onnx file")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or tensorrt")
+    parser.add_argument("--device", default="auto", choices=DEVICES, help="where to compute (default auto)")
     parser.add_argument("--memory-limit", type=float, metavar="MB", help="for weights and KV caches")
     parser.add_argument("--max-tokens", type=int, help="limit of each answer in tokens")
 
@@ -54,7 +56,11 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 def open_analyzer(args: argparse.Namespace) -> Analyzer:
     """The Analyzer that the options describe; what must be said about its model goes to stderr."""
     if args.max_tokens is not None and args.max_tokens < 1:
-        raise SdkError(f"--max-tokens must be at least 1, not {args.max_tokens}")
+        raise UsageError(f"--max-tokens must be at least 1, not {args.max_tokens}")
+    if not 0 <= args.abstain_below <= 1:
+        raise UsageError(f"--abstain-below is a probability in 0..1, not {args.abstain_below}")
+    if args.abstain_below and not args.scores and "labels" not in (args.task or ()):
+        raise UsageError("--abstain-below needs label scores: add --scores or --task labels")
     analyzer = Analyzer(
         args.bundle,
         device=args.device,
@@ -70,6 +76,8 @@ def open_analyzer(args: argparse.Namespace) -> Analyzer:
 
 
 def run(args: argparse.Namespace) -> None:
+    if args.batch_size < 1:
+        raise UsageError(f"--batch-size must be at least 1, not {args.batch_size}")
     photos = _photos(args.photos)
     several = len(photos) > 1 or Path(args.photos[0]).is_dir()
     documents: list[dict[str, Any]] = []
@@ -107,8 +115,10 @@ def _targets(photos: Sequence[str], save: Path, several: bool) -> dict[str, Path
     """Where the drawing of each photo goes; the names of photos that share one are told apart by their folders.
 
     Raises:
-        SdkError: a drawing would replace a photo.
+        UsageError: a drawing would replace a photo, or has a name that no picture has.
     """
+    if not several and save.suffix.lower() not in Image.registered_extensions():
+        raise UsageError(f"--save {save}: expected the name of a picture, such as out.png")
     names = {photo: Path(photo).stem for photo in photos}
     if len(set(names.values())) < len(names):
         root = os.path.commonpath([os.path.dirname(os.path.abspath(photo)) for photo in photos])
@@ -116,7 +126,7 @@ def _targets(photos: Sequence[str], save: Path, several: bool) -> dict[str, Path
     targets = {photo: save / f"{name}.png" if several else save for photo, name in names.items()}
     replaced = {path.resolve() for path in targets.values()} & {Path(photo).resolve() for photo in photos}
     if replaced:
-        raise SdkError(f"--save {save} would replace the photo {min(replaced)}; choose another place")
+        raise UsageError(f"--save {save} would replace the photo {min(replaced)}; choose another place")
     return targets
 
 
@@ -153,12 +163,14 @@ def _with_progress(analyses: Iterator[Analysis], total: int) -> Iterator[Analysi
 def _show(analysis: Analysis, args: argparse.Namespace, several: bool, targets: Mapping[str, Path]) -> None:
     """Print and draw an analysis as the options say; with a table, words only for a single photo."""
     if not args.json and not (args.csv and several):
-        print(describe(analysis))
+        print(describe(analysis.model_copy(update={"warnings": ()})))
+        for warning in analysis.warnings:
+            print(f"warning: {warning}", file=sys.stderr)
     if args.save:
         target = targets[analysis.source]
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             analysis.plot().save(target)
         except (ValueError, OSError) as error:
-            raise SdkError(f"--save {target}: {error}; expected a file name such as out.png") from None
+            raise SdkError(f"--save {target}: {error}; choose another place") from None
         print(f"wrote {target}", file=sys.stderr)

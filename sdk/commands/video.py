@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from sdk.commands.analyze import add_model_arguments, open_analyzer
-from sdk.errors import SdkError
+from sdk.errors import UsageError
 from sdk.faba.prompts import TASKS
 from sdk.recording import Recorder
 from sdk.results import Analysis, Face
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     if args.seconds is not None and args.seconds <= 0:
-        raise SdkError(f"--seconds must be greater than 0, not {args.seconds}")
+        raise UsageError(f"--seconds must be greater than 0, not {args.seconds}")
     with (
         open_analyzer(args) as analyzer,
         Recorder(args.jsonl, args.csv, args.save, args.timeline) as recorder,

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sdk.bundles.manifest import Manifest, Variant
+from sdk.bundles.manifest import Geometry, Manifest, Variant
 from sdk.errors import BackendError
 
 _FREE_QUESTION = 128  # tokens kept free for a question of the user's
@@ -33,12 +33,15 @@ class Memory:
     @classmethod
     def of(cls, manifest: Manifest, variant: Variant) -> "Memory":
         parts = (manifest.vision, manifest.landmark, variant.decoder, *variant.external)
-        g = manifest.geometry
-        row = 2 * g.layers * g.kv_heads * g.head_size * _KV_BYTES[variant.device]
         return cls(
             weights=sum(manifest.files[name].size for name in parts if name in manifest.files),
-            per_face=positions_per_face(manifest) * row,
+            per_face=positions_per_face(manifest) * cls.row_bytes(manifest.geometry, variant),
         )
+
+    @staticmethod
+    def row_bytes(geometry: Geometry, variant: Variant) -> int:
+        """Keys and values of one position."""
+        return 2 * geometry.layers * geometry.kv_heads * geometry.head_size * _KV_BYTES[variant.device]
 
     def faces_within(self, limit: int | None) -> int:
         """Faces that can be decoded at once in so many bytes; None is no limit."""

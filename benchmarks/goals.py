@@ -1,0 +1,111 @@
+"""Every goal of docs/performance.md that this machine can measure, in one table: `make bench`.
+
+    python benchmarks/goals.py [--only peers overhead] [--output build/bench.json]
+
+Each row comes from the JSON line in which a script of this folder ends; scripts assert that what they time is right.
+One that fails, or whose library, data or GPU is missing, is a row that says so. Exit code 1 when an assertion failed.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+EVALUATION = [str(HERE.parent / f"build/nano/eval/eval_{task}_anno.json") for task in ("au", "emotion")]
+NANO = str(HERE.parent / "sdk/assets/emola-nano")
+RUNS: dict[str, tuple[str, ...]] = {
+    "peers": ("peers", "--layers", "4"),
+    "second question": ("second_question", "--layers", "4"),
+    "overhead": ("overhead", "--layers", "4"),
+    "startup": ("startup",),
+    "latency": ("nano_latency",),
+    "drafting": ("drafting", "--data", *EVALUATION, "--limit", "150"),
+    "pruning": ("pruning", "prefill", "--layers", "4"),
+    "pruning REGE": ("pruning", "rege", NANO, "--data", EVALUATION[1], "--task", "emotion", "--limit", "403"),
+    "gpu": ("gpu",) if shutil.which("nvidia-smi") else ("gpu", "--tiny", "--device", "cpu"),
+}
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A row: what, where it started, what is asked for, and where the figure stands in the JSON of a run."""
+
+    what: str
+    start: str
+    goal: str
+    run: str
+    key: tuple[str, ...]
+    form: str = "{:.2f}x"
+
+
+LLAMA, COMMANDS = ("peers", "llama.cpp"), ("commands_ms",)
+QUARTER = ("difference", "13 landmarks", "difference")  # of its 49 visual rows
+STEP, TIME = ("figures", "decode step, batch 1"), "{:.1f} ms"
+GOALS = (
+    Goal("CPU prefill, 4 Vicuna layers, vs llama.cpp", "1.13x", "1.30x", "peers", (*LLAMA, "prefill_ours_faster")),
+    Goal("CPU decode step, same", "0.91x", "1.05x", "peers", (*LLAMA, "step_ours_faster")),
+    Goal("second question, of the first", "", "at most 8 %", "second question", ("ratio",), "{:.1%}"),
+    Goal("drafts, AU answers, tokens per second", "1.0x", "1.8x", "drafting", ("action_units", "gain")),
+    Goal("144 visual tokens: prefill", "1.0x", "2.5x", "pruning", ("prefill", "144", "faster")),
+    Goal("a quarter of the rows: REGE, nano", "", "-1.0 or more", "pruning REGE", QUARTER, "{:+.2f}"),
+    Goal("GPU step at context 700, of the bandwidth", "42 %", "50 %", "gpu", (*STEP, "share_of_ceiling"), "{:.0%}"),
+    Goal("GPU first token, all stages", "9 ms floor", "20 ms", "gpu", ("figures", "time to first token", "ms"), TIME),
+    Goal("GPU second question", "", "8 ms", "gpu", ("figures", "second question", "ms"), TIME),
+    Goal("SDK per token outside the kernels, 4 layers", "", "at most 2 %", "overhead", ("vicuna", "share"), "{:.2%}"),
+    Goal("emola --version", "", "", "startup", (*COMMANDS, "emola --version"), TIME),
+    Goal("from sdk import Analyzer", "", "", "startup", (*COMMANDS, "from sdk import Analyzer"), TIME),
+    Goal("emola analyze, cold", "630 ms", "", "startup", (*COMMANDS, "emola analyze"), TIME),
+    Goal("peak memory, emola-nano", "", "", "startup", ("nano", "peak_mb"), "{:.0f} MB"),
+)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=RUNS, default=tuple(RUNS))
+    parser.add_argument("--output", type=Path, default=HERE.parent / "build/bench.json")
+    args = parser.parse_args()
+    found = {name: run(name) for name in args.only}
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    args.output.write_text(json.dumps(found, indent=1) + "\n")
+    print(f"\n{'what':46} {'start':10} {'goal':12} measured")
+    for goal in GOALS:
+        if goal.run in found:
+            print(f"{goal.what:46} {goal.start:10} {goal.goal:12} {measured(goal, found[goal.run])}")
+    print(f"\neverything: {args.output}")
+    return int(any("AssertionError" in result.get("skipped", "") for result in found.values()))
+
+
+def run(name: str) -> dict[str, Any]:
+    """The last line of a script as JSON, or why there is none; what it prints before is passed on."""
+    script, *options = RUNS[name]
+    needed = [HERE / f"{script}.py", *(Path(option) for option in options if option.endswith(".json"))]
+    if missing := [path for path in needed if not path.exists()]:
+        return {"skipped": f"no {missing[0].name}"}
+    print(f"== {name}", flush=True)
+    child = subprocess.run([sys.executable, needed[0], *options], capture_output=True, text=True)
+    lines = child.stdout.strip().splitlines()
+    print("\n".join(lines if child.returncode else lines[:-1]))
+    if child.returncode:
+        return {"skipped": (child.stderr.strip().splitlines() or ["it failed without a word"])[-1]}
+    result: dict[str, Any] = json.loads(lines[-1])
+    return result
+
+
+def measured(goal: Goal, result: dict[str, Any]) -> str:
+    if "--tiny" in RUNS[goal.run] and "skipped" not in result:
+        return "not here: no GPU; the kernels were right in Triton's interpreter"
+    value: Any = result
+    for key in goal.key:
+        if not isinstance(value, dict) or key not in value:
+            return f"not here: {result.get('skipped', 'no ' + '.'.join(goal.key))}"
+        value = value[key]
+    return goal.form.format(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

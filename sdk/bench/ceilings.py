@@ -1,0 +1,102 @@
+"""The ceilings of this machine, measured in the same run, and the least time that they leave to each stage."""
+
+import time
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+
+from sdk.bench.probe import int4_matmul
+from sdk.bench.report import Ceilings, Floor
+from sdk.bundles.manifest import Manifest, Variant
+from sdk.runtime.memory import Memory
+
+_LARGEST = 512_000_000  # bytes; more is main memory in any case
+_REPEATS = 7
+
+
+def measure_ceilings(manifest: Manifest, variant: Variant) -> Ceilings:
+    """Best of seven each; a device other than the CPU is not measured here."""
+    if variant.device != "cpu":
+        return Ceilings(reason="the ceilings of a GPU are measured by benchmarks/gpu.py")
+    past = len(manifest.prompt.prefix_ids) + manifest.prompt.image_rows + _question_rows(manifest)
+    read = min(_LARGEST, round(_bytes(manifest, variant, past)))
+    return Ceilings(
+        bandwidth_gbs=_bandwidth(read) / 1e9,
+        working_set_mb=read / 1e6,
+        float32_gflops=_float32_peak() / 1e9,
+        int4_gflops=_int4_peak() / 1e9 if "int4" in variant.precision else None,
+    )
+
+
+def _fastest(action: Callable[[], object]) -> float:
+    """Seconds."""
+    action()
+    times = []
+    for _ in range(_REPEATS):
+        begin = time.perf_counter()
+        action()
+        times.append(time.perf_counter() - begin)
+    return min(times)
+
+
+def _bandwidth(size: int) -> float:
+    """Bytes per second: numpy's BLAS multiplies a matrix of that size with a vector, on all threads that it has."""
+    columns = 1024
+    matrix, vector = np.ones((max(1, size // (4 * columns)), columns), np.float32), np.ones(columns, np.float32)
+    repeats = max(1, 64_000_000 // size)  # a small matrix is over before a clock has seen it
+    return repeats * matrix.nbytes / _fastest(lambda: [matrix @ vector for _ in range(repeats)])
+
+
+def _float32_peak() -> float:
+    left, right = np.ones((512, 2048), np.float32), np.ones((2048, 2048), np.float32)
+    return 2 * left.size * right.shape[1] / _fastest(lambda: left @ right)
+
+
+def _int4_peak() -> float:
+    from onnxruntime import InferenceSession
+
+    width, rows = 4096, 256
+    session = InferenceSession(int4_matmul(width, width), providers=["CPUExecutionProvider"])
+    feed = {"x": np.ones((rows, width), np.float32)}
+    return 2 * rows * width * width / _fastest(lambda: session.run(None, feed))
+
+
+def floors(manifest: Manifest, variant: Variant, ceilings: Ceilings) -> dict[str, Floor]:
+    """The floor of every stage that the manifest's geometry says enough about; empty without ceilings."""
+    g, prompt = manifest.geometry, manifest.prompt
+    if ceilings.bandwidth_gbs is None or ceilings.float32_gflops is None:
+        return {}
+    vision = manifest.files[manifest.vision].size
+    # The tower's shape is not in the manifest: each float32 weight of its file meets each row; attention is left out.
+    work = {"vision": (2 * vision / 4 * prompt.image_rows, float(vision), ceilings.float32_gflops)}
+    if g.intermediate_size:
+        peak = max(
+            ceilings.int4_gflops or 0, ceilings.float32_gflops
+        )  # weights may be unpacked and multiplied as floats
+        prefix, question = len(prompt.prefix_ids) + prompt.image_rows, _question_rows(manifest)
+        for name, rows, past in (
+            ("prefill", prefix, 0),
+            ("question", question, prefix),
+            ("step", 1, prefix + question),
+        ):
+            flops = 2.0 * (rows * g.layer_weights + g.vocabulary * g.hidden_size)
+            flops += 4 * rows * (past + rows / 2) * g.layers * g.heads * g.head_size
+            work[name] = (flops, _bytes(manifest, variant, past), peak)
+    return {name: _floor(*needs, ceilings.bandwidth_gbs) for name, needs in work.items()}
+
+
+def _floor(flops: float, size: float, gflops: float, bandwidth_gbs: float) -> Floor:
+    compute, memory = flops / gflops / 1e6, size / bandwidth_gbs / 1e6
+    bound: Literal["compute", "memory"] = "compute" if compute > memory else "memory"
+    return Floor(flops=flops, bytes=size, ms=max(compute, memory), bound=bound)
+
+
+def _question_rows(manifest: Manifest) -> int:
+    return len(next(iter(manifest.prompt.questions.values())).token_ids)
+
+
+def _bytes(manifest: Manifest, variant: Variant, past: int) -> float:
+    """What one call of the decoder reads: all weights, and the keys and values of `past` positions."""
+    weights = sum(manifest.files[name].size for name in (variant.decoder, *variant.external))
+    return weights + past * Memory.row_bytes(manifest.geometry, variant)

@@ -1,0 +1,138 @@
+"""The report for eyes: as text, and as one HTML page with plots drawn here, in SVG."""
+
+import html
+import math
+from collections.abc import Iterator, Sequence
+
+from sdk.bench.compare import Change
+from sdk.bench.report import Footprint, Report, Stage
+from sdk.html import page, table
+
+_HEAD = ("stage", "median ms", "p95 ms", "least ms", "share of ceiling")
+_LEFT, _WIDTH, _ROW = 90, 640, 22  # pixels
+
+
+def text(report: Report, changes: Sequence[Change] = ()) -> str:
+    """Lines for a terminal."""
+    lines = [f"{report.model} on {report.variant}, {len(report.stages[0].rounds)} rounds", ""]
+    lines.append("{:10} {:>10} {:>10} {:>10}  {}".format(*_HEAD))
+    lines += ["{:10} {:>10} {:>10} {:>10}  {}".format(*_row(stage)) for stage in report.stages]
+    lines += ["", *(f"{name:18} {value}" for name, value in facts(report))]
+    if changes:
+        lines += ["", f"{'against before':18} new / old, each over its round's control (99 % interval)"]
+        lines += [
+            f"{c.stage:18} {c.ratio:.2f} ({c.low:.2f} .. {c.high:.2f})  {c.verdict}, in ms {c.raw:.2f}" for c in changes
+        ]
+    return "\n".join(lines)
+
+
+def facts(report: Report) -> Iterator[tuple[str, str]]:
+    """Everything that has no row of its own, by name."""
+    ceilings, energy = report.ceilings, report.energy
+    if report.tokens_per_second:
+        yield "tokens per second", f"{report.tokens_per_second:.1f}"
+    per_joule = energy.tokens_per_joule
+    yield "tokens per joule", f"{per_joule:.2f} ({energy.source})" if per_joule else energy.source
+    if ceilings.bandwidth_gbs:
+        size = f"{ceilings.working_set_mb:.1f} MB read over and over, numpy matrix by vector"
+        yield "bandwidth", f"{ceilings.bandwidth_gbs:.1f} GB/s ({size})"
+    if ceilings.float32_gflops:
+        yield "float32 peak", f"{ceilings.float32_gflops:.0f} GFLOP/s (numpy, 512 x 2048 x 2048)"
+    if ceilings.int4_gflops:
+        yield "int4 peak", f"{ceilings.int4_gflops:.0f} GFLOP/s (MatMulNBits, 256 x 4096 x 4096)"
+    if ceilings.reason:
+        yield "ceilings", ceilings.reason
+    for footprint in report.footprints:
+        yield footprint.variant, _footprint(footprint)
+    for stage, error in report.parity.items():
+        yield f"parity {stage}", f"relative error {error:.1e}, as sealed"
+    yield from report.environment.items()
+    for name, value in (report.peers or {}).items():
+        yield f"peers: {name}", f"{value}"
+
+
+def html_page(report: Report, changes: Sequence[Change] = ()) -> bytes:
+    """One file that needs nothing else."""
+    parts = [f'<p class="bad">{html.escape(report.notice)}</p>'] if report.notice else []
+    parts += [f"<p>{html.escape(f'{report.variant}, digest {report.digest[:12]}, {report.made}')}</p>"]
+    parts += [table("Stages", _HEAD, map(_row, report.stages)), _bars(report.stages)]
+    if changes:
+        rows = [(c.stage, f"{c.ratio:.2f}", f"{c.low:.2f} .. {c.high:.2f}", f"{c.raw:.2f}", c.verdict) for c in changes]
+        parts.append(
+            table(
+                "Against the earlier run", ("stage", "new / old, over the control", "99 % interval", "in ms", ""), rows
+            )
+        )
+    parts += ["<h2>Round by round</h2>", *(_strip(stage) for stage in report.stages)]
+    parts.append(table("What it was measured with", ("", ""), facts(report)))
+    return page(f"emola bench: {report.model}", parts)
+
+
+def _row(stage: Stage) -> tuple[str, str, str, str, str]:
+    floor, share = stage.floor, stage.share
+    least = f"{floor.ms:.3f}" if floor else ""
+    reached = f"{100 * share:.0f} % ({floor.bound})" if floor and share else ""
+    return stage.name, f"{stage.median_ms:.3f}", f"{stage.p95_ms:.3f}", least, reached
+
+
+def _footprint(found: Footprint) -> str:
+    """Only what this system tells."""
+    if found.failure:
+        return f"does not run here: {found.failure}"
+    times = (("imported", found.import_ms), ("opened", found.open_ms), ("first token", found.first_token_ms))
+    sizes = (("opened", found.opened_mb), ("of it mapped files", found.mapped_mb), ("peak", found.peak_mb))
+    parts = [f"{name} after {value:.0f} ms" for name, value in (*times, ("done", found.done_ms)) if value is not None]
+    parts += [f"{name} {value:.0f} MB" for name, value in sizes if value is not None]
+    return f"weights {found.weights_mb:.1f} MB; " + ", ".join(parts)
+
+
+def _bars(stages: Sequence[Stage]) -> str:
+    """Median (dark) and 95th percentile (light) of each stage, and a mark at the floor; the axis is logarithmic."""
+    low = min(min(stage.median_ms, stage.floor.ms if stage.floor else stage.median_ms) for stage in stages) / 1.5
+    decades = max(stage.p95_ms for stage in stages) / low
+
+    def x(ms: float) -> float:
+        return _LEFT + (_WIDTH - _LEFT) * math.log(ms / low) / math.log(decades)
+
+    drawn = []
+    for index, stage in enumerate(stages):
+        y = _ROW * index
+        drawn.append(_label(stage.name, y))
+        for ms, colour, height in ((stage.p95_ms, "#cfd8e6", 16), (stage.median_ms, "#41608f", 8)):
+            drawn.append(_rect(_LEFT, y + 11 - height / 2, x(ms) - _LEFT, height, colour, f"{stage.name}: {ms:.3f} ms"))
+        if stage.floor:
+            drawn.append(_rect(x(stage.floor.ms) - 1, y + 2, 2, 18, "#b00020", f"least: {stage.floor.ms:.3f} ms"))
+    caption = "<p>Dark: median; light: 95th percentile; red: the least that the ceilings allow. Logarithmic.</p>"
+    return _svg(_ROW * len(stages), drawn) + caption
+
+
+def _strip(stage: Stage) -> str:
+    """Every visit as a point over its round: drift and outliers show."""
+    top, height = max(stage.samples), 60
+    step = (_WIDTH - _LEFT) / len(stage.rounds)
+    points = [
+        f'<circle cx="{_LEFT + step * (index + 0.5):.1f}" cy="{height - 4 - (height - 8) * ms / top:.1f}" r="2" '
+        'fill="#41608f" fill-opacity="0.5"/>'
+        for index, visits in enumerate(stage.rounds)
+        for ms in visits
+    ]
+    labels = [
+        _label(stage.name, 0),
+        _label(f"{top:.2f} ms", 18),
+        _rect(_LEFT, height - 4, _WIDTH - _LEFT, 1, "#ddd", "0"),
+    ]
+    return _svg(height, [*labels, *points])
+
+
+def _svg(height: float, drawn: Sequence[str]) -> str:
+    size = f'viewBox="0 0 {_WIDTH + 10} {height}" width="{_WIDTH + 10}" height="{height}"'
+    return f'<svg {size} font-size="12" style="display:block">{"".join(drawn)}</svg>'
+
+
+def _label(words: str, y: float) -> str:
+    return f'<text x="{_LEFT - 8}" y="{y + 15}" text-anchor="end">{html.escape(words)}</text>'
+
+
+def _rect(x: float, y: float, width: float, height: float, colour: str, title: str) -> str:
+    place = f'x="{x:.1f}" y="{y:.1f}" width="{max(width, 1):.1f}" height="{height:.1f}"'
+    return f'<rect {place} fill="{colour}"><title>{html.escape(title)}</title></rect>'

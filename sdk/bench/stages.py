@@ -1,0 +1,131 @@
+"""The stages of an analysis, round by round: `Analyzer.analyze`, and the same face once more, one call at a time."""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sdk.analyzer import Analyzer
+from sdk.bench.report import CONTROL
+from sdk.errors import BackendError, ImageError
+from sdk.examine import Faces
+from sdk.faba.answers import read_action_units, read_emotion
+from sdk.faces.crop import FaceCrop
+from sdk.faces.images import load_image
+from sdk.results import Analysis
+from sdk.runtime.clock import Clock
+from sdk.runtime.pipeline import EncodedFace
+
+STAGES = ("load", "detect", "crop", "landmark", "vision", "prefill", "question", "step", "parse", "analyze", CONTROL)
+_STEPS = 32
+
+
+class Bench:
+    """Times an opened Analyzer on one picture.
+
+    Args:
+        analyzer: an opened bundle.
+        picture: path of the picture; its most prominent face is used for the stages.
+        aligned: the whole picture is the crop of one face.
+
+    Attributes:
+        rounds: stage -> for each round the milliseconds of every visit.
+        tokens_per_second: of `analyze`, one per round.
+
+    Raises:
+        ImageError: no face was found.
+    """
+
+    def __init__(self, analyzer: Analyzer, picture: Path, *, aligned: bool = False) -> None:
+        self._analyzer, self._picture = analyzer, picture
+        self._features = None if analyzer.manifest.landmark else np.zeros(212, np.float32)
+        self._faces: Faces = "aligned" if aligned or self._features is not None else "detect"
+        self.rounds: defaultdict[str, list[tuple[float, ...]]] = defaultdict(list)
+        self.tokens_per_second: list[float] = []
+        self._numbers = np.random.default_rng(0).random(200_000)
+        self._expected = self._analyze()  # also warms up
+        if not self._expected.faces:
+            raise ImageError(f"{picture}: no face was found; --faces aligned takes the picture as the crop of one")
+
+    def round(self) -> None:
+        """Every stage once, the decode step 32 times.
+
+        Raises:
+            BackendError: the answers differ from those of the round before.
+        """
+        clock, visits = Clock(), defaultdict[str, list[float]](list)
+
+        @contextmanager
+        def timed(stage: str) -> Iterator[None]:
+            begin = time.perf_counter()
+            yield
+            visits[stage].append(1000 * (time.perf_counter() - begin))
+
+        self._control(timed)
+        with timed("analyze"):
+            analysis = self._analyze()
+        if analysis.faces != self._expected.faces:
+            raise BackendError("the same picture was answered differently from round to round; nothing was measured")
+        if analysis.tokens_per_second:
+            self.tokens_per_second.append(analysis.tokens_per_second)
+        with timed("load"):
+            pixels = load_image(self._picture)
+        crops = [crop for crop, _ in self._analyzer._examiner.find(pixels, self._faces, clock)]
+        with self._encode(max(crops, key=lambda crop: crop.pixels.size), clock) as face:
+            self._decode(face, timed)
+        with timed("parse"):
+            for found in analysis.faces:
+                read_emotion(found.emotion.description if found.emotion else "")
+                read_action_units(found.action_units_text or "")
+        self._control(timed)
+        for stage in STAGES:
+            if stage in visits or stage in clock.elapsed_ms:
+                self.rounds[stage].append(tuple(visits.get(stage, [clock.elapsed_ms.get(stage, 0.0)])))
+
+    def step_for(self, seconds: float) -> int:
+        """Decode steps back to back for at least so long; how many."""
+        decoder, end = self._analyzer._pipeline.backend.decoder, time.perf_counter() + seconds
+        count = 0
+        with self._encode_once() as face:
+            row = decoder.embed([1])
+            while time.perf_counter() < end:
+                cache = face.rewind()
+                for _ in range(_STEPS):
+                    decoder.extend(cache, row)
+                count += _STEPS
+        return count
+
+    def _control(self, timed: Callable[[str], Any]) -> None:
+        """The same work in every run of every version: how fast the machine is at this moment.
+
+        On one thread: those of a BLAS would wait for cores on which ONNX Runtime's still spin.
+        """
+        for _ in range(3):
+            with timed(CONTROL):
+                np.sort(self._numbers)
+
+    def _analyze(self) -> Analysis:
+        return self._analyzer.analyze(self._picture, faces=self._faces, landmark_features=self._features)
+
+    def _encode_once(self) -> EncodedFace:
+        crops = self._analyzer._examiner.find(load_image(self._picture), self._faces, Clock())
+        return self._encode(crops[0][0], Clock())
+
+    def _encode(self, crop: FaceCrop, clock: Clock) -> EncodedFace:
+        return self._analyzer._pipeline.encode(crop, clock, self._features)
+
+    def _decode(self, face: EncodedFace, timed: Callable[[str], Any]) -> None:
+        """The first token of every question, then steps: calls of the decoder itself, without the loop around."""
+        pipeline = self._analyzer._pipeline
+        decoder = pipeline.backend.decoder
+        for task in pipeline.manifest.prompt.questions:
+            cache = face.rewind()
+            with timed("question"):
+                token = int(decoder.extend(cache, decoder.embed(pipeline.question_ids(task)))[-1].argmax())
+        for _ in range(min(_STEPS, cache.capacity - cache.length)):
+            with timed("step"):
+                token = int(decoder.extend(cache, decoder.embed([token]))[-1].argmax())

@@ -1,0 +1,130 @@
+"""`emola bench`: every stage on this machine against its ceiling; is it slower than it was?"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+
+from sdk.analyzer import DEVICES, Analyzer, bundle_folder
+from sdk.bench.ceilings import floors, measure_ceilings
+from sdk.bench.compare import Change, compare, differences
+from sdk.bench.energy import find_meter
+from sdk.bench.footprint import measure_footprint
+from sdk.bench.machine import environment
+from sdk.bench.page import html_page, text
+from sdk.bench.report import Energy, Report, Stage, read_json, read_report
+from sdk.bench.stages import Bench
+from sdk.bundles.manifest import read_manifest
+from sdk.commands.demo import PICTURES
+from sdk.errors import BackendError, IntegrityError, UsageError
+from sdk.runtime.verify import Reference, measure_parity
+
+_ENERGY_S = 2.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = "exit code 1 when --compare finds a stage that is slower beyond noise"
+    parser.add_argument("--bundle", help="folder of a bundle or owner/name of the hub; default: the embedded one")
+    parser.add_argument("--offline", action="store_true", help="never touch the network")
+    parser.add_argument("--device", default="auto", choices=DEVICES, help="where to compute (default auto)")
+    parser.add_argument("--rounds", type=int, default=15, help="of all stages (default 15)")
+    parser.add_argument("--photo", type=Path, default=PICTURES / "astronaut.jpg", help="default: the packaged one")
+    parser.add_argument("--faces", choices=("detect", "aligned"), default="detect", help="as in emola analyze")
+    parser.add_argument(
+        "--peers", type=Path, metavar="FILE.json", help="what benchmarks/peers.py wrote, to be shown too"
+    )
+    parser.add_argument("--compare", type=Path, metavar="OLD.json", help="an earlier --json: which stages are slower?")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write one page with plots")
+    parser.add_argument("--json", action="store_true", help="print the report as one JSON document")
+
+
+def run(args: argparse.Namespace) -> None:
+    if args.rounds < 3:
+        raise UsageError(f"--rounds must be at least 3, not {args.rounds}")
+    if args.html and not args.html.absolute().parent.is_dir():
+        raise UsageError(f"--html {args.html}: there is no such folder")
+    old = read_report(args.compare) if args.compare else None
+    report = _measure(args)
+    changes = compare(report, old) if old else []
+    if args.html:
+        args.html.write_bytes(html_page(report, changes))
+        print(f"wrote {args.html}", file=sys.stderr)
+    if args.json:
+        compared = {"comparison": [change.to_dict() for change in changes]} if old else {}
+        print(json.dumps({**report.to_dict(), **compared}, indent=1))
+    else:
+        print(text(report, changes))
+    for difference in differences(report, old) if old else ():
+        print(f"note: not the same machine or model: {difference}", file=sys.stderr)
+    _refuse(changes, args.compare)
+
+
+def _measure(args: argparse.Namespace) -> Report:
+    peers = read_json(args.peers) if args.peers else None
+    around = environment()
+    folder = bundle_folder(args.bundle, args.offline)
+    with Analyzer(folder, device=args.device) as analyzer:
+        manifest, variant = analyzer.manifest, analyzer._pipeline.backend.variant
+        parity = _check_parity(analyzer, Reference.load(folder / manifest.reference))
+        bench = Bench(analyzer, args.photo, aligned=args.faces == "aligned")
+        ceilings = measure_ceilings(manifest, variant)
+        for index in range(args.rounds):
+            print(f"round {index + 1} of {args.rounds}", file=sys.stderr)
+            bench.round()
+        energy = _energy(bench, "cpu" if variant.device == "cpu" and args.device != "tensorrt" else "cuda")
+    least = floors(manifest, variant, ceilings)
+    return Report(
+        model=manifest.name,
+        digest=manifest.digest,
+        variant=variant.name,
+        notice=manifest.notice,
+        made=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        environment=around,
+        ceilings=ceilings,
+        stages=tuple(Stage(name=n, rounds=tuple(r), floor=least.get(n)) for n, r in bench.rounds.items()),
+        tokens_per_second=float(np.median(bench.tokens_per_second)) if bench.tokens_per_second else None,
+        footprints=tuple(
+            measure_footprint(folder, manifest, each, args.photo, args.faces) for each in read_manifest(folder).variants
+        ),
+        energy=energy,
+        parity=parity,
+        peers=peers,
+    )
+
+
+def _check_parity(analyzer: Analyzer, reference: Reference) -> dict[str, float]:
+    """Relative error of each stage against the torch model: what computes something else has no speed.
+
+    Raises:
+        IntegrityError: a stage differs by more than what was sealed.
+    """
+    sealed = {(p.variant, p.stage): p.tolerance for p in analyzer.manifest.parity}
+    found = {}
+    for parity in measure_parity(analyzer._pipeline, reference):
+        tolerance = sealed.get((parity.variant, parity.stage), parity.tolerance)
+        if parity.relative_error > tolerance:
+            raise IntegrityError(
+                f"{parity.stage} differs from the torch model by {parity.relative_error:.1e}, allowed is "
+                f"{tolerance:.1e}: nothing was timed; see `emola verify`"
+            )
+        found[parity.stage] = parity.relative_error
+    return found
+
+
+def _energy(bench: Bench, device: str) -> Energy:
+    meter = find_meter(device)
+    if meter is None:
+        return Energy(source="this machine does not tell")
+    meter.start()
+    tokens = bench.step_for(_ENERGY_S)
+    return Energy(source=meter.source, joules=meter.stop(), tokens=tokens)
+
+
+def _refuse(changes: Sequence[Change], path: Path) -> None:
+    slower = [f"{c.stage} {c.ratio:.2f} times ({c.low:.2f} .. {c.high:.2f})" for c in changes if c.verdict == "slower"]
+    if slower:
+        raise BackendError(f"slower than {path} beyond noise: {', '.join(slower)}")
