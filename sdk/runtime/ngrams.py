@@ -46,7 +46,7 @@ class Ngrams:
             IntegrityError: it is damaged, or of another tokenizer.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as source, np.load(source, allow_pickle=False) as file:
                 table = cls(**file)
             table._check(vocabulary)
         except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
