@@ -39,8 +39,8 @@ class DraftedGeneration(Generation):
 
     def __next__(self) -> int:
         check_cancel(self._cancel)
-        if not self._ready:
-            if len(self.pending) == 1:
+        if not self._ready and self.pending:
+            if self.cache.length >= self._exact:
                 self._burst()
             else:  # the question, read as ever
                 self._keep(super().__next__())
