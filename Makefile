@@ -43,6 +43,7 @@ $(NANO)/model/emola.json: | $(NANO)/landmarks
 $(NANO)/emola-nano: | $(NANO)/model/emola.json
 	$(EMOLA) export none $@ --base $(NANO)/model --landmark-model $(NANO)/base/landmark.onnx --quantize gptq \
 	    --group-size 64 --calibration $(NANO)/train/train_au_anno.json -n 256 \
+	    --answers $(NANO)/train/train_au_anno.json $(NANO)/train/train_emotion_anno.json \
 	    --evaluation $(NANO)/eval/eval_emotion_anno.json --limit 403
 $(NANO)/evaluated: | $(NANO)/emola-nano
 	for task in emotion:403 au:325; do $(EMOLA) evaluate $(NANO)/emola-nano --data $(NANO)/eval/eval_$${task%:*}_anno.json \

@@ -34,6 +34,7 @@ from .graphs import geometry, half_path, write_graphs
 from .insightface import licence_of
 from .layerwise import quantise_decoder
 from .merge import merge
+from .ngrams import NGRAMS, read_answers, write_ngrams
 from .options import ExportOptions
 from .reference import compute_reference
 from .rows import Rows
@@ -76,6 +77,9 @@ def export_bundle(options: ExportOptions, report: Callable[[str], None] = lambda
         inputs["gptq"] = {path.name: file_sha256(path) for path in layout_files(options.gptq_folder)}
     if records:
         inputs |= {"calibration": digest(records), "gptq": dataclasses.asdict(options.gptq)}
+    answers = read_answers(options.answer_files)
+    if answers:
+        inputs["answers"] = [file_sha256(path) for path in options.answer_files]
     recipe = hashlib.sha256(json.dumps([sdk.__version__, sources, inputs], sort_keys=True).encode()).hexdigest()
     work = out.with_name(f"{out.name}.work")
     stages = Stages(work, report)
@@ -96,8 +100,9 @@ def export_bundle(options: ExportOptions, report: Callable[[str], None] = lambda
             ),
         )
         reference = stages.run("reference", {}, lambda folder: _write_reference(merged, landmark, folder))
+        ngrams = stages.run("answers", {}, lambda folder: write_ngrams(merged, answers, folder)) if answers else None
         draft = _describe(options, merged, recipe)
-        parts = Parts(merged, graphs, reference, gptq, work)
+        parts = Parts(merged, graphs, reference, gptq, ngrams, work)
         asked = {"name": out.name, "gate": gate_key(options.gate)}
         sealed = stages.run("seal", asked, lambda folder: seal(draft, parts, options, folder, report))
         (sealed / RECORD).unlink()
@@ -153,6 +158,7 @@ def _describe(options: ExportOptions, checkpoint: Checkpoint, recipe: str) -> Ma
         detector="detector.onnx" if options.detector_model else None,
         embeddings="decoder/embeddings.npy",
         reference="reference.npz",
+        ngrams=NGRAMS if options.answer_files else None,
         preprocessing=preprocessing(config, conventions, statistics),
         prompt=_prompt(checkpoint),
         geometry=geometry(config),

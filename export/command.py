@@ -53,6 +53,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     decoder.add_argument("--keep-gptq", action="store_true", help="put that folder into the bundle as well")
     decoder.add_argument("-n", "--calibration-records", type=int, default=128, help="how many (default 128)")
+    decoder.add_argument(
+        "--answers",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="JSON",
+        help="training records whose answers the runtime drafts from, to save steps (default: those of --calibration)",
+    )
     decoder.add_argument("--root", type=Path, help="folder that their pictures are relative to; default: found")
     decoder.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where gptq computes")
     parser.add_argument(
@@ -115,6 +123,7 @@ def _options(args: argparse.Namespace) -> "ExportOptions":
         detector_model=find_model(args.detector_model, "detector") if args.detector_model else None,
         quantize=quantize,
         calibration=calibration,
+        answers=tuple(args.answers),
         gptq=GptqOptions(args.bits, args.group_size),
         gptq_folder=args.gptq,
         keep_gptq=args.keep_gptq,

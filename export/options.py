@@ -35,6 +35,7 @@ class ExportOptions:
         detector_model: ONNX file of a SCRFD detector that travels in the bundle, or None.
         quantize: the decoder: "none" (float32), "int4" (round to nearest, no data needed) or "gptq".
         calibration: the records that GPTQ calibrates on.
+        answers: training files whose answers the runtime shall draft from; none: those of `calibration`.
         gptq: how it quantises.
         gptq_folder: a decoder that GPTQ quantised before, in the AutoGPTQ layout; taken as it is, no calibration.
         keep_gptq: put the AutoGPTQ folder into the bundle, as `decoder/gptq`, for runtimes that read it.
@@ -55,6 +56,7 @@ class ExportOptions:
     detector_model: Path | None = None
     quantize: str = "int4"
     calibration: CalibrationSet | None = None
+    answers: tuple[Path, ...] = ()
     gptq: GptqOptions = dataclasses.field(default_factory=GptqOptions)
     gptq_folder: Path | None = None
     keep_gptq: bool = False
@@ -107,6 +109,10 @@ class ExportOptions:
     def workload(self, checkpoint: Checkpoint) -> Workload:
         """What `export.plan` needs to know of the bundle to come."""
         return workload(checkpoint, self.out.name, self.precision, self.gptq.group)
+
+    @property
+    def answer_files(self) -> tuple[Path, ...]:
+        return self.answers or ((self.calibration.path,) if self.calibration else ())
 
     @property
     def report(self) -> Path:

@@ -19,6 +19,7 @@ from trainer.evaluate import EvaluationSet
 
 from .autogptq import layout_files
 from .gate import GateOptions, compare_rege, judge, measure_latency
+from .ngrams import NGRAMS
 from .options import ExportOptions
 from .plan import Plan, plan
 from .report import write_report
@@ -34,6 +35,7 @@ class Parts:
     graphs: Path
     reference: Path
     gptq: "Path | None"
+    ngrams: "Path | None"
     work: Path
 
 
@@ -79,6 +81,8 @@ def seal(
 def _gather(parts: Parts, options: ExportOptions, folder: Path) -> None:
     shutil.copytree(parts.graphs, folder, ignore=shutil.ignore_patterns(RECORD), dirs_exist_ok=True)
     shutil.copyfile(parts.reference / "reference.npz", folder / "reference.npz")
+    if parts.ngrams:
+        shutil.copyfile(parts.ngrams / NGRAMS, folder / NGRAMS)
     if options.keep_gptq and parts.gptq:
         (folder / "decoder/gptq").mkdir()
         for path in layout_files(parts.gptq):

@@ -157,7 +157,7 @@ class _Table:
         """Read questions until one has an answer to decode or none is left."""
         while seat.tasks and seat.generation is None:
             limit, cancel = self._request.max_new_tokens, self._request.cancel
-            generation = self._pipeline.generate(seat.face, seat.tasks[0], limit, cancel=cancel)
+            generation = self._pipeline.generate(seat.face, seat.tasks[0], limit, cancel=cancel, drafts=False)
             seat.generation, seat.tokens = generation, []
             with seat.picture.clock("question"):
                 self._take(seat, next(generation, None))

@@ -29,7 +29,7 @@ from sdk.runtime.pipeline import Pipeline
 from sdk.runtime.verify import Reference, measure_parity
 from trainer.checkpoint import Checkpoint, load_emola
 
-STAGES = 6  # merge, calibrate, gptq, graphs, reference, seal
+STAGES = 7  # merge, calibrate, gptq, graphs, reference, answers, seal
 
 
 def options(out, **changes) -> ExportOptions:
@@ -207,13 +207,15 @@ def test_a_gptq_bundle(tmp_path):
     manifest = export_bundle(options(tmp_path / "bundle", quantize="gptq", **calibrated))
     (variant,) = manifest.variants
     assert (variant.name, variant.decoder) == ("ort-gptq-int4", "decoder/gptq-int4.onnx")
+    assert manifest.ngrams == "answers.ngrams" in manifest.files
     assert manifest.provenance["calibration"] == "12 records of train_anno.json, seed 0"
     nearest = export_bundle(options(tmp_path / "nearest", quantize="int4"))
+    assert nearest.ngrams is None, "no answers, no table"
     errors = [next(p.relative_error for p in m.parity if p.stage == "decoder") for m in (manifest, nearest)]
     assert errors[0] < errors[1], f"GPTQ {errors[0]:.3f}, round to nearest {errors[1]:.3f}"
     (tmp_path / "bundle/decoder/gptq/diary.txt").write_text("not of the layout")
-    given = {"gptq_folder": tmp_path / "bundle/decoder/gptq", "keep_gptq": True}
+    given = {"gptq_folder": tmp_path / "bundle/decoder/gptq", "keep_gptq": True, "answers": (train,)}
     again = export_bundle(options(tmp_path / "again", quantize="gptq", **given))
     assert set(again.files) == set(manifest.files), "other files than those of the layout were copied"
-    for name in (variant.decoder, f"{variant.decoder}.data"):
+    for name in (variant.decoder, f"{variant.decoder}.data", manifest.ngrams):
         assert again.files[name] == manifest.files[name], "a folder taken as it is gives another decoder"

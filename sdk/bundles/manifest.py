@@ -219,6 +219,7 @@ class Manifest(_Record):
         landmark: the landmark network, or None when the bundle was exported without one.
         embeddings: `.npy` table (vocabulary, hidden size).
         reference: inputs and outputs of the torch model, for `emola verify`.
+        ngrams: what followed what in the training answers, which the runtime drafts from, or None.
         variants: in the order in which they are tried.
         provenance: base, adapter, tool versions: free text by key.
         parity: what the export measured, on the machine that `environment` describes.
@@ -241,6 +242,7 @@ class Manifest(_Record):
     landmark: RelativePath | None
     embeddings: RelativePath
     reference: RelativePath
+    ngrams: RelativePath | None = None
     preprocessing: Preprocessing
     prompt: Prompt
     geometry: Geometry

@@ -69,8 +69,11 @@ class Generation(Iterator[int]):
 
     def accept(self, logits: Floats) -> int | None:
         """Choose what follows `pending` by its (vocabulary,) logits; None when that ends the answer."""
+        return self.take(self._choose(logits))
+
+    def take(self, token: int) -> int | None:
+        """Go on with a token; None when it, or the budget, ends the answer."""
         check_cancel(self._cancel)
-        token = self._choose(logits)
         if token in self._stop_ids or not self._left:
             self.truncated = token not in self._stop_ids
             self.pending = ()

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -17,8 +18,11 @@ from sdk.faces.preprocess import landmark_pixels, landmark_points, vision_pixels
 from sdk.runtime.backends.kv_cache import KVCache
 from sdk.runtime.backends.ort import Floats, OrtBackend
 from sdk.runtime.clock import Clock
+from sdk.runtime.drafts import Drafter
 from sdk.runtime.generate import Generation, Sampling
 from sdk.runtime.memory import positions_per_face
+from sdk.runtime.ngrams import ContextTree, Ngrams
+from sdk.runtime.speculate import DraftedGeneration
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,7 @@ class Pipeline:
         self.backend = backend
         self.tokenizer = Tokenizer.from_file(str(bundle / manifest.tokenizer))
         self._free_caches: list[KVCache] = []
+        self._drafter = Drafter(_tree(bundle, manifest))
 
     def encode(
         self, crop: FaceCrop, clock: Clock, features: Floats | None = None, cache: KVCache | None = None
@@ -145,20 +150,26 @@ class Pipeline:
         max_new_tokens: int | None = None,
         sampling: Sampling | None = None,
         cancel: Event | None = None,
+        *,
+        drafts: bool = True,
     ) -> Generation:
-        """Start an answer about a face: an iterator over token ids."""
+        """Start an answer about a face: an iterator over token ids.
+
+        Args:
+            drafts: decode in bursts where that gives the same tokens: greedy, and on the CPU, whose rounding is known.
+                False for who steps several answers together.
+        """
         prompt, cache = self.manifest.prompt, face.rewind()
         question_ids = self.question_ids(question)
         room = cache.capacity - face.prefix - len(question_ids)
-        return Generation(
-            self.backend.decoder,
-            cache,
-            question_ids,
-            stop_ids=prompt.stop_ids,
-            max_new_tokens=min(max_new_tokens or prompt.max_new_tokens, room),
-            sampling=sampling,
-            cancel=cancel,
-        )
+        limits: dict[str, Any] = {
+            "stop_ids": prompt.stop_ids,
+            "max_new_tokens": min(max_new_tokens or prompt.max_new_tokens, room),
+            "cancel": cancel,
+        }
+        if drafts and sampling is None and self.backend.variant.device == "cpu":
+            return DraftedGeneration(self.backend.decoder, cache, question_ids, drafter=self._drafter, **limits)
+        return Generation(self.backend.decoder, cache, question_ids, sampling=sampling, **limits)
 
     def ask(
         self,
@@ -242,3 +253,10 @@ class Pipeline:
     @property
     def _room_for_question(self) -> int:
         return self.capacity - self._prefix_length - 1
+
+
+def _tree(bundle: Path, manifest: Manifest) -> ContextTree | None:
+    """The trained answers to draft from, where the bundle has them."""
+    if manifest.ngrams is None:
+        return None
+    return ContextTree(Ngrams.load(bundle / manifest.ngrams, manifest.geometry.vocabulary))

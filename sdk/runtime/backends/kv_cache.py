@@ -15,14 +15,14 @@ class KVCache:
         pool, row: where they are.
         length: positions that are filled; set it lower to rewind, the rest is overwritten by what follows.
         capacity: positions that fit.
-        step: the call that appends one row, once there was one.
+        calls: those that append a few rows, by their number and that of the logits they give.
     """
 
     def __init__(self, pool: "KVPool", row: int) -> None:
         self.pool, self.row = pool, row
         self.capacity = pool.capacity
         self.length = 0
-        self.step: Any = None
+        self.calls: dict[tuple[int, int], Any] = {}
 
 
 class KVPool:

@@ -13,6 +13,7 @@ from sdk.runtime.backends.kv_cache import KVCache, KVPool
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 
+_SHORT = 16  # rows up to which a call is kept: steps, drafts, questions
 _CUDA = "CUDAExecutionProvider"
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
@@ -117,10 +118,9 @@ class OrtDecoder:
         """
         count = len(rows)
         _check_room(cache, count)
-        if count == 1:
-            cache.step = call = cache.step or self._call(cache.pool, cache.row, (1, 1), 1)
-        else:
-            call = self._call(cache.pool, cache.row, (1, count), last)
+        call = cache.calls.get((count, last)) or self._call(cache.pool, cache.row, (1, count), last)
+        if count <= _SHORT:
+            cache.calls[count, last] = call
         logits: Floats = call(rows, [cache.length])[0]
         cache.length += count
         return logits
