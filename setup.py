@@ -24,7 +24,7 @@ synthetic = ["numba>=0.60", "threadpoolctl>=3.5", "onnx>=1.17", "onnxscript>=0.5
 video, tables, hub = ["av>=14", "matplotlib>=3.9"], ["pandas>=2.2"], ["huggingface_hub>=0.30"]
 test = ["pytest>=8", "pytest-benchmark>=5", "scikit-image>=0.24", "insightface>=1.0", "rouge==1.0.1"]
 test += [*video, *tables, *hub]
-peers = ["optimum>=2.0", "gptqmodel>=7.0"]
+peers = ["onnxruntime-genai>=0.18; python_version >= '3.11'", "llama-cpp-python>=0.3.36", "gguf>=0.17"]
 extras = {
     "cpu": ["onnxruntime>=1.22"],
     "gpu": ["onnxruntime-gpu>=1.22"],
@@ -42,6 +42,7 @@ extras = {
     "test": test,
     "oracles": ["onnxruntime-genai>=0.18; python_version >= '3.11'"],
     "peers": peers,
+    "peers-gptq": ["optimum>=2.0", "gptqmodel>=7.0"],
     "dev": ["ruff>=0.9", "mypy>=1.14", "import-linter>=2.1"],
 }
 

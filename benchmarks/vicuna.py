@@ -1,5 +1,6 @@
 """A decoder of Vicuna-7B's shape with random int4 weights, written directly: speed does not depend on their values."""
 
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,35 +34,48 @@ SHAPES = {
 
 
 class RandomWeights(Mapping[str, Any]):
-    """Linear layers quantised in groups of 128 with scales that keep activations near 1; norms of ones."""
+    """Linear layers quantised in groups of 128 with scales that keep activations near 1; norms of ones.
+
+    A weight depends on its name only. Scales are float16 and each 32 inputs hold the lowest value, so that formats with
+    smaller blocks, and tools that quantise again, hold the same weights.
+    """
 
     def __init__(self, layers: int, head_bits: int = 8) -> None:
         self._layers, self._head_bits = layers, head_bits
-        self._random = np.random.default_rng(0)
 
     def __getitem__(self, name: str) -> Any:
+        random = np.random.default_rng(zlib.crc32(name.encode()))
         if "norm" in name:
             return np.ones(4096, np.float32)
         kind = name.split(".")[-2]
+        if kind == "embed_tokens":
+            return random.standard_normal((32000, 4096), np.float32).astype(np.float16)
         bits = self._head_bits if kind == "lm_head" else 4
         outputs, inputs = SHAPES[kind]
-        values = self._random.integers(0, 2**bits, (outputs, inputs), dtype=np.uint8)
-        scales = np.full((outputs, inputs // GROUP), 3.5 / (2**bits * inputs**0.5), np.float32)
-        return QuantizedLinear(values, scales, bits, GROUP)
+        values = random.integers(0, 2**bits, (outputs, inputs), dtype=np.uint8)
+        values[:, ::32] = 0
+        scales = random.uniform(0.75, 1.25, (outputs, inputs // GROUP)) * 3.5 / (2**bits * inputs**0.5)
+        return QuantizedLinear(values, scales.astype(np.float16).astype(np.float32), bits, GROUP)
 
     def __iter__(self) -> Iterator[str]:
-        raise NotImplementedError("weights are made when asked for")
+        yield from ("model.embed_tokens.weight", "model.norm.weight", "lm_head.weight")
+        for layer in range(self._layers):
+            prefix = f"model.layers.{layer}."
+            yield from (f"{prefix}self_attn.{part}_proj.weight" for part in "qkvo")
+            yield from (f"{prefix}mlp.{part}_proj.weight" for part in ("gate", "up", "down"))
+            yield from (f"{prefix}{norm}_layernorm.weight" for norm in ("input", "post_attention"))
 
     def __len__(self) -> int:
-        raise NotImplementedError("weights are made when asked for")
+        return 3 + 9 * self._layers
 
 
-def random_vicuna(folder: Path, layers: int = 4) -> OrtDecoder:
+def random_vicuna(folder: Path, layers: int = 4, head_bits: int = 8) -> OrtDecoder:
     """Write the decoder into a folder, unless it is there, and open it."""
     path, table = folder / "int4.onnx", folder / "embeddings.npy"
     geometry = vicuna_geometry(layers)
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        np.save(table, np.random.default_rng(1).standard_normal((32000, 4096)).astype(np.float16))
-        write_decoder(Llama(RandomWeights(layers), geometry, 10000.0, 1e-5), path, bits=4)
+        weights = RandomWeights(layers, head_bits)
+        np.save(table, weights["model.embed_tokens.weight"])
+        write_decoder(Llama(weights, geometry, 10000.0, 1e-5), path, bits=4, head_bits=head_bits)
     return OrtDecoder(path, table, geometry)

@@ -1,0 +1,129 @@
+"""Each peer behind one call: rewind to some position, append tokens, give the logits of the last."""
+
+import ctypes
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+CONTEXT = 1024
+
+
+class Decoder(Protocol):
+    """`description` names library and precision; a step reads `weights` bytes, and `cache` bytes per position."""
+
+    description: str
+    weights: int
+    cache: int
+
+    def extend(self, start: int, ids: Sequence[int]) -> np.ndarray:
+        """Keep the first `start` positions, append tokens -> (vocabulary,) logits after the last."""
+        ...
+
+
+class Ours:
+    def __init__(self, folder: Path, layers: int, threads: int) -> None:
+        import onnxruntime
+        from vicuna import random_vicuna
+
+        self._decoder = random_vicuna(folder, layers)
+        self._cache = self._decoder.new_cache(CONTEXT)
+        self.description = f"ONNX Runtime {onnxruntime.__version__}"
+        self.weights = (folder / "int4.onnx.data").stat().st_size
+        self.cache = layers * 2 * 4096 * 4
+
+    def extend(self, start: int, ids: Sequence[int]) -> np.ndarray:
+        self._cache.length = start
+        return self._decoder.extend(self._cache, self._decoder.embed(ids))[0]
+
+
+class LlamaCpp:
+    def __init__(self, folder: Path, layers: int, threads: int) -> None:
+        import llama_cpp
+
+        self._lib = llama_cpp
+        llama_cpp.llama_log_set(_SILENT, None)
+        path = folder / "model.gguf"
+        model = llama_cpp.llama_model_load_from_file(str(path).encode(), llama_cpp.llama_model_default_params())
+        options = llama_cpp.llama_context_default_params()
+        options.n_ctx = options.n_batch = options.n_ubatch = CONTEXT
+        options.n_threads = options.n_threads_batch = threads
+        self._context = llama_cpp.llama_init_from_model(model, options)
+        self._memory = llama_cpp.llama_get_memory(self._context)
+        self._vocabulary = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
+        self.description = f"llama-cpp-python {llama_cpp.__version__}"
+        self.weights = path.stat().st_size - self._vocabulary * 4096 * 2
+        self.cache = layers * 2 * 4096 * 2
+
+    def extend(self, start: int, ids: Sequence[int]) -> np.ndarray:
+        self._lib.llama_memory_seq_rm(self._memory, 0, start, -1)
+        tokens = (self._lib.llama_token * len(ids))(*ids)
+        if self._lib.llama_decode(self._context, self._lib.llama_batch_get_one(tokens, len(ids))):
+            raise RuntimeError("llama_decode failed")
+        logits = self._lib.llama_get_logits_ith(self._context, -1)
+        return np.ctypeslib.as_array(logits, (self._vocabulary,))
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
+def _SILENT(level: int, text: bytes, user: object) -> None:  # noqa: N802
+    """llama.cpp logs to stderr unless it is given a function."""
+
+
+def computes_in_bfloat16() -> bool:
+    """Whether the processor has instructions that oneDNN's bfloat16 products are made of; else they are emulated."""
+    import torch
+
+    return bool(torch.backends.cpu.get_cpu_capability().startswith("AVX512") or torch.cpu._is_amx_tile_supported())
+
+
+class Transformers:
+    def __init__(self, folder: Path, layers: int, threads: int) -> None:
+        import torch
+        import transformers
+
+        torch.set_num_threads(threads)
+        transformers.utils.logging.disable_progress_bar()
+        self._torch, self._new_cache = torch, transformers.DynamicCache
+        dtype = torch.bfloat16 if computes_in_bfloat16() else torch.float32
+        self._model = transformers.LlamaForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+        self._past = self._new_cache(config=self._model.config)
+        self.description = f"transformers {transformers.__version__}, torch {torch.__version__}, {dtype}"
+        embeddings = self._model.model.embed_tokens.weight
+        self.weights = sum(w.nbytes for w in self._model.parameters()) - embeddings.nbytes
+        self.cache = layers * 2 * 4096 * embeddings.itemsize
+
+    def extend(self, start: int, ids: Sequence[int]) -> np.ndarray:
+        surplus = self._past.get_seq_length() - start
+        if start == 0:
+            self._past = self._new_cache(config=self._model.config)
+        elif surplus:
+            self._past.crop(-surplus)
+        with self._torch.inference_mode():
+            rows = self._torch.tensor([list(ids)])
+            logits = self._model(rows, past_key_values=self._past, logits_to_keep=1).logits
+        return logits[0, -1].float().numpy()
+
+
+class GenAI:
+    def __init__(self, folder: Path, layers: int, threads: int) -> None:
+        import onnxruntime_genai
+
+        config = onnxruntime_genai.Config(str(folder))
+        config.overlay(f'{{"model": {{"decoder": {{"session_options": {{"intra_op_num_threads": {threads}}}}}}}}}')
+        model = onnxruntime_genai.Model(config)
+        options = onnxruntime_genai.GeneratorParams(model)
+        options.set_search_options(max_length=CONTEXT, past_present_share_buffer=True)
+        self._generator = onnxruntime_genai.Generator(model, options)
+        self.description = f"onnxruntime-genai {onnxruntime_genai.__version__}"
+        self.weights = (folder / "model.onnx.data").stat().st_size - 32000 * 4096 * 4  # the float32 embeddings
+        self.cache = layers * 2 * 4096 * 4
+
+    def extend(self, start: int, ids: Sequence[int]) -> np.ndarray:
+        if start < self._generator.token_count():
+            self._generator.rewind_to(start)
+        self._generator.append_tokens(np.asarray(ids, np.int32))
+        return self._generator.get_output("logits").reshape(-1)
+
+
+DECODERS = {"ours": Ours, "llama.cpp": LlamaCpp, "transformers": Transformers, "genai": GenAI}

@@ -1,0 +1,260 @@
+"""The decoder beside llama.cpp, transformers and ONNX Runtime GenAI: one run, the same weights, alternating.
+
+    pip install -e '.[cpu,export,peers]'
+    python benchmarks/peers.py [--layers 4] [--rounds 5] [--head-bits 8] [--peers llama.cpp ...] [--folder build/peers]
+
+N layers of Vicuna-7B's shape and the head, random weights in int4. Prefill of 650 tokens; a second question: 14 tokens
+after 636 that are cached; one step at context 650. Each decoder has a process of its own, which sleeps while another is
+measured. Logits are compared in the same run, and the machine's ceilings are measured between the rounds. With --folder
+the files stay for the next run.
+"""
+
+import argparse
+import importlib
+import itertools
+import json
+import multiprocessing
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+PROMPT, QUESTION, SETTLE = 650, 14, 0.3  # seconds until the threads of the one before have stopped spinning
+STAGES = {"prefill": (0, PROMPT, 1), "question": (PROMPT - QUESTION, PROMPT, 3), "step": (PROMPT, PROMPT + 1, 12)}
+IDS = np.random.default_rng(3).integers(3, 32000, PROMPT + 1).tolist()
+TOLERANCE = 0.08  # relative, of logits: decoders round activations to 8 bits in blocks of 32, 128 or not at all
+PEERS = ("ours", "llama.cpp", "transformers", "genai")
+PARAMETERS = 4 * 4096**2 + 3 * 4096 * 11008  # of a layer
+
+
+@dataclass
+class Peer:
+    """A decoder in a process of its own, and what was measured of it."""
+
+    name: str
+    pipe: Connection
+    facts: dict[str, Any]
+    times: dict[str, list[list[float]]] = field(default_factory=lambda: {stage: [] for stage in STAGES})
+    logits: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def measure(self, stage: str) -> None:
+        time.sleep(SETTLE)
+        self.pipe.send(stage)
+        elapsed, self.logits[stage] = _answer(self.pipe)
+        self.times[stage].append(elapsed)
+        print(f"{self.name} {stage} {statistics.median(elapsed):.1f} ms", file=sys.stderr)
+
+    def median(self, stage: str) -> float:
+        return statistics.median(itertools.chain(*self.times[stage]))
+
+    def ratio(self, other: "Peer", stage: str) -> float:
+        """How many times faster it is; the median over the rounds."""
+        pairs = zip(other.times[stage], self.times[stage], strict=True)
+        return statistics.median(statistics.median(theirs) / statistics.median(mine) for theirs, mine in pairs)
+
+
+def serve(pipe: Connection, name: str, root: Path, layers: int, head_bits: int, threads: int) -> None:
+    """In the child: make files and decoder, then measure one stage per request."""
+    try:
+        folder = importlib.import_module("peer_weights").prepare(root, name, layers, head_bits)
+        decoder = importlib.import_module("peer_decoders").DECODERS[name](folder, layers, threads)
+    except Exception as error:
+        lines = str(error).splitlines()
+        pipe.send((False, f"{type(error).__name__}: {lines[0] if lines else ''}"))
+        return
+    pipe.send((True, {key: getattr(decoder, key) for key in ("description", "weights", "cache")}))
+    warnings.simplefilter("ignore")
+    while stage := pipe.recv():
+        start, end, repeats = STAGES[stage]
+        elapsed = []
+        for _ in range(repeats):
+            begin = time.perf_counter()
+            logits = decoder.extend(start, IDS[start:end])
+            elapsed.append(1000 * (time.perf_counter() - begin))
+        pipe.send((True, (elapsed, logits.copy())))
+
+
+def ceilings(pipe: Connection, threads: int) -> None:
+    """In a child: GB/s of reading memory; GFLOP/s of matrix products in fp32 and, the first time, in bf16."""
+    import torch
+    from peer_decoders import computes_in_bfloat16
+
+    torch.set_num_threads(threads)
+    block, rows, weight = torch.ones(1 << 27), torch.randn(PROMPT, 4096), torch.randn(4096, 4096)
+    few = rows if computes_in_bfloat16() else rows[:16]  # emulated, it is hundreds of times slower
+    found = {"bf16": _gflops(few.bfloat16(), weight.bfloat16())}
+    pipe.send((True, None))
+    while pipe.recv():
+        found["read"] = block.nbytes / _seconds(block.sum, 5) / 1e9
+        found["fp32"] = _gflops(rows, weight)
+        pipe.send((True, found))
+
+
+def _gflops(rows: Any, weight: Any) -> float:
+    return 2 * len(rows) * weight.numel() / _seconds(lambda: rows @ weight, 3) / 1e9
+
+
+def _seconds(work: Any, repeats: int) -> float:
+    seconds = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - begin)
+    return min(seconds)
+
+
+def _start(target: Any, *args: Any) -> Connection:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    context.Process(target=target, args=(theirs, *args), daemon=True).start()
+    theirs.close()
+    return ours
+
+
+def _answer(pipe: Connection) -> Any:
+    try:
+        good, content = pipe.recv()
+    except EOFError:
+        good, content = False, "its process died"
+    if not good:
+        raise RuntimeError(content)
+    return content
+
+
+def open_peers(names: list[str], *where: Any) -> list[Peer]:
+    """Those that can be opened; the others are named with the reason."""
+    peers = []
+    for name in names:
+        pipe = _start(serve, name, *where)
+        try:
+            peers.append(Peer(name, pipe, _answer(pipe)))
+        except RuntimeError as error:
+            if name == "ours":
+                raise
+            print(f"skipped: {name}: {error}")
+    return peers
+
+
+def compare_logits(peers: list[Peer]) -> dict[str, float]:
+    """Largest relative difference from our logits over the stages."""
+    found = {}
+    for peer in peers[1:]:
+        pairs = [(peer.logits[stage], peers[0].logits[stage]) for stage in STAGES]
+        found[peer.name] = max(float(np.linalg.norm(a - b) / np.linalg.norm(b)) for a, b in pairs)
+        message = f"logits of {peer.name} differ by {found[peer.name]:.1%}, at most {TOLERANCE:.0%}"
+        assert found[peer.name] <= TOLERANCE, message
+    return found
+
+
+def measure(args: argparse.Namespace, root: Path) -> None:
+    names = [name for name in PEERS if name == "ours" or name in args.peers]
+    peers = open_peers(names, root, args.layers, args.head_bits, args.threads)
+    machine = _start(ceilings, args.threads)
+    _answer(machine)
+    limits = []
+    for peer in peers:  # warms up
+        for stage in STAGES:
+            peer.measure(stage)
+    differences = compare_logits(peers)
+    for peer in peers:
+        peer.times = {stage: [] for stage in STAGES}
+    for _ in range(args.rounds):
+        for stage in STAGES:
+            for peer in peers:
+                peer.measure(stage)
+        machine.send(True)
+        limits.append(_answer(machine))
+    compare_logits(peers)
+    ceiling = {name: statistics.median(limit[name] for limit in limits) for name in limits[0]}
+    report(args, peers, differences, ceiling)
+
+
+def report(
+    args: argparse.Namespace, peers: list[Peer], differences: dict[str, float], ceiling: dict[str, float]
+) -> None:
+    """The table and, as the last line, JSON."""
+    rows = {peer.name: figures(peer, peers[0], args.layers) for peer in peers}
+    print(
+        f"{args.layers} layers of Vicuna-7B and the head in {args.head_bits} bits; {args.threads} threads; "
+        f"medians of {args.rounds} rounds"
+    )
+    print(
+        f"ceilings: {ceiling['read']:.1f} GB/s read, GEMM {ceiling['fp32']:.0f} GFLOP/s in fp32, "
+        f"{ceiling['bf16']:.0f} in bf16"
+    )
+    print(
+        f"{'':14}{'prefill ms':>11}{'GFLOP/s':>9}{'x':>6}{'step ms':>9}{'GB/s':>6}{'x':>6}"
+        f"{'question ms':>12}{'of first':>9}{'logits':>8}"
+    )
+    for name, row in rows.items():
+        print(
+            f"{name:14}{row['prefill_ms']:11.0f}{row['prefill_gflops']:9.0f}{row['prefill_ours_faster']:6.2f}"
+            f"{row['step_ms']:9.2f}{row['step_gbs']:6.1f}{row['step_ours_faster']:6.2f}"
+            f"{row['question_ms']:12.1f}{row['question_of_first']:9.1%}{differences.get(name, 0):8.1%}"
+            f"  {row['description']}"
+        )
+    print(
+        json.dumps(
+            {
+                "benchmark": "peers",
+                "layers": args.layers,
+                "head_bits": args.head_bits,
+                "rounds": args.rounds,
+                "threads": args.threads,
+                "machine": _processor(),
+                "ceilings": ceiling,
+                "peers": rows,
+                "logit_differences": differences,
+            }
+        )
+    )
+
+
+def figures(peer: Peer, ours: Peer, layers: int) -> dict[str, Any]:
+    """Medians, ratios (how many times faster we are) and rates."""
+    prefill, step, question = (peer.median(stage) for stage in ("prefill", "step", "question"))
+    attention = 2 * PROMPT**2 * 4096  # the two products, the causal half of them
+    flops = layers * (2 * PROMPT * PARAMETERS + attention)
+    return {
+        "description": peer.facts["description"],
+        "prefill_ms": prefill,
+        "prefill_gflops": flops / prefill / 1e6,
+        "prefill_ours_faster": ours.ratio(peer, "prefill"),
+        "step_ms": step,
+        "step_gbs": (peer.facts["weights"] + PROMPT * peer.facts["cache"]) / step / 1e6,
+        "step_ours_faster": ours.ratio(peer, "step"),
+        "question_ms": question,
+        "question_of_first": question / prefill,
+    }
+
+
+def _processor() -> str:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.machine())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--head-bits", type=int, choices=(4, 8), default=8)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--peers", nargs="*", choices=PEERS, default=PEERS)
+    parser.add_argument("--folder", type=Path)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        measure(args, args.folder or Path(folder))
+
+
+if __name__ == "__main__":
+    main()
