@@ -25,6 +25,7 @@ from sdk.runtime.backends.tensorrt import ENGINES, TensorRTBackend
 from sdk.runtime.clock import Clock
 from sdk.runtime.memory import Memory, within_memory
 from sdk.runtime.pipeline import EncodedFace, Pipeline
+from sdk.runtime.pruning import with_visual_tokens
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -54,10 +55,13 @@ class Analyzer:
         scores: probabilities of every label with every analysis.
         abstain_below: probability in 0..1 that a label must reach to be given; needs scores.
         memory_limit: bytes that weights and KV caches may take; fewer faces are decoded at once to keep it.
+        visual_tokens: rows of the picture that the decoder reads of each face, those nearest to brows, eyes, nose and
+            mouth; None reads all. Fewer are faster, and the answers change: see docs/performance.md.
 
     Raises:
         BundleError: the bundle is missing, damaged or of another format, or cannot be downloaded.
         BackendError: no variant of it runs here, or not within the memory limit.
+        TaskError: `abstain_below` or `visual_tokens` is out of range.
     """
 
     def __init__(
@@ -70,11 +74,12 @@ class Analyzer:
         scores: bool = False,
         abstain_below: float = 0.0,
         memory_limit: int | None = None,
+        visual_tokens: int | None = None,
     ) -> None:
         if not 0 <= abstain_below <= 1:
             raise TaskError(f"abstain_below is a probability in 0..1, not {abstain_below}")
         folder = bundle_folder(bundle, offline)
-        self.manifest = read_manifest(folder)
+        self.manifest = with_visual_tokens(read_manifest(folder), visual_tokens)
         backend = open_backend(folder, within_memory(self.manifest, memory_limit), device)
         self._seats = Memory.of(self.manifest, backend.variant).faces_within(memory_limit)
         self._pipeline = Pipeline(folder, self.manifest, backend)

@@ -38,12 +38,14 @@ def command(data: Path, output: Path, *options: str) -> list[str]:
     return ["evaluate", *options, *files, "--task", "emotion", "--max-new-tokens", "6"]
 
 
-def test_torch_and_its_bundle_are_scored_alike(data, tmp_path, bundle, capsys):
+@pytest.mark.parametrize("options", [(), ("--visual-tokens", "8")], ids=["all rows", "eight rows"])
+def test_torch_and_its_bundle_are_scored_alike(data, tmp_path, bundle, capsys, options):
     """The float32 bundle gives the torch model's five answers, so `--against` finds a difference of nothing."""
-    assert main(command(data, tmp_path / "torch", str(ADAPTER), *BASE)) == 0
-    assert (
-        main(command(data, tmp_path / "bundle", str(bundle("trained")), "--against", str(tmp_path / "torch"), "--json"))
-        == 0
+    assert main(command(data, tmp_path / "torch", str(ADAPTER), *BASE, *options)) == 0
+    against = ("--against", str(tmp_path / "torch"), "--json", *options)
+    assert main(command(data, tmp_path / "bundle", str(bundle("trained")), *against)) == 0
+    assert all(
+        ("8 visual" in (tmp_path / run / "run.json").read_text()) == bool(options) for run in ("torch", "bundle")
     )
     torch_answers, bundle_answers = (
         read_answers(tmp_path / name / "predictions.jsonl") for name in ("torch", "bundle")

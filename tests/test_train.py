@@ -152,8 +152,8 @@ def test_accumulated_batches_are_one_batch(tmp_path):
 
 
 def test_killed_three_times_and_resumed(tmp_path):
-    """SIGKILL after random steps, with dropout and shuffling: the weights are those of a straight run to the bit."""
-    options = ("--epochs", "4", "--batch-size", "2", "--save-steps", "2")
+    """SIGKILL after random steps, with dropout, shuffling and pruning: a straight run's weights to the bit."""
+    options = ("--epochs", "4", "--batch-size", "2", "--save-steps", "2", "--keep-visual", "0.5")
     killed, straight = tmp_path / "killed", tmp_path / "straight"
     assert emola_train(straight, *options) == 0
     for last in np.sort(np.random.default_rng().choice(np.arange(3, 22), 3, replace=False)):

@@ -14,6 +14,7 @@ from sdk.faces.crop import aligned_face
 from sdk.faces.images import load_image
 from sdk.runtime.clock import Clock
 from sdk.runtime.pipeline import Pipeline
+from sdk.runtime.pruning import with_visual_tokens
 
 from .checkpoint import Checkpoint
 from .config import CONVENTIONS
@@ -45,17 +46,25 @@ class TorchAnswerer:
         device: "cpu", "cuda" ...
         dtype: of the weights.
         max_new_tokens: limit of an answer.
+        visual_tokens: as in `sdk.Analyzer`.
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, device: str, dtype: torch.dtype, batch_size: int, max_new_tokens: int
+        self,
+        checkpoint: Checkpoint,
+        device: str,
+        dtype: torch.dtype,
+        batch_size: int,
+        max_new_tokens: int,
+        visual_tokens: int | None = None,
     ) -> None:
         folder = checkpoint.adapter or checkpoint.base
         card = folder / CONVENTIONS  # tells two trainings in folders of one name apart
         mark = file_sha256(card)[:12] if card.is_file() else ""
         self.name = f"torch {folder.name} {mark} {str(dtype).removeprefix('torch.')}, {max_new_tokens} tokens"
+        self.name += _pruned(visual_tokens)
         self.batch_size = batch_size
-        self._device, self._max_new_tokens = device, max_new_tokens
+        self._device, self._max_new_tokens, self._visual_tokens = device, max_new_tokens, visual_tokens
         self._model = checkpoint.load(dtype=dtype, device=device)
         self._tokenizer = load_tokenizer(checkpoint.base)
         self._encoding = Encoding(checkpoint.config, checkpoint.conventions, checkpoint.statistics, self._tokenizer)
@@ -72,9 +81,11 @@ class TorchAnswerer:
     def _answer_one_question(self, question: str, records: list[Record]) -> list[str]:
         prompt = TEMPLATES[self._encoding.conventions.template].prompt(question)
         ids = torch.tensor([prompt_ids(self._tokenizer, prompt)] * len(records), device=self._device)
-        pixels = torch.stack([self._encoding.pixels(record) for record in records]).to(self._device)
+        pictures, ranks = zip(*(self._encoding.ranked_pixels(record) for record in records), strict=True)
+        pixels, patches = torch.stack(pictures).to(self._device), torch.stack(ranks).to(self._device)
         landmarks = torch.stack([self._encoding.landmarks(record) for record in records]).to(self._device)
-        fused = self._model.fuse(ids, self._model.encode(pixels, landmarks))
+        kept = patches[:, : self._visual_tokens] if self._visual_tokens else None
+        fused = self._model.fuse(ids, self._model.encode(pixels, landmarks, kept))
         tokens = self._model.language_model.generate(
             inputs_embeds=fused.embeds,
             attention_mask=fused.attention_mask.long(),
@@ -96,13 +107,19 @@ class BundleAnswerer:
 
     batch_size = 1
 
-    def __init__(self, folder: Path, device: str = "auto", max_new_tokens: int | None = None) -> None:
-        manifest = read_manifest(folder)
+    def __init__(
+        self,
+        folder: Path,
+        device: str = "auto",
+        max_new_tokens: int | None = None,
+        visual_tokens: int | None = None,
+    ) -> None:
+        manifest = with_visual_tokens(read_manifest(folder), visual_tokens)
         self._pipeline = Pipeline(folder, manifest, open_backend(folder, manifest, device))
         self._max_new_tokens = max_new_tokens
         limit = max_new_tokens or manifest.prompt.max_new_tokens
         variant = self._pipeline.backend.variant.name
-        self.name = f"bundle {manifest.name} {variant} {manifest.digest[:12]}, {limit} tokens"
+        self.name = f"bundle {manifest.name} {variant} {manifest.digest[:12]}, {limit} tokens{_pruned(visual_tokens)}"
 
     def answer(self, records: Sequence[Record]) -> list[str]:
         return [self._answer_one(record) for record in records]
@@ -115,6 +132,10 @@ class BundleAnswerer:
             tasks = {q.text: task for task, q in self._pipeline.manifest.prompt.questions.items()}
             question = tasks.get(record.question, record.question)
             return self._pipeline.ask(face, question, clock, self._max_new_tokens).text
+
+
+def _pruned(visual_tokens: int | None) -> str:
+    return "" if visual_tokens is None else f", {visual_tokens} visual"
 
 
 class EndpointAnswerer:

@@ -13,9 +13,10 @@ from torch.utils.data import Dataset, Sampler
 
 from sdk.errors import DataError
 from sdk.faba.prompts import TEMPLATES
-from sdk.faces.crop import aligned_face
+from sdk.faces.crop import FaceCrop, aligned_face
 from sdk.faces.images import load_image
-from sdk.faces.preprocess import vision_pixels
+from sdk.faces.patches import patch_order
+from sdk.faces.preprocess import Preprocessing, vision_pixels
 
 from .config import Conventions, EmolaConfig, ImageStatistics, preprocessing
 from .records import Record
@@ -33,10 +34,18 @@ class Encoding:
 
     def pixels(self, record: Record) -> Tensor:
         """(3, S, S) CLIP pixels."""
+        return torch.from_numpy(vision_pixels(*self._face(record)))
+
+    def ranked_pixels(self, record: Record) -> tuple[Tensor, Tensor]:
+        """`pixels`, and (patches,) indices of their patches, the most telling first."""
+        face, side = self._face(record), self.config.vision.image_size // self.config.vision.patch_size
+        return torch.from_numpy(vision_pixels(*face)), torch.from_numpy(patch_order(*face, side))
+
+    def _face(self, record: Record) -> tuple[FaceCrop, np.ndarray, Preprocessing]:
         crop = aligned_face(load_image(record.image_path), self.conventions.face_scale)
-        features = read_landmarks(record, self.config.landmark_size) if self.conventions.anchors else np.empty(0)
         settings = preprocessing(self.config, self.conventions, self.statistics)
-        return torch.from_numpy(vision_pixels(crop, features, settings))
+        coordinates = settings.landmark_mode == "insightface"
+        return crop, read_landmarks(record, self.config.landmark_size) if coordinates else np.empty(0), settings
 
     def landmarks(self, record: Record) -> Tensor:
         """(212,) landmark feature."""
@@ -66,10 +75,10 @@ def read_landmarks(record: Record, size: int = 212) -> np.ndarray:
 
 
 class RecordDataset(Dataset[dict[str, Any]]):
-    """Training records, tokenised when asked for."""
+    """Training records, tokenised when asked for; with `ranked` each says how its patches rank."""
 
-    def __init__(self, records: Sequence[Record], encoding: Encoding) -> None:
-        self._records, self._encoding = records, encoding
+    def __init__(self, records: Sequence[Record], encoding: Encoding, ranked: bool = False) -> None:
+        self._records, self._encoding, self._ranked = records, encoding, ranked
 
     def __len__(self) -> int:
         return len(self._records)
@@ -77,12 +86,12 @@ class RecordDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         record = self._records[index]
         input_ids, labels = self._encoding.tokens(record)
-        return {
-            "input_ids": input_ids,
-            "labels": labels,
-            "pixel_values": self._encoding.pixels(record),
-            "landmarks": self._encoding.landmarks(record),
-        }
+        item = {"input_ids": input_ids, "labels": labels, "landmarks": self._encoding.landmarks(record)}
+        if self._ranked:
+            item["pixel_values"], item["patches"] = self._encoding.ranked_pixels(record)
+        else:
+            item["pixel_values"] = self._encoding.pixels(record)
+        return item
 
     def lengths(self) -> list[int]:
         """Tokens of each record, for grouping; one row stands for the image."""
@@ -98,12 +107,12 @@ def collate(items: list[dict[str, Any]]) -> dict[str, Tensor]:
 
     input_ids = pad("input_ids", 0)
     lengths = torch.tensor([len(item["input_ids"]) for item in items])
+    stacked = [key for key in ("pixel_values", "landmarks", "patches") if key in items[0]]
     return {
         "input_ids": input_ids,
         "labels": pad("labels", IGNORED),
         "attention_mask": (torch.arange(input_ids.shape[1]) < lengths[:, None]).long(),
-        "pixel_values": torch.stack([item["pixel_values"] for item in items]),
-        "landmarks": torch.stack([item["landmarks"] for item in items]),
+        **{key: torch.stack([item[key] for item in items]) for key in stacked},
     }
 
 

@@ -43,6 +43,7 @@ class EmoLA(nn.Module):
         landmarks: Tensor,
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
+        patches: Tensor | None = None,
     ) -> "Tensor | CausalLMOutput":
         """Logits over the fused sequence.
 
@@ -52,13 +53,14 @@ class EmoLA(nn.Module):
             landmarks: (B, 212) raw outputs of the landmark network.
             attention_mask: (B, L), 0 where `input_ids` is padding; None: no padding.
             labels: (B, L) token ids, -100 where nothing is trained.
+            patches: (B, K) indices of the visual rows that the decoder reads; None: all.
 
         Returns:
             (B, T, vocabulary) logits, T = longest record + image rows - 1, padded on the right; with `labels`,
             an output with `loss` (mean over the trained tokens) and the `logits` from the first trained token on: the
             rows of picture and question, three quarters of a record, would cost gigabytes and train nothing.
         """
-        fused = self.fuse(input_ids, self.encode(pixel_values, landmarks), attention_mask, labels)
+        fused = self.fuse(input_ids, self.encode(pixel_values, landmarks, patches), attention_mask, labels)
         padded = None if bool(fused.attention_mask.all()) else fused.attention_mask
         first = 1 if labels is None else max(1, int((fused.labels != IGNORED).any(0).int().argmax()))
         kept = 0 if labels is None else fused.labels.shape[1] - first + 1
@@ -72,13 +74,20 @@ class EmoLA(nn.Module):
         )
         return CausalLMOutput(loss=loss, logits=logits)
 
-    def encode(self, pixel_values: Tensor, landmarks: Tensor) -> Tensor:
-        """(B, rows, D): the projected patches of the vision tower, then the projected landmark feature."""
+    def encode(self, pixel_values: Tensor, landmarks: Tensor, patches: Tensor | None = None) -> Tensor:
+        """(B, rows, D): the projected patches of the vision tower, then the projected landmark feature.
+
+        Args:
+            pixel_values, landmarks, patches: as in `forward`; kept patches stay in the order of the picture.
+        """
         dtype = self.mm_projector[0].weight.dtype
         rows = []
         if self.config.tokens != "prior":
             hidden = self.vision_tower(pixel_values.to(dtype), output_hidden_states=True).hidden_states
-            rows.append(self.mm_projector(hidden[self.config.vision_layer][:, 1:]))
+            visual = hidden[self.config.vision_layer][:, 1:]
+            if patches is not None:
+                visual = visual.take_along_dim(patches.sort(dim=1).values[..., None], dim=1)
+            rows.append(self.mm_projector(visual))
         if self.config.tokens != "visual":
             rows.append(self.landmark_feature_projector(landmarks.to(dtype))[:, None])
         return torch.cat(rows, dim=1)

@@ -32,6 +32,8 @@ class Recipe:
         epochs, max_steps: length of the run; a positive `max_steps` wins.
         batch_size: records per device and forward pass; `accumulation` passes make one step.
         warmup_ratio: share of the steps in which the rate rises; a cosine follows.
+        keep_visual: smallest share of the visual rows that a pass reads, so that pruned faces are nothing new to the
+            model: each draws its share from here to 1. 1 trains on all rows, as the authors did.
         group_by_length: deal the records of a step to devices and passes by their lengths, see `RecordOrder`.
         precision: "bfloat16", "float32", or "auto": bfloat16 where the accelerator has it.
         checkpointing: recompute activations in the backward pass.
@@ -52,6 +54,7 @@ class Recipe:
     warmup_ratio: float = 0.03
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
+    keep_visual: float = 1.0
     group_by_length: bool = True
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
     checkpointing: bool = True
@@ -64,6 +67,8 @@ class Recipe:
         for name in ("rank", "batch_size", "accumulation", "save_steps"):
             if getattr(self, name) < 1:
                 raise TrainingError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
+        if not 0 < self.keep_visual <= 1:
+            raise TrainingError(f"--keep-visual is a share above 0, at most 1, not {self.keep_visual}")
 
 
 def prepare_model(model: EmoLA, recipe: Recipe) -> None:

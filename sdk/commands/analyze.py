@@ -50,6 +50,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--detector", default="auto", help="auto (dlib) or a SCRFD .onnx file")
     parser.add_argument("--device", default="auto", choices=DEVICES, help="where to compute (default auto)")
     parser.add_argument("--memory-limit", type=float, metavar="MB", help="for weights and KV caches")
+    parser.add_argument("--visual-tokens", type=int, metavar="N", help="read only N rows of the picture of each face")
     parser.add_argument("--max-tokens", type=int, help="limit of each answer in tokens")
 
 
@@ -69,6 +70,7 @@ def open_analyzer(args: argparse.Namespace) -> Analyzer:
         scores=args.scores,
         abstain_below=args.abstain_below,
         memory_limit=None if args.memory_limit is None else int(1e6 * args.memory_limit),
+        visual_tokens=args.visual_tokens,
     )
     if analyzer.manifest.notice:
         print(f"note: {analyzer.manifest.notice}", file=sys.stderr)

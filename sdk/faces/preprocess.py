@@ -69,6 +69,26 @@ def vision_pixels(crop: FaceCrop, features: FloatArray, settings: Preprocessing)
     )
 
 
+def points_in_square(points: FloatArray, shape: tuple[int, int], settings: Preprocessing) -> FloatArray:
+    """Where points of a face's picture come to lie in the vision tower's input.
+
+    Args:
+        points: (N, 2) x and y in pixels of the picture; all 106 landmarks for "align".
+        shape: height and width of the picture.
+
+    Returns:
+        (N, 2) x and y in pixels of the (size, size) square; "crop" leaves some outside.
+    """
+    size = settings.image_size
+    if settings.image_aspect == "align":
+        source, target, a, b = _alignment(points, settings.anchors, size)
+        x, y = (points - source).T / (a * a + b * b)
+        return (np.stack([a * x + b * y, a * y - b * x], axis=1) + target).astype(np.float32)
+    side = max(shape) if settings.image_aspect == "pad" else min(shape)
+    middle = np.array([shape[1], shape[0]], np.float32) / 2
+    return ((points - middle) * np.float32(size / side) + np.float32(size / 2)).astype(np.float32)
+
+
 def align_face(image: Pixels, points: FloatArray, anchors: tuple[Anchor, ...], size: int) -> Pixels:
     """The face turned, scaled and moved so that its landmarks lie on the anchors as closely as a similarity can.
 
@@ -80,10 +100,7 @@ def align_face(image: Pixels, points: FloatArray, anchors: tuple[Anchor, ...], s
     Returns:
         (size, size, 3) uint8, black where the picture ends.
     """
-    index = [anchor[0] for anchor in anchors]
-    wanted = (np.array([anchor[1:] for anchor in anchors]) + 1) * (size / 2)
-    found = points[index].astype(np.float64)
-    (source, target), (a, b) = (found.mean(axis=0), wanted.mean(axis=0)), _rotation(found, wanted)
+    source, target, a, b = _alignment(points, anchors, size)
     step = max(1.0, float(np.hypot(a, b)))  # picture pixels per pixel of the result: shrink first, or it would alias
     small = Image.fromarray(image)
     if step > 1:
@@ -92,6 +109,15 @@ def align_face(image: Pixels, points: FloatArray, anchors: tuple[Anchor, ...], s
     left, top = source - np.array([a * target[0] - b * target[1], b * target[0] + a * target[1]])
     matrix = (a * x, -b * x, left * x, b * y, a * y, top * y)
     return np.asarray(small.transform((size, size), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR))
+
+
+def _alignment(
+    points: FloatArray, anchors: tuple[Anchor, ...], size: int
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], float, float]:
+    """Where the middle of the anchors is in the picture and in the square, and `_rotation` from square to picture."""
+    wanted = (np.array([anchor[1:] for anchor in anchors]) + 1) * (size / 2)
+    found = points[[anchor[0] for anchor in anchors]].astype(np.float64)
+    return found.mean(axis=0), wanted.mean(axis=0), *_rotation(found, wanted)
 
 
 def _rotation(found: npt.NDArray[np.float64], wanted: npt.NDArray[np.float64]) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import isqrt
 from pathlib import Path
 from threading import Event
 from types import TracebackType
@@ -14,6 +15,7 @@ from sdk.bundles.manifest import Manifest
 from sdk.errors import BackendError, ImageError, TaskError
 from sdk.faba.prompts import Task
 from sdk.faces.crop import FaceCrop
+from sdk.faces.patches import patch_order
 from sdk.faces.preprocess import landmark_pixels, landmark_points, vision_pixels
 from sdk.runtime.backends.kv_cache import KVCache
 from sdk.runtime.backends.ort import Floats, OrtBackend
@@ -22,6 +24,7 @@ from sdk.runtime.drafts import Drafter
 from sdk.runtime.generate import Generation, Sampling
 from sdk.runtime.memory import positions_per_face
 from sdk.runtime.ngrams import ContextTree, Ngrams
+from sdk.runtime.pruning import prune
 from sdk.runtime.speculate import DraftedGeneration
 
 
@@ -80,7 +83,7 @@ class Pipeline:
 
     Args:
         bundle: its folder.
-        manifest: its manifest.
+        manifest: its manifest; with fewer image rows than the tower makes, faces are pruned (`sdk.runtime.pruning`).
         backend: an opened variant.
     """
 
@@ -109,8 +112,11 @@ class Pipeline:
         if features is None:
             features = self.landmark_features(crop, clock)
         with clock("vision"):
-            pixels = vision_pixels(crop, features, self.manifest.preprocessing)
+            settings, wanted = self.manifest.preprocessing, self.manifest.prompt.image_rows
+            pixels = vision_pixels(crop, features, settings)
             rows = self.backend.vision(pixels[None], features.astype(np.float32)[None])[0]  # (577, D)
+            if len(rows) > wanted:
+                rows = prune(rows, patch_order(crop, features, settings, isqrt(len(rows))), wanted)
         with clock("prefill"):
             return self.encode_rows(rows, features, cache)
 

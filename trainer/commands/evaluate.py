@@ -34,6 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--batch-size", type=int, default=8, help="answered at once (default %(default)s)")
     parser.add_argument("--max-new-tokens", type=int, default=512, help="limit of an answer (default %(default)s)")
+    parser.add_argument(
+        "--visual-tokens", type=int, metavar="N", help="let the decoder read only N rows of each picture"
+    )
     parser.add_argument("--limit", type=int, help="only the first records")
     parser.add_argument("--against", type=Path, help="folder of another run on the same set: paired bootstrap")
     parser.add_argument(
@@ -79,12 +82,14 @@ def _open(args: argparse.Namespace) -> Any:
     from ..endpoint import ChatEndpoint
 
     if args.endpoint:
+        if args.visual_tokens is not None:
+            raise DataError("--visual-tokens is for a bundle or a checkpoint; an endpoint reads what it likes")
         if not args.model:
             raise DataError("--endpoint needs --model")
         endpoint = ChatEndpoint(args.endpoint, args.model, os.environ.get("OPENAI_API_KEY"))
         return EndpointAnswerer(endpoint, args.batch_size, args.max_new_tokens)
     if (args.checkpoint / "manifest.json").exists():
-        return BundleAnswerer(args.checkpoint, args.device, args.max_new_tokens)
+        return BundleAnswerer(args.checkpoint, args.device, args.max_new_tokens, args.visual_tokens)
     import torch
 
     adapter = args.checkpoint if (args.checkpoint / "adapter_config.json").exists() else None
@@ -95,7 +100,8 @@ def _open(args: argparse.Namespace) -> Any:
         raise DataError(f"--device {args.device}: a checkpoint runs on auto, cpu or, where torch has CUDA, cuda")
     cuda = args.device != "cpu" and torch.cuda.is_available()
     dtype = torch.bfloat16 if cuda else torch.float32
-    return TorchAnswerer(checkpoint, "cuda" if cuda else "cpu", dtype, args.batch_size, args.max_new_tokens)
+    where = "cuda" if cuda else "cpu"
+    return TorchAnswerer(checkpoint, where, dtype, args.batch_size, args.max_new_tokens, args.visual_tokens)
 
 
 def _average(folders: list[Path]) -> dict[str, Any]:
