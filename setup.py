@@ -28,6 +28,7 @@ peers = ["optimum>=2.0", "gptqmodel>=7.0"]
 extras = {
     "cpu": ["onnxruntime>=1.22"],
     "gpu": ["onnxruntime-gpu>=1.22"],
+    "gptq": ["torch>=2.8", "triton>=3.4; platform_system == 'Linux'", "safetensors>=0.5", "onnxruntime-gpu>=1.22"],
     "faces": ["dlib-bin>=19.24"],
     "train": train,
     "synthetic": synthetic,
