@@ -1,5 +1,6 @@
 """The decoder on a GPU: static KV cache, one CUDA graph for a whole step, tokens that are chosen where they are used."""
 
+import gc
 import threading
 import weakref
 from collections import deque
@@ -100,6 +101,8 @@ class GptqDecoder:
     def new_pool(self, capacity: int, sequences: int) -> GpuPool:
         """Empty caches for sequences that will be stepped together."""
         free = self._free.setdefault((capacity, sequences), [])
+        if not free:
+            gc.collect()  # a pool and its caches know each other, and the collector cannot see how much memory they hold
         memory = free.pop() if free else _Memory(self._llama, capacity, sequences, self._dtype)
         pool = GpuPool(memory)
         weakref.finalize(pool, free.append, memory)

@@ -30,7 +30,7 @@ class Prefill:
         """Append rows.
 
         Args:
-            hidden: (T, D) float32 embeddings; overwritten.
+            hidden: (T, D) float32 embeddings.
             cache: (layers, 2, KV heads, capacity, size) of the sequence.
             start: positions that it holds.
 
@@ -38,8 +38,8 @@ class Prefill:
             (T, D) float32, before the last norm.
         """
         for index, layer in enumerate(self._llama.layers):
-            hidden += self._attention(hidden, layer, cache[index], start)
-            hidden += self._mlp(hidden, layer)
+            hidden = hidden + self._attention(hidden, layer, cache[index], start)
+            hidden = hidden + self._mlp(hidden, layer)
         return hidden
 
     def _attention(self, hidden: Tensor, layer: Layer, cache: Tensor, start: int) -> Tensor:
