@@ -136,7 +136,9 @@ class Bench:
                     expected, found = (state[buffer].float() for state in states)
                     error = float((found - expected).norm() / expected.norm().clamp(min=1e-20))
                     if error > 3e-3:
-                        raise SystemExit(f"{name}, {count} rows: {buffer} differs by {error:.1e} (relative), 3e-3 allowed")
+                        raise SystemExit(
+                            f"{name}, {count} rows: {buffer} differs by {error:.1e} (relative), 3e-3 allowed"
+                        )
         self._check_paths()
         print("every kernel computes what its reference computes", file=sys.stderr)
 
@@ -243,10 +245,8 @@ class Bench:
     def _ceilings(self, put: Callable[..., None]) -> tuple[float, float]:
         """(bytes/s of reading, 16-bit FLOP/s) that torch reaches here."""
         size = (1 << 16) if self._args.tiny else (1 << 31)
-        block = torch.ones(size // 4, device=self._device)
-        seconds = self._time(lambda: block.sum())
+        seconds = self._time(torch.ones(size // 4, device=self._device).sum)
         put("read bandwidth", seconds, gb_per_s=round(size / seconds[0] / 1e9, 1))
-        del block
         side = 64 if self._args.tiny else 8192
         left, right = (torch.randn(side, side, device=self._device).half() for _ in range(2))
         product = self._time(lambda: left @ right)

@@ -46,8 +46,8 @@ class Analyzer:
     Args:
         bundle: folder of a sealed bundle, or "owner/name" or "owner/name@revision" of the Hugging Face hub; None takes
             the one embedded in the package.
-        device: "auto", "cpu", "cuda" for a variant of `emola export --cuda` or `--keep-gptq`, or "tensorrt" for the engines that
-            `emola engines` built.
+        device: "auto", "cpu", "cuda" for a variant of `emola export --cuda` or `--keep-gptq`, or "tensorrt" for the
+            engines that `emola engines` built.
         detector: "auto" (the bundle's own, or dlib), the path of a SCRFD .onnx file, or an object with `detect` (see
             `sdk.faces.detect`).
         offline: never touch the network, as HF_HUB_OFFLINE=1 does; without it only a bundle by name does.
@@ -275,8 +275,10 @@ def open_backend(bundle: Path, manifest: Manifest, device: str = "auto", threads
                 return backend
     if not refused:
         names = ", ".join(variant.name for variant in manifest.variants)
-        raise BackendError(f"{names}: no variant for device {device!r}; `emola export` adds one for NVIDIA GPUs with --cuda or "
-            "--keep-gptq")
+        raise BackendError(
+            f"{names}: no variant for device {device!r}; `emola export` adds one for NVIDIA GPUs with --cuda or "
+            "--keep-gptq"
+        )
     raise BackendError("no variant of this bundle runs here; " + "; ".join(refused))
 
 

@@ -210,9 +210,7 @@ def decode(decoder):
     return logits, tokens
 
 
-@pytest.mark.parametrize(
-    ("name", "tolerance"), [("gptq-reference", 1e-4), ("gptq-triton", 0.01), ("ort-int4", 0.04)]
-)
+@pytest.mark.parametrize(("name", "tolerance"), [("gptq-reference", 1e-4), ("gptq-triton", 0.01), ("ort-int4", 0.04)])
 def test_every_decoder_computes_the_same(folder, tmp_path, request, name, tolerance):
     """Logits by a relative error of 1e-4 in float32, 1 % in float16, 4 % with 8-bit activations and an 8-bit head,
     against ONNX Runtime in float32 on the dequantised weights; greedy tokens equal, but for the 8-bit ones."""
@@ -264,11 +262,10 @@ def test_limits_of_a_cache(folder):
         decoder.extend(cache, np.zeros((9, 64), np.float32))
     assert len(list(islice(decoder.greedy(cache, [5, 6]), 7))) == 7
     assert cache.length == 8
+    files = (folder / "decoder/gptq-int4.onnx", folder / "decoder/embeddings.npy")
+    foreign = OrtDecoder(*files, read_manifest(folder).geometry).new_cache(8)
     with pytest.raises(BackendError, match="belongs to another decoder"):
-        other = OrtDecoder(
-            folder / "decoder/gptq-int4.onnx", folder / "decoder/embeddings.npy", read_manifest(folder).geometry
-        )
-        decoder.extend(other.new_cache(8), np.zeros((1, 64), np.float32))
+        decoder.extend(foreign, np.zeros((1, 64), np.float32))
 
 
 def test_the_manifest_names_the_variant_and_a_machine_without_a_gpu_says_why_not(folder, capsys, caplog):

@@ -90,8 +90,10 @@ class Variant(_Record):
     Attributes:
         backend: which runtime opens it: "ort" an ONNX graph, "gptq_cuda" a folder in the AutoGPTQ layout.
         precision: of the decoder's linear layers, e.g. "float32" or "int4".
-        decoder: the file to open, of an AutoGPTQ folder its `config.json`; `external` are the weight files that belong to it, shared with other variants or not.
-        device: "cpu", or "cuda" for what needs an NVIDIA GPU and onnxruntime-gpu or, as AutoGPTQ folder, torch and Triton.
+        decoder: the file to open, of an AutoGPTQ folder its `config.json`; `external` are the weight files that belong
+            to it, shared with other variants or not.
+        device: "cpu", or "cuda" for what needs an NVIDIA GPU: a float16 graph and onnxruntime-gpu, or an AutoGPTQ
+            folder, torch and Triton.
     """
 
     name: str

@@ -2,7 +2,7 @@
 
 import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -59,9 +59,7 @@ class GptqBackend(OrtBackend):
             check_gpu()
         super().__init__(bundle, manifest, variant, threads, "cuda" if device != "cpu" and has_cuda() else "cpu")
 
-    def _open_decoder(
-        self, bundle: Path, manifest: Manifest, variant: Variant, threads: int | None, device: str
-    ) -> "GptqDecoder":
+    def _open_decoder(self, bundle: Path, manifest: Manifest, variant: Variant, **where: Any) -> "GptqDecoder":
         folder = (bundle / variant.decoder).parent
         return open_decoder(folder, bundle / manifest.embeddings, manifest, self._decoder_device)
 

@@ -1,4 +1,4 @@
-"""The decoder on a GPU: static KV cache, one CUDA graph for a whole step, tokens that are chosen where they are used."""
+"""The decoder on a GPU: static KV cache, one CUDA graph for a whole step, tokens chosen where they are used."""
 
 import gc
 import threading
@@ -102,7 +102,7 @@ class GptqDecoder:
         """Empty caches for sequences that will be stepped together."""
         free = self._free.setdefault((capacity, sequences), [])
         if not free:
-            gc.collect()  # a pool and its caches know each other, and the collector cannot see how much memory they hold
+            gc.collect()  # a pool and its caches refer to each other, and Python does not see what memory they hold
         memory = free.pop() if free else _Memory(self._llama, capacity, sequences, self._dtype)
         pool = GpuPool(memory)
         weakref.finalize(pool, free.append, memory)

@@ -85,4 +85,3 @@ class Prefill:
             weight = self._scratch[: shape[0] * shape[1]].view(shape)
         self._kernels.dequantise(linear, weight)
         return weight
-

@@ -350,7 +350,9 @@ def gate_up_kernel(
 
 
 @triton.jit
-def dequantise_kernel(values, scales, out, words, outputs, GROUP: tl.constexpr, PANEL: tl.constexpr, WORDS: tl.constexpr):
+def dequantise_kernel(
+    values, scales, out, words, outputs, GROUP: tl.constexpr, PANEL: tl.constexpr, WORDS: tl.constexpr
+):
     """A piece of one panel as rows of (K, outputs)."""
     panel = tl.program_id(0)
     word = tl.program_id(1) * WORDS + tl.arange(0, WORDS)

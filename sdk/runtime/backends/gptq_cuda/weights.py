@@ -203,7 +203,7 @@ def _read_layer(files: _Files, prefix: str) -> Layer:
     gate, up, down = parts("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
     return Layer(
         files[f"{prefix}input_layernorm.weight"].float(),
-        pack(*(torch.cat(tensors, dim=1) for tensors in zip(*qkv, strict=True))),
+        pack(torch.cat([values for values, _ in qkv], dim=1), torch.cat([scales for _, scales in qkv], dim=1)),
         pack(*out),
         files[f"{prefix}post_attention_layernorm.weight"].float(),
         interleave(pack(*gate), pack(*up)),
