@@ -28,6 +28,7 @@ peers = ["onnxruntime-genai>=0.18; python_version >= '3.11'", "llama-cpp-python>
 extras = {
     "cpu": ["onnxruntime>=1.22"],
     "gpu": ["onnxruntime-gpu>=1.22"],
+    "gptq": ["torch>=2.8", "triton>=3.4; platform_system == 'Linux'", "safetensors>=0.5", "onnxruntime-gpu>=1.22"],
     "faces": ["dlib-bin>=19.24"],
     "train": train,
     "synthetic": synthetic,

@@ -38,7 +38,7 @@ from .ngrams import NGRAMS, read_answers, write_ngrams
 from .options import ExportOptions
 from .reference import compute_reference
 from .rows import Rows
-from .seal import Parts, gate_key, judge_again, seal
+from .seal import GPTQ_FOLDER, Parts, gate_key, judge_again, seal
 from .stages import RECORD, Stages
 
 MAX_NEW_TOKENS = 512
@@ -101,7 +101,7 @@ def export_bundle(options: ExportOptions, report: Callable[[str], None] = lambda
         )
         reference = stages.run("reference", {}, lambda folder: _write_reference(merged, landmark, folder))
         ngrams = stages.run("answers", {}, lambda folder: write_ngrams(merged, answers, folder)) if answers else None
-        draft = _describe(options, merged, recipe)
+        draft = _describe(options, merged, recipe, gptq)
         parts = Parts(merged, graphs, reference, gptq, ngrams, work)
         asked = {"name": out.name, "gate": gate_key(options.gate)}
         sealed = stages.run("seal", asked, lambda folder: seal(draft, parts, options, folder, report))
@@ -143,7 +143,7 @@ def _write_reference(checkpoint: Checkpoint, landmark: Path | None, folder: Path
     return {}
 
 
-def _describe(options: ExportOptions, checkpoint: Checkpoint, recipe: str) -> Manifest:
+def _describe(options: ExportOptions, checkpoint: Checkpoint, recipe: str, gptq: "Path | None") -> Manifest:
     """The manifest, but for the files and their figures."""
     config, conventions, statistics = checkpoint.config, checkpoint.conventions, checkpoint.statistics
     return Manifest(
@@ -162,7 +162,7 @@ def _describe(options: ExportOptions, checkpoint: Checkpoint, recipe: str) -> Ma
         preprocessing=preprocessing(config, conventions, statistics),
         prompt=_prompt(checkpoint),
         geometry=geometry(config),
-        variants=_variants(options),
+        variants=_variants(options, gptq),
         provenance={
             "base": Path(options.base).name,
             "adapter": Path(options.adapter).name if options.adapter else "none",
@@ -177,9 +177,10 @@ def _describe(options: ExportOptions, checkpoint: Checkpoint, recipe: str) -> Ma
     )
 
 
-def _variants(options: ExportOptions) -> tuple[Variant, ...]:
-    """The decoder's graphs, those with the narrower requirement first; they share one file of weights."""
-    precision = options.precision
+def _variants(options: ExportOptions, gptq: "Path | None") -> tuple[Variant, ...]:
+    """What runs the decoder, the narrower requirement first; its graphs share one file of weights."""
+    precision, kept = options.precision, options.keep_gptq and gptq
+    on_gpu = (_gptq_variant(gptq),) if kept and precision.bits == 4 else ()
     graph = f"decoder/{precision.name}.onnx"
     on_cpu = Variant(
         name=f"ort-{precision.name}",
@@ -189,10 +190,23 @@ def _variants(options: ExportOptions) -> tuple[Variant, ...]:
         external=(f"{graph}.data",),
     )
     if not options.cuda:
-        return (on_cpu,)
+        return *on_gpu, on_cpu
     name = precision.name if precision.bits else "float16"
     changes = {"name": f"ort-cuda-{name}", "precision": name, "decoder": half_path(graph), "device": "cuda"}
-    return on_cpu.model_copy(update=changes), on_cpu
+    return *on_gpu, on_cpu.model_copy(update=changes), on_cpu
+
+
+def _gptq_variant(folder: Path) -> Variant:
+    """The AutoGPTQ folder itself, on the GPU kernels."""
+    weights = sorted(path.name for path in folder.glob("*.safetensors"))
+    return Variant(
+        name="gptq-cuda-int4",
+        backend="gptq_cuda",
+        precision="gptq-int4",
+        decoder=f"{GPTQ_FOLDER}/config.json",
+        external=tuple(f"{GPTQ_FOLDER}/{name}" for name in weights),
+        device="cuda",
+    )
 
 
 def _calibration(options: ExportOptions) -> dict[str, str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from sdk.bundles.manifest import MANIFEST, FileRecord, Gate, Manifest, Parity, Variant, file_sha256, read_manifest
 from sdk.errors import BackendError, DependencyError, ExportError
+from sdk.runtime.backends.gptq_cuda.backend import GptqBackend
 from sdk.runtime.backends.ort import OrtBackend
 from sdk.runtime.pipeline import Pipeline
 from sdk.runtime.verify import FLOAT32_TOLERANCE, Reference, measure_parity
@@ -25,6 +26,8 @@ from .plan import Plan, plan
 from .report import write_report
 from .stages import RECORD, Stages
 from .targets import find_target
+
+GPTQ_FOLDER = "decoder/gptq"
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,11 @@ def seal(
     reference = Reference.load(folder / draft.reference)
     parity, devices = [], {}
     for variant in draft.variants:
-        pipeline, device = _open(folder, draft, variant)
+        try:
+            pipeline, device = _open(folder, draft, variant)
+        except (BackendError, DependencyError) as error:
+            devices[variant.name] = f"not measured: {error}"
+            continue
         devices[variant.name] = f"measured on {device}"
         parity += _check_parity(pipeline, reference)
     latency = measure_latency(pipeline, reference)  # of the last variant, which is the CPU's
@@ -84,15 +91,21 @@ def _gather(parts: Parts, options: ExportOptions, folder: Path) -> None:
     if parts.ngrams:
         shutil.copyfile(parts.ngrams / NGRAMS, folder / NGRAMS)
     if options.keep_gptq and parts.gptq:
-        (folder / "decoder/gptq").mkdir()
+        (folder / GPTQ_FOLDER).mkdir()
         for path in layout_files(parts.gptq):
-            shutil.copyfile(path, folder / "decoder/gptq" / path.name)
+            shutil.copyfile(path, folder / GPTQ_FOLDER / path.name)
     if options.detector_model:
         shutil.copyfile(options.detector_model, folder / "detector.onnx")
 
 
 def _open(folder: Path, draft: Manifest, variant: Variant) -> tuple[Pipeline, str]:
-    """A variant on its own device or, where this machine lacks that, the same graph on the CPU; and which it is."""
+    """A variant on its own device or, where this machine lacks that, the same graph on the CPU; and which it is.
+
+    Raises:
+        BackendError, DependencyError: an AutoGPTQ folder, which has no graph, and no GPU.
+    """
+    if variant.backend == "gptq_cuda":
+        return Pipeline(folder, draft, GptqBackend(folder, draft, variant)), variant.device
     try:
         return Pipeline(folder, draft, OrtBackend(folder, draft, variant)), variant.device
     except (BackendError, DependencyError):

@@ -20,6 +20,7 @@ from sdk.faces.detect import Detector
 from sdk.faces.images import ImageSource, Pixels, load_image, source_name
 from sdk.options import BatchOptions, Color, FaceOptions, VideoOptions
 from sdk.results import Analysis
+from sdk.runtime.backends.gptq_cuda.backend import GptqBackend
 from sdk.runtime.backends.ort import Floats, OrtBackend, check_device
 from sdk.runtime.backends.tensorrt import ENGINES, TensorRTBackend
 from sdk.runtime.clock import Clock
@@ -47,8 +48,8 @@ class Analyzer:
     Args:
         bundle: folder of a sealed bundle, or "owner/name" or "owner/name@revision" of the Hugging Face hub; None takes
             the one embedded in the package.
-        device: "auto", "cpu", "cuda" for the variant of `emola export --cuda`, or "tensorrt" for the engines that
-            `emola engines` built.
+        device: "auto", "cpu", "cuda" for a variant of `emola export --cuda` or `--keep-gptq`, or "tensorrt" for the
+            engines that `emola engines` built.
         detector: "auto" (the bundle's own, or dlib), the path of a SCRFD .onnx file, or an object with `detect` (see
             `sdk.faces.detect`).
         offline: never touch the network, as HF_HUB_OFFLINE=1 does; without it only a bundle by name does.
@@ -276,7 +277,8 @@ def open_backend(bundle: Path, manifest: Manifest, device: str = "auto", threads
     for variant in manifest.variants:
         for kind in _kinds(bundle, variant, device):
             try:
-                check_device(variant.device)
+                if variant.backend == "ort":
+                    check_device(variant.device)
                 backend = kind(bundle, manifest, variant, threads)
             except (BackendError, DependencyError) as error:
                 refused.append(f"{variant.name}: {error}")
@@ -285,12 +287,17 @@ def open_backend(bundle: Path, manifest: Manifest, device: str = "auto", threads
                 return backend
     if not refused:
         names = ", ".join(variant.name for variant in manifest.variants)
-        raise BackendError(f"{names}: no variant for device {device!r}; `emola export --cuda` adds one for NVIDIA GPUs")
+        raise BackendError(
+            f"{names}: no variant for device {device!r}; `emola export` adds one for NVIDIA GPUs with --cuda or "
+            "--keep-gptq"
+        )
     raise BackendError("no variant of this bundle runs here; " + "; ".join(refused))
 
 
 def _kinds(bundle: Path, variant: Variant, device: str) -> tuple[type[OrtBackend], ...]:
     """What may open a variant, in the order to try."""
+    if variant.backend == "gptq_cuda":
+        return (GptqBackend,) if device in ("auto", "cuda") else ()
     if device == "tensorrt":
         return (TensorRTBackend,)
     if device == "auto":

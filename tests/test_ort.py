@@ -168,7 +168,7 @@ def test_verify_measures_the_variant_of_a_device(folder, providers, capsys):
 
 
 def test_a_bundle_without_the_variant(bundle):
-    with pytest.raises(BackendError, match="ort-float32: no variant for device 'cuda'; `emola export --cuda`"):
+    with pytest.raises(BackendError, match="ort-float32: no variant for device 'cuda'; `emola export` adds one"):
         open_backend(bundle(), read_manifest(bundle()), "cuda")
 
 

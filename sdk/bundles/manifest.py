@@ -94,14 +94,16 @@ class Variant(_Record):
     """One way to run the bundle: a decoder file on a backend, and what that takes.
 
     Attributes:
-        backend: which runtime opens it.
+        backend: which runtime opens it: "ort" an ONNX graph, "gptq_cuda" a folder in the AutoGPTQ layout.
         precision: of the decoder's linear layers, e.g. "float32" or "int4".
-        decoder: the file to open; `external` are the weight files that belong to it, shared with other variants or not.
-        device: "cpu", or "cuda" for a float16 graph that needs an NVIDIA GPU and onnxruntime-gpu.
+        decoder: the file to open, of an AutoGPTQ folder its `config.json`; `external` are the weight files that belong
+            to it, shared with other variants or not.
+        device: "cpu", or "cuda" for what needs an NVIDIA GPU: a float16 graph and onnxruntime-gpu, or an AutoGPTQ
+            folder, torch and Triton.
     """
 
     name: str
-    backend: Literal["ort"]
+    backend: Literal["ort", "gptq_cuda"]
     precision: str
     decoder: RelativePath
     external: tuple[RelativePath, ...] = ()

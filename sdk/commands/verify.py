@@ -4,7 +4,7 @@ import argparse
 import json
 
 from sdk.analyzer import bundle_folder, open_backend
-from sdk.bundles.manifest import Parity, check_hashes, read_manifest
+from sdk.bundles.manifest import Manifest, Parity, check_hashes, read_manifest
 from sdk.errors import IntegrityError
 from sdk.runtime.pipeline import Pipeline
 from sdk.runtime.verify import Reference, measure_parity
@@ -22,9 +22,8 @@ def run(args: argparse.Namespace) -> None:
     check_hashes(folder, manifest)
     # Engines were measured when they were built, in float16; here it is what was sealed that is measured.
     pipeline = Pipeline(folder, manifest, open_backend(folder, manifest, args.device))
-    sealed = {(parity.variant, parity.stage): parity for parity in manifest.parity}
     found = [
-        parity.model_copy(update={"tolerance": sealed[parity.variant, parity.stage].tolerance})
+        parity.model_copy(update={"tolerance": _tolerance(manifest, parity)})
         for parity in measure_parity(pipeline, Reference.load(folder / manifest.reference))
     ]
     if args.json:
@@ -38,6 +37,12 @@ def run(args: argparse.Namespace) -> None:
         raise IntegrityError(
             f"{', '.join(failed)} does not compute here what was measured at export; try another onnxruntime version"
         )
+
+
+def _tolerance(manifest: Manifest, parity: Parity) -> float:
+    """What was sealed for a stage of a variant; of one that the exporting machine could not run, that of the others."""
+    same = [sealed for sealed in manifest.parity if sealed.stage == parity.stage]
+    return next((s.tolerance for s in same if s.variant == parity.variant), max(s.tolerance for s in same))
 
 
 def _row(parity: Parity) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 
 from sdk.errors import CancelledError
 from sdk.runtime.backends.kv_cache import KVCache
-from sdk.runtime.backends.ort import Floats, OrtDecoder
+from sdk.runtime.backends.ort import Decoder, Floats
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Generation(Iterator[int]):
 
     def __init__(
         self,
-        decoder: OrtDecoder,
+        decoder: Decoder,
         cache: KVCache,
         prompt_ids: Sequence[int],
         *,
@@ -57,12 +57,16 @@ class Generation(Iterator[int]):
         self._decoder, self._cancel = decoder, cancel
         self._stop_ids, self._left = frozenset(stop_ids), max_new_tokens
         self._choose = _Chooser(sampling or Sampling())
+        self._tokens = decoder.greedy(cache, prompt_ids) if self._choose.is_greedy else None
 
     def __next__(self) -> int:
         if not self.pending:
             raise StopIteration
-        logits = self._decoder.extend(self.cache, self._decoder.embed(self.pending))[-1]
-        token = self.accept(logits)
+        if self._tokens:
+            check_cancel(self._cancel)
+            token = self.take(next(self._tokens))
+        else:
+            token = self.accept(self._decoder.extend(self.cache, self._decoder.embed(self.pending))[-1])
         if token is None:
             raise StopIteration
         return token
@@ -96,8 +100,12 @@ class _Chooser:
         self._sampling = sampling
         self._random = np.random.default_rng(sampling.seed)
 
+    @property
+    def is_greedy(self) -> bool:
+        return self._sampling.temperature <= 0
+
     def __call__(self, logits: Floats) -> int:
-        if self._sampling.temperature <= 0:
+        if self.is_greedy:
             return int(logits.argmax())
         scaled = logits.astype(np.float64) / self._sampling.temperature
         probabilities = np.exp(scaled - scaled.max())

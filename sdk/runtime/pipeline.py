@@ -18,7 +18,7 @@ from sdk.faces.crop import FaceCrop
 from sdk.faces.patches import patch_order
 from sdk.faces.preprocess import landmark_pixels, landmark_points, vision_pixels
 from sdk.runtime.backends.kv_cache import KVCache
-from sdk.runtime.backends.ort import Floats, OrtBackend
+from sdk.runtime.backends.ort import Floats, OrtBackend, OrtDecoder
 from sdk.runtime.clock import Clock
 from sdk.runtime.drafts import Drafter
 from sdk.runtime.generate import Generation, Sampling
@@ -173,9 +173,10 @@ class Pipeline:
             "max_new_tokens": min(max_new_tokens or prompt.max_new_tokens, room),
             "cancel": cancel,
         }
-        if drafts and sampling is None and self.backend.variant.device == "cpu":
-            return DraftedGeneration(self.backend.decoder, cache, question_ids, drafter=self._drafter, **limits)
-        return Generation(self.backend.decoder, cache, question_ids, sampling=sampling, **limits)
+        decoder = self.backend.decoder
+        if drafts and sampling is None and self.backend.variant.device == "cpu" and isinstance(decoder, OrtDecoder):
+            return DraftedGeneration(decoder, cache, question_ids, drafter=self._drafter, **limits)
+        return Generation(decoder, cache, question_ids, sampling=sampling, **limits)
 
     def ask(
         self,

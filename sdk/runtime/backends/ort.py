@@ -1,6 +1,7 @@
 """The bundle on ONNX Runtime, CPU or CUDA: encoder graphs, and a decoder that updates one KV buffer in place."""
 
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -22,6 +23,17 @@ class Encoder(Protocol):
     """A network without state: arrays in the order of its inputs, each of them batched, to one array."""
 
     def __call__(self, *arrays: Floats) -> Floats: ...
+
+
+class Decoder(Protocol):
+    """A language model with caches of its own; the methods are those of `OrtDecoder`."""
+
+    def embed(self, token_ids: "npt.ArrayLike") -> Floats: ...
+    def new_cache(self, capacity: int) -> KVCache: ...
+    def new_pool(self, capacity: int, sequences: int) -> KVPool: ...
+    def extend(self, cache: KVCache, rows: Floats, last: int = 1) -> Floats: ...
+    def step(self, pool: KVPool, rows: Floats) -> Floats: ...
+    def greedy(self, cache: KVCache, token_ids: Sequence[int]) -> Iterator[int]: ...
 
 
 class OrtBackend:
@@ -50,10 +62,13 @@ class OrtBackend:
             self._open_encoder("landmark", bundle / manifest.landmark, **where) if manifest.landmark else None
         )
         self.vision = self._open_encoder("vision", bundle / manifest.vision, **where)
-        self.decoder = OrtDecoder(bundle / variant.decoder, bundle / manifest.embeddings, manifest.geometry, **where)
+        self.decoder = self._open_decoder(bundle, manifest, variant, **where)
 
     def _open_encoder(self, name: str, path: Path, **where: Any) -> Encoder:
         return OrtEncoder(path, **where)
+
+    def _open_decoder(self, bundle: Path, manifest: Manifest, variant: Variant, **where: Any) -> Decoder:
+        return OrtDecoder(bundle / variant.decoder, bundle / manifest.embeddings, manifest.geometry, **where)
 
 
 class OrtEncoder:
@@ -84,10 +99,7 @@ class OrtDecoder:
         self._session = _open_session(path, threads, device)
         self._geometry, self._device = geometry, device
         self._dtype = _TYPES[self._session.get_inputs()[0].type]
-        self._table = np.load(embeddings, mmap_mode="r", allow_pickle=False)
-        expected = (geometry.vocabulary, geometry.hidden_size)
-        if self._table.shape != expected:
-            raise IntegrityError(f"{embeddings}: expected a table of {expected}, found {self._table.shape}")
+        self._table = load_embeddings(embeddings, geometry)
 
     def embed(self, token_ids: "npt.ArrayLike") -> Floats:
         """(T,) token ids -> (T, D)."""
@@ -117,7 +129,7 @@ class OrtDecoder:
             BackendError: the sequence would outgrow its cache.
         """
         count = len(rows)
-        _check_room(cache, count)
+        check_room(cache, count)
         call = cache.calls.get((count, last)) or self._call(cache.pool, cache.row, (1, count), last)
         if count <= _SHORT:
             cache.calls[count, last] = call
@@ -136,7 +148,7 @@ class OrtDecoder:
         """
         caches = pool.caches[: len(rows)]
         for cache in caches:
-            _check_room(cache, 1)
+            check_room(cache, 1)
         if len(rows) not in pool.steps:
             pool.steps[len(rows)] = self._call(pool, 0, (len(rows), 1), 1)
         call = pool.steps[len(rows)]
@@ -145,6 +157,18 @@ class OrtDecoder:
             cache.length += 1
         return logits
 
+    def greedy(self, cache: KVCache, token_ids: Sequence[int]) -> Iterator[int]:
+        """Most probable tokens, one after the other, without an end.
+
+        Args:
+            cache: grows as tokens are drawn.
+            token_ids: at least one, to be read first.
+        """
+        while True:
+            token = int(self.extend(cache, self.embed(token_ids))[-1].argmax())
+            yield token
+            token_ids = (token,)
+
     def _call(self, pool: KVPool, first: int, shape: tuple[int, int], last: int) -> "_Call":
         """For B x T rows of the B sequences of a pool that start at `first`."""
         call = _Call(self._session, shape, last, self._geometry, self._dtype, self._device)
@@ -152,7 +176,17 @@ class OrtDecoder:
         return call
 
 
-def _check_room(cache: KVCache, count: int) -> None:
+def load_embeddings(path: Path, geometry: Geometry) -> "npt.NDArray[np.generic]":
+    """The token embeddings (vocabulary, D) of a bundle, read through memory mapping."""
+    table: npt.NDArray[np.generic] = np.load(path, mmap_mode="r", allow_pickle=False)
+    expected = (geometry.vocabulary, geometry.hidden_size)
+    if table.shape != expected:
+        raise IntegrityError(f"{path}: expected a table of {expected}, found {table.shape}")
+    return table
+
+
+def check_room(cache: KVCache, count: int) -> None:
+    """Raises BackendError if so many more positions do not fit."""
     if cache.length + count > cache.capacity:
         raise BackendError(
             f"the sequence needs {cache.length + count} positions, its cache holds {cache.capacity}: "
@@ -215,9 +249,14 @@ def check_device(device: str) -> None:
     Raises:
         DependencyError: names the extra to install.
     """
-    if device == "cuda" and _CUDA not in _onnxruntime().get_available_providers():
+    if device == "cuda" and not has_cuda():
         purpose = "run on an NVIDIA GPU, in place of onnxruntime (uninstall that first)"
         raise DependencyError("onnxruntime-gpu", "gpu", purpose)
+
+
+def has_cuda() -> bool:
+    """Whether the installed ONNX Runtime was built for CUDA."""
+    return _CUDA in _onnxruntime().get_available_providers()
 
 
 def _onnxruntime() -> Any:

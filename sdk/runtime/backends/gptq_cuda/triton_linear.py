@@ -1,0 +1,366 @@
+"""Linear layers in 4 bits for a few rows, each fused with what comes before and after it.
+
+A thread block computes one panel of outputs over a part of the inputs and stores its sums; the block that arrives last
+adds the parts up, always in the same order, and goes on with them. So a step has one launch per linear layer, enough
+blocks for a wide GPU, and the same bits every time.
+
+One row: no tensor cores. Two 4-bit values of a word are moved into the upper bits of a float32's mantissa, where they
+read 1 + v/16 and 1 + v/256: one bit operation and one multiply-add for each weight, no conversion; what the ones and
+the offset of 8 add is known from the sum of the inputs. More rows: eight products on tensor cores, one for each of the
+eight places in a word, so that nothing is interleaved.
+"""
+
+import triton
+import triton.language as tl
+
+INPUTS_OF_STEP = tl.constexpr(128)  # inputs that `_multiply_many` reads at a time
+
+
+@triton.jit
+def _one_of_word(word, PLACE: tl.constexpr):
+    """1 + v/16 of the upper and 1 + v/256 of the lower value in byte PLACE of each word, as float32."""
+    if PLACE < 2:
+        moved = word << (15 - 8 * PLACE)
+    else:
+        moved = word >> (8 * PLACE - 15)
+    low = ((moved & 0x00078000) | 0x3F800000).to(tl.float32, bitcast=True)
+    high = ((moved & 0x00780000) | 0x3F800000).to(tl.float32, bitcast=True)
+    return low, high
+
+
+@triton.jit
+def _multiply_one(
+    inputs,
+    values,
+    scales,
+    first,
+    last,
+    GROUP: tl.constexpr,
+    PANEL: tl.constexpr,
+    STAGES: tl.constexpr,
+):
+    """(1, PANEL) sums over the groups first..last of one row; `values` and `scales` are those of the panel."""
+    WORDS: tl.constexpr = GROUP // 8
+    word = tl.arange(0, WORDS)
+    column = tl.arange(0, PANEL)[None, :]
+    total = tl.zeros((WORDS, PANEL), tl.float32)
+    for group in tl.range(first, last, num_stages=STAGES):
+        packed = tl.load(values + (group * WORDS + word)[:, None] * PANEL + column)
+        scale = tl.load(scales + group * PANEL + column).to(tl.float32)
+        at = inputs + group * GROUP + 8 * word
+        x0, x1, x2, x3 = tl.load(at), tl.load(at + 1), tl.load(at + 2), tl.load(at + 3)
+        x4, x5, x6, x7 = tl.load(at + 4), tl.load(at + 5), tl.load(at + 6), tl.load(at + 7)
+        even = tl.zeros((WORDS, PANEL), tl.float32) - ((x0 + x2 + x4 + x6) * (1 + 8 / 256))[:, None]
+        odd = tl.zeros((WORDS, PANEL), tl.float32) - ((x1 + x3 + x5 + x7) * (1 + 8 / 16))[:, None]
+        low, high = _one_of_word(packed, 0)
+        even += low * x0[:, None]
+        odd += high * x1[:, None]
+        low, high = _one_of_word(packed, 1)
+        even += low * x2[:, None]
+        odd += high * x3[:, None]
+        low, high = _one_of_word(packed, 2)
+        even += low * x4[:, None]
+        odd += high * x5[:, None]
+        low, high = _one_of_word(packed, 3)
+        even += low * x6[:, None]
+        odd += high * x7[:, None]
+        total += (even * 16 + odd) * (16 * scale)
+    return tl.sum(total, axis=0)[None, :]
+
+
+@triton.jit
+def _multiply_many(
+    inputs,
+    stride,
+    factor,
+    values,
+    scales,
+    rows,
+    words,
+    first,
+    last,
+    GROUP: tl.constexpr,
+    PANEL: tl.constexpr,
+    STAGES: tl.constexpr,
+):
+    """(16, PANEL) sums over the steps first..last of 128 inputs, in float16 with float32 sums."""
+    word, row = tl.arange(0, INPUTS_OF_STEP // 8), tl.arange(0, 16)
+    column = tl.arange(0, PANEL)[None, :]
+    total = tl.zeros((16, PANEL), tl.float32)
+    for step in tl.range(first, last, num_stages=STAGES):
+        place = step * (INPUTS_OF_STEP // 8) + word
+        known = place < words
+        packed = tl.load(values + place[:, None] * PANEL + column, mask=known[:, None], other=0)
+        part = tl.zeros((16, PANEL), tl.float32)
+        if GROUP == INPUTS_OF_STEP:
+            scale = tl.load(scales + step * PANEL + column).to(tl.float32)
+        else:
+            scale = tl.load(scales + (place * 8 // GROUP)[:, None] * PANEL + column, mask=known[:, None], other=0)
+        at = inputs + row[:, None] * stride + 8 * place[None, :]
+        there = (row < rows)[:, None] & known[None, :]
+        for index in tl.static_range(8):
+            x = tl.load(at + index, mask=there, other=0.0) * factor[:, None]
+            weight = ((packed >> (4 * index)) & 0xF | 0x6400).to(tl.int16).to(tl.float16, bitcast=True) - 1032.0
+            if GROUP != INPUTS_OF_STEP:
+                weight = weight * scale
+            part = tl.dot(x.to(tl.float16), weight.to(tl.float16), part)
+        if GROUP == INPUTS_OF_STEP:
+            total += part * scale
+        else:
+            total += part
+    return total
+
+
+@triton.jit
+def factor_of(squares, rows, width, epsilon, ROWS: tl.constexpr, BLOCKS: tl.constexpr, BLOCKS_UP: tl.constexpr):
+    """(ROWS,) factors of RMSNorm; BLOCKS_UP is the power of two from BLOCKS on."""
+    row, block = tl.arange(0, ROWS), tl.arange(0, BLOCKS_UP)
+    mask = (row < rows)[:, None] & (block < BLOCKS)[None, :]
+    found = tl.load(squares + row[:, None] * BLOCKS + block[None, :], mask=mask, other=0.0)
+    return tl.rsqrt(tl.sum(found, axis=1) / width + epsilon)
+
+
+@triton.jit
+def multiply(
+    inputs,
+    stride,
+    factor,
+    values,
+    scales,
+    panel,
+    rows,
+    words,
+    partial,
+    outputs,
+    ROWS: tl.constexpr,
+    GROUP: tl.constexpr,
+    PANEL: tl.constexpr,
+    SPLITS: tl.constexpr,
+    STAGES: tl.constexpr,
+):
+    """Store what this block's part of the inputs adds to one panel of every row."""
+    split = tl.program_id(1)
+    values += panel * words * PANEL
+    scales += panel * (words * 8 // GROUP) * PANEL
+    if ROWS == 1:
+        units = words * 8 // GROUP
+        each = (units + SPLITS - 1) // SPLITS
+        last = tl.minimum(split * each + each, units)
+        found = _multiply_one(inputs, values, scales, split * each, last, GROUP, PANEL, STAGES)
+        found = found * factor[:, None]
+    else:
+        units = (words * 8 + INPUTS_OF_STEP - 1) // INPUTS_OF_STEP
+        each = (units + SPLITS - 1) // SPLITS
+        last = tl.minimum(split * each + each, units)
+        found = _multiply_many(
+            inputs, stride, factor, values, scales, rows, words, split * each, last, GROUP, PANEL, STAGES
+        )
+    row, column = tl.arange(0, ROWS), panel * PANEL + tl.arange(0, PANEL)
+    at = partial + (split * rows + row[:, None]) * outputs + column[None, :]
+    tl.store(at, found, mask=(row < rows)[:, None] & (column < outputs)[None, :])
+
+
+@triton.jit
+def arrive(counter, expected):
+    """Whether this block is the last one of `expected` to come here; what the others stored before can be read then."""
+    tl.debug_barrier()
+    last = tl.atomic_add(counter, 1, sem="acq_rel", scope="gpu") == expected - 1
+    if last:
+        tl.store(counter, 0)
+    return last
+
+
+@triton.jit
+def add_up(partial, column, rows, outputs, ROWS: tl.constexpr, SPLITS: tl.constexpr):
+    """(ROWS, columns) sums over all parts; past the L1 cache, which may hold older ones."""
+    row = tl.arange(0, ROWS)[:, None]
+    mask = (row < rows) & (column < outputs)[None, :]
+    total = tl.zeros((ROWS, column.shape[0]), tl.float32)
+    for split in tl.static_range(SPLITS):
+        at = partial + (split * rows + row) * outputs + column[None, :]
+        total += tl.load(at, mask=mask, other=0.0, cache_modifier=".cg")
+    return total
+
+
+@triton.jit
+def read_kernel(
+    weighted,
+    squares,
+    values,
+    scales,
+    partial,
+    counters,
+    cos,
+    sin,
+    sequences,
+    positions,
+    query,
+    cache,
+    sequence_stride,
+    capacity,
+    rows,
+    words,
+    outputs,
+    epsilon,
+    HEADS: tl.constexpr,
+    KV_HEADS: tl.constexpr,
+    SIZE: tl.constexpr,
+    UNIT: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    BLOCKS_UP: tl.constexpr,
+    ROWS: tl.constexpr,
+    GROUP: tl.constexpr,
+    PANEL: tl.constexpr,
+    SPLITS: tl.constexpr,
+    STAGES: tl.constexpr,
+):
+    """Query, key and value of one panel; who finishes a head rotates it and writes it where it belongs.
+
+    UNIT columns, whole heads and whole panels, are finished together.
+    """
+    panel = tl.program_id(0)
+    factor = factor_of(squares, rows, words * 8, epsilon, ROWS, BLOCKS, BLOCKS_UP)
+    multiply(
+        weighted,
+        words * 8,
+        factor,
+        values,
+        scales,
+        panel,
+        rows,
+        words,
+        partial,
+        outputs,
+        ROWS,
+        GROUP,
+        PANEL,
+        SPLITS,
+        STAGES,
+    )
+    unit = panel * PANEL // UNIT
+    panels = tl.minimum(UNIT, outputs - unit * UNIT) // PANEL
+    if arrive(counters + unit, panels * SPLITS):
+        HALF: tl.constexpr = SIZE // 2
+        row, column = tl.arange(0, ROWS)[:, None], unit * UNIT + tl.arange(0, UNIT)
+        own = add_up(partial, column, rows, outputs, ROWS, SPLITS)
+        other = add_up(partial, column ^ HALF, rows, outputs, ROWS, SPLITS)
+        head, place = (column // SIZE)[None, :], (column % SIZE)[None, :]
+        position = tl.load(positions + row, mask=row < rows, other=0)
+        angle = position * HALF + place % HALF
+        turned = own * tl.load(cos + angle) + tl.where(place < HALF, -other, other) * tl.load(sin + angle)
+        result = tl.where(head < HEADS + KV_HEADS, turned, own)
+        is_query = (row < rows) & (head < HEADS)
+        tl.store(query + row * (HEADS * SIZE) + column[None, :], result, mask=is_query)
+        sequence = tl.load(sequences + row, mask=row < rows, other=-1)
+        kept = (sequence >= 0) & (head >= HEADS) & (head < HEADS + 2 * KV_HEADS)
+        at = cache + sequence.to(tl.int64) * sequence_stride + ((head - HEADS) * capacity + position) * SIZE + place
+        tl.store(at, result.to(cache.dtype.element_ty), mask=kept)
+
+
+@triton.jit
+def add_kernel(
+    inputs,
+    stride,
+    values,
+    scales,
+    partial,
+    counters,
+    hidden,
+    weighted,
+    squares,
+    norm,
+    rows,
+    words,
+    outputs,
+    width,
+    BLOCKS: tl.constexpr,
+    ROWS: tl.constexpr,
+    GROUP: tl.constexpr,
+    PANEL: tl.constexpr,
+    SPLITS: tl.constexpr,
+    STAGES: tl.constexpr,
+):
+    """A linear layer added to the residual stream, and what the next norm needs."""
+    panel = tl.program_id(0)
+    factor = tl.full((ROWS,), 1.0, tl.float32)
+    multiply(
+        inputs, stride, factor, values, scales, panel, rows, words, partial, outputs, ROWS, GROUP, PANEL, SPLITS, STAGES
+    )
+    if arrive(counters + panel, SPLITS):
+        row, column = tl.arange(0, ROWS)[:, None], panel * PANEL + tl.arange(0, PANEL)
+        mask = (row < rows) & (column < width)[None, :]
+        at = row * width + column[None, :]
+        total = tl.load(hidden + at, mask=mask, other=0.0) + add_up(partial, column, rows, outputs, ROWS, SPLITS)
+        total = tl.where(mask, total, 0.0)
+        tl.store(hidden + at, total, mask=mask)
+        weight = tl.load(norm + column, mask=column < width, other=0.0)
+        tl.store(weighted + at, total * weight[None, :], mask=mask)
+        place = tl.arange(0, ROWS)
+        tl.store(squares + place * BLOCKS + panel, tl.sum(total * total, axis=1), mask=place < rows)
+
+
+@triton.jit
+def gate_up_kernel(
+    weighted,
+    squares,
+    values,
+    scales,
+    partial,
+    counters,
+    product,
+    rows,
+    words,
+    outputs,
+    epsilon,
+    BLOCKS: tl.constexpr,
+    BLOCKS_UP: tl.constexpr,
+    ROWS: tl.constexpr,
+    GROUP: tl.constexpr,
+    PANEL: tl.constexpr,
+    SPLITS: tl.constexpr,
+    STAGES: tl.constexpr,
+):
+    """Panels 2p (gate) and 2p + 1 (up) become panel p of silu(gate) * up."""
+    pair = tl.program_id(0)
+    factor = factor_of(squares, rows, words * 8, epsilon, ROWS, BLOCKS, BLOCKS_UP)
+    for part in tl.static_range(2):
+        multiply(
+            weighted,
+            words * 8,
+            factor,
+            values,
+            scales,
+            2 * pair + part,
+            rows,
+            words,
+            partial,
+            outputs,
+            ROWS,
+            GROUP,
+            PANEL,
+            SPLITS,
+            STAGES,
+        )
+    if arrive(counters + pair, SPLITS):
+        row, column = tl.arange(0, ROWS)[:, None], 2 * pair * PANEL + tl.arange(0, PANEL)
+        gate = add_up(partial, column, rows, outputs, ROWS, SPLITS)
+        up = add_up(partial, column + PANEL, rows, outputs, ROWS, SPLITS)
+        at = product + row * (outputs // 2) + (pair * PANEL + tl.arange(0, PANEL))[None, :]
+        tl.store(at, gate * tl.sigmoid(gate) * up, mask=row < rows)
+
+
+@triton.jit
+def dequantise_kernel(
+    values, scales, out, words, outputs, GROUP: tl.constexpr, PANEL: tl.constexpr, WORDS: tl.constexpr
+):
+    """A piece of one panel as rows of (K, outputs)."""
+    panel = tl.program_id(0)
+    word = tl.program_id(1) * WORDS + tl.arange(0, WORDS)
+    column, known = tl.arange(0, PANEL)[None, :], (word < words)[:, None]
+    packed = tl.load(values + panel * words * PANEL + word[:, None] * PANEL + column, mask=known, other=0)
+    group = (panel * (words * 8 // GROUP) + word * 8 // GROUP)[:, None]
+    scale = tl.load(scales + group * PANEL + column, mask=known, other=0).to(tl.float32)
+    at = out + (8 * word)[:, None] * outputs + panel * PANEL + column
+    for index in tl.static_range(8):
+        value = (((packed >> (4 * index)) & 0xF) - 8).to(tl.float32) * scale
+        tl.store(at + index * outputs, value.to(out.dtype.element_ty), mask=known)

@@ -1,0 +1,224 @@
+"""A Llama in the AutoGPTQ layout, packed once for the kernels of this package.
+
+Linear layers with the same inputs become one, and their outputs are cut into panels: what one thread block reads of a
+weight is one contiguous piece of memory.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from sdk.bundles.manifest import Geometry
+from sdk.errors import BackendError, IntegrityError
+
+PANEL = 64  # outputs of a thread block
+_PARTS = ("qweight", "scales", "qzeros", "g_idx")
+_EIGHTS_LESS_ONE = 0x77777777  # eight zero points of 8 as AutoGPTQ stores them
+
+
+@dataclass(frozen=True)
+class Linear4:
+    """y = W x with W[n, k] = (v - 8) * scale, v the 4 bits of (n, k).
+
+    Attributes:
+        values: (panels, K / 8, panel) int32; eight inputs of one output in a word, lowest bits first.
+        scales: (panels, K / group, panel) float16; 0 where the last panel is padding.
+    """
+
+    values: Tensor
+    scales: Tensor
+
+    @property
+    def inputs(self) -> int:
+        return 8 * self.values.shape[1]
+
+    @property
+    def outputs(self) -> int:
+        """Padding included."""
+        return self.values.shape[0] * self.values.shape[2]
+
+    @property
+    def group(self) -> int:
+        return self.inputs // self.scales.shape[1]
+
+    def nbytes(self) -> int:
+        return self.values.nbytes + self.scales.nbytes
+
+
+def pack(values: Tensor, scales: Tensor, panel: int = PANEL) -> Linear4:
+    """Cut a layer of the AutoGPTQ layout into panels.
+
+    Args:
+        values: `qweight`, (K / 8, N) int32.
+        scales: (K / group, N) float16.
+    """
+    return Linear4(_panels(values, panel), _panels(scales, panel))
+
+
+def _panels(matrix: Tensor, panel: int) -> Tensor:
+    """(R, N) -> (panels, R, panel)."""
+    padded = torch.nn.functional.pad(matrix, (0, -matrix.shape[1] % panel))
+    return padded.view(len(matrix), -1, panel).transpose(0, 1).contiguous()
+
+
+def interleave(first: Linear4, second: Linear4) -> Linear4:
+    """Two layers of one shape, panel by panel in turn."""
+    pairs = ((first.values, second.values), (first.scales, second.scales))
+    return Linear4(*(torch.stack(pair, 1).flatten(0, 1).contiguous() for pair in pairs))
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One decoder layer; norms are (D,) float32."""
+
+    input_norm: Tensor
+    qkv: Linear4
+    out: Linear4
+    post_norm: Tensor
+    gate_up: Linear4  # interleaved
+    down: Linear4
+
+    @property
+    def linears(self) -> tuple[Linear4, ...]:
+        return self.qkv, self.out, self.gate_up, self.down
+
+
+@dataclass(frozen=True)
+class Llama:
+    """Everything that a decoder computes with.
+
+    Attributes:
+        table: (vocabulary, D) embeddings.
+        norm: (D,) float32, the last one.
+        head: (vocabulary, D) in the precision of activations; GPTQ leaves it unquantised.
+        cos, sin: (context, head size / 2) float32.
+    """
+
+    geometry: Geometry
+    epsilon: float
+    table: Tensor
+    layers: tuple[Layer, ...]
+    norm: Tensor
+    head: Tensor
+    cos: Tensor
+    sin: Tensor
+
+
+def rotary_tables(theta: float, geometry: Geometry, device: str) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of every position's angles, computed in float64."""
+    size = geometry.head_size
+    frequency = theta ** -(torch.arange(0, size, 2, dtype=torch.float64) / size)
+    angle = torch.outer(torch.arange(geometry.context, dtype=torch.float64), frequency)
+    return angle.cos().float().to(device), angle.sin().float().to(device)
+
+
+def read_llama(folder: Path, geometry: Geometry, table: Tensor, device: str, dtype: torch.dtype) -> Llama:
+    """Read a folder in the AutoGPTQ layout.
+
+    Args:
+        folder: with `config.json` and safetensors.
+        table: (vocabulary, D) embeddings, of the bundle.
+        device: "cuda" or "cpu".
+        dtype: of the head.
+
+    Raises:
+        BackendError: GPTQ of a kind that the kernels do not compute.
+        IntegrityError: files or tensors are missing or damaged.
+    """
+    config = _read_config(folder)
+    files = _Files(folder, device)
+    layers = tuple(_read_layer(files, f"model.layers.{index}.") for index in range(geometry.layers))
+    cos, sin = rotary_tables(_theta(config), geometry, device)
+    return Llama(
+        geometry,
+        float(config["rms_norm_eps"]),
+        table.to(device),
+        layers,
+        files["model.norm.weight"].float(),
+        files["lm_head.weight"].to(dtype),
+        cos,
+        sin,
+    )
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    """`config.json`, whose quantisation the kernels can compute."""
+    try:
+        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        extra = folder / "quantize_config.json"
+        found = json.loads(extra.read_text(encoding="utf-8")) if extra.is_file() else config["quantization_config"]
+        kind = found["bits"], found["sym"], found.get("checkpoint_format", "gptq"), bool(found.get("dynamic"))
+    except (OSError, ValueError, KeyError) as error:
+        raise IntegrityError(f"{folder}: expected a GPTQ folder with config.json: {error!r}; export again") from None
+    if kind != (4, True, "gptq", False):
+        raise BackendError(
+            f"{folder}: the GPU kernels compute symmetric GPTQ in 4 bits (checkpoint_format gptq), found {found}; "
+            "export with --bits 4, or use another variant"
+        )
+    return config
+
+
+def _theta(config: Mapping[str, Any]) -> float:
+    parameters = config.get("rope_parameters") or {}
+    return float(config.get("rope_theta") or parameters.get("rope_theta") or 10000.0)
+
+
+class _Files(Mapping[str, Tensor]):
+    """The tensors of every safetensors file of a folder, read when asked for."""
+
+    def __init__(self, folder: Path, device: str) -> None:
+        self._folder, self._places = folder, {}  # type: Path, dict[str, Any]
+        try:
+            for path in sorted(folder.glob("*.safetensors")):
+                file = safe_open(path, framework="pt", device=device)
+                self._places |= dict.fromkeys(file.keys(), file)
+        except (OSError, SafetensorError) as error:
+            raise IntegrityError(f"{path}: {error}; copy the bundle again") from None
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._places:
+            raise IntegrityError(f"{self._folder}: {name} is missing; expected a quantised Llama")
+        tensor: Tensor = self._places[name].get_tensor(name)
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+def _read_layer(files: _Files, prefix: str) -> Layer:
+    def parts(*names: str) -> list[tuple[Tensor, Tensor]]:
+        return [_read_linear(files, prefix + name) for name in names]
+
+    qkv = parts("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+    (out,) = parts("self_attn.o_proj")
+    gate, up, down = parts("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+    return Layer(
+        files[f"{prefix}input_layernorm.weight"].float(),
+        pack(torch.cat([values for values, _ in qkv], dim=1), torch.cat([scales for _, scales in qkv], dim=1)),
+        pack(*out),
+        files[f"{prefix}post_attention_layernorm.weight"].float(),
+        interleave(pack(*gate), pack(*up)),
+        pack(*down),
+    )
+
+
+def _read_linear(files: _Files, name: str) -> tuple[Tensor, Tensor]:
+    """(K / 8, N) values and (K / group, N) scales, checked to be of a kind that needs neither zero points nor order."""
+    values, scales, zeros, order = (files[f"{name}.{part}"] for part in _PARTS)
+    group = len(order) // len(scales)
+    if group not in (32, 64, 128):
+        raise BackendError(f"{name}: the GPU kernels compute groups of 32, 64 or 128 inputs, found {group}")
+    if (zeros != _EIGHTS_LESS_ONE).any():
+        raise BackendError(f"{name}: its zero points vary; expected a symmetric quantisation (sym=True)")
+    if (order != torch.arange(len(order), device=order.device) // group).any():
+        raise BackendError(f"{name}: its groups are not of consecutive inputs; expected desc_act=False")
+    return values, scales.half()
