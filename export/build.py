@@ -29,6 +29,7 @@ from trainer.records import Record
 from trainer.tokenization import IMAGE_TOKEN, load_tokenizer, prompt_ids
 
 from .autogptq import layout_files
+from .autogptq import layout_files
 from .calibrate import calibrate, digest
 from .graphs import geometry, half_path, write_graphs
 from .insightface import licence_of
@@ -180,7 +181,7 @@ def _describe(options: ExportOptions, checkpoint: Checkpoint, recipe: str, gptq:
 def _variants(options: ExportOptions, gptq: "Path | None") -> tuple[Variant, ...]:
     """What runs the decoder, the narrower requirement first; its graphs share one file of weights."""
     precision, kept = options.precision, options.keep_gptq and gptq
-    on_gpu = (_gptq_variant(gptq),) if kept and precision.bits == 4 else ()
+    on_gpu = _gptq_variant(gptq) if kept and precision.bits == 4 else ()
     graph = f"decoder/{precision.name}.onnx"
     on_cpu = Variant(
         name=f"ort-{precision.name}",
@@ -196,10 +197,13 @@ def _variants(options: ExportOptions, gptq: "Path | None") -> tuple[Variant, ...
     return *on_gpu, on_cpu.model_copy(update=changes), on_cpu
 
 
-def _gptq_variant(folder: Path) -> Variant:
-    """The AutoGPTQ folder itself, on the GPU kernels."""
-    weights = sorted(path.name for path in folder.glob("*.safetensors"))
-    return Variant(
+def _gptq_variant(folder: Path) -> tuple[Variant, ...]:
+    """The AutoGPTQ folder itself, on the GPU kernels, which read safetensors only."""
+    names = [path.name for path in layout_files(folder)]
+    weights = [name for name in names if name.endswith(".safetensors")]
+    if not weights or "config.json" not in names:
+        return ()
+    variant = Variant(
         name="gptq-cuda-int4",
         backend="gptq_cuda",
         precision="gptq-int4",
@@ -207,6 +211,7 @@ def _gptq_variant(folder: Path) -> Variant:
         external=tuple(f"{GPTQ_FOLDER}/{name}" for name in weights),
         device="cuda",
     )
+    return (variant,)
 
 
 def _calibration(options: ExportOptions) -> dict[str, str]:

@@ -205,7 +205,8 @@ def test_a_gptq_bundle(tmp_path):
     train = GOLDEN / "data/FABAInstruct/train/train_anno.json"
     calibrated = {"calibration": CalibrationSet(train, 12), "gptq": GptqOptions(4, 32), "keep_gptq": True}
     manifest = export_bundle(options(tmp_path / "bundle", quantize="gptq", **calibrated))
-    (variant,) = manifest.variants
+    kept, variant = manifest.variants
+    assert kept.backend == "gptq_cuda"
     assert (variant.name, variant.decoder) == ("ort-gptq-int4", "decoder/gptq-int4.onnx")
     assert manifest.ngrams == "answers.ngrams" in manifest.files
     assert manifest.provenance["calibration"] == "12 records of train_anno.json, seed 0"

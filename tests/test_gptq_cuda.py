@@ -5,7 +5,10 @@ import json
 import logging
 import os
 import shutil
+import subprocess
+import sys
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -315,3 +318,15 @@ def test_other_folders_are_refused(folder, tmp_path, damage, error, message):
     geometry = read_manifest(folder).geometry
     with pytest.raises(error, match=message):
         read_llama(copy, geometry, torch.zeros(700, 64), "cpu", torch.float32)
+
+
+def test_the_benchmark_runs_at_a_tiny_shape():
+    """It checks every kernel and prints a table and one JSON line with every row; its times mean nothing here."""
+    pytest.importorskip("triton")
+    script = Path(__file__).parents[1] / "benchmarks/gpu.py"
+    command = [sys.executable, str(script), "--tiny", "--device", "cpu", "--rounds", "2"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    figures = json.loads(result.stdout.splitlines()[-1])["figures"]
+    assert {f"decode step, batch {batch}" for batch in (1, 2, 4, 8)} <= set(figures)
+    assert all(row["ms"] > 0 for row in figures.values())
+    assert "every kernel computes what its reference computes" in result.stderr
