@@ -29,7 +29,6 @@ from trainer.records import Record
 from trainer.tokenization import IMAGE_TOKEN, load_tokenizer, prompt_ids
 
 from .autogptq import layout_files
-from .autogptq import layout_files
 from .calibrate import calibrate, digest
 from .graphs import geometry, half_path, write_graphs
 from .insightface import licence_of

@@ -288,7 +288,8 @@ def open_backend(bundle: Path, manifest: Manifest, device: str = "auto", threads
     if not refused:
         names = ", ".join(variant.name for variant in manifest.variants)
         raise BackendError(
-            f"{names}: no variant for device {device!r}; `emola export --cuda` adds one for NVIDIA GPUs, --keep-gptq another"
+            f"{names}: no variant for device {device!r}; `emola export` adds one for NVIDIA GPUs with --cuda or "
+            "--keep-gptq"
         )
     raise BackendError("no variant of this bundle runs here; " + "; ".join(refused))
 
