@@ -70,22 +70,17 @@ def _SILENT(level: int, text: bytes, user: object) -> None:  # noqa: N802
     """llama.cpp logs to stderr unless it is given a function."""
 
 
-def computes_in_bfloat16() -> bool:
-    """Whether the processor has instructions that oneDNN's bfloat16 products are made of; else they are emulated."""
-    import torch
-
-    return bool(torch.backends.cpu.get_cpu_capability().startswith("AVX512") or torch.cpu._is_amx_tile_supported())
-
-
 class Transformers:
     def __init__(self, folder: Path, layers: int, threads: int) -> None:
         import torch
         import transformers
 
+        from trainer.processor import multiplies_bfloat16
+
         torch.set_num_threads(threads)
         transformers.utils.logging.disable_progress_bar()
         self._torch, self._new_cache = torch, transformers.DynamicCache
-        dtype = torch.bfloat16 if computes_in_bfloat16() else torch.float32
+        dtype = torch.bfloat16 if multiplies_bfloat16() else torch.float32
         self._model = transformers.LlamaForCausalLM.from_pretrained(folder, dtype=dtype).eval()
         self._past = self._new_cache(config=self._model.config)
         self.description = f"transformers {transformers.__version__}, torch {torch.__version__}, {dtype}"

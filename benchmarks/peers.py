@@ -15,7 +15,6 @@ import itertools
 import json
 import multiprocessing
 import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -27,6 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from sdk.bench.machine import processor
 
 PROMPT, QUESTION, SETTLE = 650, 14, 0.3  # seconds until the threads of the one before have stopped spinning
 STAGES = {"prefill": (0, PROMPT, 1), "question": (PROMPT - QUESTION, PROMPT, 3), "step": (PROMPT, PROMPT + 1, 12)}
@@ -86,30 +87,23 @@ def serve(pipe: Connection, name: str, root: Path, layers: int, head_bits: int, 
 def ceilings(pipe: Connection, threads: int) -> None:
     """In a child: GB/s of reading memory; GFLOP/s of matrix products in fp32 and, the first time, in bf16."""
     import torch
-    from peer_decoders import computes_in_bfloat16
+
+    from sdk.bench.ceilings import fastest
+    from trainer.processor import multiplies_bfloat16
 
     torch.set_num_threads(threads)
     block, rows, weight = torch.ones(1 << 27), torch.randn(PROMPT, 4096), torch.randn(4096, 4096)
-    few = rows if computes_in_bfloat16() else rows[:16]  # emulated, it is hundreds of times slower
-    found = {"bf16": _gflops(few.bfloat16(), weight.bfloat16())}
+    few = rows if multiplies_bfloat16() else rows[:16]  # emulated, it is hundreds of times slower
+
+    def gflops(left: Any, right: Any) -> float:
+        return 2 * len(left) * right.numel() / fastest(lambda: left @ right, 3) / 1e9
+
+    found = {"bf16": gflops(few.bfloat16(), weight.bfloat16())}
     pipe.send((True, None))
     while pipe.recv():
-        found["read"] = block.nbytes / _seconds(block.sum, 5) / 1e9
-        found["fp32"] = _gflops(rows, weight)
+        found["read"] = block.nbytes / fastest(block.sum, 5) / 1e9
+        found["fp32"] = gflops(rows, weight)
         pipe.send((True, found))
-
-
-def _gflops(rows: Any, weight: Any) -> float:
-    return 2 * len(rows) * weight.numel() / _seconds(lambda: rows @ weight, 3) / 1e9
-
-
-def _seconds(work: Any, repeats: int) -> float:
-    seconds = []
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - begin)
-    return min(seconds)
 
 
 def _start(target: Any, *args: Any) -> Connection:
@@ -174,6 +168,8 @@ def measure(args: argparse.Namespace, root: Path) -> None:
         machine.send(True)
         limits.append(_answer(machine))
     compare_logits(peers)
+    for pipe in (*(peer.pipe for peer in peers), machine):
+        pipe.send(None)  # the end
     ceiling = {name: statistics.median(limit[name] for limit in limits) for name in limits[0]}
     report(args, peers, differences, ceiling)
 
@@ -210,7 +206,7 @@ def report(
                 "head_bits": args.head_bits,
                 "rounds": args.rounds,
                 "threads": args.threads,
-                "machine": _processor(),
+                "machine": processor(),
                 "ceilings": ceiling,
                 "peers": rows,
                 "logit_differences": differences,
@@ -235,12 +231,6 @@ def figures(peer: Peer, ours: Peer, layers: int) -> dict[str, Any]:
         "question_ms": question,
         "question_of_first": question / prefill,
     }
-
-
-def _processor() -> str:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.machine())
 
 
 def main() -> None:

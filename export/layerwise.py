@@ -18,6 +18,7 @@ from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention, 
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
 from trainer.checkpoint import Checkpoint
+from trainer.processor import multiplies_bfloat16
 
 from .autogptq import to_tensors, write_configs, write_index, write_shard
 from .gptq import GptqOptions, Hessian, quantise, relative_error
@@ -126,7 +127,8 @@ class LayerWalk:
         self._weights, self._text = checkpoint.merged, checkpoint.config.text
         self._scratch, self._device = scratch, device
         stored = self._weights["language_model.model.layers.0.mlp.up_proj.weight"].dtype
-        self._dtype = torch.bfloat16 if stored != torch.float32 and _has_bfloat16(device) else torch.float32
+        halved = stored != torch.float32 and (device != "cpu" or multiplies_bfloat16())
+        self._dtype = torch.bfloat16 if halved else torch.float32
         self._rotary = LlamaRotaryEmbedding(self._text).to(device)
 
     def place(self, index: int, like: Rows) -> Rows:
@@ -189,12 +191,6 @@ class LayerWalk:
         query, key = apply_rotary_pos_emb(query, key, *self._rotary(rows, position))
         result = scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
         return result.transpose(1, 2).flatten(2)[0]
-
-
-def _has_bfloat16(device: str) -> bool:
-    """Whether products in bfloat16 are faster; a processor without instructions for them takes eight times as long."""
-    found = getattr(torch.cpu, "get_capabilities", dict)()  # from torch 2.10 on
-    return device != "cpu" or bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 
 def _write_rest(checkpoint: Checkpoint, folder: Path) -> dict[str, list[str]]:

@@ -257,12 +257,19 @@ class Analyzer:
             raise TaskError("abstain_below needs label scores: pass scores=True, or ask for the task 'labels'")
         return request
 
-    def _encode_largest(self, image: ImageSource, faces: Faces, color: Color | None) -> EncodedFace:
-        clock = Clock()
+    def _encode_largest(
+        self,
+        image: ImageSource,
+        faces: Faces,
+        color: Color | None,
+        clock: Clock | None = None,
+        landmark_features: Floats | None = None,
+    ) -> EncodedFace:
+        clock = clock or Clock()
         crops = [crop for crop, _ in self._examiner.find(load_image(image, color=color), faces, clock)]
         if not crops:
             raise ImageError("no face was found; for a picture that is a face crop already, pass faces='aligned'")
-        return self._pipeline.encode(max(crops, key=lambda crop: crop.pixels.size), clock)
+        return self._pipeline.encode(max(crops, key=lambda crop: crop.pixels.size), clock, landmark_features)
 
 
 def open_backend(bundle: Path, manifest: Manifest, device: str = "auto", threads: int | None = None) -> OrtBackend:

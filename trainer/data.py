@@ -34,18 +34,19 @@ class Encoding:
 
     def pixels(self, record: Record) -> Tensor:
         """(3, S, S) CLIP pixels."""
-        return torch.from_numpy(vision_pixels(*self._face(record)))
+        return torch.from_numpy(vision_pixels(*self._face(record, bool(self.conventions.anchors))))
 
     def ranked_pixels(self, record: Record) -> tuple[Tensor, Tensor]:
         """`pixels`, and (patches,) indices of their patches, the most telling first."""
-        face, side = self._face(record), self.config.vision.image_size // self.config.vision.patch_size
+        side = self.config.vision.image_size // self.config.vision.patch_size
+        face = self._face(record, self.conventions.landmark_mode == "insightface")
         return torch.from_numpy(vision_pixels(*face)), torch.from_numpy(patch_order(*face, side))
 
-    def _face(self, record: Record) -> tuple[FaceCrop, np.ndarray, Preprocessing]:
+    def _face(self, record: Record, located: bool) -> tuple[FaceCrop, np.ndarray, Preprocessing]:
+        """Crop, landmark feature and settings; the feature is read only where its points are needed."""
         crop = aligned_face(load_image(record.image_path), self.conventions.face_scale)
-        settings = preprocessing(self.config, self.conventions, self.statistics)
-        coordinates = settings.landmark_mode == "insightface"
-        return crop, read_landmarks(record, self.config.landmark_size) if coordinates else np.empty(0), settings
+        features = read_landmarks(record, self.config.landmark_size) if located else np.empty(0)
+        return crop, features, preprocessing(self.config, self.conventions, self.statistics)
 
     def landmarks(self, record: Record) -> Tensor:
         """(212,) landmark feature."""

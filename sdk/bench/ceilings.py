@@ -29,11 +29,11 @@ def measure_ceilings(manifest: Manifest, variant: Variant) -> Ceilings:
     )
 
 
-def _fastest(action: Callable[[], object]) -> float:
-    """Seconds."""
+def fastest(action: Callable[[], object], repeats: int = _REPEATS) -> float:
+    """Seconds of the quickest of several runs after a first one."""
     action()
     times = []
-    for _ in range(_REPEATS):
+    for _ in range(repeats):
         begin = time.perf_counter()
         action()
         times.append(time.perf_counter() - begin)
@@ -45,12 +45,12 @@ def _bandwidth(size: int) -> float:
     columns = 1024
     matrix, vector = np.ones((max(1, size // (4 * columns)), columns), np.float32), np.ones(columns, np.float32)
     repeats = max(1, 64_000_000 // size)  # a small matrix is over before a clock has seen it
-    return repeats * matrix.nbytes / _fastest(lambda: [matrix @ vector for _ in range(repeats)])
+    return repeats * matrix.nbytes / fastest(lambda: [matrix @ vector for _ in range(repeats)])
 
 
 def _float32_peak() -> float:
     left, right = np.ones((512, 2048), np.float32), np.ones((2048, 2048), np.float32)
-    return 2 * left.size * right.shape[1] / _fastest(lambda: left @ right)
+    return 2 * left.size * right.shape[1] / fastest(lambda: left @ right)
 
 
 def _int4_peak() -> float:
@@ -59,7 +59,7 @@ def _int4_peak() -> float:
     width, rows = 4096, 256
     session = InferenceSession(int4_matmul(width, width), providers=["CPUExecutionProvider"])
     feed = {"x": np.ones((rows, width), np.float32)}
-    return 2 * rows * width * width / _fastest(lambda: session.run(None, feed))
+    return 2 * rows * width * width / fastest(lambda: session.run(None, feed))
 
 
 def floors(manifest: Manifest, variant: Variant, ceilings: Ceilings) -> dict[str, Floor]:

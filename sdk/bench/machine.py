@@ -16,7 +16,7 @@ _VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
 def environment() -> dict[str, str]:
     """Whatever of it this machine tells, by name."""
     found = {
-        "processor": _processor(),
+        "processor": processor(),
         "cores": str(os.cpu_count()),
         "usable cores": str(len(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else None,
         "system": platform.platform(),
@@ -37,7 +37,8 @@ def environment() -> dict[str, str]:
     return {name: value for name, value in found.items() if value}
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Its model, as far as the system tells."""
     for line in (_read(Path("/proc/cpuinfo")) or "").splitlines():
         if line.startswith("model name"):
             return line.split(":", 1)[1].strip()

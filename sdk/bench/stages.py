@@ -14,8 +14,7 @@ from sdk.bench.report import CONTROL
 from sdk.errors import BackendError, ImageError
 from sdk.examine import Faces
 from sdk.faba.answers import read_action_units, read_emotion
-from sdk.faces.crop import FaceCrop
-from sdk.faces.images import load_image
+from sdk.faces.images import Pixels, load_image
 from sdk.results import Analysis
 from sdk.runtime.clock import Clock
 from sdk.runtime.pipeline import EncodedFace
@@ -74,8 +73,7 @@ class Bench:
             self.tokens_per_second.append(analysis.tokens_per_second)
         with timed("load"):
             pixels = load_image(self._picture)
-        crops = [crop for crop, _ in self._analyzer._examiner.find(pixels, self._faces, clock)]
-        with self._encode(max(crops, key=lambda crop: crop.pixels.size), clock) as face:
+        with self._encode(pixels, clock) as face:
             self._decode(face, timed)
         with timed("parse"):
             for found in analysis.faces:
@@ -90,7 +88,7 @@ class Bench:
         """Decode steps back to back for at least so long; how many."""
         decoder, end = self._analyzer._pipeline.backend.decoder, time.perf_counter() + seconds
         count = 0
-        with self._encode_once() as face:
+        with self._encode(load_image(self._picture), Clock()) as face:
             row = decoder.embed([1])
             while time.perf_counter() < end:
                 cache = face.rewind()
@@ -111,12 +109,8 @@ class Bench:
     def _analyze(self) -> Analysis:
         return self._analyzer.analyze(self._picture, faces=self._faces, landmark_features=self._features)
 
-    def _encode_once(self) -> EncodedFace:
-        crops = self._analyzer._examiner.find(load_image(self._picture), self._faces, Clock())
-        return self._encode(crops[0][0], Clock())
-
-    def _encode(self, crop: FaceCrop, clock: Clock) -> EncodedFace:
-        return self._analyzer._pipeline.encode(crop, clock, self._features)
+    def _encode(self, pixels: Pixels, clock: Clock) -> EncodedFace:
+        return self._analyzer._encode_largest(pixels, self._faces, "rgb", clock, self._features)
 
     def _decode(self, face: EncodedFace, timed: Callable[[str], Any]) -> None:
         """The first token of every question, then steps: calls of the decoder itself, without the loop around."""

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from sdk.faces.preprocess import LANDMARK_SIZE
 
+from ..processor import multiplies_bfloat16
 from .renders import SCORED_AT_ONCE, Batch, Renders, batches
 from .shape import LICENCE
-from .tower import POINTS, descend, processor_has_bfloat16
+from .tower import POINTS, descend
 
 BATCH_SIZE = 64
 TRAINED_SIZE = 96  # the network halves its window first; training feeds it pictures of that size at once
@@ -61,7 +62,7 @@ def train_landmark_network(
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.02)
     steps = epochs * (len(renders) // BATCH_SIZE)
     epoch = lambda: batches(renders, TRAINED_SIZE, BATCH_SIZE, generator)  # noqa: E731
-    descend(network.loss, epoch, [optimizer], steps, log, bfloat16=processor_has_bfloat16())
+    descend(network.loss, epoch, [optimizer], steps, log, bfloat16=multiplies_bfloat16())
     return network.eval()
 
 

@@ -20,16 +20,12 @@ from sdk.faba.vocabulary import EMOTIONS
 from sdk.faces.preprocess import Anchor
 
 from ..config import ImageStatistics
+from ..processor import multiplies_bfloat16
 from ..synthetic.expression import UNITS
 from .muon import Muon
 from .renders import SCORED_AT_ONCE, Batch, Renders, batches
 
 POINTS = 106
-
-
-def processor_has_bfloat16() -> bool:
-    """Whether oneDNN multiplies in bfloat16 here with the processor's own instructions."""
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 @dataclass(frozen=True)
@@ -47,7 +43,7 @@ class TowerRecipe:
     batch_size: int = 64
     learning_rate: float = 2e-3
     weight_decay: float = 0.02
-    bfloat16: bool = field(default_factory=processor_has_bfloat16)
+    bfloat16: bool = field(default_factory=multiplies_bfloat16)
     seed: int = 1
 
 

@@ -60,6 +60,11 @@ def _shape(linear: Linear4, rows: Rows, panels_of_block: int = 1) -> dict[str, i
     }
 
 
+def _operands(linear: Linear4, rows: Rows) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Weights and scratch, in the order in which every kernel with a linear layer takes them."""
+    return linear.values, linear.scales, rows.partial, rows.counters
+
+
 def _blocks(rows: Rows) -> dict[str, int]:
     blocks = rows.squares.shape[1]
     return {"BLOCKS": blocks, "BLOCKS_UP": triton.next_power_of_2(blocks)}
@@ -103,10 +108,7 @@ def read(rows: Rows, llama: Llama, layer: Layer, cache: Tensor) -> None:
     triton_linear.read_kernel[len(linear.values), shape["SPLITS"]](
         rows.weighted,
         rows.squares,
-        linear.values,
-        linear.scales,
-        rows.partial,
-        rows.counters,
+        *_operands(linear, rows),
         llama.cos,
         llama.sin,
         rows.sequences,
@@ -157,10 +159,7 @@ def add(rows: Rows, inputs: Tensor, linear: Linear4, norm: Tensor) -> None:
     triton_linear.add_kernel[len(linear.values), shape["SPLITS"]](
         inputs,
         inputs.stride(0),
-        linear.values,
-        linear.scales,
-        rows.partial,
-        rows.counters,
+        *_operands(linear, rows),
         rows.hidden,
         rows.weighted,
         rows.squares,
@@ -179,10 +178,7 @@ def gate_up(rows: Rows, llama: Llama, linear: Linear4) -> None:
     triton_linear.gate_up_kernel[len(linear.values) // 2, shape["SPLITS"]](
         rows.weighted,
         rows.squares,
-        linear.values,
-        linear.scales,
-        rows.partial,
-        rows.counters,
+        *_operands(linear, rows),
         rows.product,
         len(rows),
         linear.values.shape[1],
