@@ -30,8 +30,9 @@ class Face(_Record):
         id: 0, 1, 2 ... from left to right in a picture; in a video the number of the track, which stays with the face.
         box_xyxy: left, top, right, bottom in float pixels of the original picture; may reach beyond it.
         detection_score: the detector's own score, higher is surer; None with faces="aligned".
-        landmarks: 106 points (x, y) in pixels of the original picture, in insightface's order; None where the model's
-            landmark feature is no coordinate (mode "emola").
+        landmarks: 106 points (x, y) in pixels of the original picture, in the order of the bundle's landmark network
+            (insightface's, or in the packaged model Multi-PIE's 68 and 38 more); None where the model's landmark
+            feature is no coordinate (mode "emola").
         emotion: None when that task was not asked.
         action_units: every unit that the answer mentions; None when that task was not asked.
         action_units_text: the answer in full; None when that task was not asked.
