@@ -9,7 +9,6 @@ The file is an `.npz` of four arrays with one entry per node but the root, paren
 `parent` int32 (0 is the root, node i is entry i - 1), `token` int32, `follower` int32, `share` float16 in 0..1.
 """
 
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from sdk.errors import IntegrityError
+from sdk.bundles.damage import reading
 
 Ints = npt.NDArray[np.int32]
 
@@ -45,14 +44,10 @@ class Ngrams:
         Raises:
             IntegrityError: it is damaged, or of another tokenizer.
         """
-        try:
+        with reading(path, "a table of n-grams"):
             with path.open("rb") as source, np.load(source, allow_pickle=False) as file:
                 table = cls(**file)
             table._check(vocabulary)
-        except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
-            raise IntegrityError(
-                f"{path}: not a table of n-grams ({error}); copy or download the bundle again"
-            ) from None
         return table
 
     def _check(self, vocabulary: int) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
+from sdk.bundles.damage import reading
 from sdk.bundles.manifest import Manifest
 from sdk.errors import BackendError, ImageError, TaskError
 from sdk.faba.prompts import Task
@@ -90,7 +91,9 @@ class Pipeline:
     def __init__(self, bundle: Path, manifest: Manifest, backend: OrtBackend) -> None:
         self.manifest = manifest
         self.backend = backend
-        self.tokenizer = Tokenizer.from_file(str(bundle / manifest.tokenizer))
+        path = bundle / manifest.tokenizer
+        with reading(path, "a tokenizer", (Exception,)):  # the library raises nothing narrower
+            self.tokenizer = Tokenizer.from_file(str(path))
         self._free_caches: list[KVCache] = []
         self._drafter = Drafter(_tree(bundle, manifest))
 

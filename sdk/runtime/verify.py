@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sdk.bundles.damage import reading
 from sdk.bundles.manifest import Parity
 from sdk.faba.prompts import Task
 from sdk.runtime.backends.ort import Floats
@@ -43,9 +44,10 @@ class Reference:
 
     @classmethod
     def load(cls, path: Path) -> "Reference":
-        with np.load(path, allow_pickle=False) as file:
+        """Raises IntegrityError if the file is damaged."""
+        with reading(path, "the reference of a bundle"), np.load(path, allow_pickle=False) as file:
             content: dict[str, Any] = dict(file)
-        return cls(**{**content, "tasks": tuple(content["tasks"].tolist())})
+            return cls(**{**content, "tasks": tuple(content["tasks"].tolist())})
 
 
 def measure_parity(pipeline: Pipeline, reference: Reference) -> list[Parity]:

@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from sdk.bundles.damage import reading
 from sdk.bundles.manifest import Geometry, Manifest, Variant
 from sdk.errors import BackendError, DependencyError, IntegrityError
 from sdk.runtime.backends.kv_cache import KVCache, KVPool
@@ -178,7 +179,8 @@ class OrtDecoder:
 
 def load_embeddings(path: Path, geometry: Geometry) -> "npt.NDArray[np.generic]":
     """The token embeddings (vocabulary, D) of a bundle, read through memory mapping."""
-    table: npt.NDArray[np.generic] = np.load(path, mmap_mode="r", allow_pickle=False)
+    with reading(path, "a table of embeddings"):
+        table: npt.NDArray[np.generic] = np.load(path, mmap_mode="r", allow_pickle=False)
     expected = (geometry.vocabulary, geometry.hidden_size)
     if table.shape != expected:
         raise IntegrityError(f"{path}: expected a table of {expected}, found {table.shape}")
