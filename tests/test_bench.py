@@ -238,12 +238,16 @@ def test_a_regression_exits_with_1(measured, tmp_path, capsys):
 def test_wrong_usage_is_said_before_anything_runs(tmp_path, capsys):
     (tmp_path / "list.json").write_text("[1]")
     (tmp_path / "other.json").write_text("{}")
+    for number, content in enumerate(('{"stages": 5}', '{"stages": ["x"]}', '{"energy": null}')):
+        (tmp_path / f"{number}.json").write_text(content)
     for options, message in (
         (["--rounds", "2"], "at least 3"),
         (["--compare", str(tmp_path / "none.json")], "cannot be read"),
         (["--compare", str(tmp_path / "list.json")], "expected a JSON object"),
         (["--compare", str(tmp_path / "other.json")], "is no report"),
-        (["--html", str(tmp_path / "none" / "a.html")], "no such folder"),
+        *((["--compare", str(tmp_path / f"{number}.json")], "is no report") for number in range(3)),
+        (["--html", str(tmp_path / "none" / "a.html")], "in an existing folder"),
+        (["--html", str(tmp_path)], "the name of a file"),
         (["--device", "abacus"], "invalid choice"),
     ):
         assert main(["bench", *options]) == 2, options

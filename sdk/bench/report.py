@@ -2,10 +2,10 @@
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sdk.errors import UsageError
 
@@ -14,7 +14,15 @@ CONTROL = "control"  # 200,000 numbers sorted before and after each round: not o
 
 
 class _Record(BaseModel):
+    """Attributes: derived: figures that `Report.to_dict` adds for readers; what reads a report computes them anew."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
+    derived: ClassVar[tuple[str, ...]] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_derived(cls, content: Any) -> Any:
+        return {k: v for k, v in content.items() if k not in cls.derived} if isinstance(content, dict) else content
 
 
 class Floor(_Record):
@@ -40,8 +48,10 @@ class Stage(_Record):
         floor: None where no arithmetic says what the stage must take.
     """
 
+    derived = ("median_ms", "p95_ms", "share")
+
     name: str
-    rounds: tuple[tuple[float, ...], ...]
+    rounds: tuple[Annotated[tuple[float, ...], Field(min_length=1)], ...] = Field(min_length=1)
     floor: Floor | None = None
 
     @property
@@ -113,6 +123,8 @@ class Energy(_Record):
         joules, tokens: of decode steps back to back.
     """
 
+    derived = ("tokens_per_joule",)
+
     source: str
     joules: float | None = None
     tokens: int | None = None
@@ -150,9 +162,8 @@ class Report(_Record):
     def to_dict(self) -> dict[str, Any]:
         """With the figures that follow from the samples."""
         content = self.model_dump(mode="json")
-        for stage, record in zip(self.stages, content["stages"], strict=True):
-            record |= {"median_ms": stage.median_ms, "p95_ms": stage.p95_ms, "share": stage.share}
-        content["energy"]["tokens_per_joule"] = self.energy.tokens_per_joule
+        for record, part in zip((*self.stages, self.energy), (*content["stages"], content["energy"]), strict=True):
+            part |= {name: getattr(record, name) for name in record.derived}
         return content
 
 
@@ -164,10 +175,6 @@ def read_report(path: Path) -> Report:
     """
     content = read_json(path)
     content.pop("comparison", None)
-    for stage in content.get("stages", ()):
-        for derived in ("median_ms", "p95_ms", "share"):
-            stage.pop(derived, None)
-    content.get("energy", {}).pop("tokens_per_joule", None)
     try:
         return Report.model_validate(content)
     except ValidationError as error:

@@ -92,9 +92,9 @@ class Bench:
             row = decoder.embed([1])
             while time.perf_counter() < end:
                 cache = face.rewind()
-                for _ in range(_STEPS):
+                for _ in range(min(_STEPS, cache.capacity - cache.length)):
                     decoder.extend(cache, row)
-                count += _STEPS
+                    count += 1
         return count
 
     def _control(self, timed: Callable[[str], Any]) -> None:

@@ -45,8 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     if args.rounds < 3:
         raise UsageError(f"--rounds must be at least 3, not {args.rounds}")
-    if args.html and not args.html.absolute().parent.is_dir():
-        raise UsageError(f"--html {args.html}: there is no such folder")
+    if args.html and (args.html.is_dir() or not args.html.absolute().parent.is_dir()):
+        raise UsageError(f"--html {args.html}: expected the name of a file in an existing folder")
     old = read_report(args.compare) if args.compare else None
     report = _measure(args)
     changes = compare(report, old) if old else []
