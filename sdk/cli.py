@@ -64,7 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(str(error))
     except ModuleNotFoundError as error:
         extra = COMMANDS[name].extra if name in COMMANDS else None
-        return _fail(f"{error.name} is not installed; install it with: pip install 'emola-edge[{extra}]'")
+        package = f"'emola-edge[{extra}]'" if extra else "emola-edge"
+        return _fail(f"{error.name} is not installed; install it with: pip install {package}")
     except Exception as error:
         if os.environ.get("EMOLA_DEBUG"):
             raise

@@ -91,7 +91,7 @@ def test_a_folder_becomes_one_table(emola_cli, bundle, photo, tmp_path, astronau
 
 
 def test_drawings_replace_neither_each_other_nor_a_photo(emola_cli, bundle, tmp_path, astronaut):
-    """Two photos of one name in two folders give two drawings; drawing over a photo is refused before anything runs."""
+    """Two photos of one name in two folders give two drawings; what would replace a photo is refused at once."""
     for folder in ("x", "y"):
         (tmp_path / "photos" / folder).mkdir(parents=True)
         Image.fromarray(astronaut[40:210, 140:310]).save(tmp_path / "photos" / folder / "a.png")
@@ -101,9 +101,20 @@ def test_drawings_replace_neither_each_other_nor_a_photo(emola_cli, bundle, tmp_
     assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == ["x_a.png.png", "y_a.png.png"]
     photo = tmp_path / "photos" / "x" / "a.png"
     before = photo.read_bytes()
-    for place in (photo, tmp_path / "photos" / "y" / ".." / "x" / "a.png"):
-        code, _, err = emola_cli("analyze", photo, *options, place)
-        assert (code, "would replace the photo" in err, photo.read_bytes() == before) == (2, True, True), err
+    other_name = tmp_path / "photos" / "y" / ".." / "x" / "a.png"
+    for output in ((*options, photo), (*options, other_name), ("--csv", photo)):
+        code, _, err = emola_cli("analyze", photo, *output)
+        assert (code, "would replace what is read" in err, photo.read_bytes() == before) == (2, True, True), err
+
+
+def test_several_photos_are_drawn_into_a_folder(emola_cli, bundle, photo, tmp_path):
+    """The name of a picture is refused for them, and so is a file; nothing is made."""
+    (tmp_path / "notes").write_text("mine")
+    for place in ("one.png", "notes"):
+        code, _, err = emola_cli("analyze", photo, photo, "--bundle", bundle(), "--save", tmp_path / place)
+        assert (code, "drawn into a folder" in err) == (2, True), err
+    assert not (tmp_path / "one.png").exists()
+    assert (tmp_path / "notes").read_text() == "mine"
 
 
 def test_labels_only(emola_cli, bundle, photo):
@@ -206,6 +217,7 @@ def test_failures(emola_cli, photo, tmp_path, bundle):
         (["analyze", photo, "--bundle", bundle(), "--max-tokens", 0], 2, "at least 1"),
         (["analyze", photo, "--abstain-below", 0.5], 2, "add --scores"),
         (["analyze", photo, "--save", tmp_path / "drawn.doc"], 2, "such as out.png"),
+        (["analyze", photo, "--save", tmp_path / "read-only.psd"], 2, "such as out.png"),
         (["analyze", photo, "--frobnicate"], 2, "usage: emola analyze"),
         (["verify", tmp_path], 1, "no manifest.json"),
         (["export", GOLDEN / "nowhere", tmp_path / "out", *EXPORT], 1, "is no folder"),
@@ -221,6 +233,13 @@ def test_failures(emola_cli, photo, tmp_path, bundle):
         assert message in err, command
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "out.work").exists()
+
+
+def test_a_missing_package_is_named_with_what_brings_it(emola_cli, monkeypatch):
+    for command, advice in (("verify", "pip install 'emola-edge[cpu]'"), ("info", "pip install emola-edge\n")):
+        monkeypatch.setitem(sys.modules, f"sdk.commands.{command}", None)
+        code, _, err = emola_cli(command)
+        assert (code, advice in err) == (1, True), err
 
 
 def test_the_installed_command():

@@ -85,6 +85,7 @@ def run(args: argparse.Namespace) -> None:
     documents: list[dict[str, Any]] = []
     failures: list[str] = []
     targets = _targets(photos, args.save, several) if args.save else {}
+    check_inputs_stay(photos, args.csv, *targets.values())
     with open_analyzer(args) as analyzer, _table(args.csv) as table:
         for analysis in _with_progress(_analyses(analyzer, photos, args), len(photos)):
             if analysis.status == "failed":
@@ -117,19 +118,29 @@ def _targets(photos: Sequence[str], save: Path, several: bool) -> dict[str, Path
     """Where the drawing of each photo goes; the names of photos that share one are told apart by their folders.
 
     Raises:
-        UsageError: a drawing would replace a photo, or has a name that no picture has.
+        UsageError: the name is not one of a picture or, for several photos, of a folder; two drawings share a name.
     """
-    if not several and save.suffix.lower() not in Image.registered_extensions():
+    is_picture = Image.registered_extensions().get(save.suffix.lower()) in Image.SAVE
+    if not several and not is_picture:
         raise UsageError(f"--save {save}: expected the name of a picture, such as out.png")
+    if several and (is_picture or save.exists()) and not save.is_dir():
+        raise UsageError(f"--save {save}: several photos are drawn into a folder; expected its name, such as drawn")
     names = {photo: Path(photo).stem for photo in photos}
     if len(set(names.values())) < len(names):
         root = os.path.commonpath([os.path.dirname(os.path.abspath(photo)) for photo in photos])
         names = {photo: "_".join(Path(os.path.relpath(photo, root)).parts) for photo in photos}
     targets = {photo: save / f"{name}.png" if several else save for photo, name in names.items()}
-    replaced = {path.resolve() for path in targets.values()} & {Path(photo).resolve() for photo in photos}
-    if replaced:
-        raise UsageError(f"--save {save} would replace the photo {min(replaced)}; choose another place")
+    if len(set(targets.values())) < len(targets):
+        raise UsageError(f"--save {save}: two drawings would have the same name; draw the folders one by one")
     return targets
+
+
+def check_inputs_stay(inputs: Sequence[str], *outputs: Path | None) -> None:
+    """Raises UsageError if an output would replace an input."""
+    given = {Path(name).resolve() for name in inputs}
+    for output in outputs:
+        if output and output.resolve() in given:
+            raise UsageError(f"{output} would replace what is read; choose another place")
 
 
 def _table(path: Path | None) -> Any:
@@ -170,8 +181,8 @@ def _show(analysis: Analysis, args: argparse.Namespace, several: bool, targets: 
             print(f"warning: {warning}", file=sys.stderr)
     if args.save:
         target = targets[analysis.source]
-        target.parent.mkdir(parents=True, exist_ok=True)
         try:
+            target.parent.mkdir(parents=True, exist_ok=True)
             analysis.plot().save(target)
         except (ValueError, OSError) as error:
             raise SdkError(f"--save {target}: {error}; choose another place") from None

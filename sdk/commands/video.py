@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from sdk.commands.analyze import add_model_arguments, open_analyzer
+from sdk.commands.analyze import add_model_arguments, check_inputs_stay, open_analyzer
 from sdk.errors import UsageError
 from sdk.faba.prompts import TASKS
 from sdk.recording import Recorder
@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     if args.seconds is not None and args.seconds <= 0:
         raise UsageError(f"--seconds must be greater than 0, not {args.seconds}")
+    check_inputs_stay([args.source], args.jsonl, args.csv, args.save, args.timeline)
     with (
         open_analyzer(args) as analyzer,
         Recorder(args.jsonl, args.csv, args.save, args.timeline) as recorder,
