@@ -105,9 +105,10 @@ def _label(face: "Face", units: bool) -> str:
 
 
 def figure(image: ImageSource, analysis: "Analysis") -> Image.Image:
-    """The annotated picture beside a panel: for each face its emotion and a bar for each action unit.
+    """The annotated picture beside a panel: for each face its emotion and its action units.
 
-    A bar is as long as the unit's score, or full for a unit that the words call present where no scores were asked for.
+    With scores each unit has a bar as long as its score; without, the units that the words call present are named only:
+    a full bar would look like certainty.
     Small pictures are enlarged and large ones reduced, so that the text can be read. What must be said about the model
     (its notice) stands below the bars.
 
@@ -134,12 +135,13 @@ def figure(image: ImageSource, analysis: "Analysis") -> Image.Image:
     return canvas
 
 
-def _bars(face: "Face") -> list[tuple[str, float]]:
-    """(text, length in 0..1) of each unit worth a bar."""
+def _bars(face: "Face") -> list[tuple[str, float | None]]:
+    """(text, length in 0..1 or None for no bar) of each unit worth a line."""
+    worth: dict[int, float | None]
     if face.action_unit_scores is not None:
         worth = {int(name[2:]): score for name, score in face.action_unit_scores.items() if score >= _WORTH}
     else:
-        worth = {unit.code: 1.0 for unit in face.action_units or () if unit.present}
+        worth = {unit.code: None for unit in face.action_units or () if unit.present}
     return [(f"AU{code} {ACTION_UNITS[code]}", length) for code, length in sorted(worth.items())]
 
 
@@ -148,7 +150,7 @@ def _font(line: int) -> "ImageFont.FreeTypeFont | ImageFont.ImageFont":
 
 
 def _draw_panel(
-    draw: ImageDraw.ImageDraw, corner: tuple[int, int], line: int, face: "Face", bars: list[tuple[str, float]]
+    draw: ImageDraw.ImageDraw, corner: tuple[int, int], line: int, face: "Face", bars: list[tuple[str, float | None]]
 ) -> None:
     """A heading in the face's colour, and its bars below."""
     x, y = corner
@@ -163,6 +165,8 @@ def _draw_panel(
     for text, length in bars:
         y += line
         draw.text((x, y), text, fill="black", font=font)
+        if length is None:
+            continue
         left, top, bottom = x + 13 * line, y + line // 5, y + line - line // 8
         draw.rectangle((left, top, left + 7 * line, bottom), outline="#bbbbbb")
         draw.rectangle((left, top, left + round(7 * line * length), bottom), fill=face_colour(face.id))

@@ -74,3 +74,12 @@ def test_a_bar_is_as_long_as_the_score():
     lengths = [int(panel[top + line * row + line // 2].sum()) for row in (1, 2)]
     assert lengths[0] == pytest.approx(7 * line, abs=2)
     assert lengths[1] / lengths[0] == pytest.approx(0.5, abs=0.1), lengths
+
+
+def test_without_scores_there_is_no_bar():
+    """A full bar would look like certainty: the rows below the heading hold words in black and nothing coloured."""
+    picture = np.asarray(figure(np.zeros((100, 200, 3), np.uint8), analysis((10, 20, 60, 70))))
+    line = 16
+    rows = picture[line // 2 + line + 1 :, 640 + line :].astype(int)
+    assert (rows < 100).all(-1).any(), "the units are named"
+    assert (np.ptp(rows, axis=-1) < 30).all()
