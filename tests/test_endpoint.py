@@ -11,7 +11,8 @@ from sdk.errors import DataError
 
 pytest.importorskip("httpx")
 
-from trainer.endpoint import ChatEndpoint, EndpointError, Reply
+from trainer import endpoint
+from trainer.endpoint import ChatEndpoint, EndpointError, QuestionError, Reply
 
 PNG = b"\x89PNG\r\n\x1a\n and so on"
 JPEG = b"\xff\xd8\xff\xe0 and so on"
@@ -21,8 +22,8 @@ KEY = "sk-very-secret"
 def ask(answer, retries=3, image=PNG, timeout=5.0, pause=0.01):
     """Ask a server that answers so; returns the reply and the requests."""
     with chat_server(answer) as (url, requests):
-        endpoint = ChatEndpoint(url, "seer", KEY, timeout=timeout, retries=retries, pause=pause)
-        return endpoint.ask(image, "Which emotion?", 64), requests
+        asked = ChatEndpoint(url, "seer", KEY, timeout=timeout, retries=retries, pause=pause)
+        return asked.ask(image, "Which emotion?", 64), requests
 
 
 def scripted(*replies):
@@ -56,19 +57,17 @@ def test_passing_failures_are_tried_again(status):
     assert (reply.text, len(requests)) == ("Now.", 3)
 
 
-def test_pauses_double_and_retry_after_wins():
-    """Without the header 0.1 + 0.2 s; with "1" one second, with a date until then."""
+def test_pauses_double_and_retry_after_wins(monkeypatch):
+    """Without the header 0.1, 0.2, 0.4 s; with "1" one second, with a date until then."""
+    pauses = []
+    monkeypatch.setattr(endpoint.time, "sleep", pauses.append)
     busy, done = (429, {}, b"busy"), (200, {}, completion("Now."))
-    assert 0.3 <= timed(scripted(busy, busy, done)) < 0.9
-    assert timed(scripted((429, {"Retry-After": "1"}, b"busy"), done)) >= 1
-    soon = email.utils.formatdate(time.time() + 2, usegmt=True)  # whole seconds: one of them may be over already
-    assert timed(scripted((429, {"Retry-After": soon}, b"busy"), done)) >= 0.9
-
-
-def timed(answer):
-    start = time.monotonic()
-    ask(answer, pause=0.1)
-    return time.monotonic() - start
+    ask(scripted(busy, busy, busy, done), pause=0.1)
+    ask(scripted((429, {"Retry-After": "1"}, b"busy"), done))
+    then = email.utils.formatdate(time.time() + 1000, usegmt=True)
+    ask(scripted((429, {"Retry-After": then}, b"busy"), done))
+    assert pauses[:4] == pytest.approx([0.1, 0.2, 0.4, 1])
+    assert 900 < pauses[4] <= 1000
 
 
 @pytest.mark.parametrize(
@@ -76,11 +75,11 @@ def timed(answer):
     [
         ((401, {}, b"bad key " + KEY.encode()), EndpointError, "set OPENAI_API_KEY"),
         ((404, {}, b"no such model"), EndpointError, "knows no model 'seer'.*no such model"),
-        ((400, {}, b"bad picture, " + KEY.encode()), DataError, r"status 400: bad picture, \*\*\*"),
-        ((200, {}, b"<html>hello"), DataError, "expected a chat completion.*<html>hello"),
-        ((200, {}, {"choices": []}), DataError, "expected a chat completion"),
-        ((200, {}, {"choices": [{"message": {"content": None}}]}), DataError, "expected a chat completion"),
-        ((200, {}, ["text"]), DataError, "expected a chat completion"),
+        ((400, {}, b"bad picture, " + KEY.encode()), QuestionError, r"status 400: bad picture, \*\*\*"),
+        ((200, {}, b"<html>hello"), QuestionError, "expected a chat completion.*<html>hello"),
+        ((200, {}, {"choices": []}), QuestionError, "expected a chat completion"),
+        ((200, {}, {"choices": [{"message": {"content": None}}]}), QuestionError, "expected a chat completion"),
+        ((200, {}, ["text"]), QuestionError, "expected a chat completion"),
     ],
 )
 def test_other_failures_are_final(reply, error, message):
@@ -123,5 +122,5 @@ def test_what_cannot_be_asked():
     with pytest.raises(EndpointError, match="characters that no key has") as caught:
         ChatEndpoint("http://localhost/v1", "seer", "sk-secret\n")
     assert "secret" not in str(caught.value)
-    with pytest.raises(DataError, match="PNG or JPEG"):
+    with pytest.raises(QuestionError, match="PNG or JPEG"):
         ChatEndpoint("http://localhost/v1", "seer").ask(b"GIF89a", "Which emotion?", 64)

@@ -1,10 +1,11 @@
 """`emola evaluate`: torch, a bundle and an endpoint by one command; resumed runs, comparisons, and what is refused."""
 
+import base64
 import json
 from pathlib import Path
 
 import pytest
-from chat_server import chat_server, completion
+from chat_server import chat_server, completion, image_of
 from conftest import GOLDEN
 
 pytest.importorskip("torch")
@@ -73,6 +74,34 @@ def test_an_endpoint_is_scored_by_the_same_command(data, tmp_path, capsys):
     assert found["official"]["s_re"] == 20
     low, high = found["intervals"]["s_re"]
     assert low < 20 < high
+
+
+def test_a_refused_record_counts_as_an_empty_answer(data, tmp_path, capsys):
+    """The filter of a served model refuses the third face: the run goes to its end, says why, and asks no one twice."""
+    third = json.loads(data.read_text())[2]["image"]
+    picture = base64.b64encode((GOLDEN / "data" / third).read_bytes()).decode()
+
+    def reply(request):
+        refused = picture in image_of(request)
+        return (400, {}, b"content filter") if refused else (200, {}, completion(ANSWERS[0]))
+
+    with chat_server(reply) as (url, requests):
+        options = ("--endpoint", url, "--model", "seer", "--batch-size", "1")
+        for _ in range(2):
+            assert main(command(data, tmp_path / "run", *options)) == 0
+            assert "1 records were refused and count as empty answers; the first: " in capsys.readouterr().out
+    assert len(requests) == 5
+    assert read_answers(tmp_path / "run/predictions.jsonl")[2] == ""
+    assert "content filter" in json.loads((tmp_path / "run/scores.json").read_text())["refused"]["2"]
+
+
+def test_a_model_that_refuses_everything_is_no_score(data, tmp_path, capsys):
+    """The run stops, and nothing is recorded that a run with the right options would take for answers."""
+    with chat_server(lambda request: (400, {}, b"unknown option")) as (url, _):
+        options = ("--endpoint", url, "--model", "seer", "--batch-size", "2")
+        assert main(command(data, tmp_path / "run", *options)) == 1
+    assert "5 records in a row were refused" in capsys.readouterr().err
+    assert not read_answers(tmp_path / "run/predictions.jsonl")
 
 
 class Scripted:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -19,9 +20,16 @@ from sdk.runtime.pruning import with_visual_tokens
 from .checkpoint import Checkpoint
 from .config import CONVENTIONS
 from .data import Encoding, read_landmarks
-from .endpoint import ChatEndpoint
+from .endpoint import ChatEndpoint, QuestionError
 from .records import Record
 from .tokenization import load_tokenizer, prompt_ids
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A record that a model will not answer, and why: scored as an empty answer."""
+
+    reason: str
 
 
 class Answerer(Protocol):
@@ -35,7 +43,7 @@ class Answerer(Protocol):
     name: str
     batch_size: int
 
-    def answer(self, records: Sequence[Record]) -> list[str]: ...
+    def answer(self, records: Sequence[Record]) -> "Sequence[str | Refused]": ...
 
 
 class TorchAnswerer:
@@ -145,9 +153,12 @@ class EndpointAnswerer:
         self._endpoint, self.batch_size, self._max_new_tokens = endpoint, batch_size, max_new_tokens
         self.name = f"endpoint {endpoint.model}, {max_new_tokens} tokens"
 
-    def answer(self, records: Sequence[Record]) -> list[str]:
+    def answer(self, records: Sequence[Record]) -> "list[str | Refused]":
         with ThreadPoolExecutor(self.batch_size) as pool:
             return list(pool.map(self._answer_one, records))
 
-    def _answer_one(self, record: Record) -> str:
-        return self._endpoint.ask(record.image_path.read_bytes(), record.question, self._max_new_tokens).text
+    def _answer_one(self, record: Record) -> "str | Refused":
+        try:
+            return self._endpoint.ask(record.image_path.read_bytes(), record.question, self._max_new_tokens).text
+        except QuestionError as error:
+            return Refused(str(error))

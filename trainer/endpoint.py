@@ -18,6 +18,10 @@ class EndpointError(DataError):
     """No question at all can be asked there: wrong address, key or model."""
 
 
+class QuestionError(DataError):
+    """This question is refused, now and at every other attempt; others may be answered."""
+
+
 class _PassingError(Exception):
     """A failure that may be gone at the next attempt, and what the endpoint says of when."""
 
@@ -84,7 +88,8 @@ class ChatEndpoint:
 
         Raises:
             EndpointError: it would refuse every other question too.
-            DataError: it did not answer this one.
+            QuestionError: it refuses this one.
+            DataError: it was busy or silent for too long.
         """
         body = {
             "model": self.model,
@@ -126,7 +131,7 @@ class ChatEndpoint:
                 f"{self._url} knows no model {self.model!r}, or the address is wrong: {self._excerpt(response)}"
             )
         if status != 200:
-            raise DataError(f"{self._url} refused the question with status {status}: {self._excerpt(response)}")
+            raise QuestionError(f"{self._url} refused the question with status {status}: {self._excerpt(response)}")
         try:
             content = response.json()
             choice, usage = content["choices"][0], content.get("usage") or {}
@@ -135,7 +140,7 @@ class ChatEndpoint:
                 raise TypeError
             prompt, completion = (int(usage.get(key) or 0) for key in ("prompt_tokens", "completion_tokens"))
         except (ValueError, TypeError, LookupError, AttributeError):
-            raise DataError(
+            raise QuestionError(
                 f"{self._url}: expected a chat completion with choices[0].message.content, found "
                 f"{self._excerpt(response)}"
             ) from None
@@ -151,7 +156,7 @@ def _content(image: bytes, question: str) -> list[dict[str, Any]]:
     """The two parts of a message: the picture as a data URL, and the question."""
     media_type = next((name for start, name in _MEDIA_TYPES.items() if image.startswith(start)), None)
     if media_type is None:
-        raise DataError("expected the bytes of a PNG or JPEG file; convert the picture first")
+        raise QuestionError("expected the bytes of a PNG or JPEG file; convert the picture first")
     url = f"data:{media_type};base64,{base64.b64encode(image).decode()}"
     return [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": question}]
 

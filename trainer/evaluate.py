@@ -12,12 +12,13 @@ import numpy as np
 from sdk.errors import DataError
 from sdk.faba.rege import score
 
-from .answerers import Answerer
+from .answerers import Answerer, Refused
 from .bootstrap import SampleScores, compare, intervals, sample_scores
 from .durable import append_journal, read_journal, write_json
 from .records import Record
 
 PREDICTIONS, RUN, SCORES = "predictions.jsonl", "run.json", "scores.json"
+_REFUSALS_IN_A_ROW = 10  # then the model's name or the options are taken to be wrong
 NOUNS = "RAF-DB"  # its answers are nouns such as "Happiness", compared as they are (Table 3)
 
 
@@ -54,21 +55,38 @@ def answer(
         progress: told how many of how many are done.
 
     Raises:
-        DataError: the folder holds the answers of another model or to another set.
+        DataError: the folder holds the answers of another model or to another set, or record after record is refused.
     """
     _open_folder(folder, {"model": answerer.name, "data": evaluation.digest})
     path, count = folder / PREDICTIONS, len(evaluation.records)
-    done = read_answers(path)
+    done, held = read_answers(path), list[dict[str, Any]]()
     for start in range(0, count, answerer.batch_size):
         batch = range(start, min(start + answerer.batch_size, count))
         if all(index in done for index in batch):
             continue  # batches are never regrouped: a resumed run computes what an uninterrupted one does, to the bit
-        texts = answerer.answer([evaluation.records[index] for index in batch])
-        for index, text in zip(batch, texts, strict=True):
-            append_journal(path, {"index": index, "prediction": text})
-            done[index] = text
+        for index, said in zip(batch, answerer.answer([evaluation.records[index] for index in batch]), strict=True):
+            done[index] = "" if isinstance(said, Refused) else said
+            row = {"index": index, "prediction": done[index]}
+            if isinstance(said, Refused):
+                _hold({**row, "refused": said.reason}, held, min(_REFUSALS_IN_A_ROW, count))
+            else:
+                _record(path, [*held, row])
+                held = []
         progress(len(done), count)
+    _record(path, held)
     return [done[index] for index in range(count)]
+
+
+def _hold(row: dict[str, Any], held: list[dict[str, Any]], most: int) -> None:
+    """Keep a refusal back until another record is answered: where all are refused, it is not the records' fault."""
+    held.append(row)
+    if len(held) == most:
+        raise DataError(f"{most} records in a row were refused, which is not recorded; the last: {row['refused']}")
+
+
+def _record(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    for row in rows:
+        append_journal(path, row)
 
 
 def read_answers(path: Path) -> dict[int, str]:
@@ -92,6 +110,7 @@ def evaluate(predictions: Sequence[str], evaluation: EvaluationSet, folder: Path
 
     Returns:
         `official` and `paper` (see `RegeScore`), `intervals` of 95 %; of RAF-DB `accuracy` in percent and its interval.
+        Where the model refused records, also `refused`: why, by index.
     """
     scores = _sample_scores(predictions, evaluation)
     found: dict[str, Any]
@@ -105,6 +124,9 @@ def evaluate(predictions: Sequence[str], evaluation: EvaluationSet, folder: Path
             for protocol in ("official", "paper")
         }
         found["intervals"] = intervals(scores)
+    refused = {row["index"]: row["refused"] for row in read_journal(folder / PREDICTIONS) if "refused" in row}
+    if refused:
+        found["refused"] = refused
     write_json(folder / SCORES, found)
     return found
 

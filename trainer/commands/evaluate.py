@@ -131,6 +131,9 @@ def _lines(found: dict[str, Any]) -> list[str]:
         f"p = {c['p_value']:.3f})"
         for name, c in found.get("against", {}).items()
     ]
+    if refused := found.get("refused"):
+        first = next(iter(refused.values()))
+        against.append(f"  {len(refused)} records were refused and count as empty answers; the first: {first}")
     if "accuracy" in found:
         low, high = found["intervals"]["accuracy"]
         return [f"{found['dataset']}: accuracy {found['accuracy']:.2f} %  (95 %: {low:.2f} .. {high:.2f})", *against]
