@@ -16,7 +16,6 @@ pytest.importorskip("torch")
 import torch
 from safetensors.torch import load_file
 
-from sdk.errors import TrainingError
 from trainer.checkpoint import load_emola
 from trainer.config import Conventions
 from trainer.plot import read_log
@@ -278,39 +277,6 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-@pytest.mark.parametrize(
-    ("options", "trained"),
-    [
-        (("--tune", "landmark"), {"landmark"}),
-        (("--tune", "lora"), {"lora", "visual"}),
-        (("--tokens", "visual"), {"lora", "visual"}),
-        (("--tokens", "prior"), {"lora", "landmark"}),
-    ],
-    ids=["landmark only", "without landmark", "visual tokens", "prior token"],
-)
-def test_an_ablation_trains_what_it_says(tmp_path, options, trained):
-    """Tables 8 and 9: the rest of the adapter stays as it started; the folder is a checkpoint that says its tokens."""
-    output = tmp_path / "run"
-    assert emola_train(output, "--batch-size", "4", "--max-steps", "3", "--seed", "3", *options) == 0
-    model = load_emola(output, GOLDEN / "llava-base", GOLDEN / "clip")
-    assert model.config.tokens == (options[1] if options[0] == "--tokens" else "both")
-    factors = [tensor for name, tensor in load_file(output / "adapter_model.safetensors").items() if "lora_B" in name]
-    parts = {"lora"} if any(tensor.any() for tensor in factors) else set()
-    started = _start(output)
-    for name, tensor in model.state_dict().items():
-        if "projector" in name and not torch.equal(tensor, started[name]):
-            parts.add("landmark" if "landmark" in name else "visual")
-    assert parts == trained
-
-
-def _start(output: Path) -> dict[str, torch.Tensor]:
-    """Both projectors as a run with seed 3 starts them."""
-    from trainer.checkpoint import Checkpoint
-
-    frozen = Checkpoint(None, GOLDEN / "llava-base", GOLDEN / "clip", new_projector_seed=3).frozen
-    return {name: tensor for name, tensor in frozen.items() if "projector" in name}
-
-
 def test_going_on_from_an_adapter_keeps_its_lora(tmp_path):
     """The landmark projector alone is trained; LoRA is written as it was."""
     start = GOLDEN / "llava-lora-emola-trained"
@@ -330,14 +296,6 @@ def test_going_on_from_an_adapter_keeps_its_conventions(tmp_path):
     assert (card["template"], card["image_aspect"]) == ("llava_v1", "pad")
 
 
-@pytest.mark.parametrize(("options", "code"), [(("--precision", "bf16"), 2), (("--batch-size", "0"), 1)])
-def test_what_cannot_be_meant_is_refused(tmp_path, capsys, options, code):
-    """A precision that is none would train in float32, a batch of nothing never end."""
-    assert emola_train(tmp_path / "run", *options) == code
-    assert options[0] in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()
-
-
 def test_every_parameter_of_a_small_model(tmp_path):
     """`--tune everything`: a complete checkpoint that needs no base, and each part that is used has moved."""
     from export.merge import merge
@@ -353,28 +311,6 @@ def test_every_parameter_of_a_small_model(tmp_path):
     assert moved == {"vision_tower", "mm_projector", "landmark_feature_projector", "language_model"}
 
 
-def test_nothing_to_train_is_refused(tmp_path):
-    with pytest.raises(TrainingError, match="--tune landmark with --tokens visual trains nothing"):
-        train(
-            Sources(
-                read_records(RECORDS), Conventions(), str(GOLDEN / "llava-base"), str(GOLDEN / "clip"), tokens="visual"
-            ),
-            Recipe(tune="landmark"),
-            tmp_path / "run",
-        )
-
-
-def test_the_plan_of_llava_7b(capsys):
-    """`emola train --dry-run` alone: 319,815,680 + 20,979,712 + 17,653,760 parameters; no weight is read."""
-    from sdk.cli import main
-
-    assert main(["train", "--dry-run", "--json"]) == 0
-    plan = json.loads(capsys.readouterr().out)
-    assert plan["trainable"] == {"lora": 319_815_680, "visual projector": 20_979_712, "landmark projector": 17_653_760}
-    assert main(["train", "--dry-run"]) == 0
-    assert "319,815,680" in capsys.readouterr().out
-
-
 def test_the_plan_of_a_run_is_what_it_does(one_process, capsys):
     """Steps and trained parameters of the dry run are those of the run."""
     from sdk.cli import main
@@ -384,20 +320,3 @@ def test_the_plan_of_a_run_is_what_it_does(one_process, capsys):
     assert plan["steps"] == len(losses(one_process)) == 6
     written = load_file(one_process / "checkpoint-6/model.safetensors")
     assert sum(plan["trainable"].values()) == sum(tensor.numel() for tensor in written.values())
-
-
-def test_a_missing_4bit_library_is_named(tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "bitsandbytes.nn", None)
-    assert emola_train(tmp_path / "run", "--load-4bit") == 1
-    assert "pip install 'emola-edge[train4bit]'" in capsys.readouterr().err
-
-
-def test_shipped_configurations_are_accelerates():
-    """accelerate reads both files and finds full sharding in them."""
-    from accelerate.commands.config.config_args import load_config_from_file
-
-    fsdp, zero = (load_config_from_file(str(CONFIGURATIONS / name)) for name in ("fsdp.yaml", "zero3.yaml"))
-    assert fsdp.distributed_type.value == "FSDP"
-    assert fsdp.fsdp_config["fsdp_reshard_after_forward"] is True
-    assert zero.distributed_type.value == "DEEPSPEED"
-    assert zero.deepspeed_config["zero_stage"] == 3

@@ -64,11 +64,21 @@ class Recipe:
     seed: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("rank", "batch_size", "accumulation", "save_steps"):
-            if getattr(self, name) < 1:
-                raise TrainingError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
-        if not 0 < self.keep_visual <= 1:
-            raise TrainingError(f"--keep-visual is a share above 0, at most 1, not {self.keep_visual}")
+        below_1 = "a share of at least 0, below 1"
+        ranges = {
+            **{
+                name: (getattr(self, name) >= 1, "at least 1")
+                for name in ("rank", "batch_size", "accumulation", "save_steps")
+            },
+            "epochs": (self.epochs > 0, "greater than 0"),
+            "workers": (self.workers >= 0, "at least 0"),
+            "keep_visual": (0 < self.keep_visual <= 1, "a share above 0, at most 1"),
+            "dropout": (0 <= self.dropout < 1, below_1),
+            "warmup_ratio": (0 <= self.warmup_ratio < 1, below_1),
+        }
+        for name, (fits, expected) in ranges.items():
+            if not fits:
+                raise TrainingError(f"--{name.replace('_', '-')} must be {expected}, not {getattr(self, name)}")
 
 
 def prepare_model(model: EmoLA, recipe: Recipe) -> None:
@@ -85,6 +95,8 @@ def prepare_model(model: EmoLA, recipe: Recipe) -> None:
     model.landmark_feature_projector.requires_grad_(
         recipe.tune in ("all", "landmark", "everything") and tokens != "visual"
     )
+    if tokens == "prior" and recipe.keep_visual < 1:
+        raise TrainingError("--keep-visual leaves visual rows out, and with --tokens prior there are none")
     if not trainable_parts(model):
         raise TrainingError(f"--tune {recipe.tune} with --tokens {tokens} trains nothing")
 

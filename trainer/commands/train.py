@@ -135,7 +135,8 @@ def _table(content: dict[str, Any]) -> str:
             rows.append(f"{key}:")
             rows += [f"  {name:26}{_number(part):>16}" for name, part in value.items()]
         else:
-            rows.append(f"{key:28}{_number(value):>16}")
+            shown = f"{100 * value:.2f} %" if key == "share" else _number(value)
+            rows.append(f"{key:28}{shown:>16}")
     return "\n".join(rows)
 
 

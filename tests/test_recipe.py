@@ -1,0 +1,119 @@
+"""What a run is told to train: the ablations, the plan before it starts, and what cannot be meant."""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import GOLDEN
+from training import RECORDS, emola_train
+
+pytest.importorskip("torch")
+
+import torch
+from safetensors.torch import load_file
+
+from sdk.cli import main
+from sdk.errors import TrainingError
+from trainer.checkpoint import load_emola
+from trainer.config import Conventions, read_config
+from trainer.model import EmoLA
+from trainer.recipe import Recipe, prepare_model
+from trainer.records import read_records
+from trainer.train import Sources, train
+
+CONFIGURATIONS = Path(__file__).parents[1] / "trainer/accelerate"
+
+
+@pytest.mark.parametrize(
+    ("options", "trained"),
+    [
+        (("--tune", "landmark"), {"landmark"}),
+        (("--tune", "lora"), {"lora", "visual"}),
+        (("--tokens", "visual"), {"lora", "visual"}),
+        (("--tokens", "prior"), {"lora", "landmark"}),
+    ],
+    ids=["landmark only", "without landmark", "visual tokens", "prior token"],
+)
+def test_an_ablation_trains_what_it_says(tmp_path, options, trained):
+    """Tables 8 and 9: the rest of the adapter stays as it started; the folder is a checkpoint that says its tokens."""
+    output = tmp_path / "run"
+    assert emola_train(output, "--batch-size", "4", "--max-steps", "3", "--seed", "3", *options) == 0
+    model = load_emola(output, GOLDEN / "llava-base", GOLDEN / "clip")
+    assert model.config.tokens == (options[1] if options[0] == "--tokens" else "both")
+    factors = [tensor for name, tensor in load_file(output / "adapter_model.safetensors").items() if "lora_B" in name]
+    parts = {"lora"} if any(tensor.any() for tensor in factors) else set()
+    started = _start(output)
+    for name, tensor in model.state_dict().items():
+        if "projector" in name and not torch.equal(tensor, started[name]):
+            parts.add("landmark" if "landmark" in name else "visual")
+    assert parts == trained
+
+
+def _start(output: Path) -> dict[str, torch.Tensor]:
+    """Both projectors as a run with seed 3 starts them."""
+    from trainer.checkpoint import Checkpoint
+
+    frozen = Checkpoint(None, GOLDEN / "llava-base", GOLDEN / "clip", new_projector_seed=3).frozen
+    return {name: tensor for name, tensor in frozen.items() if "projector" in name}
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        (("--precision", "bf16"), 2),
+        (("--batch-size", "0"), 1),
+        (("--epochs", "0"), 1),
+        (("--dropout", "1"), 1),
+        (("--warmup-ratio", "3"), 1),
+        (("--workers", "-1"), 1),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(tmp_path, capsys, options, code):
+    """A precision that is none would train in float32, a batch of nothing never end, a ratio of 3 be three steps."""
+    assert emola_train(tmp_path / "run", *options) == code
+    assert options[0] in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_nothing_to_train_is_refused(tmp_path):
+    with pytest.raises(TrainingError, match="--tune landmark with --tokens visual trains nothing"):
+        train(
+            Sources(
+                read_records(RECORDS), Conventions(), str(GOLDEN / "llava-base"), str(GOLDEN / "clip"), tokens="visual"
+            ),
+            Recipe(tune="landmark"),
+            tmp_path / "run",
+        )
+    config = dataclasses.replace(read_config(GOLDEN / "llava-base", GOLDEN / "clip"), tokens="prior")
+    with pytest.raises(TrainingError, match="--tokens prior there are none"):
+        prepare_model(EmoLA(config), Recipe(keep_visual=0.5))
+
+
+def test_the_plan_of_llava_7b(capsys):
+    """`emola train --dry-run` alone: 319,815,680 + 20,979,712 + 17,653,760 parameters; no weight is read."""
+    assert main(["train", "--dry-run", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["trainable"] == {"lora": 319_815_680, "visual projector": 20_979_712, "landmark projector": 17_653_760}
+    assert main(["train", "--dry-run"]) == 0
+    table = capsys.readouterr().out
+    assert "319,815,680" in table
+    assert "4.84 %" in table
+
+
+def test_a_missing_4bit_library_is_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes.nn", None)
+    assert emola_train(tmp_path / "run", "--load-4bit") == 1
+    assert "pip install 'emola-edge[train4bit]'" in capsys.readouterr().err
+
+
+def test_shipped_configurations_are_accelerates():
+    """accelerate reads both files and finds full sharding in them."""
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    fsdp, zero = (load_config_from_file(str(CONFIGURATIONS / name)) for name in ("fsdp.yaml", "zero3.yaml"))
+    assert fsdp.distributed_type.value == "FSDP"
+    assert fsdp.fsdp_config["fsdp_reshard_after_forward"] is True
+    assert zero.distributed_type.value == "DEEPSPEED"
+    assert zero.deepspeed_config["zero_stage"] == 3
