@@ -28,7 +28,8 @@ class HubServer:
         self.sent = 0
         self.cut: dict[str, int] = {}
         self.refuse: int | None = None
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+        self._server.hub = self
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
     def __enter__(self) -> "HubServer":
@@ -42,75 +43,74 @@ class HubServer:
     def files(self) -> list[str]:
         return sorted(p.relative_to(self.folder).as_posix() for p in self.folder.rglob("*") if p.is_file())
 
-    def _handler(self):
-        server = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
 
-            def log_message(self, *args):
-                pass
+    def log_message(self, *args):
+        pass
 
-            def do_HEAD(self):
-                self._answer(head=True)
+    def do_HEAD(self):
+        self._answer(head=True)
 
-            def do_GET(self):
-                self._answer(head=False)
+    def do_GET(self):
+        self._answer(head=False)
 
-            def _answer(self, head):
-                path = unquote(urlsplit(self.path).path)
-                if server.refuse:
-                    return self._json({"error": "refused"}, server.refuse)
-                if path.startswith(f"/api/models/{server.name}"):
-                    return self._describe(path.removeprefix(f"/api/models/{server.name}"))
-                prefix = f"/{server.name}/resolve/"
-                if path.startswith(prefix):
-                    return self._file(path.removeprefix(prefix).split("/", 1)[1], head)
-                return self._json({"error": "Repository not found"}, 404, {"X-Error-Code": "RepoNotFound"})
+    def _answer(self, head):
+        hub = self.server.hub
+        path = unquote(urlsplit(self.path).path)
+        if hub.refuse:
+            return self._json({"error": "refused"}, hub.refuse)
+        if path.startswith(f"/api/models/{hub.name}"):
+            return self._describe(path.removeprefix(f"/api/models/{hub.name}"))
+        prefix = f"/{hub.name}/resolve/"
+        if path.startswith(prefix):
+            return self._file(path.removeprefix(prefix).split("/", 1)[1], head)
+        return self._json({"error": "Repository not found"}, 404, {"X-Error-Code": "RepoNotFound"})
 
-            def _describe(self, rest):
-                revision = rest.split("/")[2] if rest.count("/") >= 2 else "main"
-                if revision not in ("main", COMMIT):
-                    return self._json({"error": "Invalid rev id"}, 404, {"X-Error-Code": "RevisionNotFound"})
-                if rest.startswith("/tree/"):
-                    return self._json(
-                        [
-                            {"type": "file", "path": name, "size": (server.folder / name).stat().st_size, "oid": "0"}
-                            for name in server.files()
-                        ]
-                    )
-                siblings = [{"rfilename": name} for name in server.files()]
-                return self._json({"id": server.name, "modelId": server.name, "sha": COMMIT, "siblings": siblings})
+    def _describe(self, rest):
+        hub = self.server.hub
+        revision = rest.split("/")[2] if rest.count("/") >= 2 else "main"
+        if revision not in ("main", COMMIT):
+            return self._json({"error": "Invalid rev id"}, 404, {"X-Error-Code": "RevisionNotFound"})
+        if rest.startswith("/tree/"):
+            return self._json(
+                [
+                    {"type": "file", "path": name, "size": (hub.folder / name).stat().st_size, "oid": "0"}
+                    for name in hub.files()
+                ]
+            )
+        siblings = [{"rfilename": name} for name in hub.files()]
+        return self._json({"id": hub.name, "modelId": hub.name, "sha": COMMIT, "siblings": siblings})
 
-            def _file(self, name, head):
-                content = (server.folder / name).read_bytes()
-                start = int(self.headers.get("Range", "bytes=0-").split("=")[1].split("-")[0])
-                self.send_response(206 if start else 200)
-                self.send_header("ETag", f'"{hashlib.sha1(content).hexdigest()}"')
-                self.send_header("X-Repo-Commit", COMMIT)
-                self.send_header("Accept-Ranges", "bytes")
-                if start:
-                    self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-                self.send_header("Content-Length", str(len(content) - start))
-                self.end_headers()
-                if head:
-                    return
-                server.fetched[name] += 1
-                end = len(content)
-                if server.cut.get(name, 0) > 0:
-                    server.cut[name] -= 1
-                    end = start + (end - start) // 2
-                    self.close_connection = True
-                self.wfile.write(content[start:end])
-                server.sent += end - start
+    def _file(self, name, head):
+        hub = self.server.hub
+        content = (hub.folder / name).read_bytes()
+        start = int(self.headers.get("Range", "bytes=0-").split("=")[1].split("-")[0])
+        self.send_response(206 if start else 200)
+        self.send_header("ETag", f'"{hashlib.sha1(content).hexdigest()}"')
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("Accept-Ranges", "bytes")
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        self.send_header("Content-Length", str(len(content) - start))
+        self.end_headers()
+        if head:
+            return
+        hub.fetched[name] += 1
+        end = len(content)
+        if hub.cut.get(name, 0) > 0:
+            hub.cut[name] -= 1
+            end = start + (end - start) // 2
+            self.close_connection = True
+        self.wfile.write(content[start:end])
+        hub.sent += end - start
 
-            def _json(self, body, status=200, headers=None):
-                content = json.dumps(body).encode()
-                self.send_response(status)
-                for key, value in {"Content-Type": "application/json", **(headers or {})}.items():
-                    self.send_header(key, value)
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
-
-        return Handler
+    def _json(self, body, status=200, headers=None):
+        content = json.dumps(body).encode()
+        self.send_response(status)
+        for key, value in {"Content-Type": "application/json", **(headers or {})}.items():
+            self.send_header(key, value)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
