@@ -135,7 +135,7 @@ class Analysis(_Record):
             file.add(self)
 
     def plot(self, image: "ImageSource | None" = None) -> "Image":
-        """The picture with boxes, face ids and emotions, and a panel of action unit bars at its side.
+        """The picture with boxes, face ids and emotions, and a panel of action units at its side.
 
         Args:
             image: what was analysed: path, bytes, PIL image or (H, W, 3) uint8 RGB array; None opens `source` again.

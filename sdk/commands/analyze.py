@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--save",
         type=Path,
         metavar="PATH",
-        help="write the photo with boxes, labels and action unit bars; a folder when there are several photos",
+        help="write the photo with boxes, labels and action units; a folder when there are several photos",
     )
     parser.add_argument("--csv", type=Path, metavar="PATH", help="write a table, one row per face")
     parser.add_argument(
