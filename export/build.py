@@ -12,15 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import sdk
-from sdk.bundles.manifest import (
-    Licence,
-    Manifest,
-    Prompt,
-    Question,
-    Variant,
-    file_sha256,
-    read_manifest,
-)
+from sdk.bundles.files import file_sha256
+from sdk.bundles.manifest import Licence, Manifest, Prompt, Question, Variant, read_manifest
 from sdk.errors import BundleError, ExportError
 from sdk.faba.prompts import IMAGE, QUESTIONS, TEMPLATES
 from trainer.checkpoint import Checkpoint

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from sdk.bundles.manifest import Manifest, file_sha256, read_manifest
+from sdk.bundles.files import file_sha256
+from sdk.bundles.manifest import Manifest, read_manifest
 from sdk.errors import ExportError
 from sdk.runtime.backends.ort import Floats
 from sdk.runtime.backends.tensorrt import (

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sdk.bundles.manifest import Gate, Latency, Manifest, RegeComparison
+from sdk.bundles.manifest import Manifest
+from sdk.bundles.measured import Gate, Latency, RegeComparison
 from sdk.faba.rege import score
 from sdk.runtime.generate import Generation
 from sdk.runtime.pipeline import Pipeline

@@ -11,7 +11,8 @@ from typing import Literal
 
 import onnx
 
-from sdk.bundles.manifest import Licence, file_sha256
+from sdk.bundles.files import file_sha256
+from sdk.bundles.manifest import Licence
 from sdk.errors import ExportError
 
 Role = Literal["landmark", "detector"]

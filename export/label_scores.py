@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from sdk.analyzer import open_backend
-from sdk.bundles.manifest import MANIFEST, LabelCalibration, Manifest, file_sha256, read_manifest
+from sdk.bundles.files import file_sha256
+from sdk.bundles.manifest import MANIFEST, Manifest, read_manifest
+from sdk.bundles.measured import LabelCalibration
 from sdk.faba.calibration import Doubles, calibration_error, fit_temperature, tempered
 from sdk.faba.labels import UNITS
 from sdk.faba.prompts import Task

@@ -128,7 +128,7 @@ class Plan:
 
     Attributes:
         decoder: how it is stored.
-        variant: what to export, or None if nothing fits.
+        variant: of a bundle the one that runs, otherwise what to export; None if nothing fits.
         memory_gb: by part; `left_gb` is what remains.
         first_token_ms: picture to first token; `second_question_ms`: a further question about the same face.
         tokens_per_s: expected; `ceiling_per_s` if the memory were read at its full bandwidth.
@@ -198,11 +198,12 @@ def _plan(name: str, target: Target, work: Workload, decoder: Decoder) -> Plan:
     encoder = 2 * work.encoder_weights * work.image_rows
     prefill = 2 * work.layer_weights * rows + 4 * rows**2 * work.geometry.layers * work.geometry.hidden_size
     question = max(step, 2 * work.layer_weights * 16 / arithmetic)
+    variant = decoder.title if decoder.device else f"{decoder.title}; {target.variants[0]}"
     return Plan(
         target=name,
         title=target.title,
         decoder=decoder.title,
-        variant=f"{decoder.title}; {target.variants[0]}" if left > 0 else None,
+        variant=variant if left > 0 else None,
         memory_gb={part: round(size, 3) for part, size in memory.items()},
         left_gb=round(left, 2),
         first_token_ms=round(1000 * ((encoder + prefill) / arithmetic + step), 1),

@@ -59,7 +59,7 @@ def _details(found: Plan, tensorrt: "tuple[str, str] | None") -> list[str]:
     parts = ", ".join(f"{part} {size:.3g}" for part, size in found.memory_gb.items())
     lines = [f"  {found.title}: {parts} GB", f"  share of the ceiling: {found.reason}"]
     if found.variant:
-        lines.append(f"  export: {found.variant}")
+        lines.append(f"  variant: {found.variant}")
     if tensorrt:
         lines.append(f"  TensorRT {tensorrt[0]} to {tensorrt[1]}")
     return lines

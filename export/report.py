@@ -3,9 +3,7 @@
 import base64
 import html
 import io
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -14,27 +12,29 @@ from sdk.html import page, table
 from trainer.durable import write_whole
 
 
-def write_report(manifest: Manifest, layers: Sequence[dict[str, Any]], path: Path, *, allowed: bool = False) -> None:
+def write_report(manifest: Manifest, path: Path, *, allowed: bool = False) -> None:
     """Write the report of a bundle.
 
     Args:
-        manifest: with parity, latency and gate.
-        layers: figures of `export.layerwise`; empty where nothing was calibrated.
+        manifest: with parity, latency, quantised layers and gate.
         allowed: what falls short was let pass.
     """
     parts = [_verdict(manifest, allowed)]
     parity = [
-        (p.variant, p.stage, f"{p.relative_error:.1e}", f"{p.max_error:.1e}", f"{p.tolerance:.0e}", _share(p.agreement))
+        (
+            *(p.variant, p.stage, f"{p.relative_error:.1e}", f"{p.tolerance:.0e}", f"{p.max_error:.1e}"),
+            *("" if p.cosine is None else f"{p.cosine:.6f}", _share(p.first_tokens), _share(p.agreement)),
+        )
         for p in manifest.parity
     ]
-    head = ("variant", "stage", "relative error", "largest error", "allowed", "greedy tokens equal")
-    parts.append(table("Parity with torch", head, parity))
+    head = ("variant", "stage", "relative error", "allowed", "largest error", "cosine", "first tokens", "all tokens")
+    parts.append(table("Parity with torch, and the share of greedy tokens that are equal", head, parity))
     latency = [(x.variant, x.stage, f"{x.p50_ms:.2f}", f"{x.p95_ms:.2f}") for x in manifest.latency]
     parts.append(table("Latency on this machine", ("variant", "stage", "p50 ms", "p95 ms"), latency))
     if manifest.latency:
         parts.append(_plot_latency(manifest))
-    if layers:
-        parts += ["<h2>Quantisation, layer by layer</h2>", _plot_layers(layers)]
+    if manifest.layers:
+        parts += ["<h2>Quantisation, layer by layer</h2>", _plot_layers(manifest)]
     facts = {**manifest.provenance, **manifest.environment}
     parts.append(table("Made from and measured on", ("", ""), sorted(facts.items())))
     write_whole(path, page(manifest.name, parts))
@@ -72,15 +72,16 @@ def _plot_latency(manifest: Manifest) -> str:
     return _image(figure)
 
 
-def _plot_layers(layers: Sequence[dict[str, Any]]) -> str:
+def _plot_layers(manifest: Manifest) -> str:
     """Relative output error of each linear layer and the seconds it took, over the depth."""
     figure = Figure(figsize=(8, 5), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    for name in layers[0]["errors"]:
-        upper.plot([100 * layer["errors"][name] for layer in layers], marker=".", label=name)
+    layers = manifest.layers
+    for name in layers[0].errors:
+        upper.plot([100 * layer.errors[name] for layer in layers], marker=".", label=name)
     upper.set(ylabel="relative error of outputs (%)", ylim=(0, None))
     upper.legend(fontsize="small", ncols=2)
-    lower.bar(range(len(layers)), [layer["seconds"] for layer in layers], color="#41608f")
+    lower.bar(range(len(layers)), [layer.seconds for layer in layers], color="#41608f")
     lower.set(xlabel="layer", ylabel="seconds")
     return _image(figure)
 

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sdk.bundles.manifest import MANIFEST, FileRecord, Gate, Manifest, Parity, Variant, file_sha256, read_manifest
+from sdk.bundles.files import FileRecord, file_sha256
+from sdk.bundles.manifest import MANIFEST, Manifest, Variant, read_manifest
+from sdk.bundles.measured import Gate, Parity, QuantisedLayer
 from sdk.errors import BackendError, DependencyError, ExportError
 from sdk.runtime.backends.gptq_cuda.backend import GptqBackend
 from sdk.runtime.backends.ort import OrtBackend
@@ -77,8 +79,15 @@ def seal(
         devices[variant.name] = f"measured on {device}"
         parity += _check_parity(pipeline, reference)
     latency = measure_latency(pipeline, reference)  # of the last variant, which is the CPU's
-    measured = {"parity": tuple(parity), "latency": latency, "environment": {**draft.environment, **devices}}
-    manifest = draft.model_copy(update={"files": files, **measured})
+    manifest = draft.model_copy(
+        update={
+            "files": files,
+            "parity": tuple(parity),
+            "latency": latency,
+            "layers": _layers(parts.gptq),
+            "environment": {**draft.environment, **devices},
+        }
+    )
     del pipeline
     manifest = _pass_gate(manifest, parts, options, folder, report)
     (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
@@ -142,7 +151,7 @@ def _pass_gate(
         (folder / MANIFEST).unlink()
     gate = judge(manifest, rege, _plan(parts.checkpoint, options), options.gate)
     manifest = manifest.model_copy(update={"gate": gate})
-    write_report(manifest, _layers(parts.gptq), options.report, allowed=options.gate.allow)
+    write_report(manifest, options.report, allowed=options.gate.allow)
     if gate.shortfalls and not options.gate.allow:
         raise ExportError(
             f"not sealed: {'; '.join(gate.shortfalls)}. See {options.report}; export with other options, or --allow to "
@@ -161,7 +170,7 @@ def judge_again(
     """The manifest of a bundle that was sealed before, held against what its gate is asked now.
 
     The figures it carries are taken as they are; only REGE is measured if it was not on these records. A verdict that
-    asks more is written into the manifest.
+    asks more is written into the manifest and the report.
 
     Args:
         merged: makes the checkpoint that REGE is measured against; called if it must be.
@@ -185,8 +194,9 @@ def judge_again(
         stages.report(f"{out} holds this export already")
         return manifest
     manifest = manifest.model_copy(update={"gate": gate})
+    write_report(manifest, options.report, allowed=options.gate.allow)
     write_whole(out / MANIFEST, manifest.to_json().encode())
-    stages.report(f"{out} holds this export already; it was judged again and its manifest records the verdict")
+    stages.report(f"{out} holds this export already; it was judged again, manifest and report record the verdict")
     return read_manifest(out)
 
 
@@ -202,6 +212,8 @@ def _plan(checkpoint: Checkpoint, options: ExportOptions) -> "Plan | None":
     return plan(options.target, find_target(options.target), options.workload(checkpoint))
 
 
-def _layers(gptq: "Path | None") -> list[dict[str, Any]]:
+def _layers(gptq: "Path | None") -> tuple[QuantisedLayer, ...]:
+    """The figures of a folder that this export quantised; one that was given has none."""
     record = gptq / RECORD if gptq else None
-    return json.loads(record.read_text())["figures"]["layers"] if record and record.is_file() else []
+    found = json.loads(record.read_text())["figures"]["layers"] if record and record.is_file() else ()
+    return tuple(QuantisedLayer(**layer) for layer in found)

@@ -37,8 +37,8 @@ class Target:
 
     @property
     def variants(self) -> tuple[str, ...]:
-        """What to export for it, best first; the ONNX decoder runs everywhere."""
-        return ("tensorrt encoders + ort-cuda", "ort") if self.sm else ("ort",)
+        """What to export for it and by which options, best first; the ONNX decoder runs everywhere."""
+        return ("decoder ort-cuda (--cuda), encoders TensorRT (--tensorrt)", "ort") if self.sm else ("ort",)
 
 
 _JETSON = "TinyChat reaches 69 % with Vicuna-7B in 4 bits on AGX Orin"

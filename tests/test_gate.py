@@ -95,8 +95,30 @@ def test_a_stricter_gate_is_judged_on_a_sealed_bundle(tmp_path, evaluation):
     overruled = export_bundle(options(out, allow=True, **asked), log.append)
     assert overruled.gate.overruled
     assert overruled.gate.rege.samples == 4
-    assert log[-1].endswith("it was judged again and its manifest records the verdict")
+    assert log[-1].endswith("it was judged again, manifest and report record the verdict")
+    assert "Overruled" in (tmp_path / "bundle.report.html").read_text()
     assert export_bundle(options(out, evaluation=evaluation), log.append) == read_manifest(out) == overruled
     assert log[-1] == f"{out} holds this export already"
     with pytest.raises(ExportError, match="REGE drops by"):  # from the figures that it carries
         export_bundle(options(out, rege_drop=-0.5))
+
+
+def test_latency_is_judged_again_from_the_figures_of_a_sealed_bundle(tmp_path, monkeypatch):
+    """A target named later: refused if it is too slow, recorded when overruled; asked again, nothing changes."""
+    monkeypatch.setattr("export.gate._UNNOTICED_MS", 0)
+    monkeypatch.setattr("export.plan._LAYER_S", 0)
+    settings, log = options(tmp_path / "bundle"), []
+    sealed = export_bundle(settings)
+    on_cpu = dataclasses.replace(settings, target="cpu")
+    with pytest.raises(ExportError, match=r"stays as it is, .*: first token: .*; token: .* at most 1.5"):
+        export_bundle(on_cpu)
+    assert read_manifest(settings.out) == sealed
+    assert "Every threshold is met" in (tmp_path / "bundle.report.html").read_text()
+    allowed = dataclasses.replace(on_cpu, gate=dataclasses.replace(on_cpu.gate, allow=True))
+    overruled = export_bundle(allowed, log.append)
+    assert (overruled.latency, overruled.digest) == (sealed.latency, sealed.digest)
+    assert [line.split(":")[0] for line in overruled.gate.slow] == ["first token", "token"]
+    assert "Overruled" in (tmp_path / "bundle.report.html").read_text()
+    assert export_bundle(allowed, log.append) == overruled
+    assert log[-2].endswith("manifest and report record the verdict")
+    assert log[-1] == f"{settings.out} holds this export already"

@@ -73,6 +73,10 @@ def test_the_adapter_becomes_a_quantised_bundle_that_passed_its_gate(laptop):
     assert manifest.gate.shortfalls == ()
     assert manifest.gate.rege.samples == 12
     assert manifest.gate.rege.reference > 100, "the reference knows nothing that quantising could lose"
-    report = (laptop / "int4.report.html").read_text()
-    assert "Quantisation, layer by layer" in report
-    assert report.count("data:image/png") == 2
+    shape = (len(manifest.layers), {len(layer.errors) for layer in manifest.layers})
+    assert shape == (manifest.geometry.layers, {7}), "an error for each linear layer"
+    for stricter in ((), ("--max-rege-drop", "0.9")):  # judged again, the report keeps its plots
+        assert main([*map(str, command), *stricter]) == 0
+        report = (laptop / "int4.report.html").read_text()
+        assert "Quantisation, layer by layer" in report
+        assert report.count("data:image/png") == 2

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from export.plan import LLAVA_7B, check_fits, plan, stored_decoder
+from export.plan import LLAVA_7B, Decoder, check_fits, plan, stored_decoder
 from export.targets import TARGETS, find_target
 from sdk.cli import main
 from sdk.errors import ExportError
@@ -84,6 +84,11 @@ def test_float32_needs_eight_times_the_memory_of_4_bits():
         check_fits("t4", TARGETS["t4"], dataclasses.replace(LLAVA_7B, decoders=(whole,)))
 
 
-def test_a_bundle_can_be_planned(bundle, capsys):
+def test_the_variant_is_one_that_there_is(bundle, capsys):
+    """Of a bundle the one that it has, word for word; otherwise what to export and by which options."""
     assert main(["plan", "--bundle", str(bundle("trained", "int4")), "--target", "cpu"]) == 0
-    assert "trained-int4" in capsys.readouterr().out
+    assert "  variant: ort-int4 of this bundle\n" in capsys.readouterr().out
+    on_gpu = dataclasses.replace(LLAVA_7B, decoders=(Decoder("gptq-cuda-int4 of this bundle", 3.5e9, "cuda"),))
+    assert plan("l4", TARGETS["l4"], on_gpu).variant == "gptq-cuda-int4 of this bundle"
+    assert main(["plan", "--target", "l4"]) == 0
+    assert "head 8 bits; decoder ort-cuda (--cuda), encoders TensorRT (--tensorrt)" in capsys.readouterr().out

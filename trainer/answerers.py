@@ -9,7 +9,8 @@ from typing import Protocol
 import torch
 
 from sdk.analyzer import open_backend
-from sdk.bundles.manifest import file_sha256, read_manifest
+from sdk.bundles.files import file_sha256
+from sdk.bundles.manifest import read_manifest
 from sdk.faba.prompts import TEMPLATES
 from sdk.faces.crop import aligned_face
 from sdk.faces.images import load_image

@@ -7,11 +7,13 @@ that does not fit its content are refused. Nothing in a bundle is ever unpickled
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
+from sdk.bundles.files import FileRecord, Record, RelativePath, check_sizes, file_sha256
+from sdk.bundles.measured import Gate, LabelCalibration, Latency, Parity, QuantisedLayer
 from sdk.errors import BundleNotFoundError, FormatError, IntegrityError
 from sdk.faba.prompts import Task
 from sdk.faces.preprocess import Preprocessing
@@ -20,35 +22,14 @@ FORMAT: Literal[1] = 1
 MANIFEST = "manifest.json"
 
 
-def _stay_inside(path: str) -> str:
-    parts = PurePosixPath(path).parts
-    if not parts or path.startswith("/") or ".." in parts or "\\" in path or ":" in path:
-        raise ValueError(f"path {path!r} leaves the bundle; expected a relative path with forward slashes")
-    return path
-
-
-RelativePath = Annotated[str, AfterValidator(_stay_inside)]
-
-
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class FileRecord(_Record):
-    """Size in bytes and SHA-256 of one file."""
-
-    size: int = Field(ge=0)
-    sha256: str = Field(pattern="^[0-9a-f]{64}$")
-
-
-class Question(_Record):
+class Question(Record):
     """A fixed question and the token ids that follow the image rows: the question and the start of the answer."""
 
     text: str
     token_ids: tuple[int, ...]
 
 
-class Prompt(_Record):
+class Prompt(Record):
     """What the decoder reads before it answers: prefix ids, image rows, question ids.
 
     Attributes:
@@ -70,7 +51,7 @@ class Prompt(_Record):
     max_new_tokens: int = Field(gt=0)
 
 
-class Geometry(_Record):
+class Geometry(Record):
     """Shape of the decoder; `context` is the largest number of positions it was trained for, `intermediate_size` the
     width of its MLP (0: not recorded)."""
 
@@ -90,7 +71,7 @@ class Geometry(_Record):
         return self.layers * (attention + 3 * self.hidden_size * self.intermediate_size)
 
 
-class Variant(_Record):
+class Variant(Record):
     """One way to run the bundle: a decoder file on a backend, and what that takes.
 
     Attributes:
@@ -110,7 +91,7 @@ class Variant(_Record):
     device: Literal["cpu", "cuda"] = "cpu"
 
 
-class Licence(_Record):
+class Licence(Record):
     """A part of the bundle, whose weights it holds and under which terms."""
 
     part: str
@@ -118,98 +99,7 @@ class Licence(_Record):
     licence: str
 
 
-class Parity(_Record):
-    """One stage of one variant against the torch reference.
-
-    Attributes:
-        max_error: largest absolute difference.
-        relative_error: norm of the difference over norm of the reference.
-        tolerance: largest relative error that passes: 1e-4 in float32; for a quantised decoder twice what was measured
-            when the bundle was sealed, so that another machine must give the same answers.
-        agreement: share of greedy tokens equal to the reference's, where the stage yields tokens; `first_tokens` the
-            same of the first token of each answer.
-        cosine: cosine of the angle between the stage's output and the reference.
-    """
-
-    variant: str
-    stage: str
-    max_error: float
-    relative_error: float
-    tolerance: float
-    cosine: float | None = None
-    agreement: float | None = None
-    first_tokens: float | None = None
-
-    @property
-    def passed(self) -> bool:
-        return self.relative_error <= self.tolerance
-
-
-class LabelCalibration(_Record):
-    """How the label scores of one task were brought in line with how often they are right; see `sdk.faba.calibration`.
-
-    Attributes:
-        temperature: log-odds of the scores are divided by it.
-        error_before, error: expected calibration error in 0..1 without and with it.
-        samples: faces that it was fitted on.
-        data: SHA-256 of the evaluation file.
-    """
-
-    task: Task
-    temperature: float = Field(gt=0)
-    error_before: float
-    error: float
-    samples: int
-    data: str
-
-
-class Latency(_Record):
-    """Median and 95th percentile of one stage in milliseconds, on the machine that `environment` describes."""
-
-    variant: str
-    stage: str
-    p50_ms: float
-    p95_ms: float
-
-
-class RegeComparison(_Record):
-    """REGE of the bundle and of the torch model on the same samples, in points; difference with its 95 % interval.
-
-    `data` is the digest of the evaluation set ("": not recorded).
-    """
-
-    task: str
-    dataset: str
-    samples: int
-    reference: float
-    measured: float
-    difference: float
-    low: float
-    high: float
-    p_value: float
-    data: str = ""
-
-
-class Gate(_Record):
-    """What was asked of the bundle before it was sealed, and what fell short; it was sealed all the same if overruled.
-
-    Attributes:
-        failures, overruled: what fell short but for latency, and whether the user let that pass.
-        slow: latencies that fell short and were let pass. Measured by a clock, so not part of the digest.
-    """
-
-    rege: RegeComparison | None
-    thresholds: dict[str, float]
-    failures: tuple[str, ...]
-    overruled: bool
-    slow: tuple[str, ...] = ()
-
-    @property
-    def shortfalls(self) -> tuple[str, ...]:
-        return (*self.failures, *self.slow)
-
-
-class Manifest(_Record):
+class Manifest(Record):
     """Everything about a bundle; see the attributes' own classes.
 
     Attributes:
@@ -227,9 +117,10 @@ class Manifest(_Record):
         parity: what the export measured, on the machine that `environment` describes.
         calibration: of the label scores; empty when they are uncalibrated.
         latency: what the export measured, likewise.
+        layers: of the decoder, where the export quantised them with GPTQ.
         gate: the verdict of the export, or None.
-        digest: SHA-256 of the manifest without this field, `latency` and `gate.slow`: no clock measures twice alike,
-            and the same export must have the same digest.
+        digest: SHA-256 of the manifest without this field, `latency`, `layers` and `gate.slow`: no clock measures twice
+            alike, and the same export must have the same digest.
     """
 
     format: Literal[1] = FORMAT
@@ -253,6 +144,7 @@ class Manifest(_Record):
     licences: tuple[Licence, ...]
     parity: tuple[Parity, ...]
     latency: tuple[Latency, ...] = ()
+    layers: tuple[QuantisedLayer, ...] = ()
     gate: Gate | None = None
     environment: dict[str, str]
     calibration: tuple[LabelCalibration, ...] = ()
@@ -277,7 +169,7 @@ def with_digest(content: Mapping[str, Any]) -> str:
 
 
 def _digest(content: Mapping[str, Any]) -> str:
-    content = {key: value for key, value in content.items() if key != "latency"}
+    content = {key: value for key, value in content.items() if key not in ("latency", "layers")}
     if isinstance(gate := content.get("gate"), dict):
         content["gate"] = {key: value for key, value in gate.items() if key != "slow"}
     text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
@@ -317,21 +209,8 @@ def read_manifest(bundle: Path) -> Manifest:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise FormatError(f"{path}: {where}: {first['msg']}; export the bundle again") from None
-    _check_sizes(bundle, manifest)
+    check_sizes(bundle, manifest.files)
     return manifest
-
-
-def _check_sizes(bundle: Path, manifest: Manifest) -> None:
-    for name, record in manifest.files.items():
-        file = bundle / name
-        if not file.resolve().is_relative_to(bundle.resolve()):
-            raise IntegrityError(f"{file} is a link that leaves the bundle; copy the file itself")
-        if not file.is_file():
-            raise IntegrityError(f"{file} is missing; copy or download the bundle again")
-        if file.stat().st_size != record.size:
-            raise IntegrityError(
-                f"{file}: expected {record.size} bytes, found {file.stat().st_size}; copy or download the bundle again"
-            )
 
 
 def check_hashes(bundle: Path, manifest: Manifest) -> None:
@@ -345,12 +224,3 @@ def check_hashes(bundle: Path, manifest: Manifest) -> None:
             raise IntegrityError(
                 f"{bundle / name}: its content was changed (SHA-256 differs); download the bundle again"
             )
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, read in blocks."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()

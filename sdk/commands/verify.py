@@ -4,7 +4,8 @@ import argparse
 import json
 
 from sdk.analyzer import bundle_folder, open_backend
-from sdk.bundles.manifest import Manifest, Parity, check_hashes, read_manifest
+from sdk.bundles.manifest import Manifest, check_hashes, read_manifest
+from sdk.bundles.measured import Parity
 from sdk.errors import IntegrityError
 from sdk.runtime.pipeline import Pipeline
 from sdk.runtime.verify import Reference, measure_parity

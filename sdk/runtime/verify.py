@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sdk.bundles.damage import reading
-from sdk.bundles.manifest import Parity
+from sdk.bundles.measured import Parity
 from sdk.faba.prompts import Task
 from sdk.runtime.backends.ort import Floats
 from sdk.runtime.generate import Generation

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from sdk.bundles.manifest import Manifest, Variant, file_sha256
+from sdk.bundles.files import file_sha256
+from sdk.bundles.manifest import Manifest, Variant
 from sdk.errors import BackendError, DependencyError
 from sdk.runtime.backends.ort import Encoder, Floats, OrtBackend, OrtEncoder
 

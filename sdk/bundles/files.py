@@ -1,0 +1,60 @@
+"""The files of a bundle: where they may lie, and whether they are still what was sealed."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from sdk.errors import IntegrityError
+
+
+def _stay_inside(path: str) -> str:
+    parts = PurePosixPath(path).parts
+    if not parts or path.startswith("/") or ".." in parts or "\\" in path or ":" in path:
+        raise ValueError(f"path {path!r} leaves the bundle; expected a relative path with forward slashes")
+    return path
+
+
+RelativePath = Annotated[str, AfterValidator(_stay_inside)]
+
+
+class Record(BaseModel):
+    """A part of the manifest; frozen, and unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FileRecord(Record):
+    """Size in bytes and SHA-256 of one file."""
+
+    size: int = Field(ge=0)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+def check_sizes(bundle: Path, files: Mapping[str, FileRecord]) -> None:
+    """Look whether every file is there, inside the folder, in its recorded size.
+
+    Raises:
+        IntegrityError: names the first file that is not.
+    """
+    for name, record in files.items():
+        file = bundle / name
+        if not file.resolve().is_relative_to(bundle.resolve()):
+            raise IntegrityError(f"{file} is a link that leaves the bundle; copy the file itself")
+        if not file.is_file():
+            raise IntegrityError(f"{file} is missing; copy or download the bundle again")
+        if file.stat().st_size != record.size:
+            raise IntegrityError(
+                f"{file}: expected {record.size} bytes, found {file.stat().st_size}; copy or download the bundle again"
+            )
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, read in blocks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
