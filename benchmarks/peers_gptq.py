@@ -13,6 +13,7 @@ and our encoder are not counted in the seconds. A peer that cannot run here is o
 import argparse
 import json
 import os
+import re
 import resource
 import statistics
 import subprocess
@@ -93,13 +94,16 @@ def run(out: Path, checkpoint: Checkpoint, records: list, group: int) -> None:
 
 
 def write_llama(checkpoint: Checkpoint, folder: Path) -> None:
-    """The decoder alone as Hugging Face's Llama, which the peers read."""
+    """The decoder alone as Hugging Face's Llama, which the peers read; a file per layer, so that memory holds one."""
     folder.mkdir()
-    prefix = "language_model."
-    weights = {name.removeprefix(prefix): w for name, w in checkpoint.merged.items() if name.startswith(prefix)}
-    write_shard(folder / "model.safetensors", weights)
-    write_index(folder, {"model.safetensors": sorted(weights)})
-    dtype = weights["model.norm.weight"].dtype
+    prefix, shards = "language_model.", {}
+    for name in filter(lambda name: name.startswith(prefix), checkpoint.merged):
+        layer = re.search(r"layers\.(\d+)", name)
+        shards.setdefault(f"model-{layer[1] if layer else 'rest'}.safetensors", []).append(name.removeprefix(prefix))
+    for shard, names in shards.items():
+        write_shard(folder / shard, {name: checkpoint.merged[prefix + name] for name in names})
+    write_index(folder, shards)
+    dtype = checkpoint.merged[f"{prefix}model.norm.weight"].dtype
     write_configs(folder, checkpoint.config.text, GptqOptions(), dtype)
     config = json.loads((folder / "config.json").read_text())
     del config["quantization_config"]

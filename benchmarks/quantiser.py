@@ -1,6 +1,6 @@
 """Seconds per layer and peak memory of GPTQ at Vicuna-7B's shape with random weights; memory must not grow with depth.
 
-    python benchmarks/quantiser.py [--layers 1 2] [--sequences 8] [--rows 720] [--device cpu]
+    python benchmarks/quantiser.py [--layers 1 2] [--sequences 8] [--rows 720] [--hidden 4096] [--device cpu]
     GPTQMODEL_CPU_WORKERS=4 python benchmarks/quantiser.py --peer gptqmodel   # the same by a peer; extra `peers`
 
 Each depth runs in a process of its own, because peak memory is of a process. Seconds per layer are those of the whole,
@@ -11,7 +11,6 @@ import argparse
 import json
 import math
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,10 @@ from types import SimpleNamespace
 import torch
 from peers_gptq import with_gptqmodel, with_optimum, with_ours, write_llama
 from transformers import LlamaConfig, LlamaForCausalLM
+
+from export.int4 import fitting_group
+from sdk.bench.footprint import resident
+from trainer.weights import WeightFiles, weight_files
 
 TOKENIZER = Path(__file__).parents[1] / "tests/data/golden/llava-base/tokenizer.model"  # the peers ask for one
 PEERS = {"gptqmodel": with_gptqmodel, "optimum": with_optimum}
@@ -55,22 +58,29 @@ class RandomVicuna(Mapping[str, torch.Tensor]):
         return len(self._names)
 
 
-def measure(layers: int, sequences: int, rows: int, device: str, peer: "str | None") -> dict[str, object]:
-    """Quantise a decoder of some layers."""
-    text = LlamaConfig(num_hidden_layers=layers)
-    merged = RandomVicuna(text)
+def measure(layers: int, hidden: int, sequences: int, rows: int, device: str, peer: "str | None") -> dict[str, object]:
+    """Quantise a decoder of some layers, in Vicuna's proportions."""
+    text = LlamaConfig(
+        num_hidden_layers=layers,
+        hidden_size=hidden,
+        intermediate_size=hidden * 43 // 16,
+        num_attention_heads=hidden // 128,
+    )
+    group = fitting_group(text.intermediate_size)
     with tempfile.TemporaryDirectory() as name:
         source, out = Path(name) / "llama", Path(name) / "out"
-        checkpoint = SimpleNamespace(merged=merged, config=SimpleNamespace(text=text), base=TOKENIZER.parent)
+        config = SimpleNamespace(text=text)
+        checkpoint = SimpleNamespace(merged=RandomVicuna(text), config=config, base=TOKENIZER.parent)
         out.mkdir()
+        write_llama(checkpoint, source)
         if peer:
-            write_llama(checkpoint, source)
             ids = torch.randint(3, text.vocab_size, (sequences, rows)).tolist()
             texts = [{"input_ids": row, "attention_mask": [1] * rows} for row in ids]
-            action = PEERS[peer](source, out, texts, 128)
+            action = PEERS[peer](source, out, texts, group)
         else:
+            checkpoint.merged = WeightFiles(weight_files(source))
             inputs = (torch.randn(rows, text.hidden_size) for _ in range(sequences))
-            action = with_ours(inputs, checkpoint, out, 128, device)
+            action = with_ours(inputs, checkpoint, out, group, device)
         begin = time.perf_counter()
         action()
         seconds = time.perf_counter() - begin
@@ -78,9 +88,10 @@ def measure(layers: int, sequences: int, rows: int, device: str, peer: "str | No
         "benchmark": "quantiser",
         "by": peer or "ours",
         "layers": layers,
+        "hidden_size": hidden,
         "calibration_rows": sequences * rows,
         "seconds_per_layer": round(seconds / layers, 1),
-        "peak_memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
+        "peak_memory_gb": round(resident()["peak"] / 1e3, 3),
         "device": device,
         "threads": torch.get_num_threads(),
         "machine": platform.processor() or platform.machine(),
@@ -95,13 +106,15 @@ def main() -> None:
     parser.add_argument("--layers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--sequences", type=int, default=8)
     parser.add_argument("--rows", type=int, default=720)
+    parser.add_argument("--hidden", type=int, default=4096, help="hidden size, a multiple of 128 (default 4096)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--peer", choices=tuple(PEERS), help="measure this one instead of ours, on the CPU")
     args = parser.parse_args()
     if args.device == "cuda" and not torch.cuda.is_available():
         sys.exit("this machine or this build of torch has no CUDA; run it on a machine with an NVIDIA GPU")
     if len(args.layers) == 1:
-        print(json.dumps(measure(args.layers[0], args.sequences, args.rows, args.device, args.peer)))
+        found = measure(args.layers[0], args.hidden, args.sequences, args.rows, args.device, args.peer)
+        print(json.dumps(found))
         return
     for layers in args.layers:
         subprocess.run([sys.executable, __file__, *sys.argv[1:], "--layers", str(layers)], check=True)

@@ -74,18 +74,24 @@ class GateOptions:
 
 
 def compare_rege(
-    checkpoint: Checkpoint, bundle: Path, evaluation: EvaluationSet, folder: Path, report: Callable[[str], None]
+    checkpoint: Checkpoint,
+    bundle: Path,
+    manifest: Manifest,
+    evaluation: EvaluationSet,
+    folder: Path,
+    report: Callable[[str], None],
 ) -> RegeComparison:
     """REGE of a bundle minus that of the torch model on the same samples.
 
     Args:
+        manifest: of the bundle, whose folder need not hold it yet: what was not judged shall not open.
         folder: keeps the answers; what a stopped run answered is not asked again.
     """
     limit = 512
     torch_model = TorchAnswerer(checkpoint, "cpu", torch.float32, 8, limit)
     answerers: tuple[tuple[str, Answerer], ...] = (
         ("torch", torch_model),
-        ("bundle", BundleAnswerer(bundle, "cpu", limit)),
+        ("bundle", BundleAnswerer(bundle, "cpu", limit, manifest=manifest)),
     )
     texts = {}
     for name, answerer in answerers:

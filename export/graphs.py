@@ -31,6 +31,8 @@ from .half import compute_in_half, store_in_half
 from .plan import Workload, stored_decoder
 from .tokenizer import check_tokenizer, convert_tokenizer
 
+_INLINE = 1 << 30  # bytes of weights in the graph's own file, which can hold 2 GB
+
 
 def write_graphs(
     checkpoint: Checkpoint,
@@ -110,7 +112,7 @@ def write_vision(checkpoint: Checkpoint, path: Path, dtype: torch.dtype = torch.
             output_names=["rows"],
             dynamic_shapes=({0: batch}, {0: batch}),
         )
-    large = encoder.bytes() > 1 << 30
+    large = encoder.bytes() > _INLINE
     program.save(str(path), external_data=large)
     if not large:
         onnx.save(store_in_half(onnx.load(path)), path)

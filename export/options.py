@@ -110,6 +110,19 @@ class ExportOptions:
         """What `export.plan` needs to know of the bundle to come."""
         return workload(checkpoint, self.out.name, self.precision, self.gptq.group)
 
+    def space(self, checkpoint: Checkpoint) -> float:
+        """Bytes that lie on the disk at most: what a stage made stays until the bundle stands."""
+        work, text = self.workload(checkpoint), checkpoint.config.text
+        decoder, table = work.decoders[0].size, 4 * text.vocab_size * text.hidden_size
+        folders = 2 * (decoder + table + (6 if self.tensorrt else 4) * work.encoder_weights)  # graphs, and the bundle
+        if self.keep_gptq:
+            folders += decoder + 2 * table
+        if self.calibration:
+            rows = self.calibration.count * (checkpoint.config.image_rows + 200)
+            folders += decoder + 2 * table + rows * 4 * (5 * text.hidden_size + text.intermediate_size)
+        merged = sum(path.stat().st_size for path in checkpoint.files())
+        return 1.05 * (merged + folders)  # a twentieth for all that is small
+
     @property
     def answer_files(self) -> tuple[Path, ...]:
         return self.answers or ((self.calibration.path,) if self.calibration else ())
@@ -135,12 +148,7 @@ class ExportOptions:
 
     def _check_disk(self, checkpoint: Checkpoint) -> None:
         self.out.parent.mkdir(parents=True, exist_ok=True)
-        needed = 3 * sum(path.stat().st_size for path in checkpoint.files())
-        if self.calibration:
-            text = checkpoint.config.text
-            rows = self.calibration.count * (checkpoint.config.image_rows + 200)
-            needed += 2 * rows * (8 * text.hidden_size + 2 * text.intermediate_size)
-        free = shutil.disk_usage(self.out.parent).free
+        needed, free = self.space(checkpoint), shutil.disk_usage(self.out.parent).free
         if free < needed:
             raise ExportError(
                 f"{self.out.parent}: about {needed / 1e6:,.0f} MB are needed, {free / 1e6:,.0f} MB are free"

@@ -146,9 +146,8 @@ def _pass_gate(
     """The manifest with the verdict; writes the report whatever it is."""
     evaluation, rege = options.gate.open(), None
     if evaluation:
-        (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")  # the answerer opens a bundle
-        rege = compare_rege(parts.checkpoint, folder, evaluation, parts.work / _answers(manifest, evaluation), report)
-        (folder / MANIFEST).unlink()
+        answers = parts.work / _answers(manifest, evaluation)
+        rege = compare_rege(parts.checkpoint, folder, manifest, evaluation, answers, report)
     gate = judge(manifest, rege, _plan(parts.checkpoint, options), options.gate)
     manifest = manifest.model_copy(update={"gate": gate})
     write_report(manifest, options.report, allowed=options.gate.allow)
@@ -183,7 +182,7 @@ def judge_again(
     rege = before.rege
     if evaluation and (rege is None or rege.data != evaluation.digest):
         answers = stages.work / _answers(manifest, evaluation)
-        rege = compare_rege(merged(), out, evaluation, answers, stages.report)
+        rege = compare_rege(merged(), out, manifest, evaluation, answers, stages.report)
     gate = judge(manifest, rege, _plan(checkpoint, options), options.gate)
     if gate.shortfalls and not options.gate.allow:
         raise ExportError(

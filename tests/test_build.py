@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import CHECKPOINTS, GOLDEN, golden_json
+from safetensors.torch import load_file, save_file
 from scrfd_network import write_scrfd
 
 from export.build import ExportOptions, export_bundle
@@ -28,6 +30,7 @@ from sdk.runtime.generate import Generation
 from sdk.runtime.pipeline import Pipeline
 from sdk.runtime.verify import Reference, measure_parity
 from trainer.checkpoint import Checkpoint, load_emola
+from trainer.weights import weight_files
 
 STAGES = 7  # merge, calibrate, gptq, graphs, reference, answers, seal
 
@@ -182,9 +185,40 @@ def test_a_full_disk_is_found_before_work_starts(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("quantize", ["none", "gptq"])
+def test_the_disk_space_asked_for_is_what_an_export_takes(tmp_path, monkeypatch, quantize):
+    """A float32 decoder is twice its 16-bit checkpoint, and lies there twice. At the golden's size, where tokenizer and
+    reference count, within -10 % and +150 % of the most that ever lay there."""
+    base, out, remove, most = tmp_path / "base", tmp_path / "out", shutil.rmtree, []
+    base.mkdir()
+    merge(Checkpoint(options(out).adapter, GOLDEN / "llava-base", GOLDEN / "clip"), base)
+    for path in weight_files(base):
+        save_file({name: weight.half() for name, weight in load_file(path).items()}, path)
+
+    def measure(folder, **given):
+        most.append(sum(path.stat().st_size for path in out.rglob("*") if path.is_file()))
+        remove(folder, **given)
+
+    monkeypatch.setattr("shutil.rmtree", measure)
+    train = CalibrationSet(GOLDEN / "data/FABAInstruct/train/train_anno.json", 12) if quantize == "gptq" else None
+    changes = {"adapter": None, "base": str(base), "vision_tower": None, "quantize": quantize}
+    settings = options(out / "bundle", calibration=train, gptq=GptqOptions(4, 32), **changes)
+    export_bundle(settings)
+    asked = settings.space(settings.check())
+    assert 0.9 * max(most) <= asked <= 2.5 * max(most), f"{max(most) / 1e6:.2f} MB were used, {asked / 1e6:.2f} MB asked for"
+
+
 def test_a_landmark_network_of_another_shape_is_refused(bundle):
     with pytest.raises(ExportError, match=r"expected one input \(N, 3, 192, 192\).*found"):
         check_landmark_model(bundle() / "vision.onnx", 212)
+
+
+def test_a_large_encoder_keeps_its_weights_in_a_file_of_their_own(tmp_path, monkeypatch):
+    """As CLIP-L does in float32; the bundle lists that file and computes what torch computes."""
+    monkeypatch.setattr("export.graphs._INLINE", 0)
+    manifest = export_bundle(options(tmp_path / "bundle"))
+    assert "vision.onnx.data" in manifest.files
+    assert all(parity.passed for parity in manifest.parity)
 
 
 def test_the_half_encoder_for_tensorrt(tmp_path):

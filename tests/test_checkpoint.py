@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -203,6 +204,19 @@ def test_weights_are_read_when_asked_for():
     name = "language_model.model.norm.weight"
     assert weights.shape(name) == tuple(weights[name].shape) == (64,)
     assert re.fullmatch(r"model\.norm\.weight in .*00002-of-00002\.bin", weights.describe(name))
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux's list of mappings")
+def test_a_weight_that_is_let_go_is_not_in_memory(tmp_path):
+    """A file of weights is mapped as long as one of its tensors lives: memory does not grow with what was read."""
+    path = tmp_path / "model.safetensors"
+    save_file({name: torch.ones(1000, 1000) for name in ("lm_head.weight", "model.norm.weight")}, path)
+    files = WeightFiles([path])
+    weights = list(files.values())
+    assert str(path) in Path("/proc/self/maps").read_text()
+    assert [float(weight.sum()) for weight in weights] == [1e6, 1e6]
+    del weights
+    assert str(path) not in Path("/proc/self/maps").read_text()
 
 
 def test_conventions(tmp_path):

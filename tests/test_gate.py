@@ -9,7 +9,7 @@ from conftest import GOLDEN
 from export.build import export_bundle
 from export.gate import GateOptions
 from export.options import ExportOptions
-from sdk.bundles.manifest import read_manifest
+from sdk.bundles.manifest import MANIFEST, read_manifest
 from sdk.errors import ExportError
 
 
@@ -65,6 +65,19 @@ def test_what_falls_short_is_not_sealed_unless_overruled(tmp_path, evaluation):
     gate = read_manifest(tmp_path / "bundle").gate
     assert gate.overruled
     assert gate.failures[0].startswith("REGE drops")
+
+
+def test_what_is_not_judged_yet_is_no_bundle(tmp_path, evaluation, monkeypatch):
+    """A run that ends in the middle of the gate leaves nothing that opens."""
+
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("export.gate.answer", stop)
+    with pytest.raises(KeyboardInterrupt):
+        export_bundle(options(tmp_path / "bundle", evaluation=evaluation))
+    assert (tmp_path / "bundle.work/seal.partial/vision.onnx").is_file()
+    assert not list(tmp_path.rglob(MANIFEST))
 
 
 def test_the_digest_does_not_depend_on_the_clock(tmp_path, monkeypatch):

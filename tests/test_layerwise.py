@@ -1,9 +1,11 @@
 """The decoder quantised layer by layer on fused sequences: faithful to the model, better than its rivals, resumable."""
 
 import hashlib
+import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -136,6 +138,16 @@ def test_a_stopped_run_goes_on_and_ends_in_the_same_bytes(golden_checkpoint, row
     quantise_decoder(golden_checkpoint, rows, tmp_path, OPTIONS)
     assert layers == [*range(stop + 1), *range(stop, 3)]
     assert digests(tmp_path) == digests(gptq)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's figures of memory")
+def test_memory_does_not_grow_with_depth():
+    """8 more layers, read from files of 50 MB: the peak of the process rises by less than half of that."""
+    script = Path(__file__).parents[1] / "benchmarks/quantiser.py"
+    command = [sys.executable, script, "--hidden", "512", "--sequences", "1", "--rows", "64", "--layers", "1", "9"]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    peaks = [1000 * json.loads(line)["peak_memory_gb"] for line in lines]
+    assert peaks[1] - peaks[0] < 25, f"{peaks[0]:.0f} MB with 1 layer, {peaks[1]:.0f} MB with 9"
 
 
 def test_nothing_is_requantised_on_the_way_to_onnx(golden_checkpoint, gptq, tmp_path):

@@ -10,7 +10,7 @@ import torch
 
 from sdk.analyzer import open_backend
 from sdk.bundles.files import file_sha256
-from sdk.bundles.manifest import read_manifest
+from sdk.bundles.manifest import Manifest, read_manifest
 from sdk.faba.prompts import TEMPLATES
 from sdk.faces.crop import aligned_face
 from sdk.faces.images import load_image
@@ -112,7 +112,11 @@ class TorchAnswerer:
 
 
 class BundleAnswerer:
-    """A sealed bundle through the runtime, on the landmark features of the set, so that it sees what torch sees."""
+    """A bundle through the runtime, on the landmark features of the set, so that it sees what torch sees.
+
+    Args:
+        manifest: of a folder that is not sealed yet; None reads it.
+    """
 
     batch_size = 1
 
@@ -122,13 +126,14 @@ class BundleAnswerer:
         device: str = "auto",
         max_new_tokens: int | None = None,
         visual_tokens: int | None = None,
+        manifest: Manifest | None = None,
     ) -> None:
-        manifest = with_visual_tokens(read_manifest(folder), visual_tokens)
+        manifest = with_visual_tokens(manifest or read_manifest(folder), visual_tokens)
         self._pipeline = Pipeline(folder, manifest, open_backend(folder, manifest, device))
         self._max_new_tokens = max_new_tokens
         limit = max_new_tokens or manifest.prompt.max_new_tokens
-        variant = self._pipeline.backend.variant.name
-        self.name = f"bundle {manifest.name} {variant} {manifest.digest[:12]}, {limit} tokens{_pruned(visual_tokens)}"
+        variant, digest = self._pipeline.backend.variant.name, manifest.digest or manifest.digest_of()
+        self.name = f"bundle {manifest.name} {variant} {digest[:12]}, {limit} tokens{_pruned(visual_tokens)}"
 
     def answer(self, records: Sequence[Record]) -> list[str]:
         return [self._answer_one(record) for record in records]

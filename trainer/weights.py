@@ -129,18 +129,23 @@ def _first_line(error: Exception) -> str:
 
 
 class _SafeTensors(Mapping[str, Tensor]):
+    """Opened anew for each tensor, which is mapped into memory: with the last one the mapping ends, and its pages with
+    it. One mapping for all would keep everything resident that was ever read."""
+
     def __init__(self, path: Path) -> None:
-        self._file = safe_open(path, framework="pt")
-        self._names = list(self._file.keys())
+        self._path = path
+        with safe_open(path, framework="pt") as file:
+            self._shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._file.get_tensor(name)  # type: ignore[no-any-return]
+        with safe_open(self._path, framework="pt") as file:
+            return file.get_tensor(name)  # type: ignore[no-any-return]
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._file.get_slice(name).get_shape())
+        return self._shapes[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
+        return iter(self._shapes)
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._shapes)
