@@ -5,7 +5,7 @@ import pytest
 from scrfd_network import write_scrfd
 
 from sdk.errors import BackendError
-from sdk.faces.detect import FRONTAL_FACE, Detection, DlibDetector, ScrfdDetector, open_detector
+from sdk.faces.detect import Detection, DlibDetector, ScrfdDetector, open_detector
 
 pytest.importorskip("onnxruntime")
 
@@ -14,13 +14,6 @@ pytest.importorskip("onnxruntime")
 def dlib_detector():
     pytest.importorskip("dlib")
     return DlibDetector()
-
-
-def test_the_packaged_detector_is_that_of_dlib(tmp_path):
-    """What the installed dlib unpacks in a third of a second is, byte for byte, what we load in a millisecond."""
-    dlib = pytest.importorskip("dlib")
-    dlib.get_frontal_face_detector().save(str(tmp_path / "own.svm"))
-    assert (tmp_path / "own.svm").read_bytes() == FRONTAL_FACE.read_bytes()
 
 
 def test_astronaut_has_one_face(dlib_detector, astronaut):
