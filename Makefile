@@ -15,9 +15,12 @@ check: .venv/installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: .venv/installed
-	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=median,iqr,rounds --benchmark-sort=name
-	$(BIN)/python benchmarks/goals.py
+# a quick look, whose ratios are not those of the goals: make bench LAYERS=1 BENCH='--rounds 1 --limit 20'
+LAYERS := 4
+bench: .venv/peers
+	$(BIN)/python -m pytest benchmarks --layers $(LAYERS) --benchmark-only --benchmark-columns=median,iqr,rounds \
+	    --benchmark-sort=name
+	$(BIN)/python benchmarks/goals.py --layers $(LAYERS) $(BENCH)
 	$(BIN)/python -m sdk bench --html build/bench.html
 
 # The embedded model, from rendered faces to sdk/assets/emola-nano: hours on two cores; a stage that is done is kept.
@@ -56,6 +59,12 @@ $(NANO)/evaluated: | $(NANO)/emola-nano
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt \
 	    --editable '.[cpu,faces,train,synthetic,export,test,oracles,dev]'
+	touch $@
+
+# llama.cpp is compiled, for minutes; what cannot be had is a row of the table that says so
+.venv/peers: .venv/installed
+	-$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[triton]'
+	-$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[peers]'
 	touch $@
 
 # the tests that need them are skipped where the wheels cannot be had

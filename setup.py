@@ -24,11 +24,12 @@ synthetic = ["numba>=0.60", "threadpoolctl>=3.5", "onnx>=1.17", "onnxscript>=0.5
 video, tables, hub = ["av>=14", "matplotlib>=3.9"], ["pandas>=2.2"], ["huggingface_hub>=0.30"]
 test = ["pytest>=8", "pytest-benchmark>=5", "scikit-image>=0.24", "insightface>=1.0", "rouge==1.0.1"]
 test += [*video, *tables, *hub]
+triton = ["triton>=3.4; platform_system == 'Linux'"]
 peers = ["onnxruntime-genai>=0.18; python_version >= '3.11'", "llama-cpp-python>=0.3.36", "gguf>=0.17"]
 extras = {
     "cpu": ["onnxruntime>=1.22"],
     "gpu": ["onnxruntime-gpu>=1.22"],
-    "gptq": ["torch>=2.8", "triton>=3.4; platform_system == 'Linux'", "safetensors>=0.5", "onnxruntime-gpu>=1.22"],
+    "gptq": ["torch>=2.8", *triton, "safetensors>=0.5", "onnxruntime-gpu>=1.22"],
     "faces": ["dlib-bin>=19.24"],
     "train": train,
     "synthetic": synthetic,
@@ -40,6 +41,7 @@ extras = {
     "hub": hub,
     "test": test,
     "oracles": ["onnxruntime-genai>=0.18; python_version >= '3.11'"],
+    "triton": triton,  # its interpreter checks the kernels of gptq without a GPU
     "peers": peers,
     "peers-gptq": ["optimum>=2.0", "gptqmodel>=7.0"],
     "dev": ["ruff>=0.9", "mypy>=1.14", "import-linter>=2.1"],

@@ -28,8 +28,12 @@ def golden_bundle(tmp_path_factory) -> Path:
     return options.out
 
 
+def pytest_addoption(parser):
+    parser.addoption("--layers", type=int, default=4, help="of the decoder of Vicuna-7B's shape")
+
+
 @pytest.fixture(scope="session")
-def vicuna(tmp_path_factory):
+def vicuna(tmp_path_factory, pytestconfig):
     from vicuna import random_vicuna
 
-    return random_vicuna(tmp_path_factory.mktemp("vicuna"), layers=4)
+    return random_vicuna(tmp_path_factory.mktemp("vicuna"), pytestconfig.getoption("layers"))

@@ -70,7 +70,8 @@ def serve(pipe: Connection, name: str, root: Path, layers: int, head_bits: int, 
         decoder = importlib.import_module("peer_decoders").DECODERS[name](folder, layers, threads)
     except Exception as error:
         lines = str(error).splitlines()
-        pipe.send((False, f"{type(error).__name__}: {lines[0] if lines else ''}"))
+        remedy = "; pip install -e '.[peers]'" if isinstance(error, ImportError) else ""
+        pipe.send((False, f"{type(error).__name__}: {lines[0] if lines else ''}{remedy}"))
         return
     pipe.send((True, {key: getattr(decoder, key) for key in ("description", "weights", "cache")}))
     warnings.simplefilter("ignore")
@@ -124,9 +125,9 @@ def _answer(pipe: Connection) -> Any:
     return content
 
 
-def open_peers(names: list[str], *where: Any) -> list[Peer]:
-    """Those that can be opened; the others are named with the reason."""
-    peers = []
+def open_peers(names: list[str], *where: Any) -> tuple[list[Peer], dict[str, str]]:
+    """Those that can be opened, and why the others cannot."""
+    peers, missing = [], {}
     for name in names:
         pipe = _start(serve, name, *where)
         try:
@@ -134,8 +135,8 @@ def open_peers(names: list[str], *where: Any) -> list[Peer]:
         except RuntimeError as error:
             if name == "ours":
                 raise
-            print(f"skipped: {name}: {error}")
-    return peers
+            missing[name] = str(error)
+    return peers, missing
 
 
 def compare_logits(peers: list[Peer]) -> dict[str, float]:
@@ -151,7 +152,7 @@ def compare_logits(peers: list[Peer]) -> dict[str, float]:
 
 def measure(args: argparse.Namespace, root: Path) -> None:
     names = [name for name in PEERS if name == "ours" or name in args.peers]
-    peers = open_peers(names, root, args.layers, args.head_bits, args.threads)
+    peers, missing = open_peers(names, root, args.layers, args.head_bits, args.threads)
     machine = _start(ceilings, args.threads)
     _answer(machine)
     limits = []
@@ -171,11 +172,15 @@ def measure(args: argparse.Namespace, root: Path) -> None:
     for pipe in (*(peer.pipe for peer in peers), machine):
         pipe.send(None)  # the end
     ceiling = {name: statistics.median(limit[name] for limit in limits) for name in limits[0]}
-    report(args, peers, differences, ceiling)
+    report(args, peers, missing, differences, ceiling)
 
 
 def report(
-    args: argparse.Namespace, peers: list[Peer], differences: dict[str, float], ceiling: dict[str, float]
+    args: argparse.Namespace,
+    peers: list[Peer],
+    missing: dict[str, str],
+    differences: dict[str, float],
+    ceiling: dict[str, float],
 ) -> None:
     """The table and, as the last line, JSON."""
     rows = {peer.name: figures(peer, peers[0], args.layers) for peer in peers}
@@ -198,6 +203,8 @@ def report(
             f"{row['question_ms']:12.1f}{row['question_of_first']:9.1%}{differences.get(name, 0):8.1%}"
             f"  {row['description']}"
         )
+    for name, reason in missing.items():
+        print(f"{name:14} not measured: {reason}")
     print(
         json.dumps(
             {
@@ -208,7 +215,7 @@ def report(
                 "threads": args.threads,
                 "machine": processor(),
                 "ceilings": ceiling,
-                "peers": rows,
+                "peers": rows | {name: {"skipped": reason} for name, reason in missing.items()},
                 "logit_differences": differences,
             }
         )

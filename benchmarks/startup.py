@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from vicuna import PREFIX, random_vicuna, vicuna_geometry
+from vicuna import PREFIX, open_vicuna, random_vicuna
 
 from sdk.analyzer import EMBEDDED
 from sdk.bench.footprint import measure_footprint, resident
@@ -97,7 +97,7 @@ def open_decoder(folder: Path, layers: int, way: str) -> dict[str, float]:
     options.enable_cpu_mem_arena = way != "no arena"
     before = resident()
     begin = time.perf_counter()
-    decoder = _decoder(folder, layers, options)
+    decoder = open_vicuna(folder, layers, options)
     found = {"file_mb": sum(path.stat().st_size for path in folder.glob("int4*")) / 1e6}
     found["open_ms"] = 1000 * (time.perf_counter() - begin)
     opened = resident()
@@ -113,18 +113,6 @@ def open_decoder(folder: Path, layers: int, way: str) -> dict[str, float]:
         logits = decoder.extend(cache, rows[:1])
         steps.append(1000 * (time.perf_counter() - begin))
     return {**found, "step_ms": statistics.median(steps), "logits": float(np.abs(logits).max())}
-
-
-def _decoder(folder: Path, layers: int, options: object):
-    """An OrtDecoder whose session is opened with these options instead of its own."""
-    import onnxruntime
-
-    from sdk.runtime.backends import ort
-
-    ort._open_session = lambda path, threads, device: onnxruntime.InferenceSession(
-        str(path), options, providers=["CPUExecutionProvider"]
-    )
-    return ort.OrtDecoder(folder / "int4.onnx", folder / "embeddings.npy", vicuna_geometry(layers))
 
 
 if __name__ == "__main__":

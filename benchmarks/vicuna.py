@@ -4,12 +4,15 @@ import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
+from onnxruntime import InferenceSession
 
 from export.decoder import Llama, write_decoder
 from export.int4 import GROUP, QuantizedLinear
 from sdk.bundles.manifest import Geometry
+from sdk.runtime.backends import ort
 from sdk.runtime.backends.ort import OrtDecoder
 
 PREFIX, QUESTION = 612, 14  # system text, 577 rows and the landmark row; "What AUs are conveyed ..." with its frame
@@ -71,11 +74,21 @@ class RandomWeights(Mapping[str, Any]):
 
 def random_vicuna(folder: Path, layers: int = 4, head_bits: int = 8) -> OrtDecoder:
     """Write the decoder into a folder, unless it is there, and open it."""
-    path, table = folder / "int4.onnx", folder / "embeddings.npy"
-    geometry = vicuna_geometry(layers)
+    write_vicuna(folder, layers, head_bits)
+    return open_vicuna(folder, layers)
+
+
+def write_vicuna(folder: Path, layers: int, head_bits: int = 8) -> None:
+    path = folder / "int4.onnx"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         weights = RandomWeights(layers, head_bits)
-        np.save(table, weights["model.embed_tokens.weight"])
-        write_decoder(Llama(weights, geometry, 10000.0, 1e-5), path, bits=4, head_bits=head_bits)
-    return OrtDecoder(path, table, geometry)
+        np.save(folder / "embeddings.npy", weights["model.embed_tokens.weight"])
+        write_decoder(Llama(weights, vicuna_geometry(layers), 10000.0, 1e-5), path, bits=4, head_bits=head_bits)
+
+
+def open_vicuna(folder: Path, layers: int, options: Any = None, graph: str = "int4.onnx") -> OrtDecoder:
+    """What `write_vicuna` wrote; with onnxruntime.SessionOptions in place of the runtime's own."""
+    own = ort._open_session if options is None else lambda path, *_: InferenceSession(path, options)
+    with patch.object(ort, "_open_session", own):
+        return OrtDecoder(folder / graph, folder / "embeddings.npy", vicuna_geometry(layers))

@@ -27,14 +27,28 @@ class Encoder(Protocol):
 
 
 class Decoder(Protocol):
-    """A language model with caches of its own; the methods are those of `OrtDecoder`."""
+    """A language model with caches of its own: four methods, those of `OrtDecoder`, and two that follow from them."""
 
     def embed(self, token_ids: "npt.ArrayLike") -> Floats: ...
-    def new_cache(self, capacity: int) -> KVCache: ...
     def new_pool(self, capacity: int, sequences: int) -> KVPool: ...
     def extend(self, cache: KVCache, rows: Floats, last: int = 1) -> Floats: ...
     def step(self, pool: KVPool, rows: Floats) -> Floats: ...
-    def greedy(self, cache: KVCache, token_ids: Sequence[int]) -> Iterator[int]: ...
+
+    def new_cache(self, capacity: int) -> KVCache:
+        """An empty cache."""
+        return self.new_pool(capacity, 1).caches[0]
+
+    def greedy(self, cache: KVCache, token_ids: Sequence[int]) -> Iterator[int]:
+        """Most probable tokens, one after the other, without an end.
+
+        Args:
+            cache: grows as tokens are drawn.
+            token_ids: at least one, to be read first.
+        """
+        while True:
+            token = int(self.extend(cache, self.embed(token_ids))[-1].argmax())
+            yield token
+            token_ids = (token,)
 
 
 class OrtBackend:
@@ -84,7 +98,7 @@ class OrtEncoder:
         return output
 
 
-class OrtDecoder:
+class OrtDecoder(Decoder):
     """The language model from embedding rows to logits.
 
     Args:
@@ -106,10 +120,6 @@ class OrtDecoder:
         """(T,) token ids -> (T, D)."""
         rows: Floats = self._table[np.asarray(token_ids, np.int64)].astype(np.float32)
         return rows
-
-    def new_cache(self, capacity: int) -> KVCache:
-        """An empty cache."""
-        return self.new_pool(capacity, 1).caches[0]
 
     def new_pool(self, capacity: int, sequences: int) -> KVPool:
         """Empty caches for sequences that will be stepped together."""
@@ -157,18 +167,6 @@ class OrtDecoder:
         for cache in caches:
             cache.length += 1
         return logits
-
-    def greedy(self, cache: KVCache, token_ids: Sequence[int]) -> Iterator[int]:
-        """Most probable tokens, one after the other, without an end.
-
-        Args:
-            cache: grows as tokens are drawn.
-            token_ids: at least one, to be read first.
-        """
-        while True:
-            token = int(self.extend(cache, self.embed(token_ids))[-1].argmax())
-            yield token
-            token_ids = (token,)
 
     def _call(self, pool: KVPool, first: int, shape: tuple[int, int], last: int) -> "_Call":
         """For B x T rows of the B sequences of a pool that start at `first`."""

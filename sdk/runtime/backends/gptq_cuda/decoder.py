@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sdk.errors import BackendError
 from sdk.runtime.backends.kv_cache import KVCache, KVPool
-from sdk.runtime.backends.ort import Floats, check_room
+from sdk.runtime.backends.ort import Decoder, Floats, check_room
 
 from .prefill import Prefill
 from .rows import MOST, SIZES, Rows
@@ -58,7 +58,7 @@ class GpuPool(KVPool):
         self.caches[target].length = length
 
 
-class GptqDecoder:
+class GptqDecoder(Decoder):
     """The language model from embedding rows to logits or to greedy tokens; threads take turns.
 
     Args:
@@ -93,10 +93,6 @@ class GptqDecoder:
         """(T,) token ids -> (T, D)."""
         rows: Floats = self._table[np.asarray(token_ids, np.int64)].astype(np.float32)
         return rows
-
-    def new_cache(self, capacity: int) -> KVCache:
-        """An empty cache."""
-        return self.new_pool(capacity, 1).caches[0]
 
     def new_pool(self, capacity: int, sequences: int) -> GpuPool:
         """Empty caches for sequences that will be stepped together."""

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from .triton_linear import arrive, factor_of
+from .triton_multiply import arrive, factor_of
 
 _LOWEST = tl.constexpr(-1e30)
 
