@@ -2,6 +2,7 @@
 
     python benchmarks/cpu_precision.py product [--rows 650] [--rounds 5]     # 4096 inputs, 11008 outputs
     python benchmarks/cpu_precision.py vision [--layers 3] [--rounds 5]      # CLIP-L/14-336: 577 rows of 1024
+    ... --cpu-time      # one thread and its CPU seconds, which other processes change little
 
 Random weights, the same ones in every form; ONNX Runtime computes the forms in turn, round by round. Each ends within
 its tolerance of float32.
@@ -13,6 +14,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,7 @@ class Graph:
     """Nodes and weights as they come; `linear` appends y = x W in one of the forms."""
 
     linear: Callable[..., None]
+    threads: int
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     weights: list[onnx.TensorProto] = field(default_factory=list)
 
@@ -40,13 +43,13 @@ class Graph:
         self.nodes.append(helper.make_node(kind, inputs, [output], domain=domain, **attributes))
         return output
 
-    def session(self, result: str, width: int) -> onnxruntime.InferenceSession:
+    def session(self, result: str) -> onnxruntime.InferenceSession:
         ends = ([helper.make_tensor_value_info(name, 1, [1, "rows", None])] for name in ("x", result))
         graph = helper.make_graph(self.nodes, "precision", *ends, self.weights)
         opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level, options.intra_op_num_threads = 3, self.threads
         return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
@@ -94,15 +97,15 @@ def random_weight(name: str, inputs: int, outputs: int) -> np.ndarray:
     return random.standard_normal((inputs, outputs), np.float32) / np.float32(inputs**0.5)
 
 
-def product(linear: Callable[..., None]) -> onnxruntime.InferenceSession:
-    graph = Graph(linear)
+def product(linear: Callable[..., None], threads: int) -> onnxruntime.InferenceSession:
+    graph = Graph(linear, threads)
     linear(graph, "x", "y", random_weight("gate", 4096, 11008))
-    return graph.session("y", 11008)
+    return graph.session("y")
 
 
-def tower(linear: Callable[..., None], layers: int) -> onnxruntime.InferenceSession:
+def tower(linear: Callable[..., None], threads: int, layers: int) -> onnxruntime.InferenceSession:
     """Layers of CLIP-L without what takes no time: biases, patches, the first norm."""
-    graph, x = Graph(linear), "x"
+    graph, x = Graph(linear, threads), "x"
     one, zero = (graph.weight(name, np.full(WIDTH, value, np.float32)) for name, value in (("one", 1), ("zero", 0)))
 
     def apply(name: str, given: str, inputs: int, outputs: int) -> str:
@@ -117,22 +120,26 @@ def tower(linear: Callable[..., None], layers: int) -> onnxruntime.InferenceSess
         normed = graph.node("LayerNormalization", [x, one, zero], f"m{layer}", domain="", axis=-1)
         inner = graph.node("QuickGelu", [apply(f"up{layer}", normed, WIDTH, INNER)], f"g{layer}", alpha=1.702)
         x = graph.node("Add", [x, apply(f"down{layer}", inner, INNER, WIDTH)], f"y{layer}", domain="")
-    return graph.session(x, WIDTH)
+    return graph.session(x)
 
 
-def compare(open_session: Callable[..., onnxruntime.InferenceSession], shape: tuple[int, ...], rounds: int) -> Any:
+def compare(
+    open_session: Callable[..., onnxruntime.InferenceSession], shape: tuple[int, ...], rounds: int, cpu_time: bool
+) -> dict[str, dict[str, float]]:
     """Milliseconds of each form, how many times faster than float32 (median over rounds), and its relative error."""
-    sessions = {name: open_session(linear) for name, (linear, _) in FORMS.items()}
+    clock, threads = (time.process_time, 1) if cpu_time else (time.perf_counter, 0)
+    sessions = {name: open_session(linear, threads) for name, (linear, _) in FORMS.items()}
     x = np.random.default_rng(0).standard_normal(shape, np.float32)
     results = {name: session.run(None, {"x": x})[0] for name, session in sessions.items()}  # warms up
     times: dict[str, list[float]] = {name: [] for name in sessions}
     for _ in range(rounds):
         for name, session in sessions.items():
             time.sleep(SETTLE)
-            begin = time.perf_counter()
+            begin = clock()
             session.run(None, {"x": x})
-            times[name].append(1000 * (time.perf_counter() - begin))
-    found, exact = {}, results["float32"]
+            times[name].append(1000 * (clock() - begin))
+    found: dict[str, dict[str, float]] = {}
+    exact = results["float32"]
     for name, spent in times.items():
         error = float(np.linalg.norm(results[name] - exact) / np.linalg.norm(exact))
         assert error <= FORMS[name][1], f"{name} differs from float32 by {error:.1%}, at most {FORMS[name][1]:.0%}"
@@ -147,13 +154,14 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=650)
     parser.add_argument("--layers", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--cpu-time", action="store_true", help="one thread, CPU seconds")
     args = parser.parse_args()
     if args.what == "product":
         flops = 2 * args.rows * 4096 * 11008
-        found = compare(product, (1, args.rows, 4096), args.rounds)
+        found = compare(product, (1, args.rows, 4096), args.rounds, args.cpu_time)
     else:
         flops = args.layers * (2 * TOKENS * 12 * WIDTH**2 + 4 * TOKENS**2 * WIDTH)
-        found = compare(lambda linear: tower(linear, args.layers), (1, TOKENS, WIDTH), args.rounds)
+        found = compare(partial(tower, layers=args.layers), (1, TOKENS, WIDTH), args.rounds, args.cpu_time)
     for name, row in found.items():
         row["gflops"] = round(flops / row["ms"] / 1e6, 1)
         print(f"{name:26}{row['ms']:9.1f} ms {row['gflops']:7.0f} GFLOP/s {row['faster']:6.2f}x {row['error']:8.2%}")

@@ -3,7 +3,8 @@
     python benchmarks/ort_settings.py [--layers 2] [--rounds 4] [--only "no spinning" ...] [--folder build/settings]
 
 N layers of Vicuna-7B's shape and the head. Every way has a session of its own; in each round all of them take their
-turn, and the default takes two, whose ratio is the noise. Logits are compared before anything is timed.
+turn, and the default takes two, whose ratio is the noise. Logits are compared before anything is timed. With
+--cpu-time, CPU seconds of one thread, which other processes change little: threads and spinning need a quiet machine.
 """
 
 import argparse
@@ -65,13 +66,15 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--only", nargs="+", choices=WAYS, default=tuple(WAYS))
+    parser.add_argument("--cpu-time", action="store_true", help="one thread, CPU seconds")
     parser.add_argument("--folder", type=Path, help="keeps the decoders for another run")
     args = parser.parse_args()
     names = [name for name in WAYS if name in args.only or name.startswith("default")]
     with tempfile.TemporaryDirectory() as temporary:
-        subjects = {name: Subject(args.folder or Path(temporary), args.layers, WAYS[name]) for name in names}
+        folder, threads = args.folder or Path(temporary), 1 if args.cpu_time else 0
+        subjects = {name: Subject(folder, args.layers, WAYS[name], threads) for name in names}
         check(subjects)
-        found = measure(subjects, args.rounds)
+        found = measure(subjects, args.rounds, time.process_time if args.cpu_time else time.perf_counter)
     for name, row in found.items():
         print(f"{name:26} prefill {row['prefill_ms']:8.1f} ms {row['prefill_faster']:6.3f}x", end="")
         print(f"   step {row['step_ms']:7.2f} ms {row['step_faster']:6.3f}x")
@@ -81,10 +84,11 @@ def main() -> None:
 class Subject:
     """A decoder opened in one of the ways."""
 
-    def __init__(self, folder: Path, layers: int, way: Way) -> None:
+    def __init__(self, folder: Path, layers: int, way: Way, threads: int) -> None:
         folder = folder / f"{layers}-{way.head_bits}"
         write_vicuna(folder, layers, way.head_bits)
         options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
         for name, value in way.options:
             setattr(options, name, value)
         for name, text in way.entries:
@@ -125,14 +129,14 @@ def check(subjects: dict[str, Subject]) -> None:
             assert tolerance is None or error <= tolerance, f"{name}: logits differ by {error:.1e}, at most {tolerance}"
 
 
-def measure(subjects: dict[str, Subject], rounds: int) -> dict[str, dict[str, float]]:
+def measure(subjects: dict[str, Subject], rounds: int, clock: Callable[[], float]) -> dict[str, dict[str, float]]:
     """Medians, and how many times faster than the default: the median of the ratios of a round."""
     times: dict[str, dict[str, list[float]]] = {name: {"prefill": [], "step": []} for name in subjects}
     for stage, repeats, count in (("prefill", 1, rounds), ("step", STEPS, 5 * rounds)):
         for _ in range(count):
             for name, subject in subjects.items():
                 time.sleep(SETTLE)
-                spent = [milliseconds(getattr(subject, stage)) for _ in range(repeats)]
+                spent = [milliseconds(getattr(subject, stage), clock) for _ in range(repeats)]
                 times[name][stage].append(statistics.median(spent))
     found: dict[str, dict[str, float]] = {}
     for name, mine in times.items():
@@ -144,10 +148,10 @@ def measure(subjects: dict[str, Subject], rounds: int) -> dict[str, dict[str, fl
     return found
 
 
-def milliseconds(action: Callable[[], object]) -> float:
-    begin = time.perf_counter()
+def milliseconds(action: Callable[[], object], clock: Callable[[], float]) -> float:
+    begin = clock()
     action()
-    return 1000 * (time.perf_counter() - begin)
+    return 1000 * (clock() - begin)
 
 
 if __name__ == "__main__":
