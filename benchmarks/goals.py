@@ -105,7 +105,7 @@ def measured(goal: Goal, result: dict[str, Any]) -> str:
     value: Any = result
     for key in goal.key:
         if key not in value:
-            return f"not here: {value.get('skipped', f'no {key}')}"
+            return f"{'failed' if value.get('failed') else 'not here'}: {value.get('skipped', f'no {key}')}"
         value = value[key]
     return goal.form.format(value)
 

@@ -25,6 +25,7 @@ def test_a_row_shows_the_figure_or_why_there_is_none(goals):
     missing = {"peers": {"llama.cpp": {"skipped": "ImportError: No module named 'gguf'"}}}
     assert goals.measured(goal, missing) == "not here: ImportError: No module named 'gguf'"
     assert goals.measured(goal, {"skipped": "no build/nano"}) == "not here: no build/nano"
+    assert goals.measured(goal, {"skipped": "other logits", "failed": True}) == "failed: other logits"
 
 
 @pytest.mark.parametrize(
