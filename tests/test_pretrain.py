@@ -22,7 +22,7 @@ from trainer.pretrain.landmark_network import landmark_error, train_landmark_net
 from trainer.pretrain.muon import Muon
 from trainer.pretrain.renders import Renders, batches, mean_anchors, read_renders
 from trainer.pretrain.shape import nano_config
-from trainer.pretrain.tower import TowerRecipe, TowerTask, pretrain_tower, score_tower
+from trainer.pretrain.tower import TowerRecipe, TowerTask, grid, pretrain_tower, score_tower, votes
 from trainer.tokenization import load_tokenizer
 
 FAST = TowerRecipe(epochs=1, batch_size=16)
@@ -48,7 +48,7 @@ def base(folder):
 def test_training_and_runtime_align_faces_alike(renders):
     """The picture that the tower is trained on is, but for rounding, the one that the runtime gives it."""
     anchors = mean_anchors(renders)
-    ours = next(batches(renders, 112, len(renders), torch.Generator().manual_seed(0), anchors=anchors, jitter=False))
+    ours = next(batches(renders, 112, len(renders), torch.Generator().manual_seed(0), anchors=anchors, jitter=0))
     order = torch.randperm(len(renders), generator=torch.Generator().manual_seed(0))
     for index in range(4):
         picture = renders.pixels[order[index]].permute(1, 2, 0).numpy()
@@ -80,6 +80,15 @@ def test_heat_maps_name_the_patch_of_a_point():
     cells = task.soft_cells(torch.tensor([[[-1.0, -1.0], [0.0, 0.0], [1.0, 1.0]]]))[0]
     torch.testing.assert_close(cells.sum(dim=1), torch.ones(3))
     assert [int(row.argmax()) for row in cells] == [0, 24, 48]
+
+
+def test_where_all_vote_for_a_point_it_is():
+    """One cell decides: the point is its centre and what it says to add."""
+    said = torch.zeros(1, 3 * 106, 49)
+    said[0, 5, 10], said[0, 106 + 5, 10], said[0, 212 + 5, 10] = 40.0, 0.02, -0.01
+    _, points = votes(said, grid(7).flatten(0, 1).T)
+    torch.testing.assert_close(points[0, 5], torch.tensor([3.5 / 7 * 2 - 1 + 0.02, 1.5 / 7 * 2 - 1 - 0.01]))
+    torch.testing.assert_close(points[0, 6], torch.zeros(2))
 
 
 def test_half_of_the_pictures_are_mirrored():
@@ -131,8 +140,9 @@ def test_the_tower_learns(renders):
 
 def test_the_landmark_network_learns_and_is_exported(renders, tmp_path):
     """Its error falls, and the ONNX file gives the numbers of torch on the input of 2d106det."""
-    before = landmark_error(train_landmark_network(renders, epochs=0, log=lambda row: None), renders)
-    network = train_landmark_network(renders, epochs=25, log=lambda row: None)
+    anchors = mean_anchors(renders)
+    before = landmark_error(train_landmark_network(renders, anchors, epochs=0, log=lambda row: None), renders)
+    network = train_landmark_network(renders, anchors, epochs=40, log=lambda row: None)
     after = landmark_error(network, renders)
     assert after < before / 4, f"{before:.1f} % -> {after:.1f} % of the side"
     path = tmp_path / "landmark.onnx"

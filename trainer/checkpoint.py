@@ -23,7 +23,7 @@ from .config import (
     read_tokens,
 )
 from .lora import LoraUpdates, MergedWeights, attach_lora
-from .model import EmoLA, new_projector
+from .model import EmoLA, new_landmark_projector
 from .weights import WeightFiles, canonical_name, weight_files
 
 
@@ -143,7 +143,7 @@ class NewProjector(Mapping[str, Tensor]):
     def __init__(self, config: EmolaConfig, seed: int) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            projector = new_projector("mlp2x_gelu", config.landmark_size, config.text.hidden_size)
+            projector = new_landmark_projector(config)
         self._tensors = {f"landmark_feature_projector.{k}": v for k, v in projector.state_dict().items()}
 
     def shape(self, name: str) -> tuple[int, ...]:

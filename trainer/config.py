@@ -42,6 +42,8 @@ class EmolaConfig:
         text: the Llama decoder.
         vision: the CLIP vision tower.
         landmark_size: length of the landmark feature.
+        landmark_anchors: landmarks that expressions hardly move, and where they are put, so that the landmark row
+            does not depend on where the head is; none: the feature is read as it is, as the authors do.
         vision_layer: which hidden state of the tower is read; -2 is the last but one.
         projector: "linear" or "mlpNx_gelu", of the visual projector.
         tokens: which rows the decoder sees: "both", or one kind of them for the ablation of Table 8.
@@ -51,6 +53,7 @@ class EmolaConfig:
     text: LlamaConfig
     vision: CLIPVisionConfig
     landmark_size: int = 212
+    landmark_anchors: tuple[Anchor, ...] = ()
     vision_layer: int = -2
     projector: str = "mlp2x_gelu"
     tokens: Tokens = "both"
@@ -136,6 +139,7 @@ def read_config(base: Path, vision_tower: Path | None) -> EmolaConfig:
         text=llama,
         vision=_vision_config(content, base, vision_tower),
         landmark_size=content.get("landmark_feature_hidden_size", 212),
+        landmark_anchors=tuple(tuple(anchor) for anchor in content.get("emola_landmark_anchors", ())),
         vision_layer=content.get("mm_vision_select_layer", content.get("vision_feature_layer", -2)),
         projector=content.get("mm_projector_type", "mlp2x_gelu"),
         tokens=content.get("emola_tokens", "both"),

@@ -10,6 +10,7 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from sdk.errors import CheckpointError
 
+from .alignment import AlignedShape
 from .config import EmolaConfig
 from .tokenization import IGNORED, IMAGE_TOKEN
 
@@ -33,7 +34,7 @@ class EmoLA(nn.Module):
         self.config = config
         self.vision_tower = CLIPVisionModel(config.vision)
         self.mm_projector = new_projector(config.projector, config.vision.hidden_size, config.text.hidden_size)
-        self.landmark_feature_projector = new_projector("mlp2x_gelu", config.landmark_size, config.text.hidden_size)
+        self.landmark_feature_projector = new_landmark_projector(config)
         self.language_model = LlamaForCausalLM(config.text)
 
     def forward(
@@ -89,7 +90,8 @@ class EmoLA(nn.Module):
                 visual = visual.take_along_dim(patches.sort(dim=1).values[..., None], dim=1)
             rows.append(self.mm_projector(visual))
         if self.config.tokens != "visual":
-            rows.append(self.landmark_feature_projector(landmarks.to(dtype))[:, None])
+            feature = landmarks if self.config.landmark_anchors else landmarks.to(dtype)  # half hides small moves
+            rows.append(self.landmark_feature_projector(feature)[:, None])
         return torch.cat(rows, dim=1)
 
     def fuse(
@@ -127,6 +129,14 @@ class EmoLA(nn.Module):
             torch.cat([words[:at], rows.to(words.dtype), words[at + 1 :]]),
             torch.cat([labels[:at], ignored, labels[at + 1 :]]),
         )
+
+
+def new_landmark_projector(config: EmolaConfig) -> nn.Sequential:
+    """Two linear layers, as the authors have it; before them the alignment, if the configuration asks for it."""
+    layers = new_projector("mlp2x_gelu", config.landmark_size, config.text.hidden_size)
+    if not config.landmark_anchors:
+        return layers
+    return nn.Sequential(AlignedShape(config.landmark_anchors, config.landmark_size), *layers)
 
 
 def new_projector(kind: str, size: int, hidden: int) -> nn.Sequential:

@@ -99,6 +99,7 @@ def model_config(config: EmolaConfig) -> dict[str, Any]:
         "rope_parameters": config.text.rope_parameters,
         "model_type": "emola",
         "landmark_feature_hidden_size": config.landmark_size,
+        "emola_landmark_anchors": config.landmark_anchors,
         "mm_hidden_size": config.vision.hidden_size,
         "mm_vision_select_layer": config.vision_layer,
         "mm_projector_type": config.projector,

@@ -30,7 +30,7 @@ def pretrain(
     *,
     evaluation: Path | None = None,
     recipe: TowerRecipe | None = None,
-    landmark_epochs: int = 5,
+    landmark_epochs: int = 8,
     vocabulary: int = VOCABULARY,
     report: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
@@ -87,8 +87,8 @@ def _train_parts(
 ) -> dict[str, Any]:
     """Train both networks and write the base into the tokenizer's folder."""
     folder, losses = tokenizer.parent, {"landmark network": [], "vision tower": []}
-    config, statistics = nano_config(load_tokenizer(tokenizer).vocab_size()), ImageStatistics()
-    anchors = mean_anchors(renders)
+    anchors, statistics = mean_anchors(renders), ImageStatistics()
+    config = nano_config(load_tokenizer(tokenizer).vocab_size(), anchors)
 
     def log(part: str) -> Callable[[dict[str, Any]], None]:
         def note(row: dict[str, Any]) -> None:
@@ -97,12 +97,15 @@ def _train_parts(
 
         return note
 
-    network = train_landmark_network(renders, epochs=landmark_epochs, log=log("landmark network"), seed=recipe.seed)
+    network = train_landmark_network(
+        renders, anchors, epochs=landmark_epochs, log=log("landmark network"), seed=recipe.seed
+    )
     write_landmark_network(network, folder / "landmark.onnx")
     task = pretrain_tower(renders, anchors, config.vision, statistics, recipe, log("vision tower"))
     torch.manual_seed(recipe.seed)
     model = EmoLA(config)
     model.vision_tower.load_state_dict(task.tower.state_dict())
+    model.landmark_feature_projector[0].measure(renders.points.flatten(1))
     write_complete(folder, model.state_dict().items(), config, nano_conventions(anchors), statistics, tokenizer)
     card = {"recipe": vars(recipe), "faces": len(renders), "landmark epochs": landmark_epochs, "losses": losses}
     if unseen:

@@ -17,12 +17,13 @@ from sdk.errors import DataError
 from sdk.faba.vocabulary import EMOTIONS
 from sdk.faces.preprocess import Anchor
 
+from ..alignment import into, similarity
 from ..synthetic.expression import UNITS
 
 STORED = 192  # pixels of a side as kept in memory
 SCORED_AT_ONCE = 50  # faces of a batch when a network is scored
 # Corners of the eyes, bridge and wings of the nose, in Multi-PIE's order: what expressions move least.
-RIGID = (27, 28, 29, 30, 31, 33, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47)
+RIGID = [27, 28, 29, 30, 31, 33, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47]
 
 # Which landmarks change places in a mirror: of Multi-PIE's 68 these runs and eyes, after them neighbours.
 _REVERSED = ((0, 16), (17, 26), (31, 35), (48, 54), (55, 59), (60, 64), (65, 67))
@@ -110,27 +111,12 @@ def mean_anchors(renders: Renders, fill: float = 0.92) -> tuple[Anchor, ...]:
     """
     mean = renders.points.mean(dim=0)
     for _ in range(3):  # Procrustes
-        frames = similarity(renders.points, mean, RIGID)
-        mean = _through(frames, renders.points).mean(dim=0)
+        frames = similarity(renders.points[:, RIGID], mean[RIGID])
+        mean = into(frames, renders.points).mean(dim=0)
     face = mean[:68]
     middle = (face.amax(dim=0) + face.amin(dim=0)) / 2
     placed = (mean - middle) * (2 * fill / (face[:, 1].amax() - face[:, 1].amin()))
     return tuple((index, *(round(float(value), 4) for value in placed[index])) for index in RIGID)
-
-
-def similarity(points: Tensor, wanted: Tensor, index: tuple[int, ...]) -> Tensor:
-    """(B, 2, 3) least-squares similarities from places in a new picture (`wanted`) to places in the old (`points`)."""
-    old, new = (torch.view_as_complex(p[..., index, :].contiguous()) for p in (points, wanted))
-    centre, middle = old.mean(dim=1, keepdim=True), new.mean()
-    turn = ((old - centre) * (new - middle).conj()).sum(dim=1) / (new - middle).abs().square().sum()
-    shift = centre[:, 0] - turn * middle
-    rows = [turn.real, -turn.imag, shift.real, turn.imag, turn.real, shift.imag]
-    return torch.stack(rows, dim=1).view(-1, 2, 3)
-
-
-def _through(frames: Tensor, points: Tensor) -> Tensor:
-    """Points of the old pictures as places in the new ones."""
-    return (points - frames[:, None, :, 2]) @ torch.linalg.inv(frames[:, :, :2]).mT
 
 
 def batches(
@@ -140,45 +126,33 @@ def batches(
     generator: torch.Generator,
     *,
     anchors: tuple[Anchor, ...] = (),
-    jitter: bool = True,
+    jitter: float = 1.0,
 ) -> Iterator[Batch]:
     """One epoch in batches of `count`, in random order; what does not fill a batch is left out.
 
     Args:
         size: side of the pictures that come out.
         anchors: align each face on them, as the runtime does; none leaves the crops of the detector.
-        jitter: mirror every second picture; move, scale, turn and recolour each at random, as detectors and cameras do.
+        jitter: 1 moves, scales and turns each picture at random as much as detectors do, 0 not at all; unless it is 0,
+            every second picture is mirrored and all are recoloured, as cameras do.
     """
     order = torch.randperm(len(renders), generator=generator)
-    wanted = torch.zeros(106, 2)
-    for index, *place in anchors:
-        wanted[index] = torch.tensor(place)
+    rigid, wanted = [anchor[0] for anchor in anchors], torch.tensor([anchor[1:] for anchor in anchors])
     for start in range(0, len(order) - count + 1, count):
         index = order[start : start + count]
-        points, pixels = renders.points[index], renders.pixels[index]
+        points, mirrored = renders.points[index], torch.zeros(count, dtype=torch.bool)
         if jitter:
-            points, pixels = _mirror_some(points, pixels, generator)
-        frames = torch.eye(2, 3).repeat(count, 1, 1)
-        if anchors:
-            seen = points + 0.02 * torch.randn(points.shape, generator=generator) * jitter
-            frames = similarity(seen, wanted, tuple(anchor[0] for anchor in anchors))
+            mirrored = torch.rand(count, generator=generator) < 0.5
+            points = torch.where(mirrored.view(-1, 1, 1), points[:, TWINS] * torch.tensor([-1.0, 1.0]), points)
+        frames = similarity(points[:, rigid], wanted) if anchors else torch.eye(2, 3).repeat(count, 1, 1)
         if jitter:
-            frames = _compose(frames, _random_frames(count, generator, 0.5 if anchors else 1.0))
-        grid = F.affine_grid(frames, [count, 3, size, size], align_corners=False)
-        pictures = F.grid_sample(pixels.float() / 255, grid, align_corners=False)
+            frames = _compose(frames, _random_frames(count, generator, jitter))
+        places = frames * torch.where(mirrored, -1.0, 1.0).view(-1, 1, 1) ** torch.tensor([[1.0], [0.0]])
+        grid = F.affine_grid(places, [count, 3, size, size], align_corners=False)
+        pictures = F.grid_sample(renders.pixels[index].float(), grid, align_corners=False) / 255
         if jitter:
             pictures = _recolour(pictures, generator)
-        yield Batch(pictures, _through(frames, points), renders.intensities[index], renders.emotions[index])
-
-
-def _mirror_some(points: Tensor, pixels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Half of the faces seen in a mirror."""
-    mirror = torch.rand(len(points), generator=generator) < 0.5
-    turned = points[:, TWINS] * torch.tensor([-1.0, 1.0])
-    return (
-        torch.where(mirror.view(-1, 1, 1), turned, points),
-        torch.where(mirror.view(-1, 1, 1, 1), pixels.flip(3), pixels),
-    )
+        yield Batch(pictures, into(frames, points), renders.intensities[index], renders.emotions[index])
 
 
 def _compose(outer: Tensor, inner: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ NOTICE = "trained on rendered faces; a demonstration, not for decisions about pe
 LICENCE = "Apache-2.0; made by this project from renders of the ICT-FaceKit light model (MIT)"
 
 
-def nano_config(vocabulary: int = VOCABULARY) -> EmolaConfig:
+def nano_config(vocabulary: int = VOCABULARY, anchors: tuple[Anchor, ...] = ()) -> EmolaConfig:
     """49 patches of 16 pixels and one landmark row, read by three decoder layers."""
     vision = CLIPVisionConfig(
         hidden_size=128,
@@ -38,7 +38,7 @@ def nano_config(vocabulary: int = VOCABULARY) -> EmolaConfig:
         tie_word_embeddings=False,
     )
     # The last hidden state is read, not the last but one: no layer is trained in vain.
-    return EmolaConfig(text=text, vision=vision, vision_layer=-1, max_length=512)
+    return EmolaConfig(text=text, vision=vision, landmark_anchors=anchors, vision_layer=-1, max_length=512)
 
 
 def nano_conventions(anchors: tuple[Anchor, ...]) -> Conventions:
