@@ -41,7 +41,7 @@ class TowerRecipe:
         bfloat16: multiply in bfloat16, about twice as fast on processors that have it; others emulate it slowly.
     """
 
-    epochs: int = 30
+    epochs: int = 22
     batch_size: int = 64
     learning_rate: float = 2e-3
     weight_decay: float = 0.02
