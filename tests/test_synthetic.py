@@ -14,6 +14,7 @@ from sdk.faba.answers import read_action_units, read_emotion
 from sdk.faba.rege import official_action_units, official_emotion, paper_action_units, paper_emotion, rouge_l
 from sdk.faba.vocabulary import EMOTIONS
 from trainer.records import read_records
+from trainer.synthetic import sample
 from trainer.synthetic.describe import describe_emotion, describe_units
 from trainer.synthetic.expression import UNITS, WEAKEST, Expression, draw_emotion, draw_units
 from trainer.synthetic.face_model import PARTS, VERTICES, FaceModel, read_face_model
@@ -280,6 +281,29 @@ def test_labels_are_visible(head):
     for hidden, gap in ((frozenset(), 0.5), (frozenset({5, 7, 43}), 0.5), (frozenset(), 0.05)):
         seen.append(set(as_visible(expression, replace(picture, hidden=hidden, lip_gap=gap)).units))
     assert seen == [{4, 7, 25}, {4, 25}, {4, 7}]
+
+
+def test_points_are_where_the_picture_shows_them(head, monkeypatch):
+    """Also where the crop would leave the picture and is moved: a picture whose colours are coordinates says so."""
+    studio, drawn = Studio(read_face_model(head)), []
+    line = np.linspace(0, 255, studio.size)
+    colours = np.stack([*np.meshgrid(line, line), np.zeros((studio.size, studio.size))], axis=2).astype(np.uint8)
+
+    def coloured(*args):
+        drawn.append(replace(render(*args), image=colours))
+        return drawn[-1]
+
+    monkeypatch.setattr(sample, "render", coloured)
+    monkeypatch.setattr(sample, "_photograph", lambda crop, random: np.asarray(crop))
+    for box in ((20.0, 30.0, 200.0), (-30.0, -20.0, 220.0), (90.0, 60.0, 250.0)):
+        monkeypatch.setattr(sample, "detected_crop", lambda picture, random, box=box: box)
+        made = sample.make_sample(studio, np.random.default_rng(0))
+        places = ((made.landmarks.reshape(-1, 2) + 1) / 2 * sample.SIDE - 0.5).round().astype(int)
+        inside = ((places >= 2) & (places < sample.SIDE - 2)).all(axis=1)
+        x, y = places[inside].T
+        expected = drawn[-1].points[inside] / (studio.size - 1) * 255
+        assert inside.sum() > 10
+        assert np.abs(made.image[y, x, :2] - expected).max() < 4
 
 
 def test_crop_is_the_detectors(real_studio):

@@ -41,9 +41,9 @@ def make_sample(studio: Studio, random: np.random.Generator) -> Sample:
     expression = draw_emotion(random) if random.random() < EMOTIONAL else draw_units(random)
     picture = render(studio, expression, random)
     expression = as_visible(expression, picture)
-    left, top, side = detected_crop(picture, random)
+    left, top, side = _inside(*detected_crop(picture, random), studio.size)
     box = (left, top, left + side, top + side)
-    crop = Image.fromarray(picture.image).resize((SIDE, SIDE), Image.Resampling.BILINEAR, box=_inside(box, studio.size))
+    crop = Image.fromarray(picture.image).resize((SIDE, SIDE), Image.Resampling.BILINEAR, box=box)
     window = side / FACE_SCALE * LANDMARK_WINDOW
     centre = np.array([left + side / 2, top + side / 2], np.float32)
     points = (picture.points - centre) / (window / 2)
@@ -81,11 +81,11 @@ def detected_crop(picture: Render, random: np.random.Generator) -> tuple[float, 
     return float(x - whole / 2), float(y - whole / 2), whole
 
 
-def _inside(box: tuple[float, float, float, float], size: int) -> tuple[float, float, float, float]:
-    """The box moved, and shrunk if need be, to lie inside the picture."""
-    side = min(box[2] - box[0], size)
-    left, top = (float(np.clip(start, 0, size - side)) for start in box[:2])
-    return left, top, left + side, top + side
+def _inside(left: float, top: float, side: float, size: int) -> tuple[float, float, float]:
+    """The square moved, and shrunk if need be, to lie inside the picture."""
+    side = min(side, size)
+    left, top = (float(np.clip(start, 0, size - side)) for start in (left, top))
+    return left, top, side
 
 
 def _photograph(picture: Image.Image, random: np.random.Generator) -> bytes:
