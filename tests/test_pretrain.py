@@ -142,7 +142,7 @@ def test_the_landmark_network_learns_and_is_exported(renders, tmp_path):
     """Its error falls, and the ONNX file gives the numbers of torch on the input of 2d106det."""
     anchors = mean_anchors(renders)
     before = landmark_error(train_landmark_network(renders, anchors, epochs=0, log=lambda row: None), renders)
-    network = train_landmark_network(renders, anchors, epochs=40, log=lambda row: None)
+    network = train_landmark_network(renders, anchors, epochs=120, log=lambda row: None)
     after = landmark_error(network, renders)
     assert after < before / 4, f"{before:.1f} % -> {after:.1f} % of the side"
     path = tmp_path / "landmark.onnx"
