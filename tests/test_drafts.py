@@ -171,6 +171,15 @@ def test_the_longest_known_context_decides(tmp_path):
     assert tree.after([8]) is None
 
 
+@pytest.mark.parametrize("answers", [[], [([1, 5, 6], 3)]])
+def test_without_answers_nothing_is_known(tmp_path, answers):
+    """No record, or none with a token to predict: an empty table, which is written and read like any other."""
+    count_ngrams(answers).save(tmp_path / "answers.ngrams")
+    table = Ngrams.load(tmp_path / "answers.ngrams", 10)
+    assert len(table.parent) == 0
+    assert ContextTree(table).after([1, 5]) is None
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -68,10 +68,14 @@ def _start(output: Path) -> dict[str, torch.Tensor]:
         (("--dropout", "1"), 1),
         (("--warmup-ratio", "3"), 1),
         (("--workers", "-1"), 1),
+        (("--load-4bit", "--tune", "everything"), 1),
+        (("--tune", "everything", "--adapter", str(GOLDEN / "llava-lora-emola-init")), 1),
+        (("--load-4bit", "--adapter", str(GOLDEN / "llava-lora-emola-init")), 1),
     ],
 )
 def test_what_cannot_be_meant_is_refused(tmp_path, capsys, options, code):
-    """A precision that is none would train in float32, a batch of nothing never end, a ratio of 3 be three steps."""
+    """A precision that is none would train in float32, a batch of nothing never end, a ratio of 3 be three steps, and
+    of a decoder that is trained as a whole below an adapter nothing would be written."""
     assert emola_train(tmp_path / "run", *options) == code
     assert options[0] in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
