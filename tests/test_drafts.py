@@ -1,7 +1,10 @@
 """Drafted decoding: fewer forwards, the same tokens; whatever the table says."""
 
 import json
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -220,3 +223,12 @@ def test_answers_of_an_evaluation_file_are_refused(tmp_path):
     evaluation.write_text(json.dumps([{"image": "a.png", "landmark": "a.npy", "label": 1, "gpt4": "Happy."}]))
     with pytest.raises(DataError, match="no question"):
         read_answers([evaluation])
+
+
+def test_the_benchmark_asks_for_a_table(bundle):
+    """`benchmarks/drafting.py` on a bundle without one: wrong usage, and which option is missing."""
+    script = Path(__file__).parents[1] / "benchmarks/drafting.py"
+    command = [sys.executable, str(script), "--data", "au.json", "emotion.json", "--bundle", str(bundle())]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 2, result.stderr
+    assert "(--table)" in result.stderr
