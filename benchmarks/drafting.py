@@ -56,6 +56,8 @@ def main() -> None:
     args = parser.parse_args()
     folder = bundle_folder(args.bundle)
     manifest = read_manifest(folder)
+    if not (args.table or manifest.ngrams):
+        parser.error(f"{manifest.name} holds no answers to draft from; pass a table of another bundle (--table)")
     pipeline = Pipeline(folder, manifest, open_backend(folder, manifest))
     table = Ngrams.load(args.table or folder / manifest.ngrams, manifest.geometry.vocabulary)
     tree = ContextTree(table)

@@ -122,7 +122,7 @@ class GptqWeights(Mapping[str, Any]):
             expected: shape of each weight by its name in Hugging Face's Llama.
 
         Raises:
-            ExportError: names what is missing, left over or of another shape.
+            ExportError: names what is missing, left over, not quantised or of another shape.
         """
         names = set(self)
         wrong = sorted(names ^ set(expected))
@@ -131,8 +131,11 @@ class GptqWeights(Mapping[str, Any]):
             raise ExportError(f"{self.folder}: {wrong[0]} {state} ({len(wrong)} in all); expected this base's decoder")
         for name, shape in expected.items():
             layer = f"language_model.{name.removesuffix('.weight')}"
-            found = self._files.shape(f"{layer}.weight") if f"{layer}.weight" in self._files else None
-            if found is None:
+            if f"{layer}.weight" in self._files:
+                if name.endswith("_proj.weight"):
+                    raise ExportError(f"{self.folder}: {name} is not quantised; expected every linear layer in GPTQ")
+                found = self._files.shape(f"{layer}.weight")
+            else:
                 words, outputs = self._files.shape(f"{layer}.qweight")
                 found = (outputs, words * 32 // self.bits)
             if found != shape:
@@ -163,7 +166,8 @@ def _quantisation(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise ExportError(f"{folder} is no folder; expected a GPTQ checkpoint")
     path = folder / "quantize_config.json"
-    config = read_json(path) if path.is_file() else read_json(folder / "config.json").get("quantization_config", {})
+    found = read_json(path) if path.is_file() else read_json(folder / "config.json").get("quantization_config")
+    config: dict[str, Any] = found if isinstance(found, dict) else {}
     if config.get("quant_method", "gptq") != "gptq" or config.get("bits") not in (3, 4, 8):
         raise ExportError(
             f"{folder}: expected GPTQ in 3, 4 or 8 bits, found {config.get('quant_method')} in "

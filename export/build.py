@@ -58,21 +58,8 @@ def export_bundle(options: ExportOptions, report: Callable[[str], None] = lambda
     out, landmark = options.out, options.landmark_model
     records = options.calibration.records() if options.calibration else []
     sources = {"files": [[path.name, file_sha256(path)] for path in checkpoint.files()]}  # names may repeat
-    inputs: dict[str, Any] = {
-        "precision": dataclasses.asdict(options.precision),
-        "landmark": file_sha256(landmark) if landmark else None,
-        "half": options.tensorrt,
-        "cuda": options.cuda,
-        "keep_gptq": options.keep_gptq,
-        "detector": file_sha256(options.detector_model) if options.detector_model else None,
-    }
-    if options.gptq_folder:
-        inputs["gptq"] = {path.name: file_sha256(path) for path in layout_files(options.gptq_folder)}
-    if records:
-        inputs |= {"calibration": digest(records), "gptq": dataclasses.asdict(options.gptq)}
     answers = read_answers(options.answer_files)
-    if answers:
-        inputs["answers"] = [file_sha256(path) for path in options.answer_files]
+    inputs = _inputs(options, records)
     recipe = hashlib.sha256(json.dumps([sdk.__version__, sources, inputs], sort_keys=True).encode()).hexdigest()
     work = out.with_name(f"{out.name}.work")
     stages = Stages(work, report)
@@ -103,6 +90,26 @@ def export_bundle(options: ExportOptions, report: Callable[[str], None] = lambda
         manifest = read_manifest(out)
     shutil.rmtree(work, ignore_errors=True)
     return manifest
+
+
+def _inputs(options: ExportOptions, records: list[Record]) -> dict[str, Any]:
+    """Everything besides the checkpoint that decides what the bundle holds, as JSON."""
+    landmark, detector = options.landmark_model, options.detector_model
+    inputs: dict[str, Any] = {
+        "precision": dataclasses.asdict(options.precision),
+        "landmark": file_sha256(landmark) if landmark else None,
+        "half": options.tensorrt,
+        "cuda": options.cuda,
+        "keep_gptq": options.keep_gptq,
+        "detector": file_sha256(detector) if detector else None,
+    }
+    if options.gptq_folder:
+        inputs["gptq"] = {path.name: file_sha256(path) for path in layout_files(options.gptq_folder)}
+    if records:
+        inputs |= {"calibration": digest(records), "gptq": dataclasses.asdict(options.gptq)}
+    if options.answer_files:
+        inputs["answers"] = [file_sha256(path) for path in options.answer_files]
+    return inputs
 
 
 def _quantise(

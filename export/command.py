@@ -33,7 +33,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--accept-noncommercial", action="store_true", help="let weights in whose licence forbids commercial use"
     )
+    parser.add_argument(
+        "--label-data",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("TASK", "FILE"),
+        help="evaluation file that the label scores of a task (emotion, action_units) are calibrated on",
+    )
     _add_gate(parser)
+    _add_decoder(parser)
+
+
+def _add_decoder(parser: argparse.ArgumentParser) -> None:
     decoder = parser.add_argument_group("decoder")
     decoder.add_argument(
         "--quantize",
@@ -41,8 +53,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="int4",
         help="int4 rounds to nearest; gptq calibrates on records and is closer to the original (default int4)",
     )
-    decoder.add_argument("--bits", type=int, choices=(3, 4, 8), default=4, help="of gptq (default 4)")
-    decoder.add_argument("--group-size", type=int, default=128, help="inputs that share a scale: 128, 64, 32 or 16")
+    decoder.add_argument("--bits", type=int, choices=(3, 4, 8), help="of gptq (default 4)")
+    decoder.add_argument(
+        "--group-size", type=int, help="inputs that share a scale of gptq: 128, 64, 32 or 16 (default 128)"
+    )
     decoder.add_argument("--head-bits", type=int, choices=(8, 4), default=8, help="of the output head (default 8)")
     decoder.add_argument("--calibration", type=Path, metavar="JSON", help="training records that gptq calibrates on")
     decoder.add_argument(
@@ -63,14 +77,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     decoder.add_argument("--root", type=Path, help="folder that their pictures are relative to; default: found")
     decoder.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where gptq computes")
-    parser.add_argument(
-        "--label-data",
-        nargs=2,
-        action="append",
-        default=[],
-        metavar=("TASK", "FILE"),
-        help="evaluation file that the label scores of a task (emotion, action_units) are calibrated on",
-    )
 
 
 def _add_gate(parser: argparse.ArgumentParser) -> None:
@@ -87,8 +93,10 @@ def _add_gate(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     _check_label_data(args.label_data)
-    if args.calibration and args.quantize != "gptq":
-        raise ExportError("--calibration is for --quantize gptq; without it the decoder is rounded, not calibrated")
+    unused = [name for name in ("calibration", "bits", "group_size") if getattr(args, name) is not None]
+    if unused and args.quantize != "gptq":
+        option = "--" + unused[0].replace("_", "-")
+        raise ExportError(f"{option} is for --quantize gptq; without it the decoder is rounded, not calibrated")
     from .build import export_bundle
 
     options = _options(args)
@@ -112,6 +120,7 @@ def _options(args: argparse.Namespace) -> "ExportOptions":
 
     device = "cuda" if args.device == "auto" and torch.cuda.is_available() else args.device
     quantize, calibration = "gptq" if args.gptq else args.quantize, None
+    group = GptqOptions.group if args.group_size is None else args.group_size
     if quantize == "gptq" and args.calibration and not args.gptq:
         calibration = CalibrationSet(args.calibration, args.calibration_records, args.root)
     return ExportOptions(
@@ -124,7 +133,7 @@ def _options(args: argparse.Namespace) -> "ExportOptions":
         quantize=quantize,
         calibration=calibration,
         answers=tuple(args.answers),
-        gptq=GptqOptions(args.bits, args.group_size),
+        gptq=GptqOptions(args.bits or GptqOptions.bits, group),
         gptq_folder=args.gptq,
         keep_gptq=args.keep_gptq,
         target=args.target,

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from sdk.bundles.files import file_sha256
+from sdk.bundles.files import FileRecord, RelativePath, file_sha256
 from sdk.bundles.manifest import Manifest, read_manifest
 from sdk.errors import ExportError
 from sdk.runtime.backends.ort import Floats
@@ -25,6 +25,8 @@ from sdk.runtime.backends.tensorrt import (
     EngineRecord,
     Plan,
     TensorRTEncoder,
+    engine_graphs,
+    graph_files,
     load_tensorrt,
     this_platform,
 )
@@ -42,7 +44,7 @@ class EngineOptions:
     """How to build.
 
     Attributes:
-        batches: the smallest, usual and largest number of faces at once are its first, middle and last.
+        batches: numbers of faces at once that are measured; an engine takes 1 to the last and is tuned for the middle.
         workspace: bytes that the builder may try.
     """
 
@@ -89,7 +91,7 @@ def build_engines(
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    record = EngineRecord(bundle=manifest.digest, platform=here, plans=plans)
+    record = EngineRecord(platform=here, plans=plans)
     (partial / RECORD).write_text(record.model_dump_json(indent=1), encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
@@ -100,18 +102,20 @@ def _build_all(
     bundle: Path, manifest: Manifest, options: EngineOptions, folder: Path, report: Callable[[str], None]
 ) -> dict[str, Plan]:
     reference = Reference.load(bundle / manifest.reference)
-    graphs = {"vision": manifest.vision_half or manifest.vision}
-    inputs: dict[str, tuple[Floats, ...]] = {"vision": (reference.pixel_values, reference.landmark_features)}
+    inputs: dict[str, tuple[Floats, ...]] = {
+        "vision": (reference.pixel_values, reference.landmark_features),
+        "landmark": (reference.landmark_pixels,),
+    }
     expected = {"vision": reference.rows, "landmark": reference.landmark_features}
-    if manifest.landmark and len(reference.landmark_pixels):
-        graphs["landmark"], inputs["landmark"] = manifest.landmark, (reference.landmark_pixels,)
     cache, plans = bundle / ENGINES / "timing.cache", {}
-    for name, graph in graphs.items():
+    for name, graph in engine_graphs(manifest).items():
+        if not len(inputs[name][0]):
+            continue  # nothing to measure it with
         report(f"{name}: building ...")
         path = folder / f"{name}.plan"
         path.write_bytes(build_plan(bundle / graph, options, cache))
         encoder = TensorRTEncoder(path, options.batches[-1])
-        plans[name] = _measure(name, path, encoder, inputs[name], expected[name], options)
+        plans[name] = _measure(path, encoder, inputs[name], expected[name], options, graph_files(manifest, graph))
         encoder.close()
         report(f"{name}: relative error {plans[name].relative_error:.1e}, p50 {plans[name].p50_ms} ms")
     return plans
@@ -148,23 +152,23 @@ def build_plan(graph: Path, options: EngineOptions, cache: Path) -> bytes:
 
 
 def _profile(builder: Any, network: Any, batches: tuple[int, ...]) -> Any:
-    """One optimisation profile over the batch of every input."""
+    """One optimisation profile over the batch of every input; the last piece of a larger batch may be one face."""
     profile = builder.create_optimization_profile()
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
         rest = tuple(tensor.shape)[1:]
-        shapes = [(batch, *rest) for batch in (batches[0], batches[len(batches) // 2], batches[-1])]
+        shapes = [(batch, *rest) for batch in (1, batches[len(batches) // 2], batches[-1])]
         profile.set_shape(tensor.name, *shapes)
     return profile
 
 
 def _measure(
-    name: str,
     path: Path,
     encoder: TensorRTEncoder,
     inputs: tuple[Floats, ...],
     expected: Floats,
     options: EngineOptions,
+    graph: dict[RelativePath, FileRecord],
 ) -> Plan:
     """Parity, then latency for each batch size.
 
@@ -175,13 +179,14 @@ def _measure(
     error = float(np.linalg.norm(difference) / np.linalg.norm(expected.astype(np.float64)))
     if not error <= _TOLERANCE:
         raise ExportError(
-            f"the {name} engine differs from torch by {error:.1e} (relative), at most {_TOLERANCE:.0e} is allowed; it "
-            "was not kept. Try another TensorRT version; the ONNX variant still works"
+            f"the {path.stem} engine differs from torch by {error:.1e} (relative), {_TOLERANCE:.0e} is allowed; "
+            "it was not kept. Try another TensorRT version; the ONNX variant still works"
         )
     times = {batch: _latency(encoder, inputs, batch) for batch in options.batches}
     return Plan(
         file=path.name,
         sha256=file_sha256(path),
+        graph=graph,
         max_batch=options.batches[-1],
         relative_error=error,
         p50_ms={batch: round(statistics.median(found), 3) for batch, found in times.items()},

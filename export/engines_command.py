@@ -13,7 +13,7 @@ from .targets import find_target
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", type=Path, help="folder of a sealed bundle")
     parser.add_argument("--target", default="auto", help="auto, or what this machine must be; see `emola plan`")
-    parser.add_argument("--batch", default="1,4", help="faces at once: smallest, usual, largest (default 1,4)")
+    parser.add_argument("--batch", default="1,4", help="faces at once to measure, the largest last (default 1,4)")
     parser.add_argument("--workspace", type=float, default=2.0, metavar="GB", help="for the builder (default 2)")
     parser.add_argument("--json", action="store_true", help="print the record as JSON")
 

@@ -164,14 +164,14 @@ def workload(checkpoint: Checkpoint, name: str, precision: Precision, group: int
     weights = sum(parameter.numel() for part in encoders for parameter in part.parameters())
     shape = geometry(checkpoint.config)
     bits, head_bits = (precision.bits, precision.head_bits) if precision.bits else (32, 32)
-    stored = checkpoint.merged["language_model.model.norm.weight"].dtype.itemsize
+    halved = checkpoint.merged["language_model.model.norm.weight"].dtype == torch.float16  # see `write_embeddings`
     return Workload(
         name,
         shape,
         (stored_decoder(precision.name, shape, bits, head_bits, group),),
         weights,
         checkpoint.config.image_rows,
-        stored * shape.vocabulary * shape.hidden_size,
+        (2 if halved else 4) * shape.vocabulary * shape.hidden_size,
     )
 
 

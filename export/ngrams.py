@@ -55,7 +55,7 @@ def answers(
 
 
 def count_ngrams(sequences: Iterable[tuple[list[int], int]]) -> Ngrams:
-    """The context tree of answers.
+    """The context tree of answers; without any it is empty.
 
     Shares are followers / (cases + 1): what was seen twice is not yet certain.
 
@@ -63,15 +63,13 @@ def count_ngrams(sequences: Iterable[tuple[list[int], int]]) -> Ngrams:
         sequences: token ids, and the index of the first that is to be predicted; those before it are context only.
     """
     tokens, depths = _flatten(sequences)  # depths: how much context each token has, 0 for those not to be predicted
-    base = int(tokens.max()) + 1
+    base = int(tokens.max(initial=0)) + 1
     places = np.flatnonzero(depths)
     nodes = np.zeros(len(places), np.int64)
     grown, size = [], 0
     for depth in range(1, ORDER + 1):
         reached = depths[places] >= depth
         places, nodes = places[reached], nodes[reached]
-        if not len(places):
-            break
         edges, which, cases = np.unique(nodes * base + tokens[places - depth], return_inverse=True, return_counts=True)
         followers, hits = _most_frequent(which, tokens[places], len(edges), base)
         kept = cases >= EVIDENCE

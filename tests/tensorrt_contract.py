@@ -84,7 +84,7 @@ def profile():
 
     def set_shape(name, least, usual, most):
         assert all(len(shape) in (2, 4) and -1 not in shape for shape in (least, usual, most)), name
-        assert least[0] <= usual[0] <= most[0]
+        assert 1 == least[0] <= usual[0] <= most[0], "a picture may hold one face"
 
     made.set_shape.side_effect = set_shape
     return made
@@ -186,6 +186,29 @@ def logger_class():
     return made
 
 
+def check_bound_to_graphs(bundle: Path, folder: Path) -> None:
+    """What is measured anew in a bundle leaves its engines valid; other graphs, files and paths do not."""
+    from sdk.bundles.manifest import read_manifest
+    from sdk.errors import BackendError
+    from sdk.runtime.backends.tensorrt import open_engines
+
+    manifest, text = read_manifest(bundle), (folder / "engines.json").read_text()
+    judged = manifest.model_copy(update={"gate": None, "calibration": (), "digest": "judged again"})
+    assert sorted(open_engines(bundle, judged)) == ["landmark", "vision"]
+    other = manifest.files[manifest.vision].model_copy(update={"sha256": "0" * 64})
+    for changed, record, message in (
+        (manifest.model_copy(update={"files": {**manifest.files, manifest.vision: other}}), text, "another graph"),
+        (manifest, text.replace("vision.plan", "../vision.plan"), "damaged"),
+        (manifest, text.replace("vision.plan", "no.plan"), "is missing or was changed"),
+        (manifest, text.replace('"landmark": {', '"decoder": {'), "another graph"),
+    ):
+        (folder / "engines.json").write_text(record)
+        with pytest.raises(BackendError, match=message):
+            open_engines(bundle, changed)
+    (folder / "engines.json").write_text(text)
+    gc.collect()
+
+
 def run(bundle: Path) -> None:
     from sdk.analyzer import open_backend
     from sdk.bundles.manifest import read_manifest
@@ -196,7 +219,7 @@ def run(bundle: Path) -> None:
 
     tensorrt = pretend()
     manifest = read_manifest(bundle)
-    assert main(["engines", str(bundle), "--batch", "1,3"]) == 0
+    assert main(["engines", str(bundle), "--batch", "2,3"]) == 0
     folder = bundle / "engines" / f"sm87-trt{real.__version__}"
     assert sorted(p.name for p in folder.iterdir()) == ["engines.json", "landmark.plan", "vision.plan"]
     assert (folder.parent / "timing.cache").read_bytes() == b"timings"
@@ -218,6 +241,7 @@ def run(bundle: Path) -> None:
     del backend
     gc.collect()
     assert not [*MEMORY, *STREAMS], "device memory or streams outlived their backend"
+    check_bound_to_graphs(bundle, folder)
     tensorrt.__version__ = "9.9.9"
     with pytest.raises(BackendError, match="SM 8.7 and TensorRT 9.9.9") as refused:
         open_backend(bundle, manifest, "tensorrt")

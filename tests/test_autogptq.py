@@ -67,6 +67,22 @@ def test_a_folder_is_read_back(tmp_path, bits):
     assert weights["model.norm.weight"].dtype == np.float32
 
 
+def test_a_linear_layer_that_was_left_in_float_is_refused(tmp_path):
+    """It would be rounded to nearest without a word; norms and the head may be in float."""
+    names = ("model.norm.weight", "lm_head.weight", "model.layers.0.mlp.up_proj.weight")
+    write_shard(tmp_path / "model.safetensors", {name: torch.ones(64, 128) for name in names})
+    (tmp_path / "quantize_config.json").write_text('{"bits": 4}')
+    shapes = dict.fromkeys(names, (64, 128))
+    with pytest.raises(ExportError, match="up_proj.weight is not quantised"):
+        GptqWeights(tmp_path).check(shapes)
+
+
+def test_a_config_without_quantisation_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text('{"quantization_config": null}')
+    with pytest.raises(ExportError, match="expected GPTQ in 3, 4 or 8 bits"):
+        GptqWeights(tmp_path)
+
+
 def test_version_2_of_the_layout_stores_zero_points_as_they_are(tmp_path):
     with pytest.raises(ExportError, match="zero points vary"):
         write(tmp_path, layer(4), checkpoint_format="gptq_v2")["model.layers.0.mlp.down_proj.weight"]

@@ -159,6 +159,7 @@ LORA = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
         (lambda b, c, a: edit_json(b / "config.json", rope_scaling={"type": "linear"}), "scaled rotary"),
         (lambda b, c, a: edit_json(a / "adapter_config.json", use_dora=True), "expected plain LoRA"),
         (lambda b, c, a: edit_json(a / "adapter_config.json", target_modules=["q_proj"]), "is no target"),
+        (lambda b, c, a: edit_json(a / "adapter_config.json", target_modules=".*_proj"), "target_modules is a pattern"),
         (lambda b, c, a: edit_json(c / "config.json", hidden_size=96), "expected shape .* found"),
     ],
 )

@@ -1,6 +1,7 @@
 """The command line: results on stdout, the rest on stderr, exit codes 0, 1 and 2, and never a traceback."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,9 @@ import pytest
 from conftest import GOLDEN, golden_json
 from PIL import Image
 
+from sdk.bundles.manifest import MANIFEST, read_manifest
 from sdk.cli import main
+from sdk.runtime.verify import FLOAT32_TOLERANCE
 
 EXPORT = ["--base", str(GOLDEN / "llava-base"), "--vision-tower", str(GOLDEN / "clip")]
 
@@ -144,8 +147,6 @@ def test_export_verify_info(emola_cli, tmp_path, landmark_network):
 
 
 def test_verify_finds_a_changed_file(emola_cli, bundle, tmp_path):
-    import shutil
-
     copy = shutil.copytree(bundle(), tmp_path / "copy")
     data = bytearray((copy / "vision.onnx").read_bytes())
     data[-100] ^= 1
@@ -153,6 +154,18 @@ def test_verify_finds_a_changed_file(emola_cli, bundle, tmp_path):
     code, _, err = emola_cli("verify", copy)
     assert code == 1
     assert "SHA-256 differs" in err
+
+
+def test_verify_measures_a_stage_that_was_not_sealed(emola_cli, bundle, tmp_path):
+    """Without sealed figures the tolerance is that of float32."""
+    copy = shutil.copytree(bundle(), tmp_path / "copy")
+    manifest = read_manifest(copy)
+    kept = tuple(parity for parity in manifest.parity if parity.stage != "vision")
+    (copy / MANIFEST).write_text(manifest.model_copy(update={"parity": kept}).to_json(), encoding="utf-8")
+    code, text, err = emola_cli("verify", copy, "--json")
+    assert code == 0, err
+    (vision,) = (row for row in json.loads(text)["parity"] if row["stage"] == "vision")
+    assert vision["tolerance"] == FLOAT32_TOLERANCE
 
 
 @pytest.fixture
@@ -221,6 +234,7 @@ def test_failures(emola_cli, photo, tmp_path, bundle):
         (["analyze", photo, "--frobnicate"], 2, "usage: emola analyze"),
         (["verify", tmp_path], 1, "no manifest.json"),
         (["export", GOLDEN / "nowhere", tmp_path / "out", *EXPORT], 1, "is no folder"),
+        (["export", "none", tmp_path / "out", *EXPORT, "--group-size", 32], 1, "--group-size is for --quantize gptq"),
         (["analyze"], 2, "required: PHOTO"),
         (["analyze", photo, "--task", "age"], 2, "invalid choice"),
         (["dance"], 2, "invalid choice"),

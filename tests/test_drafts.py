@@ -1,7 +1,10 @@
 """Drafted decoding: fewer forwards, the same tokens; whatever the table says."""
 
 import json
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -171,6 +174,15 @@ def test_the_longest_known_context_decides(tmp_path):
     assert tree.after([8]) is None
 
 
+@pytest.mark.parametrize("answers", [[], [([1, 5, 6], 3)]])
+def test_without_answers_nothing_is_known(tmp_path, answers):
+    """No record, or none with a token to predict: an empty table, which is written and read like any other."""
+    count_ngrams(answers).save(tmp_path / "answers.ngrams")
+    table = Ngrams.load(tmp_path / "answers.ngrams", 10)
+    assert len(table.parent) == 0
+    assert ContextTree(table).after([1, 5]) is None
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -211,3 +223,12 @@ def test_answers_of_an_evaluation_file_are_refused(tmp_path):
     evaluation.write_text(json.dumps([{"image": "a.png", "landmark": "a.npy", "label": 1, "gpt4": "Happy."}]))
     with pytest.raises(DataError, match="no question"):
         read_answers([evaluation])
+
+
+def test_the_benchmark_asks_for_a_table(bundle):
+    """`benchmarks/drafting.py` on a bundle without one: wrong usage, and which option is missing."""
+    script = Path(__file__).parents[1] / "benchmarks/drafting.py"
+    command = [sys.executable, str(script), "--data", "au.json", "emotion.json", "--bundle", str(bundle())]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 2, result.stderr
+    assert "(--table)" in result.stderr

@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import pytest
+from conftest import GOLDEN
 
 from export.plan import LLAVA_7B, Decoder, check_fits, plan, stored_decoder
 from export.targets import TARGETS, find_target
@@ -73,6 +75,20 @@ def test_a_bundle_is_planned_by_its_bytes(bundle, emola, precision):
     (decoder,) = work.decoders
     assert decoder.size == sum(path.stat().st_size for path in folder.glob("decoder/*.onnx*"))
     assert "exported again with --cuda" in plan("t4", TARGETS["t4"], work).decoder
+
+
+@pytest.mark.parametrize(("dtype", "width"), [("float16", 2), ("bfloat16", 4), ("float32", 4)])
+def test_the_table_is_planned_as_it_is_written(dtype, width):
+    """Small numbers in bfloat16 have no equal in float16: the table of such a checkpoint is written in float32."""
+    torch = pytest.importorskip("torch")
+    from export.decoder import Precision
+    from export.graphs import workload
+    from trainer.config import read_config
+
+    config = read_config(GOLDEN / "llava-base", GOLDEN / "clip")
+    norm = {"language_model.model.norm.weight": torch.ones(1, dtype=getattr(torch, dtype))}
+    work = workload(SimpleNamespace(config=config, merged=norm), "x", Precision("int4", 4), 128)
+    assert work.embedding_bytes == width * config.text.vocab_size * config.text.hidden_size
 
 
 def test_float32_needs_eight_times_the_memory_of_4_bits():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -68,13 +69,26 @@ def _start(output: Path) -> dict[str, torch.Tensor]:
         (("--dropout", "1"), 1),
         (("--warmup-ratio", "3"), 1),
         (("--workers", "-1"), 1),
+        (("--load-4bit", "--tune", "everything"), 1),
+        (("--tune", "everything", "--adapter", str(GOLDEN / "llava-lora-emola-init")), 1),
+        (("--load-4bit", "--adapter", str(GOLDEN / "llava-lora-emola-init")), 1),
     ],
 )
 def test_what_cannot_be_meant_is_refused(tmp_path, capsys, options, code):
-    """A precision that is none would train in float32, a batch of nothing never end, a ratio of 3 be three steps."""
+    """A precision that is none would train in float32, a batch of nothing never end, a ratio of 3 be three steps, and
+    of a decoder that is trained as a whole below an adapter nothing would be written."""
     assert emola_train(tmp_path / "run", *options) == code
     assert options[0] in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_landmarks_that_are_no_coordinates_align_nothing(tmp_path, capsys):
+    """The released landmark files on a base that turns faces upright by their landmarks, such as emola-nano's."""
+    base = shutil.copytree(GOLDEN / "llava-base", tmp_path / "base")
+    recorded = Conventions(image_aspect="align", landmark_mode="insightface", anchors=((0, -0.4, 0), (1, 0.4, 0)))
+    (base / "emola.json").write_text(json.dumps(dataclasses.asdict(recorded)))
+    assert emola_train(tmp_path / "run", base=base) == 1
+    assert "landmark files of mode 'emola' hold no coordinates" in capsys.readouterr().err
 
 
 def test_nothing_to_train_is_refused(tmp_path):

@@ -93,6 +93,8 @@ class LoraUpdates:
         Raises:
             CheckpointError: an update is missing, fits no weight or has another shape.
         """
+        if isinstance(self.config["target_modules"], str):
+            raise CheckpointError(f"{self.path}: target_modules is a pattern; expected a list of names such as q_proj")
         targets = tuple(self.config["target_modules"])
         layers = (name for name in shapes if name.startswith("language_model.model.layers."))
         expected = {name for name in layers if name.removesuffix(".weight").endswith(targets)}

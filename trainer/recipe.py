@@ -73,6 +73,7 @@ class Recipe:
             "epochs": (self.epochs > 0, "greater than 0"),
             "workers": (self.workers >= 0, "at least 0"),
             "keep_visual": (0 < self.keep_visual <= 1, "a share above 0, at most 1"),
+            "load_4bit": (not self.load_4bit or self.tune != "everything", "off with --tune everything"),
             "dropout": (0 <= self.dropout < 1, below_1),
             "warmup_ratio": (0 <= self.warmup_ratio < 1, below_1),
         }

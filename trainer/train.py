@@ -161,6 +161,9 @@ def _recipe_of(checkpoint: Checkpoint, recipe: Recipe) -> Recipe:
     """The recipe, with the LoRA shape of the adapter that a run goes on from."""
     if checkpoint.lora is None:
         return recipe
+    if recipe.tune == "everything" or recipe.load_4bit:
+        option = "--load-4bit" if recipe.load_4bit else "--tune everything"
+        raise TrainingError(f"{option} starts from a base without LoRA, not from an adapter ({checkpoint.adapter})")
     given = checkpoint.lora.config
     if given.get("use_rslora") or set(given["target_modules"]) != set(LORA_TARGETS):
         raise TrainingError(

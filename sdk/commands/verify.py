@@ -41,9 +41,10 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _tolerance(manifest: Manifest, parity: Parity) -> float:
-    """What was sealed for a stage of a variant; of one that the exporting machine could not run, that of the others."""
+    """What was sealed for a stage of a variant; else that of other variants, or of float32 if nothing was sealed."""
     same = [sealed for sealed in manifest.parity if sealed.stage == parity.stage]
-    return next((s.tolerance for s in same if s.variant == parity.variant), max(s.tolerance for s in same))
+    others = max((sealed.tolerance for sealed in same), default=parity.tolerance)
+    return next((sealed.tolerance for sealed in same if sealed.variant == parity.variant), others)
 
 
 def _row(parity: Parity) -> str:

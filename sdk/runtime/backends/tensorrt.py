@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from sdk.bundles.files import file_sha256
+from sdk.bundles.files import FileRecord, RelativePath, file_sha256
 from sdk.bundles.manifest import Manifest, Variant
 from sdk.errors import BackendError, DependencyError
 from sdk.runtime.backends.ort import Encoder, Floats, OrtBackend, OrtEncoder
@@ -44,12 +44,19 @@ class Platform(BaseModel):
 
 
 class Plan(BaseModel):
-    """One engine file: its SHA-256, the largest batch, parity and latency (ms by batch) measured when it was built."""
+    """One engine file, beside `engines.json`.
+
+    Attributes:
+        graph: the files of the bundle that it was built from; what else changes in the bundle does not concern it.
+        max_batch: faces at once.
+        relative_error, p50_ms, p95_ms: parity, and latency by batch, measured when it was built.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    file: str
+    file: RelativePath
     sha256: str
+    graph: dict[RelativePath, FileRecord]
     max_batch: int
     relative_error: float
     p50_ms: dict[int, float]
@@ -57,11 +64,10 @@ class Plan(BaseModel):
 
 
 class EngineRecord(BaseModel):
-    """`engines.json`: for which bundle and machine the plans beside it were built."""
+    """`engines.json`: for which machine the plans beside it were built, by encoder."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    bundle: str
     platform: Platform
     plans: dict[str, Plan]
 
@@ -155,7 +161,8 @@ class TensorRTEncoder:
         for name, given in zip(self._inputs, arrays, strict=True):
             array = np.ascontiguousarray(given, np.float32)
             address = self._bind(name, array.nbytes)
-            self._context.set_input_shape(name, array.shape)
+            if not self._context.set_input_shape(name, array.shape):
+                raise BackendError(f"the engine takes no {name} of shape {array.shape}; build it with `emola engines`")
             copy = (address, array.ctypes.data, array.nbytes, kind.cudaMemcpyHostToDevice, self._stream)
             check(cuda, cuda.cudaMemcpyAsync(*copy))
         result = np.empty(tuple(self._context.get_tensor_shape(self._output)), np.float32)
@@ -191,11 +198,22 @@ def _free(cuda: Any, memory: dict[str, tuple[int, int]], stream: Any) -> None:
     check(cuda, cuda.cudaStreamDestroy(stream))
 
 
+def engine_graphs(manifest: Manifest) -> dict[str, RelativePath]:
+    """The ONNX file that the engine of each encoder is built from."""
+    graphs = {"vision": manifest.vision_half or manifest.vision}
+    return {**graphs, "landmark": manifest.landmark} if manifest.landmark else graphs
+
+
+def graph_files(manifest: Manifest, graph: RelativePath) -> dict[RelativePath, FileRecord]:
+    """An ONNX file and, where its weights lie beside it, theirs."""
+    return {name: manifest.files[name] for name in (graph, f"{graph}.data") if name in manifest.files}
+
+
 def open_engines(bundle: Path, manifest: Manifest) -> dict[str, TensorRTEncoder]:
     """The engines of a bundle for this machine, by encoder.
 
     Raises:
-        BackendError: none were built, or for another machine, TensorRT version or bundle.
+        BackendError: none were built, or for another machine, TensorRT version or graph.
     """
     here, rebuild = this_platform(), f"build them here: emola engines {bundle}"
     known = sorted(path.parent.name for path in (bundle / ENGINES).glob(f"*/{RECORD}"))
@@ -208,17 +226,18 @@ def open_engines(bundle: Path, manifest: Manifest) -> dict[str, TensorRTEncoder]
     try:
         record = EngineRecord.model_validate_json((folder / RECORD).read_text(encoding="utf-8"))
     except ValidationError:
-        raise BackendError(f"{folder / RECORD} is damaged; {rebuild}") from None
+        raise BackendError(f"{folder / RECORD} is damaged or of another version; {rebuild}") from None
     if (record.platform.sm, record.platform.tensorrt) != (here.sm, here.tensorrt):
         raise BackendError(
             f"the engines in {folder} are for SM {record.platform.sm} and TensorRT {record.platform.tensorrt}, this "
             f"machine has SM {here.sm} and TensorRT {here.tensorrt}; {rebuild}"
         )
-    if record.bundle != manifest.digest:
-        raise BackendError(f"the engines in {folder} were built from another bundle; {rebuild}")
-    for plan in record.plans.values():
-        if file_sha256(folder / plan.file) != plan.sha256:
-            raise BackendError(f"{folder / plan.file} was changed since it was built; {rebuild}")
+    graphs = engine_graphs(manifest)
+    for name, plan in record.plans.items():
+        if name not in graphs or plan.graph != graph_files(manifest, graphs[name]):
+            raise BackendError(f"the {name} engine in {folder} was built from another graph; {rebuild}")
+        if not (folder / plan.file).is_file() or file_sha256(folder / plan.file) != plan.sha256:
+            raise BackendError(f"{folder / plan.file} is missing or was changed since it was built; {rebuild}")
     return {name: TensorRTEncoder(folder / plan.file, plan.max_batch) for name, plan in record.plans.items()}
 
 
