@@ -46,6 +46,14 @@ def test_a_name_becomes_a_verified_folder_once(server, embedded, monkeypatch):
     assert set(server.fetched.values()) == {1}
 
 
+def test_engines_of_others_are_not_fetched(server, embedded, tmp_path):
+    """A plan is code for one GPU that no hash of the manifest covers: it is built on the target, not downloaded."""
+    (tmp_path / "repository/engines/sm_90").mkdir(parents=True)
+    (tmp_path / "repository/engines/sm_90/vision.plan").write_bytes(b"code")
+    assert not (resolve_bundle("owner/name", embedded) / "engines").exists()
+    assert "engines/sm_90/vision.plan" in set(server.files()) - set(server.fetched)
+
+
 def test_offline_uses_what_was_downloaded(server, embedded, monkeypatch):
     """offline=True, HF_HUB_OFFLINE and an unreachable hub all use the cache; what is not there is one clear error."""
     with pytest.raises(

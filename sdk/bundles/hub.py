@@ -113,7 +113,13 @@ class _Repository:
                 return
             logger.info("downloading %s@%s to %s", self._name, commit[:12], folder)
             try:
-                hub.snapshot_download(self._name, revision=commit, local_dir=partial, endpoint=_endpoint())
+                hub.snapshot_download(
+                    self._name,
+                    revision=commit,
+                    local_dir=partial,
+                    endpoint=_endpoint(),
+                    ignore_patterns=["engines/*"],  # no hash covers them; `emola engines` builds them on the target
+                )
             except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, *_network_errors()) as error:
                 raise DownloadError(
                     f"{self._name}: the download stopped ({type(error).__name__}: {_one_line(error)}); run it again: "

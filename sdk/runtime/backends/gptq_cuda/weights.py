@@ -154,6 +154,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         extra = folder / "quantize_config.json"
         found = json.loads(extra.read_text(encoding="utf-8")) if extra.is_file() else config["quantization_config"]
         kind = found["bits"], found["sym"], found.get("checkpoint_format", "gptq"), bool(found.get("dynamic"))
+        float(config["rms_norm_eps"])  # the other key without which there is no decoder
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise IntegrityError(f"{folder}: expected a GPTQ folder with config.json: {error!r}; export again") from None
     if kind != (4, True, "gptq", False):
