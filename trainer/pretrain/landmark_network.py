@@ -76,12 +76,11 @@ class LandmarkNetwork(nn.Module):
 
     def forward(self, data: Tensor) -> Tensor:
         """(N, 212) from (N, 3, 192, 192) RGB in 0..255."""
-        window = centred(data)
-        frames = similarity(self.coarse(F.avg_pool2d(window, 2))[:, self.index], self.wanted)
+        frames = similarity(self.coarse(centred(F.avg_pool2d(data, 2)))[:, self.index], self.wanted)
         turn, shift = frames[:, :, :2].mT, frames[:, None, :, 2]
         places = (self.grid @ turn + shift).unflatten(1, (SIDE, SIDE))
-        face = F.grid_sample(window, places, padding_mode="zeros", align_corners=False)
-        return (self.fine(face) @ turn + shift).flatten(1)
+        face = F.grid_sample(data, places, align_corners=False)  # black beyond the window, as in training
+        return (self.fine(centred(face)) @ turn + shift).flatten(1)
 
 
 def centred(pixels: Tensor) -> Tensor:
