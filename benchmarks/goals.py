@@ -94,7 +94,8 @@ def run(name: str, sizes: dict[str, Any]) -> dict[str, Any]:
     print("\n".join(lines if child.returncode else lines[:-1]))
     if child.returncode:
         reason = (child.stderr.strip().splitlines() or ["it failed without a word"])[-1]
-        return {"skipped": reason, "failed": "ModuleNotFoundError" not in reason}
+        missing = child.returncode == 2 or "ModuleNotFoundError" in reason  # 2: what it needs is not there
+        return {"skipped": reason, "failed": not missing}
     result: dict[str, Any] = json.loads(lines[-1])
     return result
 

@@ -32,11 +32,12 @@ def test_a_row_shows_the_figure_or_why_there_is_none(goals):
     ("script", "failed"),
     [
         ("import a_peer_that_is_not_there", False),
+        ("import argparse; argparse.ArgumentParser().error('the bundle holds no answers to draft from')", False),
         ("assert 1 == 2, 'other logits'", True),
         ("raise SystemExit('it broke')", True),
     ],
 )
-def test_a_missing_library_is_no_failure_and_a_wrong_result_is_one(goals, tmp_path, monkeypatch, script, failed):
+def test_what_is_missing_is_no_failure_and_a_wrong_result_is_one(goals, tmp_path, monkeypatch, script, failed):
     (tmp_path / "peers.py").write_text(script)
     monkeypatch.setattr(goals, "HERE", tmp_path)
     found = goals.run("peers", {"layers": 1, "rounds": 1})
