@@ -21,7 +21,7 @@ RelativePath = Annotated[str, AfterValidator(_stay_inside)]
 
 
 class Record(BaseModel):
-    """A part of the manifest; frozen, and unknown keys are refused."""
+    """A part of the manifest or of another record of a bundle; frozen, and unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

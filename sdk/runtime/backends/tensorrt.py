@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
-from sdk.bundles.files import FileRecord, RelativePath, file_sha256
+from sdk.bundles.files import FileRecord, Record, RelativePath, file_sha256
 from sdk.bundles.manifest import Manifest, Variant
 from sdk.errors import BackendError, DependencyError
 from sdk.runtime.backends.ort import Encoder, Floats, OrtBackend, OrtEncoder
@@ -21,7 +21,7 @@ from sdk.runtime.backends.ort import Encoder, Floats, OrtBackend, OrtEncoder
 ENGINES, RECORD = "engines", "engines.json"
 
 
-class Platform(BaseModel):
+class Platform(Record):
     """What decides whether an engine runs.
 
     Attributes:
@@ -29,8 +29,6 @@ class Platform(BaseModel):
         tensorrt: its version, e.g. "10.3.0".
         cuda, driver: versions of the runtime and of the driver's interface, e.g. "12.6"; recorded, not compared.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     sm: str
     tensorrt: str
@@ -43,7 +41,7 @@ class Platform(BaseModel):
         return f"sm{self.sm.replace('.', '')}-trt{self.tensorrt}"
 
 
-class Plan(BaseModel):
+class Plan(Record):
     """One engine file, beside `engines.json`.
 
     Attributes:
@@ -51,8 +49,6 @@ class Plan(BaseModel):
         max_batch: faces at once.
         relative_error, p50_ms, p95_ms: parity, and latency by batch, measured when it was built.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     file: RelativePath
     sha256: str
@@ -63,10 +59,8 @@ class Plan(BaseModel):
     p95_ms: dict[int, float]
 
 
-class EngineRecord(BaseModel):
+class EngineRecord(Record):
     """`engines.json`: for which machine the plans beside it were built, by encoder."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     platform: Platform
     plans: dict[str, Plan]
