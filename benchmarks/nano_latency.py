@@ -42,7 +42,6 @@ def main() -> None:
     medians = {stage: statistics.median(times[stage] for times in stages) for stage in stages[0]}
     result = {
         "warm_ms": quartiles(warm),
-        "warm_median_ms": round(1000 * statistics.median(warm), 1),
         "cold_start_ms": quartiles(cold),
         "stages_ms": {stage: round(value, 2) for stage, value in medians.items()},
         "bundle_mb": round(sum(path.stat().st_size for path in bundle_files()) / 1e6, 2),
