@@ -91,6 +91,12 @@ class Conventions:
         object.__setattr__(self, "anchors", tuple((int(index), x, y) for index, x, y in self.anchors))
         if (self.image_aspect == "align") != bool(self.anchors):
             raise CheckpointError(f"{CONVENTIONS}: image_aspect 'align' goes with anchors; found {self.image_aspect!r}")
+        if self.anchors and self.landmark_mode == "emola":
+            raise CheckpointError(
+                f"{CONVENTIONS}: image_aspect 'align' turns faces by their landmarks, but landmark files of mode "
+                "'emola' hold no coordinates: compute them by `emola data landmarks --replace`, or train with "
+                "--image-aspect pad"
+            )
         for name, allowed in (
             ("template", tuple(TEMPLATES)),
             ("image_aspect", get_args(Aspect)),

@@ -111,8 +111,6 @@ def _train(args: argparse.Namespace, recipe: Any) -> dict[str, Any]:
 
 def _conventions(args: argparse.Namespace, records: Sequence[Any]) -> Any:
     """What the adapter or the base records of itself, else those of the authors' training; options win."""
-    from sdk.errors import TrainingError
-
     from ..config import CONVENTIONS, Conventions, read_conventions
     from ..landmarks import recorded_mode
 
@@ -127,13 +125,7 @@ def _conventions(args: argparse.Namespace, records: Sequence[Any]) -> Any:
         changes["template"] = args.template
     if args.image_aspect:
         changes |= {"image_aspect": args.image_aspect, "anchors": ()}
-    found = dataclasses.replace(start, **changes)
-    if found.anchors and found.landmark_mode == "emola":
-        raise TrainingError(
-            "this base turns faces by their landmarks, but landmark files of mode 'emola' hold no coordinates: compute "
-            "them by `emola data landmarks --replace`, or train with --image-aspect pad"
-        )
-    return found
+    return dataclasses.replace(start, **changes)
 
 
 def _table(content: dict[str, Any]) -> str:
