@@ -6,6 +6,11 @@ from torch import Tensor, nn
 from sdk.faces.preprocess import Anchor
 
 
+def rigid(anchors: tuple[Anchor, ...]) -> tuple[list[int], Tensor]:
+    """Which landmarks are anchors, and (A, 2) where they shall lie."""
+    return [anchor[0] for anchor in anchors], torch.tensor([anchor[1:] for anchor in anchors])
+
+
 def similarity(points: Tensor, wanted: Tensor) -> Tensor:
     """(B, 2, 3) least-squares similarities from places in a new picture to places in the old.
 
@@ -41,8 +46,8 @@ class AlignedShape(nn.Module):
 
     def __init__(self, anchors: tuple[Anchor, ...], size: int) -> None:
         super().__init__()
-        self.index = [anchor[0] for anchor in anchors]
-        self.register_buffer("wanted", torch.tensor([anchor[1:] for anchor in anchors]), persistent=False)
+        self.index, wanted = rigid(anchors)
+        self.register_buffer("wanted", wanted, persistent=False)
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("std", torch.ones(size))
 

@@ -6,6 +6,7 @@ twice: at the window, and at the face that it found there, turned upright and en
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 
 from sdk.faces.preprocess import LANDMARK_SIZE, Anchor
 
-from ..alignment import similarity
+from ..alignment import rigid, similarity
 from ..processor import multiplies_bfloat16
 from .renders import SCORED_AT_ONCE, Batch, Renders, batches
 from .shape import LICENCE
@@ -69,8 +70,8 @@ class LandmarkNetwork(nn.Module):
 
     def __init__(self, anchors: tuple[Anchor, ...]) -> None:
         super().__init__()
-        self.index = [anchor[0] for anchor in anchors]
-        self.register_buffer("wanted", torch.tensor([anchor[1:] for anchor in anchors]))
+        self.index, wanted = rigid(anchors)
+        self.register_buffer("wanted", wanted)
         self.register_buffer("grid", grid(SIDE).flatten(0, 1))
         self.coarse, self.fine = Look((16, 24, 32, 48)), Look((24, 48, 64, 96))
 
@@ -114,7 +115,7 @@ def train_landmark_network(
     for look, share, aligned, jitter in ((network.coarse, 1 / 3, (), 1.0), (network.fine, 1, anchors, 0.5)):
         optimizer = torch.optim.AdamW(look.parameters(), lr=2e-3, weight_decay=0.02)
         steps = int(epochs * share * (len(renders) // BATCH_SIZE))
-        epoch = lambda: batches(renders, SIDE, BATCH_SIZE, generator, anchors=aligned, jitter=jitter)  # noqa: B023, E731
+        epoch = partial(batches, renders, SIDE, BATCH_SIZE, generator, anchors=aligned, jitter=jitter)
         descend(look.loss, epoch, [optimizer], steps, log, bfloat16=multiplies_bfloat16())
     return network.eval()
 

@@ -17,7 +17,7 @@ from sdk.errors import DataError
 from sdk.faba.vocabulary import EMOTIONS
 from sdk.faces.preprocess import Anchor
 
-from ..alignment import into, similarity
+from ..alignment import into, rigid, similarity
 from ..synthetic.expression import UNITS
 
 STORED = 192  # pixels of a side as kept in memory
@@ -137,17 +137,18 @@ def batches(
             every second picture is mirrored and all are recoloured, as cameras do.
     """
     order = torch.randperm(len(renders), generator=generator)
-    rigid, wanted = [anchor[0] for anchor in anchors], torch.tensor([anchor[1:] for anchor in anchors])
+    fixed, wanted = rigid(anchors)
     for start in range(0, len(order) - count + 1, count):
         index = order[start : start + count]
         points, mirrored = renders.points[index], torch.zeros(count, dtype=torch.bool)
         if jitter:
             mirrored = torch.rand(count, generator=generator) < 0.5
             points = torch.where(mirrored.view(-1, 1, 1), points[:, TWINS] * torch.tensor([-1.0, 1.0]), points)
-        frames = similarity(points[:, rigid], wanted) if anchors else torch.eye(2, 3).repeat(count, 1, 1)
+        frames = similarity(points[:, fixed], wanted) if anchors else torch.eye(2, 3).repeat(count, 1, 1)
         if jitter:
             frames = _compose(frames, _random_frames(count, generator, jitter))
-        places = frames * torch.where(mirrored, -1.0, 1.0).view(-1, 1, 1) ** torch.tensor([[1.0], [0.0]])
+        places = frames.clone()
+        places[mirrored, 0] *= -1  # the points are those of the mirrored picture, the pixels are not
         grid = F.affine_grid(places, [count, 3, size, size], align_corners=False)
         pictures = F.grid_sample(renders.pixels[index].float(), grid, align_corners=False) / 255
         if jitter:
