@@ -30,7 +30,7 @@ def plot_training(log: Sequence[Mapping[str, Any]], path: Path) -> None:
     upper.plot(steps, _smooth(losses), label="smoothed")
     upper.set(ylabel="loss (nats per token)", title=f"{len(log)} steps, last loss {losses[-1]:.3f}")
     upper.legend(loc="upper right")  # "best" measures every point
-    for index, name in enumerate(("LoRA, landmark projector", "visual projector")):
+    for index, name in enumerate(("learning rate", "projector learning rate")):
         lower.plot(steps, [row["learning_rates"][2 * index] for row in log], label=name)
     lower.set(xlabel="step", ylabel="learning rate")
     lower.legend(loc="upper right")
