@@ -31,7 +31,7 @@ PRECISION ?= auto
 EMOLA := $(BIN)/emola
 nano: $(NANO)/evaluated
 $(NANO)/train: | .venv/installed
-	$(EMOLA) data synthesize $@ -n 24000 --seed 1 --face-model "$(FACE_MODEL)" --preview $(NANO)/preview.png
+	$(EMOLA) data synthesize $@ -n 40000 --seed 1 --face-model "$(FACE_MODEL)" --preview $(NANO)/preview.png
 $(NANO)/eval: | .venv/installed
 	$(EMOLA) data synthesize $@ -n 1000 --seed 2 --split eval --face-model "$(FACE_MODEL)"
 $(NANO)/base: | $(NANO)/train $(NANO)/eval

@@ -150,6 +150,15 @@ def test_accumulated_batches_are_one_batch(tmp_path):
     np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("tune", ["lora", "everything"])
+def test_bfloat16_on_a_processor_learns_the_same(tmp_path, tune):
+    """Attention is computed in another way there (`attend_plainly`): losses within 1 % of those in float32."""
+    for precision in ("float32", "bfloat16"):
+        options = ("--precision", precision, "--tune", tune, "--max-steps", "3", "--batch-size", "4")
+        assert emola_train(tmp_path / precision, *options) == 0
+    assert losses(tmp_path / "bfloat16") == pytest.approx(losses(tmp_path / "float32"), rel=0.01)
+
+
 def test_killed_three_times_and_resumed(tmp_path):
     """SIGKILL after random steps, with dropout, shuffling and pruning: a straight run's weights to the bit."""
     options = ("--epochs", "4", "--batch-size", "2", "--save-steps", "2", "--keep-visual", "0.5")

@@ -27,6 +27,7 @@ from .loop import COMPLETE, Arguments, RecordTrainer, StepLog, training_argument
 from .lora import load_in_4bit
 from .model import EmoLA
 from .plot import plot_training, read_log
+from .processor import attend_plainly
 from .recipe import LORA_TARGETS, Recipe, prepare_model, trainable_parts
 from .records import Record
 from .save import write_adapter, write_complete
@@ -138,6 +139,8 @@ def _load(checkpoint: Checkpoint, recipe: Recipe, arguments: Arguments) -> EmoLA
     halved = arguments.bf16 and not sharded and recipe.tune != "everything"
     lora = "live" if checkpoint.lora else "merged"
     model = checkpoint.load(dtype=torch.bfloat16 if halved else torch.float32, lora=lora)
+    if arguments.bf16 and arguments.use_cpu:
+        attend_plainly(model.language_model, model.vision_tower)
     if recipe.load_4bit:
         load_in_4bit(model.language_model)
     prepare_model(model, recipe)

@@ -30,7 +30,7 @@ def pretrain(
     *,
     evaluation: Path | None = None,
     recipe: TowerRecipe | None = None,
-    landmark_epochs: int = 8,
+    landmark_epochs: int = 10,
     vocabulary: int = VOCABULARY,
     report: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:

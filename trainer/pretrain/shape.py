@@ -16,13 +16,13 @@ LICENCE = "Apache-2.0; made by this project from renders of the ICT-FaceKit ligh
 def nano_config(vocabulary: int = VOCABULARY, anchors: tuple[Anchor, ...] = ()) -> EmolaConfig:
     """49 patches of 16 pixels and one landmark row, read by three decoder layers."""
     vision = CLIPVisionConfig(
-        hidden_size=128,
-        intermediate_size=384,
-        num_hidden_layers=4,
-        num_attention_heads=4,
+        hidden_size=160,
+        intermediate_size=480,
+        num_hidden_layers=5,
+        num_attention_heads=5,
         image_size=112,
         patch_size=16,
-        projection_dim=128,
+        projection_dim=160,
     )
     text = LlamaConfig(
         vocab_size=vocabulary,

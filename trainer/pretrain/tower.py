@@ -21,7 +21,7 @@ from sdk.faba.vocabulary import EMOTIONS
 from sdk.faces.preprocess import Anchor
 
 from ..config import ImageStatistics
-from ..processor import multiplies_bfloat16
+from ..processor import attend_plainly, multiplies_bfloat16
 from ..synthetic.expression import UNITS
 from .muon import Muon
 from .renders import SCORED_AT_ONCE, Batch, Renders, batches
@@ -41,7 +41,7 @@ class TowerRecipe:
         bfloat16: multiply in bfloat16, about twice as fast on processors that have it; others emulate it slowly.
     """
 
-    epochs: int = 22
+    epochs: int = 18
     batch_size: int = 64
     learning_rate: float = 2e-3
     weight_decay: float = 0.02
@@ -56,6 +56,7 @@ class TowerTask(nn.Module):
         super().__init__()
         self.side = config.image_size // config.patch_size
         self.tower = CLIPVisionModel(config)
+        attend_plainly(self.tower)
         self.places = nn.Linear(config.hidden_size, 3 * POINTS)
         self.norm = nn.LayerNorm(config.hidden_size)
         self.pooled = nn.Linear(2 * config.hidden_size, 2 * len(UNITS) + len(EMOTIONS))
