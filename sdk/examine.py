@@ -115,7 +115,7 @@ class Examiner:
         with clock("detect"):
             found, extent = self._detect(pixels)
         with clock("crop"):
-            return [(crop_face(pixels, face.box_xyxy, scale / extent), face.score) for face in found]
+            return [(crop_face(pixels, face.box_xyxy, scale, extent), face.score) for face in found]
 
     def _detect(self, pixels: Pixels) -> tuple[list[Detection], float]:
         with self._detecting:  # detectors are not required to be thread-safe

@@ -119,8 +119,9 @@ def test_a_bundle_without_landmark_network_says_so(tmp_path, golden, astronaut):
     assert len(result.faces) == 1
 
 
-def test_detectors_of_the_users(bundle, astronaut):
-    """A detector whose boxes are 1.3 times as large yields the same crop, hence the same words."""
+@pytest.mark.parametrize("embedded", [False, True])
+def test_detectors_of_the_users(bundle, astronaut, embedded):
+    """A detector whose boxes are 1.3 times as large yields the same crop, hence the same words, and landmarks."""
 
     @dataclasses.dataclass
     class Fixed:
@@ -131,11 +132,13 @@ def test_detectors_of_the_users(bundle, astronaut):
             return [Detection(self.box, 0.9)]
 
     detectors = Fixed(1.0, (180.0, 80.0, 280.0, 180.0)), Fixed(1.3, (165.0, 65.0, 295.0, 195.0))
+    path = None if embedded else bundle()
     faces = [
-        Analyzer(bundle(), detector=d).analyze(astronaut, color="rgb", max_new_tokens=TOKENS).faces[0]
-        for d in detectors
+        Analyzer(path, detector=d).analyze(astronaut, color="rgb", max_new_tokens=TOKENS).faces[0] for d in detectors
     ]
     assert faces[0].emotion == faces[1].emotion
+    assert (faces[0].landmarks is not None) == embedded
+    assert faces[0].landmarks == faces[1].landmarks
     assert faces[0].detection_score == 0.9
 
 

@@ -23,7 +23,7 @@ class FaceCropper:
 
     def __init__(self, detector: str | Detector = "auto", scale: float = Conventions.face_scale) -> None:
         self._detector = open_detector(detector)
-        self._scale = scale / self._detector.box_extent
+        self._scale = scale
 
     def __call__(self, image: Pixels) -> Pixels | None:
         """(S, S, 3) uint8 RGB, upright, black beyond the border of the picture; None if no face is found."""
@@ -31,7 +31,7 @@ class FaceCropper:
         if not boxes:
             return None
         largest = max(boxes, key=lambda box: (box[2] - box[0]) * (box[3] - box[1]))
-        return crop_face(image, largest, self._scale).pixels
+        return crop_face(image, largest, self._scale, self._detector.box_extent).pixels
 
 
 def jpeg(image: Pixels) -> bytes:

@@ -17,30 +17,36 @@ class FaceCrop:
     Attributes:
         pixels: (H, W, 3) uint8 RGB at the resolution of the picture, black beyond its border.
         origin: left and top of the crop in the picture.
-        box_xyxy: the face in the picture.
+        box_xyxy: the face in the picture, as its detector has it.
+        box_extent: of that detector, see `sdk.faces.detect.Detector`.
     """
 
     pixels: Pixels
     origin: tuple[int, int]
     box_xyxy: Box
+    box_extent: float = 1.0
 
     @property
     def box_in_crop(self) -> Box:
+        """The face in pixels of the crop, in a box as large as dlib's: what the landmark network is used to."""
         left, top = self.origin
         x1, y1, x2, y2 = self.box_xyxy
-        return x1 - left, y1 - top, x2 - left, y2 - top
+        x, y, share = (x1 + x2) / 2 - left, (y1 + y2) / 2 - top, 0.5 / self.box_extent
+        return x - share * (x2 - x1), y - share * (y2 - y1), x + share * (x2 - x1), y + share * (y2 - y1)
 
 
-def crop_face(image: Pixels, box_xyxy: Box, scale: float) -> FaceCrop:
+def crop_face(image: Pixels, box_xyxy: Box, scale: float, box_extent: float = 1.0) -> FaceCrop:
     """A square around the centre of a face box.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         box_xyxy: the face, float pixels; may reach beyond the picture.
-        scale: side of the square over the longer side of the box; a trained model needs the scale it was trained with.
+        scale: side of the square over the longer side of dlib's box; a trained model needs the scale it was trained
+            with.
+        box_extent: longer side of the box over that of dlib's.
     """
     x1, y1, x2, y2 = box_xyxy
-    side = max(1, round(max(x2 - x1, y2 - y1) * scale))
+    side = max(1, round(max(x2 - x1, y2 - y1) * scale / box_extent))
     left, top = round((x1 + x2 - side) / 2), round((y1 + y2 - side) / 2)
     inside = image[max(top, 0) : max(top + side, 0), max(left, 0) : max(left + side, 0)]
     if inside.shape[:2] != (side, side):
@@ -48,7 +54,7 @@ def crop_face(image: Pixels, box_xyxy: Box, scale: float) -> FaceCrop:
         row, column = max(-top, 0), max(-left, 0)
         canvas[row : row + inside.shape[0], column : column + inside.shape[1]] = inside
         inside = canvas
-    return FaceCrop(np.ascontiguousarray(inside), (left, top), box_xyxy)
+    return FaceCrop(np.ascontiguousarray(inside), (left, top), box_xyxy, box_extent)
 
 
 def aligned_face(image: Pixels, scale: float) -> FaceCrop:
