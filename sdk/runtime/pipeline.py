@@ -137,7 +137,7 @@ class Pipeline:
         """(106, 2) points in pixels of the picture; None in mode "emola", whose features are no coordinates."""
         if self.manifest.preprocessing.landmark_mode == "emola":
             return None
-        return landmark_points(features, crop.box_in_crop) + np.float32(crop.origin)
+        return landmark_points(features, crop.box_in_crop) + np.array(crop.origin, np.float32)
 
     def question_ids(self, question: str) -> Sequence[int]:
         """The token ids of a fixed task or of a free question, from after the image rows to the start of the answer."""
