@@ -80,12 +80,16 @@ class GptqWeights(Mapping[str, Any]):
     Raises:
         ExportError: it is not GPTQ, or of a kind that ONNX Runtime cannot run.
         CheckpointError: files are missing or damaged.
+
+    Attributes:
+        bits: of a value.
+        group: inputs that share a scale; -1 for all of a layer.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         config = _quantisation(folder)
-        self.bits = config["bits"]
+        self.bits, self.group = config["bits"], config.get("group_size", -1)
         one_less = config.get("checkpoint_format", "gptq") == "gptq"
         self._zero = 2 ** (self.bits - 1) - one_less
         self._files = WeightFiles(_weights(folder))

@@ -16,12 +16,13 @@ from sdk.bundles.files import file_sha256
 from sdk.bundles.manifest import Licence, Manifest, Prompt, Question, Variant, read_manifest
 from sdk.errors import BundleError, ExportError
 from sdk.faba.prompts import IMAGE, QUESTIONS, TEMPLATES
+from sdk.runtime.backends.gptq_cuda.weights import GROUPS
 from trainer.checkpoint import Checkpoint
 from trainer.config import preprocessing
 from trainer.records import Record
 from trainer.tokenization import IMAGE_TOKEN, load_tokenizer, prompt_ids
 
-from .autogptq import layout_files
+from .autogptq import GptqWeights, layout_files
 from .calibrate import calibrate, digest
 from .graphs import geometry, half_path, write_graphs
 from .insightface import licence_of
@@ -200,7 +201,7 @@ def _gptq_variant(folder: Path) -> tuple[Variant, ...]:
     """The AutoGPTQ folder itself, on the GPU kernels, which read safetensors only."""
     names = [path.name for path in layout_files(folder)]
     weights = [name for name in names if name.endswith(".safetensors")]
-    if not weights or "config.json" not in names:
+    if not weights or "config.json" not in names or GptqWeights(folder).group not in GROUPS:
         return ()
     variant = Variant(
         name="gptq-cuda-int4",

@@ -2,8 +2,9 @@
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
@@ -57,7 +58,7 @@ class Analyzer:
         abstain_below: probability in 0..1 that a label must reach to be given; needs scores.
         memory_limit: bytes that weights and KV caches may take; fewer faces are decoded at once to keep it.
         visual_tokens: rows of the picture that the decoder reads of each face, those nearest to brows, eyes, nose and
-            mouth; None reads all. Fewer are faster, and the answers change: see docs/performance.md.
+            mouth; None reads all. Fewer are faster, and the answers change: see docs/performance-pruning.md.
 
     Raises:
         BundleError: the bundle is missing, damaged or of another format, or cannot be downloaded.
@@ -81,8 +82,10 @@ class Analyzer:
             raise TaskError(f"abstain_below is a probability in 0..1, not {abstain_below}")
         folder = bundle_folder(bundle, offline)
         self.manifest = with_visual_tokens(read_manifest(folder), visual_tokens)
-        backend = open_backend(folder, within_memory(self.manifest, memory_limit), device)
-        self._seats = Memory.of(self.manifest, backend.variant).faces_within(memory_limit)
+        fitting = within_memory(self.manifest, memory_limit)
+        backend = open_backend(folder, fitting, device, memory_limit=memory_limit)
+        self._memory = Memory.of(self.manifest, backend.variant, backend.held_bytes)
+        self._seats = self._memory.faces_within(memory_limit)
         self._pipeline = Pipeline(folder, self.manifest, backend)
         carried = self.manifest.detector if detector == "auto" else None
         self._examiner = Examiner(self._pipeline, folder / carried if carried else detector)
@@ -132,7 +135,10 @@ class Analyzer:
         return self._examiner.analysis(found, size, source_name(image), clock, readings, request)
 
     def analyze_batch(self, images: Iterable[ImageSource], **options: "Unpack[BatchOptions]") -> list[Analysis]:
-        """Analyse pictures together: several faces are decoded at once, with the results of one-by-one.
+        """Analyse pictures together: several faces are decoded at once.
+
+        On a CPU the results are those of one-by-one. On a GPU sums are rounded otherwise, and an answer can change
+        where two tokens are all but equally probable.
 
         Args:
             images: any iterable; read as it is needed.
@@ -228,8 +234,7 @@ class Analyzer:
 
     def info(self) -> dict[str, Any]:
         """What is open: model, backend, notice, intended use, licences, bytes of memory, and the measured figures."""
-        manifest = self.manifest.model_dump(mode="json")
-        memory = asdict(Memory.of(self.manifest, self._pipeline.backend.variant))
+        manifest, memory = self.manifest.model_dump(mode="json"), asdict(self._memory)
         parts = ("intended_use", "licences", "parity", "calibration", "provenance", "environment")
         return {**self._examiner.model.model_dump(), "memory": memory, **{part: manifest[part] for part in parts}}
 
@@ -272,8 +277,17 @@ class Analyzer:
         return self._pipeline.encode(max(crops, key=lambda crop: crop.pixels.size), clock, landmark_features)
 
 
-def open_backend(bundle: Path, manifest: Manifest, device: str = "auto", threads: int | None = None) -> OrtBackend:
+def open_backend(
+    bundle: Path,
+    manifest: Manifest,
+    device: str = "auto",
+    threads: int | None = None,
+    memory_limit: int | None = None,
+) -> OrtBackend:
     """Open the first variant of a bundle that runs on this machine, and log which.
+
+    Args:
+        memory_limit: bytes that a backend may take, where it could take more than the files say.
 
     Raises:
         BackendError: lists why each variant was refused.
@@ -282,7 +296,7 @@ def open_backend(bundle: Path, manifest: Manifest, device: str = "auto", threads
         raise BackendError(f"device must be one of {', '.join(DEVICES)}, not {device!r}")
     refused = []
     for variant in manifest.variants:
-        for kind in _kinds(bundle, variant, device):
+        for kind in _kinds(bundle, variant, device, memory_limit):
             try:
                 if variant.backend == "ort":
                     check_device(variant.device)
@@ -301,10 +315,12 @@ def open_backend(bundle: Path, manifest: Manifest, device: str = "auto", threads
     raise BackendError("no variant of this bundle runs here; " + "; ".join(refused))
 
 
-def _kinds(bundle: Path, variant: Variant, device: str) -> tuple[type[OrtBackend], ...]:
+def _kinds(
+    bundle: Path, variant: Variant, device: str, memory_limit: int | None
+) -> tuple[Callable[..., OrtBackend], ...]:
     """What may open a variant, in the order to try."""
     if variant.backend == "gptq_cuda":
-        return (GptqBackend,) if device in ("auto", "cuda") else ()
+        return (partial(GptqBackend, memory_limit=memory_limit),) if device in ("auto", "cuda") else ()
     if device == "tensorrt":
         return (TensorRTBackend,)
     if device == "auto":

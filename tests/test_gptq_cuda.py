@@ -7,6 +7,11 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -18,18 +23,19 @@ torch = pytest.importorskip("torch")
 os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined
 
 from export.autogptq import GptqWeights  # noqa: E402
-from export.build import export_bundle  # noqa: E402
+from export.build import _gptq_variant, export_bundle  # noqa: E402
 from export.calibrate import CalibrationSet  # noqa: E402
 from export.decoder import write_decoder  # noqa: E402
 from export.gptq import GptqOptions  # noqa: E402
 from export.graphs import llama as graph_of  # noqa: E402
 from export.int4 import QuantizedLinear  # noqa: E402
 from export.options import ExportOptions  # noqa: E402
-from sdk.analyzer import open_backend  # noqa: E402
+from sdk.analyzer import Analyzer, open_backend  # noqa: E402
 from sdk.bundles.manifest import Geometry, read_manifest  # noqa: E402
 from sdk.cli import main  # noqa: E402
 from sdk.errors import BackendError, IntegrityError  # noqa: E402
-from sdk.runtime.backends.gptq_cuda import reference  # noqa: E402
+from sdk.runtime.backends.gptq_cuda import backend, reference  # noqa: E402
+from sdk.runtime.backends.gptq_cuda import decoder as decoders  # noqa: E402
 from sdk.runtime.backends.gptq_cuda.backend import GptqBackend  # noqa: E402
 from sdk.runtime.backends.gptq_cuda.decoder import GptqDecoder  # noqa: E402
 from sdk.runtime.backends.gptq_cuda.rows import Rows  # noqa: E402
@@ -155,6 +161,21 @@ def test_a_kernel_computes_what_its_reference_computes(kernels, llama, call, cou
         assert worst <= limit, f"{name}: differs by {worst:.1e}, at most {limit:.1e}"
 
 
+@pytest.mark.filterwarnings("ignore:All-NaN slice")  # of the interpreter
+def test_logits_that_are_not_numbers_choose_a_token_of_the_vocabulary(kernels):
+    """The next step reads its embedding; any other number would be an address outside the table.
+
+    64 tokens fill the blocks and their number is a power of two, so no padding is there to be chosen.
+    """
+    llama = random_llama()
+    llama = dataclasses.replace(llama, head=llama.head[:64])
+    rows, state = made_up_rows(llama, 1), torch.tensor([[5, 7], [98, 3], [0, 11]], dtype=torch.int32)
+    rows.weighted.fill_(torch.nan)
+    kernels.head(rows, llama, state)
+    assert 0 <= rows.best.item() < 64
+    assert 0 <= state[rows.sequences.item(), 0].item() < 64
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 def test_dequantising_is_exact(kernels, llama, dtype):
     for linear in llama.layers[0].linears:
@@ -188,9 +209,12 @@ def dequantised(folder, path) -> OrtDecoder:
 
 
 def on_torch(folder, kernels, dtype) -> GptqDecoder:
+    return GptqDecoder(*decoder_parts(folder, kernels, dtype), dtype=dtype, graphs=False)
+
+
+def decoder_parts(folder, kernels=reference, dtype=torch.float32):
     geometry, table = read_manifest(folder).geometry, np.load(folder / "decoder/embeddings.npy")
-    model = read_llama(folder / "decoder/gptq", geometry, torch.from_numpy(table), "cpu", dtype)
-    return GptqDecoder(model, kernels, table, dtype=dtype, graphs=False)
+    return read_llama(folder / "decoder/gptq", geometry, torch.from_numpy(table), "cpu", dtype), kernels, table
 
 
 def decode(decoder):
@@ -258,6 +282,97 @@ def test_memory_and_graphs_of_a_pool_are_used_again(folder):
     assert decoder.new_pool(64, 2).memory is memory
 
 
+def test_a_pool_that_another_thread_took_between_look_and_grasp_is_made_anew(folder):
+    decoder = on_torch(folder, reference, torch.float32)
+    decoder._free[64, 2] = type("Taken", (list,), {"__bool__": lambda self: True})()
+    assert len(decoder.new_pool(64, 2).caches) == 2
+
+
+def test_memory_of_another_batch_size_is_given_back_and_that_of_one_face_stays(folder):
+    decoder = on_torch(folder, reference, torch.float32)
+    pool, one = decoder.new_pool(64, 4), decoder.new_cache(64)
+    assert len(list(islice(decoder.greedy(pool.caches[0], [5]), 3))) == 3
+    batch, single = weakref.ref(pool.memory), weakref.ref(one.pool.memory)
+    del pool, one
+    decoder.new_pool(64, 2)
+    assert batch() is None
+    assert decoder.new_cache(64).pool.memory is single()
+
+
+class Full:
+    def __init__(self, *_, **options):
+        raise torch.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.11 GiB of which 1.00 GiB "
+            "is free. Process 1 has 78.11 GiB memory in use. See documentation for Memory Management."
+        )
+
+
+def test_a_gpu_that_is_full_says_how_to_need_less(folder, monkeypatch):
+    decoder = on_torch(folder, reference, torch.float32)
+    cache = decoder.new_cache(128)
+    monkeypatch.setattr(decoder, "_prefill", Full)
+    monkeypatch.setattr(decoder, "_step", Full)
+    monkeypatch.setattr(decoder, "_run", Full)
+    monkeypatch.setattr(decoders, "_Memory", Full)
+    calls = {
+        "new_pool": lambda: decoder.new_pool(128, 8),
+        "a long prompt": lambda: decoder.extend(cache, np.zeros((60, 64), np.float32)),
+        "step": lambda: decoder.step(cache.pool, np.zeros((1, 64), np.float32)),
+        "greedy": lambda: decoder._follow(cache.pool.memory, 0),
+    }
+    advice = "Tried to allocate 2.00 GiB.* 1.00 GiB is free. Decode fewer faces .*memory_limit"
+    for name, call in calls.items():
+        with pytest.raises(BackendError, match=advice) as found:
+            call()
+        assert "Process" not in str(found.value), name
+    monkeypatch.setattr(backend, "_launch_once", Full)
+    manifest = read_manifest(folder)
+    with pytest.raises(BackendError, match="Decode fewer faces"):
+        GptqBackend(folder, manifest, manifest.variants[0], device="cpu")
+
+
+def test_a_pool_that_was_made_in_inference_mode_works_outside_of_it(folder):
+    decoder = on_torch(folder, reference, torch.float32)
+    with torch.inference_mode():
+        pool = decoder.new_pool(64, 2)
+        decoder.extend(pool.caches[0], np.zeros((3, 64), np.float32))
+    pool.move(0, 1)
+    assert list(islice(decoder.greedy(pool.caches[0], [5]), 4)) == list(islice(decoder.greedy(pool.caches[1], [5]), 4))
+
+
+def test_two_decoders_never_record_graphs_at_once(folder, monkeypatch):
+    """Recording synchronises the whole device, which would spoil what another decoder records."""
+    recording, most = [], []
+
+    class Graph:
+        def replay(self):
+            pass
+
+    @contextmanager
+    def record(graph, capture_error_mode):
+        recording.append(graph)
+        most.append(len(recording))
+        time.sleep(0.05)
+        yield
+        recording.remove(graph)
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", record)
+    together = threading.Barrier(2)
+
+    def steps():
+        decoder = GptqDecoder(*decoder_parts(folder), dtype=torch.float32, graphs=True)
+        cache = decoder.new_cache(64)
+        decoder.extend(cache, decoder.embed([5]))
+        together.wait()
+        return decoder.extend(cache, decoder.embed([6])).argmax()
+
+    with ThreadPoolExecutor(2) as threads:
+        first, second = (future.result() for future in [threads.submit(steps) for _ in range(2)])
+    assert first == second
+    assert most == [1, 1]
+
+
 def test_limits_of_a_cache(folder):
     decoder = on_torch(folder, reference, torch.float32)
     cache = decoder.new_cache(8)
@@ -287,6 +402,59 @@ def test_the_manifest_names_the_variant_and_a_machine_without_a_gpu_says_why_not
     assert "not on gptq-cuda-int4: " in caplog.text
     assert main(["verify", str(folder)]) == 0
     assert ort.name in capsys.readouterr().out
+
+
+def on_this_processor(folder):
+    """The manifest with its GPTQ variant said to be for the CPU, where the reference kernels open it."""
+    manifest = read_manifest(folder)
+    gptq, ort = manifest.variants
+    return manifest.model_copy(update={"variants": (gptq.model_copy(update={"device": "cpu"}), ort)})
+
+
+def test_a_machine_where_no_kernel_can_be_launched_goes_on_with_another_variant(folder, monkeypatch, caplog):
+    """Triton finds out that there is no C compiler when the first kernel is launched: that is done on opening."""
+
+    def launch(linear, out):
+        raise RuntimeError("Failed to find C compiler.\nPlease specify via CC environment variable.")
+
+    manifest = on_this_processor(folder)
+    assert open_backend(folder, manifest).variant.backend == "gptq_cuda"
+    monkeypatch.setattr(reference, "dequantise", launch)
+    with caplog.at_level(logging.INFO, "sdk.analyzer"):
+        assert open_backend(folder, manifest).variant.backend == "ort"
+    assert "Failed to find C compiler. Please specify" in caplog.text
+    with pytest.raises(BackendError, match="RuntimeError: Failed to find.*install gcc and python3-dev"):
+        open_backend(folder, manifest, "cuda")
+
+
+def test_dense_weights_and_a_face_stay_within_the_memory_limit_or_the_dense_weights_are_not_kept(folder, monkeypatch):
+    manifest = on_this_processor(folder)
+    gptq = manifest.variants[0]
+    assert open_backend(folder, manifest).held_bytes == 0, "a CPU keeps none"
+    monkeypatch.setattr(backend, "_free_bytes", lambda device: 1 << 40)
+    opened = open_backend(folder, manifest)
+    dense, memory = opened.held_bytes, Memory.of(manifest, gptq)
+    opened.decoder.extend(opened.decoder.new_cache(64), np.zeros((60, 64), np.float32))
+    assert dense == sum(weight.nbytes for weight in opened.decoder._prefill._dense.values()) > 0
+    monkeypatch.setattr("sdk.analyzer.read_manifest", lambda folder: manifest)
+    least = memory.weights + dense + memory.per_face
+    for limit, held in ((least, dense), (least - 1, 0)):
+        with Analyzer(folder, memory_limit=limit) as analyzer:
+            assert analyzer.info()["memory"]["weights"] == memory.weights + held
+            assert analyzer._seats == (limit - memory.weights - held) // memory.per_face
+
+
+@pytest.mark.parametrize(("group", "count"), [(32, 1), (128, 1), (16, 0), (-1, 0)])
+def test_only_groups_that_the_kernels_compute_give_a_variant(folder, tmp_path, group, count):
+    copy = shutil.copytree(folder / "decoder/gptq", tmp_path / "gptq")
+    change("quantize_config.json", group_size=group)(copy)
+    assert len(_gptq_variant(copy)) == count
+
+
+def test_heads_that_the_kernels_do_not_compute_are_refused(folder):
+    geometry = read_manifest(folder).geometry.model_copy(update={"head_size": 80})
+    with pytest.raises(BackendError, match="80 dimensions.*powers of two"):
+        read_llama(folder / "decoder/gptq", geometry, torch.zeros(700, 64), "cpu", torch.float32)
 
 
 def change(name, **changes):

@@ -23,7 +23,7 @@ class Memory:
     """Estimated bytes.
 
     Attributes:
-        weights: of every graph of a variant, as they lie in its files.
+        weights: of every graph of a variant, as they lie in its files, and what its backend holds beside them.
         per_face: KV cache of one face; each call takes one, a batch one for each of its faces.
     """
 
@@ -31,10 +31,11 @@ class Memory:
     per_face: int
 
     @classmethod
-    def of(cls, manifest: Manifest, variant: Variant) -> "Memory":
+    def of(cls, manifest: Manifest, variant: Variant, held_bytes: int = 0) -> "Memory":
+        """Of an opened backend, `held_bytes` is its own; before that, only the files are known."""
         parts = (manifest.vision, manifest.landmark, variant.decoder, *variant.external)
         return cls(
-            weights=sum(manifest.files[name].size for name in parts if name in manifest.files),
+            weights=held_bytes + sum(manifest.files[name].size for name in parts if name in manifest.files),
             per_face=positions_per_face(manifest) * cls.row_bytes(manifest.geometry, variant),
         )
 

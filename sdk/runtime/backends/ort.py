@@ -61,7 +61,10 @@ class OrtBackend:
         landmark: (N, 3, 192, 192) landmark pixels -> (N, 212); None when the bundle has no landmark network.
         vision: (N, 3, S, S) CLIP pixels and (N, 212) landmark features -> (N, rows, D).
         decoder: embeddings and KV cache -> logits.
+        held_bytes: of memory, beside the weights as they lie in the variant's files.
     """
+
+    held_bytes = 0
 
     def __init__(
         self,

@@ -2,6 +2,7 @@
 
 import importlib
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from sdk.bundles.manifest import Manifest, Variant
 from sdk.errors import BackendError, DependencyError
 from sdk.runtime.backends.ort import OrtBackend, has_cuda, load_embeddings
+from sdk.runtime.memory import Memory
 
 if TYPE_CHECKING:
     from .decoder import GptqDecoder
@@ -44,6 +46,7 @@ class GptqBackend(OrtBackend):
 
     Args:
         device: "cuda", or "cpu" for the reference kernels in float32, which are slow.
+        memory_limit: bytes for weights and KV caches; where they are too few, none go into dense weights.
     """
 
     def __init__(
@@ -53,35 +56,81 @@ class GptqBackend(OrtBackend):
         variant: Variant,
         threads: int | None = None,
         device: str | None = None,
+        memory_limit: int | None = None,
     ) -> None:
-        self._decoder_device = device or variant.device
+        self._decoder_device, self._memory_limit = device or variant.device, memory_limit
         if self._decoder_device == "cuda":
             check_gpu()
         super().__init__(bundle, manifest, variant, threads, "cuda" if device != "cpu" and has_cuda() else "cpu")
 
     def _open_decoder(self, bundle: Path, manifest: Manifest, variant: Variant, **where: Any) -> "GptqDecoder":
-        folder = (bundle / variant.decoder).parent
-        return open_decoder(folder, bundle / manifest.embeddings, manifest, self._decoder_device)
+        folder, memory = (bundle / variant.decoder).parent, Memory.of(manifest, variant)
+        room = None if self._memory_limit is None else self._memory_limit - memory.weights - memory.per_face
+        decoder = open_decoder(folder, bundle / manifest.embeddings, manifest, self._decoder_device, room)
+        self.held_bytes = decoder.dense_bytes
+        return decoder
 
 
-def open_decoder(folder: Path, embeddings: Path, manifest: Manifest, device: str) -> "GptqDecoder":
+def open_decoder(
+    folder: Path, embeddings: Path, manifest: Manifest, device: str, room: int | None = None
+) -> "GptqDecoder":
     """The decoder of a GPTQ folder.
 
     Args:
         embeddings: `.npy` token embeddings (vocabulary, D).
         manifest: for the geometry.
         device: "cuda", or "cpu" for the reference kernels in float32.
+        room: bytes that dense weights may take; None: what the GPU has free decides alone.
+
+    Raises:
+        BackendError: the weights are of a kind that the kernels do not compute, do not fit, or nothing can be launched.
+        IntegrityError: files or tensors are missing or damaged.
     """
     import torch
 
-    from .decoder import GptqDecoder
+    from .decoder import GptqDecoder, memory_errors
     from .weights import read_llama
 
     on_gpu = device == "cuda"
     kernels = importlib.import_module(f"{__package__}.{'kernels' if on_gpu else 'reference'}")
     dtype = torch.float16 if on_gpu else torch.float32
     table = load_embeddings(embeddings, manifest.geometry)
-    llama = read_llama(folder, manifest.geometry, torch.from_numpy(np.array(table)), device, dtype)
-    dense = 2 * sum(linear.inputs * linear.outputs for layer in llama.layers for linear in layer.linears)
-    keep = on_gpu and torch.cuda.mem_get_info()[0] > _ROOM_FOR_DENSE * dense
-    return GptqDecoder(llama, kernels, table, dtype=dtype, keep_dense=keep, graphs=on_gpu)
+    with memory_errors():
+        _launch_once(kernels, device)
+        llama = read_llama(folder, manifest.geometry, torch.from_numpy(np.array(table)), device, dtype)
+        dense = llama.dense_bytes(dtype)
+        keep = _free_bytes(device) > _ROOM_FOR_DENSE * dense and (room is None or dense <= room)
+        return GptqDecoder(llama, kernels, table, dtype=dtype, keep_dense=keep, graphs=on_gpu)
+
+
+def _free_bytes(device: str) -> int:
+    """Of GPU memory; none on a CPU."""
+    import torch
+
+    return torch.cuda.mem_get_info()[0] if device == "cuda" else 0
+
+
+def _launch_once(kernels: ModuleType, device: str) -> None:
+    """Dequantise one panel of zeros, before gigabytes are read: Triton builds its launcher with a C compiler only now.
+
+    Raises:
+        BackendError: says what the launch needs.
+    """
+    import torch
+
+    from .weights import PANEL, Linear4
+
+    try:
+        values = torch.zeros(1, 16, PANEL, dtype=torch.int32, device=device)
+        panel = Linear4(values, torch.zeros(1, 1, PANEL, dtype=torch.float16, device=device))
+        weight = torch.empty(panel.inputs, panel.outputs, dtype=torch.float16, device=device)
+        kernels.dequantise(panel, weight)
+        weight[0, 0].item()  # waits for the GPU, whose errors come late
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # of Triton, its compilers, the file system of its cache or the driver
+        found = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise BackendError(
+            f"the first GPU kernel failed ({found}); Triton needs a C compiler, Python's headers and a folder for its "
+            "cache (TRITON_CACHE_DIR): install gcc and python3-dev (Debian's names), or use another variant"
+        ) from error

@@ -5,6 +5,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -23,6 +24,24 @@ from .weights import Llama
 
 BY_STEPS = 2 * MOST  # rows up to which steps are quicker than the dense path
 AHEAD = 2  # steps that are under way while the host looks at the token before them
+_RECORDING = threading.Lock()  # of a CUDA graph, which synchronises the whole device; shared by all decoders
+
+
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """Make torch's complaint about GPU memory one of ours.
+
+    Raises:
+        BackendError: says how to need less.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        found = ". ".join(str(error).split(". ")[:3])  # what was asked for, what there is; then advice about torch
+        raise BackendError(
+            f"{found}. Decode fewer faces at once (batch_size), set a memory_limit, with which dense weights are left "
+            "out too, or free the GPU of other processes"
+        ) from None
 
 
 class _Memory:
@@ -54,7 +73,8 @@ class GpuPool(KVPool):
     def move(self, source: int, target: int) -> None:
         length = self.caches[source].length
         cache = self.memory.cache
-        cache[target, :, :, :, :length] = cache[source, :, :, :, :length]
+        with torch.inference_mode():  # memory made while a caller was in that mode can be changed in it alone
+            cache[target, :, :, :, :length] = cache[source, :, :, :, :length]
         self.caches[target].length = length
 
 
@@ -68,6 +88,9 @@ class GptqDecoder(Decoder):
         dtype: of the KV cache and of the dense path.
         keep_dense: keep weights in `dtype` for the dense path.
         graphs: record each kind of step once and replay it.
+
+    Attributes:
+        dense_bytes: what the weights for the dense path take once they are made; 0 where they are not kept.
     """
 
     def __init__(
@@ -82,6 +105,7 @@ class GptqDecoder(Decoder):
     ) -> None:
         self._llama, self._kernels, self._table, self._dtype = llama, kernels, embeddings, dtype
         self._graphs = graphs
+        self.dense_bytes = llama.dense_bytes(dtype) if keep_dense else 0
         self._prefill = Prefill(llama, kernels, dtype, keep_dense)
         self._rows = Rows.allocate(llama)
         self._device = llama.norm.device
@@ -95,19 +119,36 @@ class GptqDecoder(Decoder):
         return rows
 
     def new_pool(self, capacity: int, sequences: int) -> GpuPool:
-        """Empty caches for sequences that will be stepped together."""
+        """Empty caches for sequences that will be stepped together.
+
+        Raises:
+            BackendError: the GPU has no memory for them.
+        """
         free = self._free.setdefault((capacity, sequences), [])
         if not free:
             gc.collect()  # a pool and its caches refer to each other, and Python does not see what memory they hold
-        memory = free.pop() if free else _Memory(self._llama, capacity, sequences, self._dtype)
+        try:
+            memory = free.pop()
+        except IndexError:
+            self._give_back_others(capacity, sequences)
+            with memory_errors():
+                memory = _Memory(self._llama, capacity, sequences, self._dtype)
         pool = GpuPool(memory)
         weakref.finalize(pool, free.append, memory)
         return pool
 
+    def _give_back_others(self, capacity: int, sequences: int) -> None:
+        """Let go of memory that no pool uses and none of this shape will; a single sequence's is small and stays."""
+        with self._lock:
+            self._placed = None
+            for shape, free in list(self._free.items()):
+                if shape not in ((capacity, sequences), (capacity, 1)):
+                    free.clear()
+
     def extend(self, cache: KVCache, rows: Floats, last: int = 1) -> Floats:
         """Append rows to a sequence; see `OrtDecoder.extend`."""
         check_room(cache, len(rows))
-        with self._lock, torch.inference_mode():
+        with self._lock, memory_errors(), torch.inference_mode():
             memory, hidden = _memory(cache.pool), torch.from_numpy(np.ascontiguousarray(rows)).to(self._device)
             if len(rows) > BY_STEPS:
                 logits = self._read_densely(memory, cache, hidden, last)
@@ -141,7 +182,7 @@ class GptqDecoder(Decoder):
         caches = pool.caches[: len(rows)]
         for cache in caches:
             check_room(cache, 1)
-        with self._lock, torch.inference_mode():
+        with self._lock, memory_errors(), torch.inference_mode():
             logits = []
             for at in range(0, len(rows), MOST):
                 hidden = torch.from_numpy(rows[at : at + MOST]).to(self._device)
@@ -164,7 +205,7 @@ class GptqDecoder(Decoder):
         token = int(self.extend(cache, self.embed(token_ids))[-1].argmax())
         yield token
         memory = _memory(cache.pool)
-        with self._lock:
+        with self._lock, torch.inference_mode():
             memory.state[cache.row] = torch.tensor([token, cache.length], dtype=torch.int32)
         ahead: deque[Callable[[], int]] = deque()
         while True:
@@ -177,7 +218,7 @@ class GptqDecoder(Decoder):
 
     def _follow(self, memory: _Memory, row: int) -> Callable[[], int]:
         """Start one step of a sequence from its state; what is returned waits for the token."""
-        with self._lock, torch.inference_mode():
+        with self._lock, memory_errors(), torch.inference_mode():
             if self._placed != (memory, row):
                 self._rows.sequences[:1].fill_(row)
                 self._placed = (memory, row)
@@ -206,7 +247,7 @@ class GptqDecoder(Decoder):
             return
         if graphs[key] is None:
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            with _RECORDING, torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 self._launch(memory, size, from_state)
             graphs[key] = graph
         graphs[key].replay()

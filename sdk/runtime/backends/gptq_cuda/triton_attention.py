@@ -132,7 +132,7 @@ def head_kernel(
 ):
     """Logits of TOKENS tokens and the best of them; who comes last finds the best of all.
 
-    PARTS_UP is the power of two from the number of blocks on.
+    PARTS_UP is the power of two from the number of blocks on. Of logits that are no numbers some token is chosen.
     """
     block, blocks = tl.program_id(0), tl.num_programs(0)
     row, token = tl.arange(0, ROWS), block * TOKENS + tl.arange(0, TOKENS)
@@ -171,6 +171,7 @@ def head_kernel(
             tops = tl.load(mine, mask=part < blocks, other=_LOWEST, cache_modifier=".cg")
             tokens = tl.load(mine + 1, mask=part < blocks, other=0.0, cache_modifier=".cg").to(tl.int32)
             chosen = tl.min(tl.where(tops == tl.max(tops, axis=0), tokens, vocabulary), axis=0)
+            chosen = tl.minimum(chosen, vocabulary - 1)  # the next step reads its embedding
             tl.store(best + index, chosen)
             if HAS_STATE:
                 sequence = tl.load(sequences + index)

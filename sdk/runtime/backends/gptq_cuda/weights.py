@@ -18,6 +18,7 @@ from sdk.bundles.manifest import Geometry
 from sdk.errors import BackendError, IntegrityError
 
 PANEL = 64  # outputs of a thread block
+GROUPS = (32, 64, 128)  # inputs that share a scale
 _PARTS = ("qweight", "scales", "qzeros", "g_idx")
 _EIGHTS_LESS_ONE = 0x77777777  # eight zero points of 8 as AutoGPTQ stores them
 
@@ -109,6 +110,10 @@ class Llama:
     cos: Tensor
     sin: Tensor
 
+    def dense_bytes(self, dtype: torch.dtype) -> int:
+        """What the linear layers take in `dtype`."""
+        return dtype.itemsize * sum(linear.inputs * linear.outputs for layer in self.layers for linear in layer.linears)
+
 
 def rotary_tables(theta: float, geometry: Geometry, device: str) -> tuple[Tensor, Tensor]:
     """Cosine and sine of every position's angles, computed in float64."""
@@ -128,9 +133,14 @@ def read_llama(folder: Path, geometry: Geometry, table: Tensor, device: str, dty
         dtype: of the head.
 
     Raises:
-        BackendError: GPTQ of a kind that the kernels do not compute.
+        BackendError: GPTQ or heads of a kind that the kernels do not compute.
         IntegrityError: files or tensors are missing or damaged.
     """
+    if geometry.head_size & (geometry.head_size - 1):
+        raise BackendError(
+            f"{folder}: its heads have {geometry.head_size} dimensions, the GPU kernels compute powers of two such as "
+            "64 or 128; use another variant"
+        )
     config = _read_config(folder)
     files = _Files(folder, device)
     layers = tuple(_read_layer(files, f"model.layers.{index}.") for index in range(geometry.layers))
@@ -216,7 +226,7 @@ def _read_linear(files: _Files, name: str) -> tuple[Tensor, Tensor]:
     """(K / 8, N) values and (K / group, N) scales, checked to be of a kind that needs neither zero points nor order."""
     values, scales, zeros, order = (files[f"{name}.{part}"] for part in _PARTS)
     group = len(order) // len(scales)
-    if group not in (32, 64, 128):
+    if group not in GROUPS:
         raise BackendError(f"{name}: the GPU kernels compute groups of 32, 64 or 128 inputs, found {group}")
     if (zeros != _EIGHTS_LESS_ONE).any():
         raise BackendError(f"{name}: its zero points vary; expected a symmetric quantisation (sym=True)")
