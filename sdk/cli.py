@@ -30,7 +30,9 @@ COMMANDS = {
     "pretrain": Command("trainer.commands.pretrain", "make a small base model from rendered faces", "train,synthetic"),
     "train": Command("trainer.commands.train", "fine-tune EmoLA with LoRA as in the paper", "train"),
     "evaluate": Command("trainer.commands.evaluate", "answer and score an evaluation set", "train"),
-    "data": Command("trainer.commands.data", "make, check and describe training sets", "train,synthetic"),
+    "data": Command(
+        "trainer.commands.data", "make, check and describe training sets", "train,synthetic,faces,video,cpu"
+    ),
     "export": Command("export.command", "turn a checkpoint into a bundle", "export"),
     "plan": Command("export.plan_command", "does it fit a machine, and how fast will it be? On paper, before you buy"),
     "engines": Command("export.engines_command", "build TensorRT engines of a bundle on the target", "tensorrt"),

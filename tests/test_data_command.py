@@ -161,6 +161,21 @@ def test_usage(data, tmp_path):
         assert message in err, arguments
 
 
+def test_a_missing_package_names_what_brings_all_that_the_subcommands_import(data, monkeypatch):
+    """`prepare` needs faces and video, `landmarks` cpu, `synthesize` synthetic."""
+
+    def read_records(*arguments):
+        raise ModuleNotFoundError(name="onnxruntime")
+
+    monkeypatch.setattr("trainer.records.read_records", read_records)
+    code, _, err = data("landmarks", "train_anno.json", "--network", "2d106det.onnx")
+    assert code == 1
+    assert (
+        "onnxruntime is not installed; install it with: pip install 'emola-edge[train,synthetic,faces,video,cpu]'"
+        in err
+    )
+
+
 def test_help_is_light():
     """`emola data --help` loads neither torch nor what only one subcommand needs."""
     code = (
