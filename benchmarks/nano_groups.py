@@ -1,6 +1,6 @@
 """Scores of a run on rendered faces by skin tone and by pose: is any group served worse than the others?
 
-    python benchmarks/nano_groups.py RUN DATA --task emotion|au [--limit N]
+    python benchmarks/nano_groups.py RUN DATA --task emotion|au
 
 RUN is the output of `emola evaluate`, DATA the folder of `emola data synthesize` that it was asked about.
 """
