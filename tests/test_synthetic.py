@@ -176,7 +176,7 @@ def test_set_is_readable(tmp_path, head):
         assert np.isfinite(points).all()
 
 
-def test_failure_leaves_nothing(tmp_path, head):
+def test_failure_leaves_nothing(tmp_path, head, monkeypatch):
     """An interrupted run and bad input leave no folder behind; a folder with content is not touched."""
 
     def interrupt(done: int) -> None:
@@ -188,6 +188,9 @@ def test_failure_leaves_nothing(tmp_path, head):
         synthesize(tmp_path / "set", 0, head)
     with pytest.raises(DataError, match="expected the folder FaceXModel"):
         synthesize(tmp_path / "set", 2, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="takes a name"):
+        synthesize(Path("."), 2, head)
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "set").mkdir()
     (tmp_path / "set/mine.txt").write_text("x")
@@ -230,6 +233,21 @@ def test_foreign_mesh_is_refused(tmp_path, head):
     np.savez(tmp_path / "other.npz", **{**content, "neutral": content["neutral"][:-1]})
     with pytest.raises(DataError, match=f"{VERTICES} vertices, found {VERTICES - 1}"):
         read_face_model(tmp_path / "other.npz")
+
+
+def test_what_is_no_model_is_refused(tmp_path, head):
+    """An archive of other things, one cut short, an array, text, nothing, a folder with a mesh alone: each is named."""
+    np.savez(tmp_path / "things.npz", a=1)
+    with (tmp_path / "array.npz").open("wb") as file:
+        np.save(file, np.zeros(3))
+    (tmp_path / "short.npz").write_bytes(head.read_bytes()[:5000])
+    (tmp_path / "text.npz").write_text("no")
+    (tmp_path / "empty.npz").touch()
+    (tmp_path / "mesh").mkdir()
+    (tmp_path / "mesh/generic_neutral_mesh.obj").write_text("v 0 0 0")
+    for name in ("things.npz", "short.npz", "array.npz", "text.npz", "empty.npz", "mesh"):
+        with pytest.raises(DataError, match=f"{name}: not ICT-FaceKit"):
+            read_face_model(tmp_path / name)
 
 
 def test_preview_shows_every_face(tmp_path, head):

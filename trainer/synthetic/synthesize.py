@@ -50,8 +50,10 @@ def synthesize(
         report: told how many faces are written.
 
     Raises:
-        DataError: `out` is not empty, a count is below 1, or the model cannot be read.
+        DataError: `out` is not empty or has no name, a count is below 1, or the model cannot be read.
     """
+    if not out.name:
+        raise DataError(f"{out} is renamed into place when it is whole, which takes a name; choose a new folder")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} is not an empty folder; choose a new one")
     for name, number in (("number of faces", count), ("number of processes", processes)):
