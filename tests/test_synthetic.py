@@ -4,6 +4,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,12 +16,14 @@ from sdk.faba.rege import official_action_units, official_emotion, paper_action_
 from sdk.faba.vocabulary import EMOTIONS
 from trainer.records import read_records
 from trainer.synthetic import sample
-from trainer.synthetic.describe import describe_emotion, describe_units
+from trainer.synthetic.describe import degree, describe_emotion, describe_units
 from trainer.synthetic.expression import UNITS, WEAKEST, Expression, draw_emotion, draw_units
 from trainer.synthetic.face_model import PARTS, VERTICES, FaceModel, read_face_model
 from trainer.synthetic.preview import preview
-from trainer.synthetic.sample import FACE_SCALE, LIPS_PARTED, as_visible, detected_crop
-from trainer.synthetic.scene import CLOSED_LIPS, Studio, render
+from trainer.synthetic.raster import rasterise
+from trainer.synthetic.resting import at_rest, draw_rotation
+from trainer.synthetic.sample import EYES_SHUT, FACE_SCALE, LIPS_PARTED, as_visible, detected_crop
+from trainer.synthetic.scene import CLOSED_LIPS, Render, Studio, render
 from trainer.synthetic.synthesize import synthesize
 
 REAL = Path(
@@ -31,6 +34,8 @@ SHAPES = {
     **{f"mouthLowerDown_{side}": (-5.0, -4.0, -0.35) for side in "LR"},
     **{f"mouthUpperUp_{side}": (-3.4, -2.0, 0.35) for side in "LR"},
 }  # name: lowest and highest point of the skin that moves, and by how much it moves up
+
+EYE_CENTRE = np.array([3.1, 3.6, 7.9], np.float32)  # of the left
 
 
 def draw(seed: int) -> Expression:
@@ -52,8 +57,15 @@ def landmarks() -> np.ndarray:
     return np.concatenate([jaw, *brow, *nose, *eyes, *lips])
 
 
+def ball(count: int) -> np.ndarray:
+    """(count, 3) points spread over a sphere of 1.5 cm, the first in front, the last at the back."""
+    z, turn = np.linspace(1, -1, count), np.pi * (1 + 5**0.5) * np.arange(count)
+    across = np.sqrt(1 - z * z)
+    return 1.5 * np.stack([across * np.cos(turn), across * np.sin(turn), z], axis=1)
+
+
 def write_head(path: Path) -> Path:
-    """A mask with ICT-FaceKit's vertices and parts, whose lips and jaw can move."""
+    """A mask with ICT-FaceKit's vertices and parts, whose lips and jaw can move, and eyeballs behind it."""
     rows, columns = 148, 76
     y, x = (
         each.ravel() for each in np.meshgrid(np.linspace(14, -18, rows), np.linspace(-8, 8, columns), indexing="ij")
@@ -61,6 +73,8 @@ def write_head(path: Path) -> Path:
     neutral = np.zeros((VERTICES, 3), np.float32)
     skin = slice(*PARTS["skin"])
     neutral[skin] = np.stack([x, y, 11 - 0.08 * x**2 - 0.01 * y**2], axis=1)
+    for part, side in (("eye_left", 1), ("eye_right", -1)):
+        neutral[slice(*PARTS[part])] = ball(PARTS[part][1] - PARTS[part][0]) + EYE_CENTRE * (side, 1, 1)
     corner = (np.arange(rows - 1)[:, None] * columns + np.arange(columns - 1)).ravel()
     faces = np.stack([corner, corner + columns, corner + columns + 1, corner + 1], axis=1)
     names = sorted(SHAPES)
@@ -292,14 +306,91 @@ def test_units_move_what_they_are_named_after(real_studio):
     assert (shut[[37, 44]] - shut[[41, 46]]).max() < 0.3 * (rest[[37, 44]] - rest[[41, 46]]).min()
 
 
-def test_labels_are_visible(head):
+@pytest.fixture(scope="module")
+def picture(head) -> Render:
+    return render(Studio(read_face_model(head)), Expression({}, {}, None), np.random.default_rng(0))
+
+
+def test_labels_are_visible(picture):
     """No eye unit is labelled behind dark glasses; AU25 is labelled where the lips are apart, and only there."""
     expression, seen = Expression({4: 1.0, 7: 1.0, 25: 0.5}, {}, "anger"), []
-    studio = Studio(read_face_model(head))
-    picture = render(studio, expression, np.random.default_rng(0))
     for hidden, gap in ((frozenset(), 0.5), (frozenset({5, 7, 43}), 0.5), (frozenset(), 0.05)):
         seen.append(set(as_visible(expression, replace(picture, hidden=hidden, lip_gap=gap)).units))
     assert seen == [{4, 7, 25}, {4, 25}, {4, 7}]
+
+
+def test_parted_lips_are_as_strong_as_they_show(picture):
+    """AU25 follows the gap whatever was drawn: lips just apart are slightly parted, wide open ones strongly."""
+    for drawn in ({25: 0.9}, {25: 0.35}, {12: 0.5}):
+        shown = [
+            as_visible(Expression(drawn, {}, None), replace(picture, lip_gap=gap)).units[25] for gap in (0.2, 0.9, 2.5)
+        ]
+        assert [degree(intensity) for intensity in shown] == ["slightly", "clearly", "strongly"], shown
+
+
+def test_closed_eyes_are_closed(picture):
+    """AU43 is labelled where both eyes are shut and not where they are open; between, and behind glasses, as drawn."""
+    dark = frozenset({5, 7, 43})
+    for drawn, gap, hidden, closed in (
+        ({6: 1.0}, 0.05, frozenset(), True),
+        ({43: 1.0}, 0.05, frozenset(), True),
+        ({43: 1.0}, 0.25, frozenset(), False),
+        ({43: 1.0}, 0.15, frozenset(), True),
+        ({6: 1.0}, 0.15, frozenset(), False),
+        ({6: 1.0}, 0.05, dark, False),
+        ({43: 1.0}, 0.05, dark, False),
+    ):
+        shown = as_visible(Expression(drawn, {}, None), replace(picture, lid_gap=gap, hidden=hidden)).units
+        assert (43 in shown) == closed, (drawn, gap, hidden)
+
+
+def test_resting_lids_leave_those_that_act_alone():
+    """Lids that units raise, tighten, squeeze or close are not lowered further, by a glance down least of all."""
+    lowest = {}
+    for code in (1, 5, 6, 7, 9, 43):
+        drawn = [at_rest(Expression({code: 1.0}, {}, "sadness"), np.random.default_rng(seed)) for seed in range(200)]
+        lowest[code] = max(each.get("eyeLookDown_L", 0.0) for each in drawn)
+        assert code == 1 or not any(name.startswith(("eyeBlink", "eyeSquint")) for each in drawn for name in each)
+    assert lowest.pop(1) > 1
+    assert max(lowest.values()) < 0.75, lowest
+
+
+def test_eyes_look_where_their_lids_do(head):
+    """Both eyeballs turn in place about their centres, by 26 degrees to a side and 23 up or down."""
+    studio = Studio(read_face_model(head))
+    right, left = {"eyeLookOut_L": 1.0, "eyeLookIn_R": 1.0}, {"eyeLookIn_L": 1.0, "eyeLookOut_R": 1.0}
+    up, down = ({f"eyeLook{where}_{side}": 1.0 for side in "LR"} for where in ("Up", "Down"))
+    for weights, x, y in ((right, 0.435, 0), (left, -0.435, 0), (up, 0, 0.389), (down, 0, -0.389), ({}, 0, 0)):
+        vertices = studio.shape(weights, np.random.default_rng(0), parted=False)
+        for part, side in (("eye_left", 1), ("eye_right", -1)):
+            eyeball = vertices[slice(*PARTS[part])] - EYE_CENTRE * (side, 1, 1)
+            front, back = eyeball[0] / 1.5, eyeball[-1] / 1.5
+            np.testing.assert_allclose([*front[:2], *-back[:2]], [x, y, x, y], atol=0.01, err_msg=f"{part} {weights}")
+
+
+def test_lids_part_and_meet(real_studio):
+    """On ICT-FaceKit: the gap between the lids is open at rest, wider with AU5, and shut with AU43."""
+
+    def gap(units: dict[int, float]) -> float:
+        weights = Expression(units, {}, None).weights()
+        return real_studio.lid_gap(real_studio.shape(weights, np.random.default_rng(0), parted=False))
+
+    rest, wide, shut = gap({}), gap({5: 1.0}), gap({43: 1.0})
+    assert wide > rest + 0.1 > 0.5
+    assert shut < EYES_SHUT
+
+
+def test_angles_have_the_signs_that_are_documented():
+    """Positive yaw faces the right of the picture, pitch up, and roll leans the head anticlockwise."""
+    nose, crown = (0, 0, 1), (0, 1, 0)
+    for angles, axis, moved in (
+        ((20.0, 0.0, 0.0), nose, (0.342, 0, 0.940)),
+        ((0.0, 20.0, 0.0), nose, (0, 0.342, 0.940)),
+        ((0.0, 0.0, 20.0), crown, (-0.342, 0.940, 0)),
+    ):
+        rotation, said = draw_rotation(SimpleNamespace(normal=lambda *_, angles=angles: angles))
+        assert said == angles
+        np.testing.assert_allclose(rotation @ axis, moved, atol=1e-3)
 
 
 def test_points_are_where_the_picture_shows_them(head, monkeypatch):

@@ -39,8 +39,9 @@ def synthesize(
     """Write `count` faces to `out`: each has a record of its action units, most also one of their emotion.
 
     `images/*.jpg`, `landmarks/*.npy` ((212,) each), two files of annotations, and what else is known of each face:
-    `metadata.jsonl` (exact intensities, skin tone from 0 light to 9 dark, age, yaw, pitch and roll in degrees) and
-    `points.npy` ((N, 106, 2) float32, the exact landmarks, for when `landmarks/` is filled by a network).
+    `metadata.jsonl` (exact intensities, skin tone from 0 light to 9 dark, age, yaw, pitch and roll in degrees: positive
+    where the face turns to the right of the picture, looks up, and leans anticlockwise) and `points.npy` ((N, 106, 2)
+    float32, the exact landmarks, for when `landmarks/` is filled by a network).
 
     Args:
         out: a folder that does not exist or is empty; it appears when everything is written.
