@@ -394,9 +394,13 @@ def test_angles_have_the_signs_that_are_documented():
 
 
 def test_points_are_where_the_picture_shows_them(head, monkeypatch):
-    """Also where the crop would leave the picture and is moved: a picture whose colours are coordinates says so."""
+    """On average to a tenth of a pixel, also where the crop would leave the picture and is moved.
+
+    A picture whose colours are coordinates says so: pixel 100 has colour 100, and so has a vertex drawn at 100.
+    """
     studio, drawn = Studio(read_face_model(head)), []
-    line = np.linspace(0, 255, studio.size)
+    assert studio.size == 256
+    line = np.arange(256)
     colours = np.stack([*np.meshgrid(line, line), np.zeros((studio.size, studio.size))], axis=2).astype(np.uint8)
 
     def coloured(*args):
@@ -408,12 +412,36 @@ def test_points_are_where_the_picture_shows_them(head, monkeypatch):
     for box in ((20.0, 30.0, 200.0), (-30.0, -20.0, 220.0), (90.0, 60.0, 250.0)):
         monkeypatch.setattr(sample, "detected_crop", lambda picture, random, box=box: box)
         made = sample.make_sample(studio, np.random.default_rng(0))
-        places = ((made.landmarks.reshape(-1, 2) + 1) / 2 * sample.SIDE - 0.5).round().astype(int)
-        inside = ((places >= 2) & (places < sample.SIDE - 2)).all(axis=1)
-        x, y = places[inside].T
-        expected = drawn[-1].points[inside] / (studio.size - 1) * 255
+        places = (made.landmarks.reshape(-1, 2) + 1) / 2 * sample.SIDE - 0.5
+        inside = ((places >= 2) & (places < sample.SIDE - 3)).all(axis=1)
+        low = np.floor(places[inside]).astype(int)
+        near, (x, y) = places[inside] - low, low.T
+        across = made.image[y, x, 0] * (1 - near[:, 0]) + made.image[y, x + 1, 0] * near[:, 0]
+        down = made.image[y, x, 1] * (1 - near[:, 1]) + made.image[y + 1, x, 1] * near[:, 1]
+        off = np.stack([across, down], axis=1) - drawn[-1].points[inside]
         assert inside.sum() > 10
-        assert np.abs(made.image[y, x, :2] - expected).max() < 4
+        assert np.abs(off).max() < 1.2, off
+        assert np.abs(off.mean(axis=0)).max() < 0.1, off.mean(axis=0)
+
+
+def test_pictures_show_vertices_where_they_are():
+    """A square drawn from 90 to 110 covers pixels 90 to 110: a pixel's coordinate is that of its centre."""
+    corners = np.array([[90, 90, 1], [110, 90, 1], [110, 110, 1], [90, 110, 1]], np.float32)
+    seen, _ = rasterise(corners, np.array([[0, 2, 1], [0, 3, 2]], np.int32), 256)
+    rows, columns = np.nonzero(seen >= 0)
+    assert abs(rows.mean() - 100) < 0.01
+    assert abs(columns.mean() - 100) < 0.01
+
+
+def test_crops_are_as_measured(picture):
+    """The crop's mean size and place are those that `detected_crop` says were measured with dlib, to three digits."""
+    marks, random = picture.landmarks68, np.random.default_rng(0)
+    extent = np.sqrt(np.prod(np.ptp(marks, axis=0)))
+    crops = np.array([detected_crop(picture, random) for _ in range(10000)])
+    sides = crops[:, 2] / FACE_SCALE
+    places = (crops[:, :2] + crops[:, 2:] / 2 - marks.mean(axis=0)) / sides[:, None]
+    assert abs(np.exp(np.log(sides).mean()) / extent - 1.11) < 0.005
+    assert np.abs(places.mean(axis=0) - (0, -0.048)).max() < 0.0013, places.mean(axis=0)
 
 
 def test_crop_is_the_detectors(real_studio):

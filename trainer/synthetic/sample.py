@@ -48,7 +48,8 @@ def make_sample(studio: Studio, random: np.random.Generator) -> Sample:
     crop = Image.fromarray(picture.image).resize((SIDE, SIDE), Image.Resampling.BILINEAR, box=box)
     window = side / FACE_SCALE * LANDMARK_WINDOW
     centre = np.array([left + side / 2, top + side / 2], np.float32)
-    points = (picture.points - centre) / (window / 2)
+    # A render's pixels are counted from the centre of the first, those of `box` and of the window from its corner.
+    points = (picture.points + 0.5 - centre) / (window / 2)
     about = {
         "emotion": expression.emotion,
         "units": expression.units,
@@ -85,8 +86,8 @@ def detected_crop(picture: Render, random: np.random.Generator) -> tuple[float, 
     here spreads more, for other detectors.
     """
     marks = picture.landmarks68
-    side = 1.1 * float(np.sqrt(np.prod(np.ptp(marks, axis=0)))) * float(np.exp(random.normal(0, 0.12)))
-    x, y = marks.mean(axis=0) + side * np.array([random.normal(0, 0.035), random.normal(-0.047, 0.045)])
+    side = 1.11 * float(np.sqrt(np.prod(np.ptp(marks, axis=0)))) * float(np.exp(random.normal(0, 0.12)))
+    x, y = marks.mean(axis=0) + side * np.array([random.normal(0, 0.035), random.normal(-0.048, 0.045)])
     whole = side * FACE_SCALE
     return float(x - whole / 2), float(y - whole / 2), whole
 
