@@ -1,6 +1,7 @@
 """A base model made from rendered faces: what its parts learn, and that the whole path from there works."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -89,6 +90,24 @@ def test_where_all_vote_for_a_point_it_is():
     _, points = votes(said, grid(7).flatten(0, 1).T)
     torch.testing.assert_close(points[0, 5], torch.tensor([3.5 / 7 * 2 - 1 + 0.02, 1.5 / 7 * 2 - 1 - 0.01]))
     torch.testing.assert_close(points[0, 6], torch.zeros(2))
+
+
+def test_a_set_is_read_once_and_whole(tmp_path):
+    """Pictures are not held twice; landmarks of another number of faces and a missing picture are named."""
+    folder = write_made_up_renders(tmp_path / "set", 24)
+    tracemalloc.start()
+    pixels = read_renders(folder).pixels
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1.5 * pixels.numel(), f"{peak} bytes for {pixels.numel()}"
+    points = np.load(folder / "points.npy")
+    np.save(folder / "points.npy", points[:-1])
+    with pytest.raises(DataError, match=r"incomplete: 24 faces in metadata\.jsonl, 23 in points\.npy"):
+        read_renders(folder)
+    np.save(folder / "points.npy", points)
+    (folder / "images/000003.jpg").unlink()
+    with pytest.raises(DataError, match=r"incomplete: .*000003\.jpg"):
+        read_renders(folder)
 
 
 def test_half_of_the_pictures_are_mirrored():

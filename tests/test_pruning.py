@@ -64,6 +64,15 @@ def test_landmarks_are_found_again_in_the_towers_picture(aspect):
         assert np.abs(found - expected[index]).max() < 1, (index, found, expected[index])
 
 
+def test_landmarks_in_one_place_lie_on_the_anchors():
+    """A network that finds nothing, all zeros, gives finite places in the middle of the anchors."""
+    points = landmark_points(np.zeros(212, np.float32), (90.0, 50.0, 210.0, 170.0))
+    middle = (np.array([anchor[1:] for anchor in NANO.anchors]).mean(axis=0) + 1) * NANO.image_size / 2
+    with np.errstate(all="raise"):
+        found = points_in_square(points, (220, 300), NANO.model_copy(update={"image_aspect": "align"}))
+    np.testing.assert_allclose(found, np.tile(middle, (106, 1)), atol=1e-3)
+
+
 def test_brows_eyes_nose_and_mouth_come_first():
     """On the photograph in the package half of the patches hold nine in ten of these points.
 

@@ -4,6 +4,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,12 +16,14 @@ from sdk.faba.rege import official_action_units, official_emotion, paper_action_
 from sdk.faba.vocabulary import EMOTIONS
 from trainer.records import read_records
 from trainer.synthetic import sample
-from trainer.synthetic.describe import describe_emotion, describe_units
+from trainer.synthetic.describe import degree, describe_emotion, describe_units
 from trainer.synthetic.expression import UNITS, WEAKEST, Expression, draw_emotion, draw_units
 from trainer.synthetic.face_model import PARTS, VERTICES, FaceModel, read_face_model
 from trainer.synthetic.preview import preview
-from trainer.synthetic.sample import FACE_SCALE, LIPS_PARTED, as_visible, detected_crop
-from trainer.synthetic.scene import CLOSED_LIPS, Studio, render
+from trainer.synthetic.raster import rasterise
+from trainer.synthetic.resting import at_rest, draw_rotation
+from trainer.synthetic.sample import EYES_SHUT, FACE_SCALE, LIPS_PARTED, as_visible, detected_crop
+from trainer.synthetic.scene import CLOSED_LIPS, Render, Studio, render
 from trainer.synthetic.synthesize import synthesize
 
 REAL = Path(
@@ -31,6 +34,8 @@ SHAPES = {
     **{f"mouthLowerDown_{side}": (-5.0, -4.0, -0.35) for side in "LR"},
     **{f"mouthUpperUp_{side}": (-3.4, -2.0, 0.35) for side in "LR"},
 }  # name: lowest and highest point of the skin that moves, and by how much it moves up
+
+EYE_CENTRE = np.array([3.1, 3.6, 7.9], np.float32)  # of the left
 
 
 def draw(seed: int) -> Expression:
@@ -52,8 +57,15 @@ def landmarks() -> np.ndarray:
     return np.concatenate([jaw, *brow, *nose, *eyes, *lips])
 
 
+def ball(count: int) -> np.ndarray:
+    """(count, 3) points spread over a sphere of 1.5 cm, the first in front, the last at the back."""
+    z, turn = np.linspace(1, -1, count), np.pi * (1 + 5**0.5) * np.arange(count)
+    across = np.sqrt(1 - z * z)
+    return 1.5 * np.stack([across * np.cos(turn), across * np.sin(turn), z], axis=1)
+
+
 def write_head(path: Path) -> Path:
-    """A mask with ICT-FaceKit's vertices and parts, whose lips and jaw can move."""
+    """A mask with ICT-FaceKit's vertices and parts, whose lips and jaw can move, and eyeballs behind it."""
     rows, columns = 148, 76
     y, x = (
         each.ravel() for each in np.meshgrid(np.linspace(14, -18, rows), np.linspace(-8, 8, columns), indexing="ij")
@@ -61,6 +73,8 @@ def write_head(path: Path) -> Path:
     neutral = np.zeros((VERTICES, 3), np.float32)
     skin = slice(*PARTS["skin"])
     neutral[skin] = np.stack([x, y, 11 - 0.08 * x**2 - 0.01 * y**2], axis=1)
+    for part, side in (("eye_left", 1), ("eye_right", -1)):
+        neutral[slice(*PARTS[part])] = ball(PARTS[part][1] - PARTS[part][0]) + EYE_CENTRE * (side, 1, 1)
     corner = (np.arange(rows - 1)[:, None] * columns + np.arange(columns - 1)).ravel()
     faces = np.stack([corner, corner + columns, corner + columns + 1, corner + 1], axis=1)
     names = sorted(SHAPES)
@@ -141,7 +155,8 @@ def test_expressions_are_possible():
         assert all(WEAKEST <= intensity <= 1 for intensity in expression.units.values()), expression
         assert not any(pair <= units for pair in ({12, 15}, {24, 25}, {5, 43}, {7, 43}, {26, 27})), expression
         assert 25 in units or not units & {16, 26, 27}, expression
-        assert expression.sides.get(43) in (None, (1.0, 1.0)), "a wink is no AU43"
+        for code in units & {17, 23, 26, 27, 43}:
+            assert expression.sides[code] == (1.0, 1.0), f"AU{code} has no sides, of AU43 a wink is none"
     assert seen == set(UNITS)
 
 
@@ -176,7 +191,7 @@ def test_set_is_readable(tmp_path, head):
         assert np.isfinite(points).all()
 
 
-def test_failure_leaves_nothing(tmp_path, head):
+def test_failure_leaves_nothing(tmp_path, head, monkeypatch):
     """An interrupted run and bad input leave no folder behind; a folder with content is not touched."""
 
     def interrupt(done: int) -> None:
@@ -188,6 +203,9 @@ def test_failure_leaves_nothing(tmp_path, head):
         synthesize(tmp_path / "set", 0, head)
     with pytest.raises(DataError, match="expected the folder FaceXModel"):
         synthesize(tmp_path / "set", 2, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="takes a name"):
+        synthesize(Path("."), 2, head)
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "set").mkdir()
     (tmp_path / "set/mine.txt").write_text("x")
@@ -232,6 +250,21 @@ def test_foreign_mesh_is_refused(tmp_path, head):
         read_face_model(tmp_path / "other.npz")
 
 
+def test_what_is_no_model_is_refused(tmp_path, head):
+    """An archive of other things, one cut short, an array, text, nothing, a folder with a mesh alone: each is named."""
+    np.savez(tmp_path / "things.npz", a=1)
+    with (tmp_path / "array.npz").open("wb") as file:
+        np.save(file, np.zeros(3))
+    (tmp_path / "short.npz").write_bytes(head.read_bytes()[:5000])
+    (tmp_path / "text.npz").write_text("no")
+    (tmp_path / "empty.npz").touch()
+    (tmp_path / "mesh").mkdir()
+    (tmp_path / "mesh/generic_neutral_mesh.obj").write_text("v 0 0 0")
+    for name in ("things.npz", "short.npz", "array.npz", "text.npz", "empty.npz", "mesh"):
+        with pytest.raises(DataError, match=f"{name}: not ICT-FaceKit"):
+            read_face_model(tmp_path / name)
+
+
 def test_preview_shows_every_face(tmp_path, head):
     """The sheet holds each face at its place, with a caption below; a folder without a set is refused."""
     synthesize(tmp_path / "set", 10, head, processes=1)
@@ -273,20 +306,101 @@ def test_units_move_what_they_are_named_after(real_studio):
     assert (shut[[37, 44]] - shut[[41, 46]]).max() < 0.3 * (rest[[37, 44]] - rest[[41, 46]]).min()
 
 
-def test_labels_are_visible(head):
+@pytest.fixture(scope="module")
+def picture(head) -> Render:
+    return render(Studio(read_face_model(head)), Expression({}, {}, None), np.random.default_rng(0))
+
+
+def test_labels_are_visible(picture):
     """No eye unit is labelled behind dark glasses; AU25 is labelled where the lips are apart, and only there."""
     expression, seen = Expression({4: 1.0, 7: 1.0, 25: 0.5}, {}, "anger"), []
-    studio = Studio(read_face_model(head))
-    picture = render(studio, expression, np.random.default_rng(0))
     for hidden, gap in ((frozenset(), 0.5), (frozenset({5, 7, 43}), 0.5), (frozenset(), 0.05)):
         seen.append(set(as_visible(expression, replace(picture, hidden=hidden, lip_gap=gap)).units))
     assert seen == [{4, 7, 25}, {4, 25}, {4, 7}]
 
 
+def test_parted_lips_are_as_strong_as_they_show(picture):
+    """AU25 follows the gap whatever was drawn: lips just apart are slightly parted, wide open ones strongly."""
+    for drawn in ({25: 0.9}, {25: 0.35}, {12: 0.5}):
+        shown = [
+            as_visible(Expression(drawn, {}, None), replace(picture, lip_gap=gap)).units[25] for gap in (0.2, 0.9, 2.5)
+        ]
+        assert [degree(intensity) for intensity in shown] == ["slightly", "clearly", "strongly"], shown
+
+
+def test_closed_eyes_are_closed(picture):
+    """AU43 is labelled where both eyes are shut and not where they are open; between, and behind glasses, as drawn."""
+    dark = frozenset({5, 7, 43})
+    for drawn, gap, hidden, closed in (
+        ({6: 1.0}, 0.05, frozenset(), True),
+        ({43: 1.0}, 0.05, frozenset(), True),
+        ({43: 1.0}, 0.25, frozenset(), False),
+        ({43: 1.0}, 0.15, frozenset(), True),
+        ({6: 1.0}, 0.15, frozenset(), False),
+        ({6: 1.0}, 0.05, dark, False),
+        ({43: 1.0}, 0.05, dark, False),
+    ):
+        shown = as_visible(Expression(drawn, {}, None), replace(picture, lid_gap=gap, hidden=hidden)).units
+        assert (43 in shown) == closed, (drawn, gap, hidden)
+
+
+def test_resting_lids_leave_those_that_act_alone():
+    """Lids that units raise, tighten, squeeze or close are not lowered further, by a glance down least of all."""
+    lowest = {}
+    for code in (1, 5, 6, 7, 9, 43):
+        drawn = [at_rest(Expression({code: 1.0}, {}, "sadness"), np.random.default_rng(seed)) for seed in range(200)]
+        lowest[code] = max(each.get("eyeLookDown_L", 0.0) for each in drawn)
+        assert code == 1 or not any(name.startswith(("eyeBlink", "eyeSquint")) for each in drawn for name in each)
+    assert lowest.pop(1) > 1
+    assert max(lowest.values()) < 0.75, lowest
+
+
+def test_eyes_look_where_their_lids_do(head):
+    """Both eyeballs turn in place about their centres, by 26 degrees to a side and 23 up or down."""
+    studio = Studio(read_face_model(head))
+    right, left = {"eyeLookOut_L": 1.0, "eyeLookIn_R": 1.0}, {"eyeLookIn_L": 1.0, "eyeLookOut_R": 1.0}
+    up, down = ({f"eyeLook{where}_{side}": 1.0 for side in "LR"} for where in ("Up", "Down"))
+    for weights, x, y in ((right, 0.435, 0), (left, -0.435, 0), (up, 0, 0.389), (down, 0, -0.389), ({}, 0, 0)):
+        vertices = studio.shape(weights, np.random.default_rng(0), parted=False)
+        for part, side in (("eye_left", 1), ("eye_right", -1)):
+            eyeball = vertices[slice(*PARTS[part])] - EYE_CENTRE * (side, 1, 1)
+            front, back = eyeball[0] / 1.5, eyeball[-1] / 1.5
+            np.testing.assert_allclose([*front[:2], *-back[:2]], [x, y, x, y], atol=0.01, err_msg=f"{part} {weights}")
+
+
+def test_lids_part_and_meet(real_studio):
+    """On ICT-FaceKit: the gap between the lids is open at rest, wider with AU5, and shut with AU43."""
+
+    def gap(units: dict[int, float]) -> float:
+        weights = Expression(units, {}, None).weights()
+        return real_studio.lid_gap(real_studio.shape(weights, np.random.default_rng(0), parted=False))
+
+    rest, wide, shut = gap({}), gap({5: 1.0}), gap({43: 1.0})
+    assert wide > rest + 0.1 > 0.5
+    assert shut < EYES_SHUT
+
+
+def test_angles_have_the_signs_that_are_documented():
+    """Positive yaw faces the right of the picture, pitch up, and roll leans the head anticlockwise."""
+    nose, crown = (0, 0, 1), (0, 1, 0)
+    for angles, axis, moved in (
+        ((20.0, 0.0, 0.0), nose, (0.342, 0, 0.940)),
+        ((0.0, 20.0, 0.0), nose, (0, 0.342, 0.940)),
+        ((0.0, 0.0, 20.0), crown, (-0.342, 0.940, 0)),
+    ):
+        rotation, said = draw_rotation(SimpleNamespace(normal=lambda *_, angles=angles: angles))
+        assert said == angles
+        np.testing.assert_allclose(rotation @ axis, moved, atol=1e-3)
+
+
 def test_points_are_where_the_picture_shows_them(head, monkeypatch):
-    """Also where the crop would leave the picture and is moved: a picture whose colours are coordinates says so."""
+    """On average to a tenth of a pixel, also where the crop would leave the picture and is moved.
+
+    A picture whose colours are coordinates says so: pixel 100 has colour 100, and so has a vertex drawn at 100.
+    """
     studio, drawn = Studio(read_face_model(head)), []
-    line = np.linspace(0, 255, studio.size)
+    assert studio.size == 256
+    line = np.arange(256)
     colours = np.stack([*np.meshgrid(line, line), np.zeros((studio.size, studio.size))], axis=2).astype(np.uint8)
 
     def coloured(*args):
@@ -298,12 +412,36 @@ def test_points_are_where_the_picture_shows_them(head, monkeypatch):
     for box in ((20.0, 30.0, 200.0), (-30.0, -20.0, 220.0), (90.0, 60.0, 250.0)):
         monkeypatch.setattr(sample, "detected_crop", lambda picture, random, box=box: box)
         made = sample.make_sample(studio, np.random.default_rng(0))
-        places = ((made.landmarks.reshape(-1, 2) + 1) / 2 * sample.SIDE - 0.5).round().astype(int)
-        inside = ((places >= 2) & (places < sample.SIDE - 2)).all(axis=1)
-        x, y = places[inside].T
-        expected = drawn[-1].points[inside] / (studio.size - 1) * 255
+        places = (made.landmarks.reshape(-1, 2) + 1) / 2 * sample.SIDE - 0.5
+        inside = ((places >= 2) & (places < sample.SIDE - 3)).all(axis=1)
+        low = np.floor(places[inside]).astype(int)
+        near, (x, y) = places[inside] - low, low.T
+        across = made.image[y, x, 0] * (1 - near[:, 0]) + made.image[y, x + 1, 0] * near[:, 0]
+        down = made.image[y, x, 1] * (1 - near[:, 1]) + made.image[y + 1, x, 1] * near[:, 1]
+        off = np.stack([across, down], axis=1) - drawn[-1].points[inside]
         assert inside.sum() > 10
-        assert np.abs(made.image[y, x, :2] - expected).max() < 4
+        assert np.abs(off).max() < 1.2, off
+        assert np.abs(off.mean(axis=0)).max() < 0.1, off.mean(axis=0)
+
+
+def test_pictures_show_vertices_where_they_are():
+    """A square drawn from 90 to 110 covers pixels 90 to 110: a pixel's coordinate is that of its centre."""
+    corners = np.array([[90, 90, 1], [110, 90, 1], [110, 110, 1], [90, 110, 1]], np.float32)
+    seen, _ = rasterise(corners, np.array([[0, 2, 1], [0, 3, 2]], np.int32), 256)
+    rows, columns = np.nonzero(seen >= 0)
+    assert abs(rows.mean() - 100) < 0.01
+    assert abs(columns.mean() - 100) < 0.01
+
+
+def test_crops_are_as_measured(picture):
+    """The crop's mean size and place are those that `detected_crop` says were measured with dlib, to three digits."""
+    marks, random = picture.landmarks68, np.random.default_rng(0)
+    extent = np.sqrt(np.prod(np.ptp(marks, axis=0)))
+    crops = np.array([detected_crop(picture, random) for _ in range(10000)])
+    sides = crops[:, 2] / FACE_SCALE
+    places = (crops[:, :2] + crops[:, 2:] / 2 - marks.mean(axis=0)) / sides[:, None]
+    assert abs(np.exp(np.log(sides).mean()) / extent - 1.11) < 0.005
+    assert np.abs(places.mean(axis=0) - (0, -0.048)).max() < 0.0013, places.mean(axis=0)
 
 
 def test_crop_is_the_detectors(real_studio):

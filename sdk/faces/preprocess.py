@@ -82,7 +82,7 @@ def points_in_square(points: FloatArray, shape: tuple[int, int], settings: Prepr
     size = settings.image_size
     if settings.image_aspect == "align":
         source, target, a, b = _alignment(points, settings.anchors, size)
-        x, y = (points - source).T / (a * a + b * b)
+        x, y = (points - source).T / max(a * a + b * b, 1e-6)  # all points in one place have no extent
         return (np.stack([a * x + b * y, a * y - b * x], axis=1) + target).astype(np.float32)
     side = max(shape) if settings.image_aspect == "pad" else min(shape)
     middle = np.array([shape[1], shape[0]], np.float32) / 2

@@ -80,7 +80,7 @@ class LandmarkNetwork(nn.Module):
         frames = similarity(self.coarse(centred(F.avg_pool2d(data, 2)))[:, self.index], self.wanted)
         turn, shift = frames[:, :, :2].mT, frames[:, None, :, 2]
         places = (self.grid @ turn + shift).unflatten(1, (SIDE, SIDE))
-        face = F.grid_sample(data, places, align_corners=False)  # black beyond the window, as in training
+        face = F.grid_sample(data, places, align_corners=False)  # black beyond the window, which training recolours
         return (self.fine(centred(face)) @ turn + shift).flatten(1)
 
 

@@ -82,15 +82,27 @@ def read_renders(folder: Path) -> Renders:
     if not path.is_file() or not (folder / "points.npy").is_file():
         raise DataError(f"{folder}: expected metadata.jsonl and points.npy, as `emola data synthesize` writes them")
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    with ThreadPoolExecutor(4) as pool:
-        pictures = list(pool.map(_read_picture, (folder / "images" / f"{row['id']}.jpg" for row in rows)))
+    points = np.load(folder / "points.npy", allow_pickle=False)
+    if len(points) != len(rows):
+        raise DataError(f"{folder} is incomplete: {len(rows)} faces in metadata.jsonl, {len(points)} in points.npy")
+    pixels = np.empty((len(rows), 3, STORED, STORED), np.uint8)  # filled in place: twice as much might not fit
+
+    def read(index: int) -> None:
+        pixels[index] = _read_picture(folder / "images" / f"{rows[index]['id']}.jpg")
+
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            for _ in pool.map(read, range(len(rows))):
+                pass  # what fails is raised here
+    except OSError as error:
+        raise DataError(f"{folder} is incomplete: {error}") from error
     units = np.zeros((len(rows), len(UNITS)), np.float32)
     for index, row in enumerate(rows):
         for code, intensity in row["units"].items():
             units[index, UNITS.index(int(code))] = intensity
     return Renders(
-        pixels=torch.from_numpy(np.stack(pictures)),
-        points=torch.from_numpy(np.load(folder / "points.npy", allow_pickle=False)),
+        pixels=torch.from_numpy(pixels),
+        points=torch.from_numpy(points),
         intensities=torch.from_numpy(units),
         emotions=torch.tensor([EMOTIONS.index(row["emotion"]) if row["emotion"] else -1 for row in rows]),
     )
@@ -100,7 +112,7 @@ def _read_picture(path: Path) -> np.ndarray:
     """(3, 192, 192) uint8"""
     with Image.open(path) as picture:
         small = picture.convert("RGB").resize((STORED, STORED), Image.Resampling.BICUBIC)
-    return np.ascontiguousarray(np.asarray(small).transpose(2, 0, 1))
+    return np.asarray(small).transpose(2, 0, 1)
 
 
 def mean_anchors(renders: Renders, fill: float = 0.92) -> tuple[Anchor, ...]:

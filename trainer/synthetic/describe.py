@@ -117,7 +117,7 @@ _REASONS: dict[Emotion, tuple[int, str, str]] = {
     ),
     "neutral": (
         25,
-        "The mouth is slightly open but not smiling, and there is no frown.",
+        "The mouth is open but not smiling, and there is no frown.",
         "There is no smile and no frown.",
     ),
     "disgust": (

@@ -82,6 +82,7 @@ _EXCLUDE = [
     {14, 27},
     {20, 24},
 ]
+_WHOLE = {17, 23, 26, 27, 43}  # their shapes have no sides; of 43 they do, but a wink is another thing
 _IMPLIED = {26: 25, 27: 25, 16: 25}  # a dropped jaw and a lowered lip part the lips
 
 
@@ -147,6 +148,5 @@ def _draw(random: np.random.Generator, codes: list[int], emotion: Emotion | None
     for code in units:
         share = 1 - abs(random.normal(0, 0.12)) if random.random() > 0.06 else random.uniform(0.25, 0.6)
         sides[code] = (1.0, max(share, 0.2)) if random.random() < 0.5 else (max(share, 0.2), 1.0)
-    if 43 in units:
-        sides[43] = (1.0, 1.0)  # a wink is another thing
+    sides |= dict.fromkeys(_WHOLE & units.keys(), (1.0, 1.0))
     return Expression(units, sides, emotion)

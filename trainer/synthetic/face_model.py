@@ -8,6 +8,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,8 @@ from sdk.errors import DataError
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 Ints: TypeAlias = npt.NDArray[np.int32]
+# What both forms hold: positions, faces, identity, expression, landmarks.
+Content: TypeAlias = tuple[Floats, Ints, Floats, dict[str, Floats], Ints]
 
 # First vertex of each part, in the order of the mesh; what is left out is not drawn (it veils the eyes).
 PARTS = {
@@ -54,26 +57,31 @@ def read_face_model(path: Path) -> FaceModel:
     """Read the repacked `.npz`, or the folder `FaceXModel` of the ICT-FaceKit repository.
 
     Raises:
-        DataError: neither of them.
+        DataError: neither of them, or not whole.
     """
-    if path.is_file() and path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as file:
-            names = [str(name) for name in file["expression_names"]]
-            neutral, faces, landmarks = file["neutral"], file["faces"], file["landmarks68"]
-            identity = file["identity"].astype(np.float32)
-            expression = dict(zip(names, file["expression"].astype(np.float32), strict=True))
-    elif (path / "generic_neutral_mesh.obj").is_file():
-        neutral, faces, identity, expression, landmarks = _read_folder(path)
-    else:
+    archive = path.is_file() and path.suffix == ".npz"
+    if not archive and not (path / "generic_neutral_mesh.obj").is_file():
         raise DataError(
             f"{path}: expected the folder FaceXModel of ICT-FaceKit or the repacked .npz; clone the repository"
         )
+    try:
+        neutral, faces, identity, expression, landmarks = _read_archive(path) if archive else _read_folder(path)
+    except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile) as error:
+        raise DataError(f"{path}: not ICT-FaceKit, or not whole ({error}); clone the repository") from error
     if len(neutral) != VERTICES:
         raise DataError(f"{path}: expected the ICT-FaceKit light model with {VERTICES} vertices, found {len(neutral)}")
     return FaceModel(neutral, _triangles(faces), identity, expression, landmarks.astype(np.int32))
 
 
-def _read_folder(folder: Path) -> tuple[Floats, Ints, Floats, dict[str, Floats], Ints]:
+def _read_archive(path: Path) -> Content:
+    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:  # np.load may leave a path open
+        names = [str(name) for name in file["expression_names"]]
+        expression = dict(zip(names, file["expression"].astype(np.float32), strict=True))
+        identity = file["identity"].astype(np.float32)
+        return file["neutral"], file["faces"], identity, expression, file["landmarks68"]
+
+
+def _read_folder(folder: Path) -> Content:
     neutral, faces = _read_obj(folder / "generic_neutral_mesh.obj")
     indices = json.loads((folder / "vertex_indices.json").read_text())
     landmarks = np.array(indices["idx_to_landmark_verts"], np.int32)

@@ -35,7 +35,7 @@ def rasterise(points: Floats, triangles: Ints, size: int) -> "tuple[Ints, Floats
     """The nearest triangle at each pixel.
 
     Args:
-        points: (V, 3) column and row in pixels, and depth, larger is farther.
+        points: (V, 3) column and row in pixels, 0 is the centre of the first, and depth, larger is farther.
         triangles: (T, 3).
         size: side of the picture.
 

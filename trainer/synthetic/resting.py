@@ -1,6 +1,6 @@
 """What a face and a head do that is no action unit: lids at rest, small deformations, gaze, pose, camera."""
 
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -8,7 +8,9 @@ import numpy.typing as npt
 from .expression import Expression
 
 Floats: TypeAlias = npt.NDArray[np.float32]
+Side: TypeAlias = Literal["L", "R"]
 
+SIDEWAYS, UPWARDS = 0.45, 0.4  # radians that an eye turns at weight 1 of eyeLookOut or In, eyeLookUp or Down
 # Largest weight of shapes at rest; action units begin at 0.3 of theirs.
 _REST = {
     "mouthSmile": 0.1, "mouthFrown": 0.16, "browDown": 0.2, "browInnerUp": 0.13, "browOuterUp": 0.16,
@@ -29,32 +31,54 @@ def at_rest(expression: Expression, random: np.random.Generator) -> dict[str, fl
     if random.random() < 0.3:
         weights["jawOpen"] = random.uniform(0, 0.05)
     x, y = random.normal(0, (0.3, 0.18), 2).clip(-0.9, 0.9) if random.random() < 0.75 else (0.0, 0.0)
-    hidden = expression.units.keys() & {5, 7, 43}
-    if not hidden and random.random() < (0.3 if expression.emotion == "sadness" else 0.08):
+    lids_act = bool(expression.units.keys() & {5, 6, 7, 9, 43})  # lids that rest lower still would close the eyes
+    if not lids_act and random.random() < (0.3 if expression.emotion == "sadness" else 0.08):
         y = -random.uniform(0.5, 1.2)
     if 43 in expression.units:
         y = 0.0
     left, right = ("eyeLookOut_L", "eyeLookIn_R") if x > 0 else ("eyeLookIn_L", "eyeLookOut_R")
     vertical = "eyeLookUp" if y > 0 else "eyeLookDown"
     weights |= {left: abs(x), right: abs(x), f"{vertical}_L": abs(y), f"{vertical}_R": abs(y)}
-    if not expression.units.keys() & {5, 43}:
-        narrowed = 0.3 if expression.units.keys() & {6, 7, 9} else 1.0  # they close the eyes enough
-        blink, squint = narrowed * float(np.clip(random.normal(0.12, 0.1), 0, 0.34)), narrowed * random.uniform(0, 0.3)
+    if not lids_act:
+        blink, squint = float(np.clip(random.normal(0.12, 0.1), 0, 0.34)), random.uniform(0, 0.3)
         for side in ("_L", "_R"):
             weights["eyeBlink" + side] = blink * random.uniform(0.85, 1.1) * (0.6 if y < -0.5 else 1)
             weights["eyeSquint" + side] = squint
     return weights
 
 
+def turned_eye(eyeball: Floats, weights: dict[str, float], side: Side) -> Floats:
+    """(N, 3) vertices of an eyeball at rest, looking where the lids follow it to: ICT's shapes move the lids alone.
+
+    Args:
+        weights: blendshape name -> weight.
+    """
+    right, left = ("Out", "In") if side == "L" else ("In", "Out")  # of the picture: the person's left is its right
+    sideways, upwards = (
+        weights.get(f"eyeLook{one}_{side}", 0.0) - weights.get(f"eyeLook{other}_{side}", 0.0)
+        for one, other in ((right, left), ("Up", "Down"))
+    )
+    low, high = eyeball.min(axis=0), eyeball.max(axis=0)
+    centre = (low + high) / 2
+    centre[2] = low[2] + (high[1] - low[1]) / 2  # of the ball, without the cornea that bulges out of its front
+    return (eyeball - centre) @ _facing(SIDEWAYS * sideways, UPWARDS * upwards).T + centre
+
+
 def draw_rotation(random: np.random.Generator) -> tuple[Floats, tuple[float, float, float]]:
-    """(3, 3) rotation of the head, and yaw, pitch, roll in degrees."""
+    """(3, 3) rotation of the head, and yaw, pitch, roll in degrees, with the signs of `Render`."""
     drawn = random.normal(0, (16.0, 9.5, 11.0))
     yaw, pitch, roll = (float(angle) for angle in np.clip(drawn, (-42, -26, -32), (42, 26, 32)))
-    (cy, sy), (cp, sp), (cr, sr) = ((np.cos(a), np.sin(a)) for a in np.radians((yaw, pitch, roll)))
+    cos, sin = np.cos(np.radians(roll)), np.sin(np.radians(roll))
+    tilt = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]], np.float32)
+    return tilt @ _facing(np.radians(yaw), np.radians(pitch)), (yaw, pitch, roll)
+
+
+def _facing(yaw: float, pitch: float) -> Floats:
+    """(3, 3) rotation of what faces the viewer to the right of the picture by yaw, then up by pitch, in radians."""
+    (cy, sy), (cp, sp) = ((np.cos(angle), np.sin(angle)) for angle in (yaw, pitch))
     turn = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
     nod = np.array([[1, 0, 0], [0, cp, sp], [0, -sp, cp]])
-    tilt = np.array([[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]])
-    return (tilt @ nod @ turn).astype(np.float32), (yaw, pitch, roll)
+    return (nod @ turn).astype(np.float32)
 
 
 def project(posed: Floats, size: int, face_pixels: float, random: np.random.Generator) -> Floats:

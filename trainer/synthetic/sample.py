@@ -17,6 +17,8 @@ SIDE = 224  # pixels of the pictures that are written
 EMOTIONAL = 0.62  # share of faces drawn for an emotion; the others combine units freely
 FACE_SCALE = 1.5  # the landmark network sees exactly the crop
 LIPS_PARTED = 0.14  # centimetres between the inner lips from which on AU25 is there, whatever parted them
+LIPS_WIDE = 1.5  # centimetres of an AU25 of intensity 1; alone it parts the lips by 0.3 to 1.3, with AU26 by 0.9 to 2.2
+EYES_SHUT, EYES_OPEN = 0.1, 0.2  # centimetres between the lids below which AU43 is there, above which it is not
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Sample:
     Attributes:
         image: JPEG bytes of the (224, 224) face crop.
         landmarks: (212,) x, y of 106 points where -1 and 1 are the borders of the landmark network's window.
-        expression: what was drawn, AU25 after the geometry.
+        expression: what was drawn, AU25 and AU43 after the geometry.
         about: what else is known: pose, skin tone, age ...
     """
 
@@ -46,7 +48,8 @@ def make_sample(studio: Studio, random: np.random.Generator) -> Sample:
     crop = Image.fromarray(picture.image).resize((SIDE, SIDE), Image.Resampling.BILINEAR, box=box)
     window = side / FACE_SCALE * LANDMARK_WINDOW
     centre = np.array([left + side / 2, top + side / 2], np.float32)
-    points = (picture.points - centre) / (window / 2)
+    # A render's pixels are counted from the centre of the first, those of `box` and of the window from its corner.
+    points = (picture.points + 0.5 - centre) / (window / 2)
     about = {
         "emotion": expression.emotion,
         "units": expression.units,
@@ -58,12 +61,20 @@ def make_sample(studio: Studio, random: np.random.Generator) -> Sample:
 
 
 def as_visible(expression: Expression, picture: Render) -> Expression:
-    """Without hidden units; AU25 where the geometry shows it, since raised lips and a dropped jaw part the lips too."""
-    units = {code: intensity for code, intensity in expression.units.items() if code not in picture.hidden}
+    """Without hidden units; AU25 and AU43 as the geometry shows them.
+
+    Raised lips and a dropped jaw part the lips too; a broad smile shuts some eyes that a blink leaves open in others.
+    """
+    units = dict(expression.units)
     if picture.lip_gap >= LIPS_PARTED:
-        units.setdefault(25, float(np.clip(picture.lip_gap, 0.35, 1.0)))
+        units[25] = float(np.clip(picture.lip_gap / LIPS_WIDE, 0.35, 1.0))
     else:
         units.pop(25, None)
+    if picture.lid_gap < EYES_SHUT:
+        units.setdefault(43, 1.0)
+    elif picture.lid_gap > EYES_OPEN:
+        units.pop(43, None)
+    units = {code: intensity for code, intensity in units.items() if code not in picture.hidden}
     return Expression(units, expression.sides, expression.emotion)
 
 
@@ -75,8 +86,8 @@ def detected_crop(picture: Render, random: np.random.Generator) -> tuple[float, 
     here spreads more, for other detectors.
     """
     marks = picture.landmarks68
-    side = 1.1 * float(np.sqrt(np.prod(np.ptp(marks, axis=0)))) * float(np.exp(random.normal(0, 0.12)))
-    x, y = marks.mean(axis=0) + side * np.array([random.normal(0, 0.035), random.normal(-0.047, 0.045)])
+    side = 1.11 * float(np.sqrt(np.prod(np.ptp(marks, axis=0)))) * float(np.exp(random.normal(0, 0.12)))
+    x, y = marks.mean(axis=0) + side * np.array([random.normal(0, 0.035), random.normal(-0.048, 0.045)])
     whole = side * FACE_SCALE
     return float(x - whole / 2), float(y - whole / 2), whole
 

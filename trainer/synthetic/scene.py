@@ -17,12 +17,14 @@ from .materials import EYE, KIND, SKIN, Clothes, draw_clothes, materials
 from .noise import NoiseBank
 from .raster import interpolate, rasterise, sample_map, vertex_normals
 from .regions import Regions, place_on_map
-from .resting import at_rest, draw_rotation, project
+from .resting import Side, at_rest, draw_rotation, project, turned_eye
 from .skin import Look, draw_look, paint
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 
 CLOSED_LIPS = 0.03  # centimetres between the inner lips of a closed mouth
+LIDS = np.array([[[37, 38], [43, 44]], [[41, 40], [47, 46]]])  # of the 68: upper and lower, each of two eyes
+EYES: tuple[tuple[str, Side], ...] = (("eye_left", "L"), ("eye_right", "R"))
 
 
 @dataclass(frozen=True)
@@ -31,10 +33,12 @@ class Render:
 
     Attributes:
         image: (S, S, 3) uint8 RGB.
-        landmarks68: (68, 2) pixels of the picture.
-        points: (106, 2) pixels of the picture.
-        yaw, pitch, roll: degrees.
+        landmarks68: (68, 2) pixels of the picture; 0 is the centre of the first.
+        points: (106, 2) in the same unit.
+        yaw, pitch, roll: degrees; positive where the face turns to the right of the picture, looks up, and leans
+            anticlockwise, as the picture shows it.
         lip_gap: centimetres between the inner lips.
+        lid_gap: centimetres between the lids of the eye that is wider open; below 0 where they overlap.
         look: the person.
         hidden: action units that cannot be seen whatever the face does.
     """
@@ -46,6 +50,7 @@ class Render:
     pitch: float
     roll: float
     lip_gap: float
+    lid_gap: float
     look: Look
     hidden: frozenset[int]
 
@@ -79,10 +84,11 @@ class Studio:
         for name, weight in weights.items():
             if name in self.model.expression:
                 vertices = vertices + np.float32(weight) * self.model.expression[name]
-        for part, side in (("eye_left", "_L"), ("eye_right", "_R")):  # a lid that slides over an eyeball stays in front
-            first, end = PARTS[part]
-            lowered = weights.get("eyeBlink" + side, 0.0) + 0.7 * weights.get("eyeLookDown" + side, 0.0)
-            vertices[first:end, 2] -= 0.3 * min(lowered, 1.0)
+        for part, side in EYES:
+            eye = slice(*PARTS[part])
+            vertices[eye] = turned_eye(vertices[eye], weights, side)
+            lowered = weights.get(f"eyeBlink_{side}", 0.0) + 0.7 * weights.get(f"eyeLookDown_{side}", 0.0)
+            vertices[eye, 2] -= 0.3 * min(lowered, 1.0)  # a lid that slides over an eyeball stays in front
         gap = self.lip_gap(vertices)
         shut = gap < 0.2 or (gap < 0.4 and random.random() < 0.93)  # a sneer may open even a closed mouth
         wanted = max(gap, 0.2) if parted else min(gap, CLOSED_LIPS) if shut else gap
@@ -98,6 +104,11 @@ class Studio:
         """Height between the inner lips, in the unit of the vertices."""
         upper, lower = self.model.landmarks68[[62, 66]]
         return float(vertices[upper, 1] - vertices[lower, 1])
+
+    def lid_gap(self, vertices: Floats) -> float:
+        """Height between the lids of the eye that is wider open, in the unit of the vertices; below 0 they overlap."""
+        upper, lower = (vertices[self.model.landmarks68[each], 1] for each in LIDS)
+        return float((upper - lower).mean(axis=1).max())
 
 
 def points106(model: FaceModel) -> npt.NDArray[np.int32]:
@@ -160,7 +171,7 @@ def render(studio: Studio, expression: Expression, random: np.random.Generator, 
     for name, weight in expression.weights().items():
         weights[name] = max(weight, weights.get(name, 0.0))
     vertices = studio.shape(weights, random, parted=bool(expression.units.keys() & {16, 25, 26, 27}))
-    lip_gap = studio.lip_gap(vertices)
+    gaps = studio.lip_gap(vertices), studio.lid_gap(vertices)
     vertices, hair = grow(style, model.neutral, studio.kind == SKIN, vertices, model.triangles)
     rotation, angles = draw_rotation(random)
     posed = (vertices @ rotation.T).astype(np.float32)
@@ -171,7 +182,7 @@ def render(studio: Studio, expression: Expression, random: np.random.Generator, 
     glasses = int(random.choice((0, 25, 70, 225), p=(0.6, 0.22, 0.1, 0.08))) if random.random() < 0.2 else None
     picture = _compose(light, mask, marks, studio, head, glasses, random)
     hidden = frozenset((5, 7, 43) if glasses and glasses > 200 else ())
-    return Render(picture, marks, screen[studio.points106, :2], *angles, lip_gap, look, hidden)
+    return Render(picture, marks, screen[studio.points106, :2], *angles, *gaps, look, hidden)
 
 
 @dataclass(frozen=True)

@@ -39,8 +39,9 @@ def synthesize(
     """Write `count` faces to `out`: each has a record of its action units, most also one of their emotion.
 
     `images/*.jpg`, `landmarks/*.npy` ((212,) each), two files of annotations, and what else is known of each face:
-    `metadata.jsonl` (exact intensities, skin tone from 0 light to 9 dark, age, yaw, pitch and roll in degrees) and
-    `points.npy` ((N, 106, 2) float32, the exact landmarks, for when `landmarks/` is filled by a network).
+    `metadata.jsonl` (exact intensities, skin tone from 0 light to 9 dark, age, yaw, pitch and roll in degrees: positive
+    where the face turns to the right of the picture, looks up, and leans anticlockwise) and `points.npy` ((N, 106, 2)
+    float32, the exact landmarks, for when `landmarks/` is filled by a network).
 
     Args:
         out: a folder that does not exist or is empty; it appears when everything is written.
@@ -50,8 +51,10 @@ def synthesize(
         report: told how many faces are written.
 
     Raises:
-        DataError: `out` is not empty, a count is below 1, or the model cannot be read.
+        DataError: `out` is not empty or has no name, a count is below 1, or the model cannot be read.
     """
+    if not out.name:
+        raise DataError(f"{out} is renamed into place when it is whole, which takes a name; choose a new folder")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} is not an empty folder; choose a new one")
     for name, number in (("number of faces", count), ("number of processes", processes)):
