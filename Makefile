@@ -25,7 +25,7 @@ bench: .venv/peers
 
 # The embedded model, from rendered faces to sdk/assets/emola-nano: hours on two cores; a stage that is done is kept.
 # FACE_MODEL: the folder FaceXModel of the ICT-FaceKit repository (MIT), or its light model as one .npz file.
-# PRECISION: bfloat16 halves the time of the language model on processors that have it.
+# PRECISION: bfloat16 saves time in the language model on processors that have it.
 NANO := build/nano
 PRECISION ?= auto
 EMOLA := $(BIN)/emola
