@@ -126,16 +126,20 @@ def _answer(pipe: Connection) -> Any:
 
 
 def open_peers(names: list[str], *where: Any) -> tuple[list[Peer], dict[str, str]]:
-    """Those that can be opened, and why the others cannot."""
+    """Those that can be opened and have done every stage once, and why the others cannot."""
     peers, missing = [], {}
     for name in names:
         pipe = _start(serve, name, *where)
         try:
-            peers.append(Peer(name, pipe, _answer(pipe)))
+            peer = Peer(name, pipe, _answer(pipe))
+            for stage in STAGES:
+                peer.measure(stage)
         except RuntimeError as error:
             if name == "ours":
                 raise
             missing[name] = str(error)
+        else:
+            peers.append(peer)
     return peers, missing
 
 
@@ -156,9 +160,6 @@ def measure(args: argparse.Namespace, root: Path) -> None:
     machine = _start(ceilings, args.threads)
     _answer(machine)
     limits = []
-    for peer in peers:  # warms up
-        for stage in STAGES:
-            peer.measure(stage)
     differences = compare_logits(peers)
     for peer in peers:
         peer.times = {stage: [] for stage in STAGES}
