@@ -45,7 +45,8 @@ class Reference:
     @classmethod
     def load(cls, path: Path) -> "Reference":
         """Raises IntegrityError if the file is damaged."""
-        with reading(path, "the reference of a bundle"), np.load(path, allow_pickle=False) as file:
+        what = "the reference of a bundle"  # opened here, because numpy leaves a damaged file open
+        with reading(path, what), path.open("rb") as source, np.load(source, allow_pickle=False) as file:
             content: dict[str, Any] = dict(file)
             return cls(**{**content, "tasks": tuple(content["tasks"].tolist())})
 
