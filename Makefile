@@ -66,7 +66,7 @@ $(NANO)/evaluated: | $(NANO)/emola-nano
 # llama.cpp is compiled, for minutes; what cannot be had is a row of the table that says so. Its AMX kernels load an invalid
 # tile configuration and end the process (llama.cpp 26954), so they are left out where a compiler would choose them.
 NO_AMX := $(if $(filter x86_64,$(shell uname -m)),-mno-amx-int8)
-.venv/peers: export CMAKE_ARGS = -DCMAKE_C_FLAGS=$(NO_AMX) -DCMAKE_CXX_FLAGS=$(NO_AMX)
+.venv/peers: export CMAKE_ARGS ?= -DCMAKE_C_FLAGS=$(NO_AMX) -DCMAKE_CXX_FLAGS=$(NO_AMX)
 .venv/peers: .venv/installed
 	-$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[triton]'
 	-$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[peers]'

@@ -106,10 +106,10 @@ def test_a_table_that_lies_is_switched_off(model):
 
 
 def test_where_rows_are_dear_little_is_drafted(model):
-    """A row that costs more than a step cannot pay, however good the table; that has to be learnt first."""
+    """A row that costs more than a step cannot pay, however good the table; over a few answers that is learnt."""
     drafter = model.use(model.table(), row=1.2)
-    assert model.answers() == model.plain
-    assert drafter.slower() < 1.08, f"{drafter.slower():.3f} of the time without drafts"
+    assert model.answers() == model.answers() == model.plain
+    assert drafter.slower() < 1.05, f"{drafter.slower():.3f} of the time without drafts"
 
 
 def test_the_budget_is_exact(model):

@@ -5,6 +5,9 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from sdk.errors import IntegrityError
 
@@ -24,3 +27,14 @@ def reading(path: Path, what: str, errors: tuple[type[Exception], ...] = _OF_ARR
         yield
     except errors as error:
         raise IntegrityError(f"{path}: not {what} ({error}); copy or download the bundle again") from None
+
+
+@contextmanager
+def reading_arrays(path: Path, what: str) -> Iterator[Any]:
+    """`reading` of an .npz file, given open and closed here: by its name numpy leaves a damaged one open.
+
+    Args:
+        path, what: as of `reading`.
+    """
+    with reading(path, what), path.open("rb") as source, np.load(source, allow_pickle=False) as arrays:
+        yield arrays

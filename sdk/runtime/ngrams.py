@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from sdk.bundles.damage import reading
+from sdk.bundles.damage import reading_arrays
 
 Ints = npt.NDArray[np.int32]
 
@@ -44,9 +44,8 @@ class Ngrams:
         Raises:
             IntegrityError: it is damaged, or of another tokenizer.
         """
-        with reading(path, "a table of n-grams"):
-            with path.open("rb") as source, np.load(source, allow_pickle=False) as file:
-                table = cls(**file)
+        with reading_arrays(path, "a table of n-grams") as file:
+            table = cls(**file)
             table._check(vocabulary)
         return table
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sdk.bundles.damage import reading
+from sdk.bundles.damage import reading_arrays
 from sdk.bundles.measured import Parity
 from sdk.faba.prompts import Task
 from sdk.runtime.backends.ort import Floats
@@ -45,8 +45,7 @@ class Reference:
     @classmethod
     def load(cls, path: Path) -> "Reference":
         """Raises IntegrityError if the file is damaged."""
-        what = "the reference of a bundle"  # opened here, because numpy leaves a damaged file open
-        with reading(path, what), path.open("rb") as source, np.load(source, allow_pickle=False) as file:
+        with reading_arrays(path, "the reference of a bundle") as file:
             content: dict[str, Any] = dict(file)
             return cls(**{**content, "tasks": tuple(content["tasks"].tolist())})
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from ..pretrain.landmark_network import EPOCHS
     from ..pretrain.tower import TowerRecipe
 
     default = TowerRecipe()
@@ -14,7 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", type=Path, metavar="OUT", help="new folder: a base for `emola train --tune everything`")
     parser.add_argument("--eval", type=Path, metavar="DATA", help="rendered faces of other people, to score on")
     parser.add_argument("--epochs", type=int, default=default.epochs, help="of the vision tower (default %(default)s)")
-    parser.add_argument("--landmark-epochs", type=int, default=10, help="of the landmark network (default %(default)s)")
+    parser.add_argument(
+        "--landmark-epochs", type=int, default=EPOCHS, help="of the landmark network (default %(default)s)"
+    )
     parser.add_argument("--batch-size", type=int, default=default.batch_size, help="(default %(default)s)")
     parser.add_argument("--learning-rate", type=float, default=default.learning_rate, help="(default %(default)s)")
     parser.add_argument("--seed", type=int, default=default.seed, help="(default %(default)s)")

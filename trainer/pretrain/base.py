@@ -15,7 +15,7 @@ from ..model import EmoLA
 from ..records import read_records
 from ..save import write_complete
 from ..tokenization import load_tokenizer
-from .landmark_network import BATCH_SIZE, landmark_error, train_landmark_network, write_landmark_network
+from .landmark_network import BATCH_SIZE, EPOCHS, landmark_error, train_landmark_network, write_landmark_network
 from .renders import SCORED_AT_ONCE, Renders, mean_anchors, read_renders
 from .shape import TEMPLATE, VOCABULARY, nano_config, nano_conventions
 from .tokenizer import train_tokenizer
@@ -30,7 +30,7 @@ def pretrain(
     *,
     evaluation: Path | None = None,
     recipe: TowerRecipe | None = None,
-    landmark_epochs: int = 10,
+    landmark_epochs: int = EPOCHS,
     vocabulary: int = VOCABULARY,
     report: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:

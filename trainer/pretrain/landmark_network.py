@@ -22,7 +22,7 @@ from .renders import SCORED_AT_ONCE, Batch, Renders, batches
 from .shape import LICENCE
 from .tower import POINTS, descend, grid, votes, wing
 
-BATCH_SIZE = 64
+BATCH_SIZE, EPOCHS = 64, 10
 SIDE = 96  # pixels that a look takes in
 _CELLS = SIDE // 8
 

@@ -56,7 +56,6 @@ class TowerTask(nn.Module):
         super().__init__()
         self.side = config.image_size // config.patch_size
         self.tower = CLIPVisionModel(config)
-        attend_plainly(self.tower)
         self.places = nn.Linear(config.hidden_size, 3 * POINTS)
         self.norm = nn.LayerNorm(config.hidden_size)
         self.pooled = nn.Linear(2 * config.hidden_size, 2 * len(UNITS) + len(EMOTIONS))
@@ -134,6 +133,8 @@ def pretrain_tower(
     torch.manual_seed(recipe.seed)
     generator = torch.Generator().manual_seed(recipe.seed)
     task = TowerTask(config, statistics).train()
+    if recipe.bfloat16:
+        attend_plainly(task.tower)
     start_local(task, next(batches(renders, config.image_size, min(512, len(renders)), generator, anchors=anchors)))
     layers = [p for name, p in task.tower.named_parameters() if ".layers." in name and p.ndim == 2]
     rest = [p for p in task.parameters() if all(p is not layer for layer in layers)]
