@@ -1,6 +1,7 @@
 """Rendered faces: words that say what was drawn, labels that the picture shows, files that depend on the seed alone."""
 
 import json
+import multiprocessing
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
+from threadpoolctl import threadpool_info
 
 from sdk.errors import DataError
 from sdk.faba.answers import read_action_units, read_emotion
@@ -24,7 +26,7 @@ from trainer.synthetic.raster import rasterise
 from trainer.synthetic.resting import at_rest, draw_rotation
 from trainer.synthetic.sample import EYES_SHUT, FACE_SCALE, LIPS_PARTED, as_visible, detected_crop
 from trainer.synthetic.scene import CLOSED_LIPS, Render, Studio, render
-from trainer.synthetic.synthesize import synthesize
+from trainer.synthetic.synthesize import synthesize, use_one_thread
 
 REAL = Path(
     os.environ.get("EMOLA_FACE_MODEL", Path(__file__).parents[2] / "shared/face_model/ict_face_model_light.npz")
@@ -158,6 +160,13 @@ def test_expressions_are_possible():
         for code in units & {17, 23, 26, 27, 43}:
             assert expression.sides[code] == (1.0, 1.0), f"AU{code} has no sides, of AU43 a wink is none"
     assert seen == set(UNITS)
+
+
+def test_rendering_processes_use_one_thread():
+    """Each has a core to itself: idle BLAS threads that spin halved the faces per second."""
+    with multiprocessing.get_context("spawn").Pool(1, initializer=use_one_thread) as pool:
+        limits = [library["num_threads"] for library in pool.apply(threadpool_info)]
+    assert set(limits) == {1}
 
 
 def test_same_seed_same_files(tmp_path, head):

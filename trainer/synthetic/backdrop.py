@@ -78,12 +78,12 @@ def _bokeh(image: Image.Image, random: np.random.Generator) -> Image.Image:
 
 def body(backdrop: Image.Image, size: int, marks: Floats, colour: npt.ArrayLike) -> Image.Image:
     """The backdrop enlarged to a picture, with shoulders below the part of the body that the mesh has."""
-    picture, shoulders = backdrop.resize((size, size), Image.Resampling.BICUBIC), Image.new("L", (size, size))
+    picture, shoulders = backdrop.resize((size, size), Image.Resampling.BILINEAR), Image.new("L", (size, size))
     width, chin = float(np.ptp(marks[:17, 0])), marks[8]
     box = [chin[0] - 1.7 * width, chin[1] + 0.35 * width, chin[0] + 1.7 * width, chin[1] + 3.0 * width]
     ImageDraw.Draw(shoulders).ellipse(box, fill=255)
     fill = tuple((255 * np.asarray(colour)).astype(int).tolist())
-    picture.paste(fill, mask=shoulders.filter(ImageFilter.GaussianBlur(1.0)))
+    picture.paste(fill, mask=shoulders.filter(ImageFilter.BoxBlur(1.2)))
     return picture
 
 
@@ -105,9 +105,10 @@ def wear(picture: Image.Image, marks: Floats, glasses: int | None, random: np.ra
         )
         r = max(min(random.uniform(0.1, 0.35) * width, away - 0.2 * width), 1)
         draw.ellipse([x - r, y - 1.3 * r, x + r, y + r], fill=(*(255 * draw_colour(random)).astype(int).tolist(), 255))
-    if layer.getbbox():
-        layer = layer.filter(ImageFilter.GaussianBlur(0.7))
-        picture.paste(layer, mask=layer)
+    if box := layer.getbbox():
+        left, top, right, bottom = box
+        layer = layer.crop((left - 3, top - 3, right + 3, bottom + 3)).filter(ImageFilter.GaussianBlur(0.7))
+        picture.paste(layer, (left - 3, top - 3), mask=layer)
 
 
 def _glasses(draw: ImageDraw.ImageDraw, marks: Floats, width: float, opaque: int, random: np.random.Generator) -> None:

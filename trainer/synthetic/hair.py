@@ -150,7 +150,7 @@ def _mask(outlines: list[list[Floats]], size: int) -> Image.Image:
             after = np.roll(points, -1, axis=0)
             points = np.stack([0.75 * points + 0.25 * after, 0.25 * points + 0.75 * after], axis=1).reshape(-1, 2)
         ImageDraw.Draw(picture).polygon([tuple(point) for point in points], fill=255)
-    return picture.filter(ImageFilter.GaussianBlur(1.2))
+    return picture.filter(ImageFilter.BoxBlur(1.5))
 
 
 def lock_colours(

@@ -10,7 +10,7 @@ from .raster import lit_fraction, rasterise
 Floats: TypeAlias = npt.NDArray[np.float32]
 
 WET = 0.3  # gloss from which on a surface mirrors the lamps, as eyes do
-_LOG_RED = np.log(np.array([1.0, 0.9, 0.87], np.float32))  # skin lets red through where a lamp grazes it
+_ABSORBED = np.array([0.0, 0.1, 0.13], np.float32)[:, None]  # skin lets red through where a lamp grazes it
 
 
 def illuminate(
@@ -47,7 +47,7 @@ def illuminate(
             facing = (3 * cosine - 0.15).clip(0, 1)  # what turns away is dark already, and its shadow uncertain
             lit = 1 - (1 - _lit(place, posed, triangles, towards)) * facing
         hue = white * (1 + random.normal(0, 0.05, 3).astype(np.float32))
-        red = np.exp(_LOG_RED[:, None] * (1 - wrap))
+        red = 1 - _ABSORBED * (1 - wrap)
         light += (strength * hue)[:, None] * red * (wrap * lit * (0.35 + 0.65 * openness))
         half = towards + np.array([0, 0, 1], np.float32)
         half /= np.linalg.norm(half)

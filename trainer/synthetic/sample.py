@@ -120,7 +120,7 @@ def _photograph(picture: Image.Image, random: np.random.Generator) -> bytes:
     levels = 255 * (levels.clip(0, 255) / 255) ** random.uniform(0.75, 1.3)
     values = np.stack([np.take(*each) for each in zip(levels, picture.split(), strict=True)], axis=2)
     if random.random() < 0.5:
-        values = values + random.normal(0, random.uniform(1, 9), values.shape).astype(np.float32)
+        values = values + random.uniform(1, 9) * random.standard_normal(values.shape, np.float32)
     buffer = io.BytesIO()
     quality = int(random.integers(45, 96))
     Image.fromarray(values.clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=quality)

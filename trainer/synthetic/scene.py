@@ -83,7 +83,7 @@ class Studio:
         vertices = self.model.neutral + np.tensordot(identity, self.model.identity, 1)
         for name, weight in weights.items():
             if name in self.model.expression:
-                vertices = vertices + np.float32(weight) * self.model.expression[name]
+                vertices += np.float32(weight) * self.model.expression[name]
         for part, side in EYES:
             eye = slice(*PARTS[part])
             vertices[eye] = turned_eye(vertices[eye], weights, side)
@@ -246,10 +246,9 @@ def _compose(
         tint = brightness * lock_colours(style, head.look.hair, size, studio.noise, random)
         picture.paste(as_image(0.55 * tint), mask=behind)
     shown = np.empty((3, size, size), np.float32)
-    shown[:] = 0.1 * light.mean(axis=1)[:, None, None]  # what the soft edge mixes in: dark, as every rim
-    shown[:, mask] = light
-    shown = np.exp(np.log(shown.clip(1e-6, 1)) / 2.2)  # faster than a power
-    soft = Image.fromarray((255 * mask).astype(np.uint8)).filter(ImageFilter.GaussianBlur(0.7))
+    shown[:] = (0.1 * light.mean(axis=1)[:, None, None]) ** (1 / 2.2)  # the soft edge mixes it in: dark, as every rim
+    shown[:, mask] = np.exp(np.log(light.clip(1e-6, 1)) / 2.2)  # faster than a power
+    soft = Image.fromarray(255 * mask.astype(np.uint8)).filter(ImageFilter.BoxBlur(0.7))
     picture.paste(as_image(shown), mask=soft)
     if front is not None and tint is not None:
         shadow = front.filter(ImageFilter.GaussianBlur(5))

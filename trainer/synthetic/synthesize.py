@@ -99,10 +99,16 @@ def _samples(count: int, face_model: Path, seed: int, processes: int) -> Iterato
     """Every sample in order, made by several processes."""
     jobs = [(face_model, seed, index) for index in range(count)]
     if processes <= 1:
-        yield from map(_make, jobs)
+        with threadpool_limits(1):
+            yield from map(_make, jobs)
         return
-    with multiprocessing.get_context("spawn").Pool(processes, initializer=threadpool_limits, initargs=(1,)) as pool:
+    with multiprocessing.get_context("spawn").Pool(processes, initializer=use_one_thread) as pool:
         yield from pool.imap(_make, jobs, chunksize=CHUNK)
+
+
+def use_one_thread() -> None:
+    """Limits the libraries that are loaded, so it must not be called before this module has imported them."""
+    threadpool_limits(1)
 
 
 @cache
