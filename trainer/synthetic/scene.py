@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
-from .backdrop import as_image, background, body, draw_colour, wear
+from .backdrop import SOFTEN, as_image, background, body, draw_colour, wear
 from .expression import Expression
 from .face_model import PARTS, FaceModel
 from .hair import HairStyle, draw_style, grow, lock_colours, locks
@@ -205,7 +205,7 @@ def _shade(
     seen, weights = rasterise(screen, model.triangles, studio.size)
     normals = vertex_normals(head.posed, model.triangles)
     mask = seen >= 0
-    seen, weights = seen[mask], weights[mask]
+    seen, weights = seen[mask], weights.reshape(-1, 4).take(np.flatnonzero(mask), axis=0)  # much faster than [mask]
     covers = np.stack([studio.occlusion, head.hair], axis=1)
     normal, rest, place, (openness, hairy) = (
         interpolate(seen, weights, model.triangles, each) for each in (normals, model.neutral, head.posed, covers)
@@ -227,6 +227,14 @@ def _shade(
     return light, mask
 
 
+_LEVELS = (255 * np.linspace(0, 1, 1 << 16) ** (1 / 2.2)).astype(np.uint8)
+
+
+def _levels(light: Floats) -> npt.NDArray[np.uint8]:
+    """8-bit sRGB of linear light in 0..1; from a table, which takes a third of a power's time."""
+    return _LEVELS.take((65535 * light.clip(0, 1)).astype(np.uint16))
+
+
 def _compose(
     light: Floats,
     mask: npt.NDArray[np.bool_],
@@ -245,11 +253,12 @@ def _compose(
         brightness = float(np.clip(2.2 * light[1].mean(), 0.35, 1.3)) ** 0.45
         tint = brightness * lock_colours(style, head.look.hair, size, studio.noise, random)
         picture.paste(as_image(0.55 * tint), mask=behind)
-    shown = np.empty((3, size, size), np.float32)
-    shown[:] = (0.1 * light.mean(axis=1)[:, None, None]) ** (1 / 2.2)  # the soft edge mixes it in: dark, as every rim
-    shown[:, mask] = np.exp(np.log(light.clip(1e-6, 1)) / 2.2)  # faster than a power
-    soft = Image.fromarray(255 * mask.astype(np.uint8)).filter(ImageFilter.BoxBlur(0.7))
-    picture.paste(as_image(shown), mask=soft)
+    rim = _levels(0.1 * light.mean(axis=1))  # what the soft edge mixes in: dark, as every rim
+    shown = [np.full(mask.shape, level) for level in rim]
+    for plane, levels in zip(shown, _levels(light), strict=True):
+        plane[mask] = levels
+    soft = Image.fromarray(255 * mask.astype(np.uint8)).filter(SOFTEN)
+    picture.paste(Image.merge("RGB", [Image.fromarray(plane) for plane in shown]), mask=soft)
     if front is not None and tint is not None:
         shadow = front.filter(ImageFilter.GaussianBlur(5))
         picture.paste((0, 0, 0), mask=shadow.point([round(0.35 * value) for value in range(256)]))
