@@ -11,7 +11,7 @@ from .noise import NoiseBank
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 
-SOFTEN = ImageFilter.Kernel((3, 3), (1, 2, 1, 2, 4, 2, 1, 2, 1))  # an edge; takes a third of GaussianBlur's time
+SOFTEN = ImageFilter.Kernel((3, 3), (1, 2, 1, 2, 4, 2, 1, 2, 1))  # edges, in a third of GaussianBlur's time
 
 
 def draw_colour(random: np.random.Generator) -> Floats:
@@ -22,7 +22,11 @@ def draw_colour(random: np.random.Generator) -> Floats:
 
 def as_image(planes: Floats) -> Image.Image:
     """An image of (3, H, W) sRGB in 0..1."""
-    levels = (255 * planes.clip(0, 1)).astype(np.uint8)
+    return merged((255 * planes.clip(0, 1)).astype(np.uint8))
+
+
+def merged(levels: npt.NDArray[np.uint8]) -> Image.Image:
+    """An image of (3, H, W) 8-bit sRGB."""
     return Image.merge("RGB", [Image.fromarray(plane) for plane in levels])
 
 
@@ -108,9 +112,9 @@ def wear(picture: Image.Image, marks: Floats, glasses: int | None, random: np.ra
         r = max(min(random.uniform(0.1, 0.35) * width, away - 0.2 * width), 1)
         draw.ellipse([x - r, y - 1.3 * r, x + r, y + r], fill=(*(255 * draw_colour(random)).astype(int).tolist(), 255))
     if box := layer.getbbox():
-        left, top, right, bottom = box
-        layer = layer.crop((left - 3, top - 3, right + 3, bottom + 3)).filter(ImageFilter.GaussianBlur(0.7))
-        picture.paste(layer, (left - 3, top - 3), mask=layer)
+        left, top = box[0] - 3, box[1] - 3  # as far as the blur reaches
+        layer = layer.crop((left, top, box[2] + 3, box[3] + 3)).filter(ImageFilter.GaussianBlur(0.7))
+        picture.paste(layer, (left, top), mask=layer)
 
 
 def _glasses(draw: ImageDraw.ImageDraw, marks: Floats, width: float, opaque: int, random: np.random.Generator) -> None:

@@ -55,11 +55,10 @@ def rasterise(points: Floats, triangles: Ints, size: int) -> "tuple[Ints, Floats
             continue
         left, right = max(0, int(np.ceil(min(ax, bx, cx)))), min(size - 1, int(max(ax, bx, cx)))
         top, bottom = max(0, int(np.ceil(min(ay, by, cy)))), min(size - 1, int(max(ay, by, cy)))
-        scale = 1 / area
         for y in range(top, bottom + 1):
             for x in range(left, right + 1):
-                u = ((bx - x) * (cy - y) - (by - y) * (cx - x)) * scale
-                v = ((cx - x) * (ay - y) - (cy - y) * (ax - x)) * scale
+                u = ((bx - x) * (cy - y) - (by - y) * (cx - x)) / area
+                v = ((cx - x) * (ay - y) - (cy - y) * (ax - x)) / area
                 w = 1 - u - v
                 if u < 0 or v < 0 or w < 0:
                     continue

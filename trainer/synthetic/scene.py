@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
-from .backdrop import SOFTEN, as_image, background, body, draw_colour, wear
+from .backdrop import SOFTEN, as_image, background, body, draw_colour, merged, wear
 from .expression import Expression
 from .face_model import PARTS, FaceModel
 from .hair import HairStyle, draw_style, grow, lock_colours, locks
@@ -231,7 +231,7 @@ _LEVELS = (255 * np.linspace(0, 1, 1 << 16) ** (1 / 2.2)).astype(np.uint8)
 
 
 def _levels(light: Floats) -> npt.NDArray[np.uint8]:
-    """8-bit sRGB of linear light in 0..1; from a table, which takes a third of a power's time."""
+    """8-bit sRGB of linear light in 0..1, from a table: much faster than a power."""
     return _LEVELS.take((65535 * light.clip(0, 1)).astype(np.uint16))
 
 
@@ -254,11 +254,12 @@ def _compose(
         tint = brightness * lock_colours(style, head.look.hair, size, studio.noise, random)
         picture.paste(as_image(0.55 * tint), mask=behind)
     rim = _levels(0.1 * light.mean(axis=1))  # what the soft edge mixes in: dark, as every rim
-    shown = [np.full(mask.shape, level) for level in rim]
-    for plane, levels in zip(shown, _levels(light), strict=True):
-        plane[mask] = levels
+    shown = np.empty((3, size, size), np.uint8)
+    for plane, outside, inside in zip(shown, rim, _levels(light), strict=True):
+        plane[:] = outside
+        plane[mask] = inside  # one plane at a time: a mask over several axes is ten times slower
     soft = Image.fromarray(255 * mask.astype(np.uint8)).filter(SOFTEN)
-    picture.paste(Image.merge("RGB", [Image.fromarray(plane) for plane in shown]), mask=soft)
+    picture.paste(merged(shown), mask=soft)
     if front is not None and tint is not None:
         shadow = front.filter(ImageFilter.GaussianBlur(5))
         picture.paste((0, 0, 0), mask=shadow.point([round(0.35 * value) for value in range(256)]))

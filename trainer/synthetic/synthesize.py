@@ -107,7 +107,7 @@ def _samples(count: int, face_model: Path, seed: int, processes: int) -> Iterato
 
 
 def use_one_thread() -> None:
-    """Limits the libraries that are loaded, so it must not be called before this module has imported them."""
+    """Limit the libraries loaded by now: a new process imports this module to find the function, so NumPy is among them."""
     threadpool_limits(1)
 
 
