@@ -107,7 +107,7 @@ def _samples(count: int, face_model: Path, seed: int, processes: int) -> Iterato
 
 
 def use_one_thread() -> None:
-    """Limit the libraries loaded by now: a new process imports this module to find the function, so NumPy is among them."""
+    """Limit the libraries loaded by now: finding this function imports this module, and so NumPy, first."""
     threadpool_limits(1)
 
 
