@@ -1,6 +1,6 @@
 """The same checkpoint quantised by us, by GPTQModel and by optimum: error on unseen fused sequences, time, memory.
 
-    pip install 'emola-edge[peers-gptq]'
+    pip install '.[peers-gptq]'
     GPTQMODEL_CPU_WORKERS=4 python benchmarks/peers_gptq.py CHECKPOINT --calibration records.json -n 96 --unseen 32
 
 CHECKPOINT is complete (LoRA merged). The peers calibrate on text, because they take no embeddings: on the same

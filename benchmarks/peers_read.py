@@ -1,6 +1,6 @@
 """Our GPTQ folder read by transformers and by GPTQModel: their logits against the same weights in float32.
 
-    pip install 'emola-edge[peers-gptq]'
+    pip install '.[peers-gptq]'
     python benchmarks/peers_read.py FOLDER   # of `emola export --keep-gptq`: BUNDLE/decoder/gptq
 
 One JSON line each. A peer that cannot run here says why; one whose logits differ by more than what its own arithmetic

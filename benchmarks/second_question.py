@@ -3,6 +3,8 @@
 The first question pays for the prefix (system text, image and landmark rows); the second rewinds the KV cache.
 
     python benchmarks/second_question.py [--layers 4] [--rounds 7]
+
+Four layers are written first, which takes a minute or two; `--layers 1` is a quick look.
 """
 
 import argparse

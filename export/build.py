@@ -16,7 +16,7 @@ from sdk.bundles.files import file_sha256
 from sdk.bundles.manifest import Licence, Manifest, Prompt, Question, Variant, read_manifest
 from sdk.errors import BundleError, ExportError
 from sdk.faba.prompts import IMAGE, QUESTIONS, TEMPLATES
-from sdk.runtime.backends.gptq_cuda.weights import GROUPS
+from sdk.runtime.backends.gptq_cuda.weights import GROUPS, computes_heads
 from trainer.checkpoint import Checkpoint
 from trainer.config import preprocessing
 from trainer.records import Record
@@ -163,7 +163,7 @@ def _describe(options: ExportOptions, checkpoint: Checkpoint, recipe: str, gptq:
         preprocessing=preprocessing(config, conventions, statistics),
         prompt=_prompt(checkpoint),
         geometry=geometry(config),
-        variants=_variants(options, gptq),
+        variants=_variants(options, gptq, config.text.head_dim),
         provenance={
             "base": Path(options.base).name,
             "adapter": Path(options.adapter).name if options.adapter else "none",
@@ -178,10 +178,10 @@ def _describe(options: ExportOptions, checkpoint: Checkpoint, recipe: str, gptq:
     )
 
 
-def _variants(options: ExportOptions, gptq: "Path | None") -> tuple[Variant, ...]:
+def _variants(options: ExportOptions, gptq: "Path | None", head_size: int) -> tuple[Variant, ...]:
     """What runs the decoder, the narrower requirement first; its graphs share one file of weights."""
     precision, kept = options.precision, options.keep_gptq and gptq
-    on_gpu = _gptq_variant(gptq) if kept and precision.bits == 4 else ()
+    on_gpu = _gptq_variant(gptq, head_size) if kept and precision.bits == 4 else ()
     graph = f"decoder/{precision.name}.onnx"
     on_cpu = Variant(
         name=f"ort-{precision.name}",
@@ -197,11 +197,12 @@ def _variants(options: ExportOptions, gptq: "Path | None") -> tuple[Variant, ...
     return *on_gpu, on_cpu.model_copy(update=changes), on_cpu
 
 
-def _gptq_variant(folder: Path) -> tuple[Variant, ...]:
-    """The AutoGPTQ folder itself, on the GPU kernels, which read safetensors only."""
+def _gptq_variant(folder: Path, head_size: int) -> tuple[Variant, ...]:
+    """The AutoGPTQ folder itself, on the GPU kernels where they read and compute it: safetensors, some shapes."""
     names = [path.name for path in layout_files(folder)]
     weights = [name for name in names if name.endswith(".safetensors")]
-    if not weights or "config.json" not in names or GptqWeights(folder).group not in GROUPS:
+    readable = weights and "config.json" in names
+    if not (readable and computes_heads(head_size) and GptqWeights(folder).group in GROUPS):
         return ()
     variant = Variant(
         name="gptq-cuda-int4",

@@ -47,8 +47,8 @@ class Analyzer:
     `close` must come last.
 
     Args:
-        bundle: folder of a sealed bundle, or "owner/name" or "owner/name@revision" of the Hugging Face hub; None takes
-            the one embedded in the package.
+        bundle: folder of a sealed bundle ("./a/b" is never taken for a name); "owner/name" or "owner/name@revision" of
+            the Hugging Face hub; None takes the one embedded in the package.
         device: "auto", "cpu", "cuda" for a variant of `emola export --cuda` or `--keep-gptq`, or "tensorrt" for the
             engines that `emola engines` built.
         detector: "auto" (the bundle's own, or dlib), the path of a SCRFD .onnx file, or an object with `detect` (see

@@ -25,6 +25,8 @@ def describe(analysis: "Analysis", width: int = 100) -> str:
     lines = [f"{analysis.source}  ({size}, {count}, {analysis.model.name} on {analysis.model.backend})"]
     for face in analysis.faces:
         lines += ["", *_describe_face(face, width)]
+    if analysis.status == "no_face":
+        lines.append('  if it is the crop of one face already, say so: --faces aligned, in Python faces="aligned"')
     return "\n".join([*lines, *(f"warning: {warning}" for warning in analysis.warnings), ""])
 
 

@@ -27,8 +27,9 @@ def run(folder: Path) -> None:
     print("A checkpoint in the authors' files becomes a bundle (tiny, random weights: its words are noise)")
     emola("export", str(GOLDEN / "llava-lora-emola-trained"), bundle, *sources, "--landmark-model", str(network))
     emola("verify", bundle)
+    print("\nWhat random weights say about a photograph: noise")
     emola("analyze", photo, "--bundle", bundle, "--max-tokens", "24")
-    print("\nThe embedded model, trained on rendered faces")
+    print("\nThe model in the package, trained on rendered faces")
     emola("demo", "--save", str(folder / "pictures"))
     print(f"pictures: {folder}/pictures/astronaut.png, {folder}/pictures/rendered.png")
 

@@ -307,6 +307,11 @@ class Full:
         )
 
 
+def none_left(*_):
+    """What a launch raises where other processes fill the GPU: the driver, not torch's allocator, runs out."""
+    raise torch.AcceleratorError("CUDA error: out of memory\nCompile with `TORCH_USE_CUDA_DSA`.")
+
+
 def test_a_gpu_that_is_full_says_how_to_need_less(folder, monkeypatch):
     decoder = on_torch(folder, reference, torch.float32)
     cache = decoder.new_cache(128)
@@ -325,10 +330,11 @@ def test_a_gpu_that_is_full_says_how_to_need_less(folder, monkeypatch):
         with pytest.raises(BackendError, match=advice) as found:
             call()
         assert "Process" not in str(found.value), name
-    monkeypatch.setattr(backend, "_launch_once", Full)
     manifest = read_manifest(folder)
-    with pytest.raises(BackendError, match="Decode fewer faces"):
-        GptqBackend(folder, manifest, manifest.variants[0], device="cpu")
+    for fails in (Full, none_left):
+        monkeypatch.setattr(reference, "dequantise", fails)
+        with pytest.raises(BackendError, match="^CUDA .*out of memory.* Decode fewer faces"):
+            GptqBackend(folder, manifest, manifest.variants[0], device="cpu")
 
 
 def test_a_pool_that_was_made_in_inference_mode_works_outside_of_it(folder):
@@ -444,11 +450,13 @@ def test_dense_weights_and_a_face_stay_within_the_memory_limit_or_the_dense_weig
             assert analyzer._seats == (limit - memory.weights - held) // memory.per_face
 
 
-@pytest.mark.parametrize(("group", "count"), [(32, 1), (128, 1), (16, 0), (-1, 0)])
-def test_only_groups_that_the_kernels_compute_give_a_variant(folder, tmp_path, group, count):
+@pytest.mark.parametrize(
+    ("group", "head_size", "count"), [(32, 64, 1), (128, 128, 1), (16, 64, 0), (-1, 64, 0), (32, 80, 0), (32, 96, 0)]
+)
+def test_only_what_the_kernels_compute_gives_a_variant(folder, tmp_path, group, head_size, count):
     copy = shutil.copytree(folder / "decoder/gptq", tmp_path / "gptq")
     change("quantize_config.json", group_size=group)(copy)
-    assert len(_gptq_variant(copy)) == count
+    assert len(_gptq_variant(copy, head_size)) == count
 
 
 def test_heads_that_the_kernels_do_not_compute_are_refused(folder):

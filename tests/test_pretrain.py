@@ -93,7 +93,7 @@ def test_where_all_vote_for_a_point_it_is():
 
 
 def test_a_set_is_read_once_and_whole(tmp_path):
-    """Pictures are not held twice; landmarks of another number of faces and a missing picture are named."""
+    """Pictures are not held twice; a file cut short, landmarks of other faces and a missing picture are named."""
     folder = write_made_up_renders(tmp_path / "set", 24)
     tracemalloc.start()
     pixels = read_renders(folder).pixels
@@ -105,6 +105,13 @@ def test_a_set_is_read_once_and_whole(tmp_path):
     with pytest.raises(DataError, match=r"incomplete: 24 faces in metadata\.jsonl, 23 in points\.npy"):
         read_renders(folder)
     np.save(folder / "points.npy", points)
+    for name in ("points.npy", "metadata.jsonl"):
+        whole = (folder / name).read_bytes()
+        for cut in (whole[:-9], b""):
+            (folder / name).write_bytes(cut)
+            with pytest.raises(DataError, match="is incomplete: .*"):
+                read_renders(folder)
+        (folder / name).write_bytes(whole)
     (folder / "images/000003.jpg").unlink()
     with pytest.raises(DataError, match=r"incomplete: .*000003\.jpg"):
         read_renders(folder)

@@ -19,6 +19,7 @@ from sdk.faba.vocabulary import EMOTIONS
 from trainer.records import read_records
 from trainer.synthetic import sample
 from trainer.synthetic.describe import degree, describe_emotion, describe_units
+from trainer.synthetic.expression import SHAPES as UNIT_SHAPES
 from trainer.synthetic.expression import UNITS, WEAKEST, Expression, draw_emotion, draw_units
 from trainer.synthetic.face_model import PARTS, VERTICES, FaceModel, read_face_model
 from trainer.synthetic.preview import preview
@@ -32,6 +33,7 @@ REAL = Path(
     os.environ.get("EMOLA_FACE_MODEL", Path(__file__).parents[2] / "shared/face_model/ict_face_model_light.npz")
 )
 SHAPES = {
+    **{f"{name}_{side}": (0.0, 0.0, 0.0) for shapes in UNIT_SHAPES.values() for name in shapes for side in "LR"},
     "jawOpen": (-3.0, -5.0, -2.0),
     **{f"mouthLowerDown_{side}": (-5.0, -4.0, -0.35) for side in "LR"},
     **{f"mouthUpperUp_{side}": (-3.4, -2.0, 0.35) for side in "LR"},
@@ -234,17 +236,17 @@ def test_folder_and_archive_are_the_same_head(tmp_path, head):
     with np.load(head) as archive:
         neutral, faces = archive["neutral"], archive["faces"]
         write_obj(tmp_path / "generic_neutral_mesh.obj", neutral, faces)
-        for index in range(2):
-            write_obj(tmp_path / f"identity{index:03d}.obj", neutral + archive["identity"][index], faces)
+        for index, moved in enumerate(archive["identity"]):
+            write_obj(tmp_path / f"identity{index:03d}.obj", neutral + moved, faces[:1])
         for name, moved in zip(archive["expression_names"], archive["expression"], strict=True):
-            write_obj(tmp_path / f"{name}.obj", neutral + moved, faces)
+            write_obj(tmp_path / f"{name}.obj", neutral + moved, faces[:1])
         indices = {"idx_to_landmark_verts": archive["landmarks68"].tolist()}
         (tmp_path / "vertex_indices.json").write_text(json.dumps(indices))
     packed, unpacked = read_face_model(head), read_face_model(tmp_path)
     assert isinstance(unpacked, FaceModel)
     np.testing.assert_array_equal(packed.triangles, unpacked.triangles)
     np.testing.assert_array_equal(packed.landmarks68, unpacked.landmarks68)
-    np.testing.assert_allclose(packed.identity[:2], unpacked.identity, atol=1e-3)
+    np.testing.assert_allclose(packed.identity, unpacked.identity, atol=1e-3)
     assert packed.expression.keys() == unpacked.expression.keys() == SHAPES.keys()
     for name, moved in packed.expression.items():
         np.testing.assert_allclose(moved, unpacked.expression[name], atol=1e-3)
@@ -255,23 +257,47 @@ def test_foreign_mesh_is_refused(tmp_path, head):
     with np.load(head) as archive:
         content = dict(archive)
     np.savez(tmp_path / "other.npz", **{**content, "neutral": content["neutral"][:-1]})
-    with pytest.raises(DataError, match=f"{VERTICES} vertices, found {VERTICES - 1}"):
+    with pytest.raises(DataError, match=rf"{VERTICES} vertices, .* found arrays \(\({VERTICES - 1}, 3\)"):
         read_face_model(tmp_path / "other.npz")
 
 
 def test_what_is_no_model_is_refused(tmp_path, head):
-    """An archive of other things, one cut short, an array, text, nothing, a folder with a mesh alone: each is named."""
+    """Other things, an archive cut short or damaged, an array, text, nothing, a mesh alone, no faces: each is named."""
     np.savez(tmp_path / "things.npz", a=1)
     with (tmp_path / "array.npz").open("wb") as file:
         np.save(file, np.zeros(3))
     (tmp_path / "short.npz").write_bytes(head.read_bytes()[:5000])
+    with np.load(head) as whole:
+        np.savez_compressed(tmp_path / "damaged.npz", **whole)
+        np.savez(tmp_path / "scalar.npz", **{**whole, "neutral": 0.0})
+        np.savez(tmp_path / "faceless.npz", **{**whole, "faces": np.zeros((0,), np.int32)})
+    content = bytearray((tmp_path / "damaged.npz").read_bytes())
+    content[200:300] = bytes(100)
+    (tmp_path / "damaged.npz").write_bytes(content)
     (tmp_path / "text.npz").write_text("no")
     (tmp_path / "empty.npz").touch()
     (tmp_path / "mesh").mkdir()
     (tmp_path / "mesh/generic_neutral_mesh.obj").write_text("v 0 0 0")
-    for name in ("things.npz", "short.npz", "array.npz", "text.npz", "empty.npz", "mesh"):
-        with pytest.raises(DataError, match=f"{name}: not ICT-FaceKit"):
-            read_face_model(tmp_path / name)
+    for path in tmp_path.iterdir():
+        with pytest.raises(DataError, match=f"{path.name}: not ICT-FaceKit"):
+            read_face_model(path)
+
+
+def test_a_model_that_cannot_move_is_refused(tmp_path, head):
+    """Without a blendshape, an identity mode or a landmark, faces would be labelled with what they do not show."""
+    with np.load(head) as whole:
+        parts = dict(whole)
+    kept = parts["expression_names"] != "mouthSmile_R"
+    smileless = {"expression": parts["expression"][kept], "expression_names": parts["expression_names"][kept]}
+    for changes, reason in (
+        (smileless, "no blendshape mouthSmile"),
+        ({"identity": parts["identity"][:49]}, r"50 identity modes .*\(49, 26719, 3\)"),
+        ({"landmarks68": parts["landmarks68"][:67]}, r"68 landmarks, .*\(67,\)"),
+        ({"expression": parts["expression"][:, :9]}, "move other vertices: browDown_L"),
+    ):
+        np.savez(tmp_path / "part.npz", **{**parts, **changes})
+        with pytest.raises(DataError, match=reason):
+            read_face_model(tmp_path / "part.npz")
 
 
 def test_preview_shows_every_face(tmp_path, head):

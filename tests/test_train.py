@@ -16,6 +16,7 @@ pytest.importorskip("torch")
 import torch
 from safetensors.torch import load_file
 
+import trainer.train
 from trainer.checkpoint import load_emola
 from trainer.config import Conventions
 from trainer.plot import read_log
@@ -151,12 +152,21 @@ def test_accumulated_batches_are_one_batch(tmp_path):
 
 
 @pytest.mark.parametrize("tune", ["lora", "everything"])
-def test_bfloat16_on_a_processor_learns_the_same(tmp_path, tune):
+def test_bfloat16_on_a_processor_learns_the_same(tmp_path, monkeypatch, tune):
     """Attention is computed in another way there (`attend_plainly`): losses within 1 % of those in float32."""
+    load, ways = trainer.train._load, []
+
+    def spy(*given):
+        model = load(*given)
+        ways.extend(part.config._attn_implementation for part in (model.language_model, model.vision_tower))
+        return model
+
+    monkeypatch.setattr(trainer.train, "_load", spy)
     for precision in ("float32", "bfloat16"):
         options = ("--precision", precision, "--tune", tune, "--max-steps", "3", "--batch-size", "4")
         assert emola_train(tmp_path / precision, *options) == 0
     assert losses(tmp_path / "bfloat16") == pytest.approx(losses(tmp_path / "float32"), rel=0.01)
+    assert ways == ["sdpa", "sdpa", "eager", "eager"]
 
 
 def test_killed_three_times_and_resumed(tmp_path):

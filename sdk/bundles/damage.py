@@ -11,11 +11,14 @@ import numpy as np
 
 from sdk.errors import IntegrityError
 
-_OF_ARRAYS = (OSError, ValueError, EOFError, TypeError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+ARRAY_ERRORS: tuple[type[Exception], ...] = (
+    *(OSError, ValueError, EOFError, TypeError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error),
+    AttributeError,  # Python 3.10: a .npy file is no context
+)
 
 
 @contextmanager
-def reading(path: Path, what: str, errors: tuple[type[Exception], ...] = _OF_ARRAYS) -> Iterator[None]:
+def reading(path: Path, what: str, errors: tuple[type[Exception], ...] = ARRAY_ERRORS) -> Iterator[None]:
     """Turn what is raised inside into IntegrityError.
 
     Args:

@@ -61,30 +61,36 @@ class _Repository:
 
     def folder(self, offline: bool) -> Path:
         if offline:
-            return self._cached(f"{self._name} is no folder and was not downloaded before")
-        commit = self._commit()
-        if commit is None:
-            return self._cached(f"{self._name} is no folder, and {_endpoint()} cannot be reached")
+            return self._cached("the hub is not asked (offline)", logging.INFO)
+        try:
+            commit = self._commit()
+        except ConnectionError as error:
+            return self._cached(str(error), logging.WARNING)
         folder = self._home / commit
         if not folder.is_dir():
             self._download(commit, folder)
         self._remember(commit)
         return folder
 
-    def _cached(self, why_not: str) -> Path:
-        """What an earlier download left."""
+    def _cached(self, why: str, level: int) -> Path:
+        """What an earlier download left; which is logged, with the reason for taking it."""
         if self._reference.is_file():
             folder = self._home / self._reference.read_text().strip()
             if folder.is_dir():
-                logger.info("%s@%s: using %s without asking the hub", self._name, self._revision, folder)
+                logger.log(level, "%s@%s: %s; using %s", self._name, self._revision, why, folder)
                 return folder
         raise BundleNotFoundError(
-            f"{why_not} ({self._home} holds no {self._revision!r}); if it is to be a folder, make it with "
-            "`emola export`; if a name of the hub, download it once while online"
+            f"no folder {self._name}, and no earlier download of that name and revision ({self._revision}): {why}. "
+            "`emola export` makes a folder; a repository of the hub must be downloaded once while online"
         )
 
-    def _commit(self) -> str | None:
-        """The commit that the revision stands for; None when the hub cannot be reached."""
+    def _commit(self) -> str:
+        """The commit that the revision stands for.
+
+        Raises:
+            BundleNotFoundError: there is no such repository.
+            ConnectionError: the hub cannot be reached.
+        """
         hub, errors = _hub()
         try:
             found = hub.HfApi(endpoint=_endpoint()).model_info(self._name, revision=self._revision, timeout=10)
@@ -93,13 +99,12 @@ class _Repository:
             status = getattr(error.response, "status_code", None)
             if status in (401, 403, 404):
                 raise BundleNotFoundError(
-                    f"{self._name} is no folder, and {_endpoint()} knows no such repository or revision "
+                    f"no folder {self._name}, and {_endpoint()} knows no such repository or revision "
                     f"({self._revision}), or it is gated (HTTP {status}); check the name, or `hf auth login`"
                 ) from None
-            logger.warning("%s answers HTTP %s", _endpoint(), status)
+            raise ConnectionError(f"{_endpoint()} answers HTTP {status}") from None
         except _network_errors() as error:
-            logger.warning("%s cannot be reached: %s", _endpoint(), error)
-        return None
+            raise ConnectionError(f"{_endpoint()} cannot be reached ({_one_line(error)})") from None
 
     def _download(self, commit: str, folder: Path) -> None:
         """Fetch, verify, rename; processes that want the same commit wait for the first."""

@@ -81,8 +81,11 @@ def read_renders(folder: Path) -> Renders:
     path = folder / "metadata.jsonl"
     if not path.is_file() or not (folder / "points.npy").is_file():
         raise DataError(f"{folder}: expected metadata.jsonl and points.npy, as `emola data synthesize` writes them")
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    points = np.load(folder / "points.npy", allow_pickle=False)
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        points = np.load(folder / "points.npy", allow_pickle=False)
+    except (OSError, EOFError, ValueError) as error:
+        raise DataError(f"{folder} is incomplete: {error}; render it again") from error
     if len(points) != len(rows):
         raise DataError(f"{folder} is incomplete: {len(rows)} faces in metadata.jsonl, {len(points)} in points.npy")
     pixels = np.empty((len(rows), 3, STORED, STORED), np.uint8)  # filled in place: twice as much might not fit

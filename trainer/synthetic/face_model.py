@@ -8,12 +8,14 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
-from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
 
+from sdk.bundles.damage import ARRAY_ERRORS
 from sdk.errors import DataError
+
+from .expression import SHAPES
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 Ints: TypeAlias = npt.NDArray[np.int32]
@@ -31,6 +33,7 @@ PARTS = {
     "eye_right": (23021, 24591),
 }
 VERTICES = 26719
+HOME = "https://github.com/USC-ICT/ICT-FaceKit"
 MODES = 50
 
 
@@ -61,16 +64,25 @@ def read_face_model(path: Path) -> FaceModel:
     """
     archive = path.is_file() and path.suffix == ".npz"
     if not archive and not (path / "generic_neutral_mesh.obj").is_file():
-        raise DataError(
-            f"{path}: expected the folder FaceXModel of ICT-FaceKit or the repacked .npz; clone the repository"
-        )
+        raise DataError(f"{path}: expected the folder FaceXModel of ICT-FaceKit or the repacked .npz; clone {HOME}")
     try:
         neutral, faces, identity, expression, landmarks = _read_archive(path) if archive else _read_folder(path)
-    except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile) as error:
-        raise DataError(f"{path}: not ICT-FaceKit, or not whole ({error}); clone the repository") from error
-    if len(neutral) != VERTICES:
-        raise DataError(f"{path}: expected the ICT-FaceKit light model with {VERTICES} vertices, found {len(neutral)}")
-    return FaceModel(neutral, _triangles(faces), identity, expression, landmarks.astype(np.int32))
+        _check(neutral, identity, expression, landmarks)
+        return FaceModel(neutral, _triangles(faces), identity, expression, landmarks.astype(np.int32))
+    except (*ARRAY_ERRORS, IndexError) as error:  # the last: arrays of other shapes
+        raise DataError(f"{path}: not ICT-FaceKit's light model, or not whole ({error}); clone {HOME}") from error
+
+
+def _check(neutral: Floats, identity: Floats, expression: dict[str, Floats], landmarks: Ints) -> None:
+    """ValueError where a part is missing: a face that does not move would be drawn, and labelled as if it did."""
+    found = (neutral.shape, identity.shape, landmarks.shape)
+    if found != ((VERTICES, 3), (MODES, VERTICES, 3), (68,)):
+        raise ValueError(f"expected {VERTICES} vertices, {MODES} identity modes and 68 landmarks, found arrays {found}")
+    names = {name for shapes in SHAPES.values() for name in shapes}
+    if missing := sorted(n for n in names if n not in expression and not {f"{n}_L", f"{n}_R"} <= expression.keys()):
+        raise ValueError(f"no blendshape {', '.join(missing)}")
+    if wrong := [name for name, moved in expression.items() if moved.shape != neutral.shape]:
+        raise ValueError(f"blendshapes that move other vertices: {', '.join(wrong)}")
 
 
 def _read_archive(path: Path) -> Content:

@@ -72,6 +72,7 @@ def as_visible(expression: Expression, picture: Render) -> Expression:
         units.pop(25, None)
     if picture.lid_gap < EYES_SHUT:
         units.setdefault(43, 1.0)
+        units.pop(7, None)  # lids that are shut do not tighten
     elif picture.lid_gap > EYES_OPEN:
         units.pop(43, None)
     units = {code: intensity for code, intensity in units.items() if code not in picture.hidden}

@@ -29,15 +29,17 @@ _RECORDING = threading.Lock()  # of a CUDA graph, which synchronises the whole d
 
 @contextmanager
 def memory_errors() -> Iterator[None]:
-    """Make torch's complaint about GPU memory one of ours.
+    """Make a complaint about GPU memory one of ours: of torch's allocator, or of a driver that has none left for it.
 
     Raises:
         BackendError: says how to need less.
     """
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        found = ". ".join(str(error).split(". ")[:3])  # what was asked for, what there is; then advice about torch
+    except RuntimeError as error:  # torch.OutOfMemoryError and, where the driver says it, torch.AcceleratorError
+        if "out of memory" not in str(error):
+            raise
+        found = ". ".join(str(error).partition("\n")[0].split(". ")[:3])  # asked for, there is; then advice
         raise BackendError(
             f"{found}. Decode fewer faces at once (batch_size), set a memory_limit, with which dense weights are left "
             "out too, or free the GPU of other processes"

@@ -123,6 +123,11 @@ def rotary_tables(theta: float, geometry: Geometry, device: str) -> tuple[Tensor
     return angle.cos().float().to(device), angle.sin().float().to(device)
 
 
+def computes_heads(size: int) -> bool:
+    """Whether the kernels compute heads of so many dimensions: powers of two."""
+    return size & (size - 1) == 0
+
+
 def read_llama(folder: Path, geometry: Geometry, table: Tensor, device: str, dtype: torch.dtype) -> Llama:
     """Read a folder in the AutoGPTQ layout.
 
@@ -136,7 +141,7 @@ def read_llama(folder: Path, geometry: Geometry, table: Tensor, device: str, dty
         BackendError: GPTQ or heads of a kind that the kernels do not compute.
         IntegrityError: files or tensors are missing or damaged.
     """
-    if geometry.head_size & (geometry.head_size - 1):
+    if not computes_heads(geometry.head_size):
         raise BackendError(
             f"{folder}: its heads have {geometry.head_size} dimensions, the GPU kernels compute powers of two such as "
             "64 or 128; use another variant"

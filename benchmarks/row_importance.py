@@ -1,0 +1,72 @@
+"""What a bundle reads of a face: REGE when its image rows, or its landmark row, are those of the face before.
+
+    python benchmarks/row_importance.py BUNDLE --data eval_au_anno.json --task au [--limit 325]
+
+What Table 8 of the paper asks of models that are trained without one kind of row, asked here of one finished model:
+rows that it does not use can be another face's without a loss. Differences by paired bootstrap.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import numpy.typing as npt
+
+from sdk.runtime.pipeline import EncodedFace, Pipeline
+from trainer.answerers import BundleAnswerer
+from trainer.bootstrap import SampleScores, compare, sample_scores
+from trainer.evaluate import EvaluationSet
+from trainer.records import read_records
+
+PARTS = {"image rows": slice(0, -1), "landmark row": slice(-1, None)}  # in the order in which the decoder reads them
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--task", choices=("emotion", "au"), required=True)
+    parser.add_argument("--limit", type=int)
+    args = parser.parse_args()
+    records = read_records(args.data, None, "action_units" if args.task == "au" else "emotion")[: args.limit]
+    evaluation = EvaluationSet(records, args.task)
+    print(json.dumps({"benchmark": "row_importance", **measure(args.bundle, evaluation)}))
+
+
+def measure(bundle: Path, evaluation: EvaluationSet) -> dict[str, Any]:
+    """`own`, figures with the rows of each face; `difference` of those with another's, by part."""
+    own = scores(bundle, evaluation, slice(0, 0))
+    figures = dict(zip(("s_re", "s_ge", "s_rege"), own.figures(np.ones((1, len(own))))[0].round(2), strict=True))
+    print(f"{evaluation.task}, {len(own)} faces: " + ", ".join(f"{key} {value:.2f}" for key, value in figures.items()))
+    differences = {}
+    for name, part in PARTS.items():
+        found = compare(scores(bundle, evaluation, part), own)
+        differences[name] = {key: {k: round(v, 2) for k, v in vars(each).items()} for key, each in found.items()}
+        spread = ", ".join(
+            f"{key} {each.difference:+.2f} ({each.low:+.2f} .. {each.high:+.2f})" for key, each in found.items()
+        )
+        print(f"  {name} of another face: {spread}", flush=True)
+    return {"task": evaluation.task, "samples": len(own), "own": figures, "difference": differences}
+
+
+def scores(bundle: Path, evaluation: EvaluationSet, part: slice) -> SampleScores:
+    """With this part of every face's rows taken from the face that was asked about before it."""
+    plain, before = Pipeline.encode_rows, list[npt.NDArray[np.float32]]()
+
+    def encode_rows(pipeline: Pipeline, rows: npt.NDArray[np.float32], *rest: Any) -> EncodedFace:
+        mixed = rows.copy()
+        if before:
+            mixed[part] = before.pop()[part]
+        before.append(rows)
+        return plain(pipeline, mixed, *rest)
+
+    with patch.object(Pipeline, "encode_rows", encode_rows):
+        answers = BundleAnswerer(bundle).answer(evaluation.records)
+    return sample_scores(answers, evaluation.annotations, task=evaluation.task)
+
+
+if __name__ == "__main__":
+    main()
