@@ -312,6 +312,10 @@ def none_left(*_):
     raise torch.AcceleratorError("CUDA error: out of memory\nCompile with `TORCH_USE_CUDA_DSA`.")
 
 
+def no_handle(*_):
+    raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+
+
 def test_a_gpu_that_is_full_says_how_to_need_less(folder, monkeypatch):
     decoder = on_torch(folder, reference, torch.float32)
     cache = decoder.new_cache(128)
@@ -331,9 +335,9 @@ def test_a_gpu_that_is_full_says_how_to_need_less(folder, monkeypatch):
             call()
         assert "Process" not in str(found.value), name
     manifest = read_manifest(folder)
-    for fails in (Full, none_left):
+    for fails in (Full, none_left, no_handle):
         monkeypatch.setattr(reference, "dequantise", fails)
-        with pytest.raises(BackendError, match="^CUDA .*out of memory.* Decode fewer faces"):
+        with pytest.raises(BackendError, match="^CUDA .*(out of memory|ALLOC_FAILED).* Decode fewer faces"):
             GptqBackend(folder, manifest, manifest.variants[0], device="cpu")
 
 

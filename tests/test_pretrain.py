@@ -102,12 +102,14 @@ def test_a_set_is_read_once_and_whole(tmp_path):
     assert peak < 1.5 * pixels.numel(), f"{peak} bytes for {pixels.numel()}"
     points = np.load(folder / "points.npy")
     np.save(folder / "points.npy", points[:-1])
-    with pytest.raises(DataError, match=r"incomplete: 24 faces in metadata\.jsonl, 23 in points\.npy"):
+    with pytest.raises(
+        DataError, match=r"incomplete: 24 faces in metadata\.jsonl, points\.npy of shape \(23, 106, 2\)"
+    ):
         read_renders(folder)
     np.save(folder / "points.npy", points)
     for name in ("points.npy", "metadata.jsonl"):
         whole = (folder / name).read_bytes()
-        for cut in (whole[:-9], b""):
+        for cut in (whole[:-9], b"", b"PK", b"null"):
             (folder / name).write_bytes(cut)
             with pytest.raises(DataError, match="is incomplete: .*"):
                 read_renders(folder)

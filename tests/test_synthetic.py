@@ -21,7 +21,7 @@ from trainer.synthetic import sample
 from trainer.synthetic.describe import degree, describe_emotion, describe_units
 from trainer.synthetic.expression import SHAPES as UNIT_SHAPES
 from trainer.synthetic.expression import UNITS, WEAKEST, Expression, draw_emotion, draw_units
-from trainer.synthetic.face_model import PARTS, VERTICES, FaceModel, read_face_model
+from trainer.synthetic.face_model import FACES, PARTS, VERTICES, FaceModel, read_face_model
 from trainer.synthetic.preview import preview
 from trainer.synthetic.raster import rasterise
 from trainer.synthetic.resting import at_rest, draw_rotation
@@ -80,7 +80,8 @@ def write_head(path: Path) -> Path:
     for part, side in (("eye_left", 1), ("eye_right", -1)):
         neutral[slice(*PARTS[part])] = ball(PARTS[part][1] - PARTS[part][0]) + EYE_CENTRE * (side, 1, 1)
     corner = (np.arange(rows - 1)[:, None] * columns + np.arange(columns - 1)).ravel()
-    faces = np.stack([corner, corner + columns, corner + columns + 1, corner + 1], axis=1)
+    faces = np.full((FACES, 4), VERTICES - 1)  # the rest is of no part
+    faces[: len(corner)] = np.stack([corner, corner + columns, corner + columns + 1, corner + 1], axis=1)
     names = sorted(SHAPES)
     expression = np.zeros((len(names), VERTICES, 3), np.float16)
     for name, moved in zip(names, expression, strict=True):
@@ -257,7 +258,7 @@ def test_foreign_mesh_is_refused(tmp_path, head):
     with np.load(head) as archive:
         content = dict(archive)
     np.savez(tmp_path / "other.npz", **{**content, "neutral": content["neutral"][:-1]})
-    with pytest.raises(DataError, match=rf"{VERTICES} vertices, .* found arrays \(\({VERTICES - 1}, 3\)"):
+    with pytest.raises(DataError, match=rf"vertices: .*\({VERTICES}, 3\), found shape \({VERTICES - 1}, 3\)"):
         read_face_model(tmp_path / "other.npz")
 
 
@@ -270,7 +271,6 @@ def test_what_is_no_model_is_refused(tmp_path, head):
     with np.load(head) as whole:
         np.savez_compressed(tmp_path / "damaged.npz", **whole)
         np.savez(tmp_path / "scalar.npz", **{**whole, "neutral": 0.0})
-        np.savez(tmp_path / "faceless.npz", **{**whole, "faces": np.zeros((0,), np.int32)})
     content = bytearray((tmp_path / "damaged.npz").read_bytes())
     content[200:300] = bytes(100)
     (tmp_path / "damaged.npz").write_bytes(content)
@@ -284,16 +284,19 @@ def test_what_is_no_model_is_refused(tmp_path, head):
 
 
 def test_a_model_that_cannot_move_is_refused(tmp_path, head):
-    """Without a blendshape, an identity mode or a landmark, faces would be labelled with what they do not show."""
+    """Without a blendshape, a mode, a landmark or a face of the mesh, labels would say what no picture shows."""
     with np.load(head) as whole:
         parts = dict(whole)
     kept = parts["expression_names"] != "mouthSmile_R"
     smileless = {"expression": parts["expression"][kept], "expression_names": parts["expression_names"][kept]}
     for changes, reason in (
         (smileless, "no blendshape mouthSmile"),
-        ({"identity": parts["identity"][:49]}, r"50 identity modes .*\(49, 26719, 3\)"),
-        ({"landmarks68": parts["landmarks68"][:67]}, r"68 landmarks, .*\(67,\)"),
-        ({"expression": parts["expression"][:, :9]}, "move other vertices: browDown_L"),
+        ({"identity": parts["identity"][:49]}, r"identity modes: .* \(50, 26719, 3\), found shape \(49, "),
+        ({"landmarks68": parts["landmarks68"][:67]}, r"landmarks: .* \(68,\), found shape \(67,\)"),
+        ({"landmarks68": np.full(68, VERTICES)}, "beyond the 26719 vertices"),
+        ({"expression": parts["expression"][:, :9]}, "blendshape browDown_L: .* found shape"),
+        ({"faces": parts["faces"][:-1]}, r"faces: .* found shape \(26383, 4\)"),
+        ({"neutral": np.full_like(parts["neutral"], np.nan)}, "vertices: expected finite"),
     ):
         np.savez(tmp_path / "part.npz", **{**parts, **changes})
         with pytest.raises(DataError, match=reason):
@@ -377,6 +380,8 @@ def test_closed_eyes_are_closed(picture):
     ):
         shown = as_visible(Expression(drawn, {}, None), replace(picture, lid_gap=gap, hidden=hidden)).units
         assert (43 in shown) == closed, (drawn, gap, hidden)
+    shut = as_visible(Expression({7: 1.0}, {}, None), replace(picture, lid_gap=0.05)).units
+    assert shut == {43: 1.0}, "lids that are shut are not tightened"
 
 
 def test_resting_lids_leave_those_that_act_alone():

@@ -28,8 +28,8 @@ def resolve_bundle(name: "str | os.PathLike[str] | None", embedded: Path, *, off
         offline: use only what is on this machine; so does a true HF_HUB_OFFLINE in the environment.
 
     Raises:
-        BundleNotFoundError: nothing is there under this name.
-        DownloadError: the hub cannot be reached, or the download was cut; what has arrived is kept for the next try.
+        BundleNotFoundError: nothing is there under this name, or the hub cannot be reached to ask.
+        DownloadError: the download was cut; what has arrived is kept for the next try.
         IntegrityError: what has arrived is not what the manifest promises.
         DependencyError: huggingface_hub is not installed.
     """
@@ -61,7 +61,7 @@ class _Repository:
 
     def folder(self, offline: bool) -> Path:
         if offline:
-            return self._cached("the hub is not asked (offline)", logging.INFO)
+            return self._cached("the hub is not asked (offline=True, --offline or HF_HUB_OFFLINE)", logging.INFO)
         try:
             commit = self._commit()
         except ConnectionError as error:
@@ -95,6 +95,8 @@ class _Repository:
         try:
             found = hub.HfApi(endpoint=_endpoint()).model_info(self._name, revision=self._revision, timeout=10)
             return str(found.sha)
+        except errors.HFValidationError as error:
+            raise BundleNotFoundError(f"no folder {self._name}, and no name of the hub: {_one_line(error)}") from None
         except errors.HfHubHTTPError as error:
             status = getattr(error.response, "status_code", None)
             if status in (401, 403, 404):

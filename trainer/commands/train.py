@@ -143,4 +143,6 @@ def _table(content: dict[str, Any]) -> str:
 def _number(value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
-    return f"{value:.4g}" if isinstance(value, float) else "unknown" if value is None else str(value)
+    if value is None:
+        return "unknown"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from sdk.bundles.damage import ARRAY_ERRORS
 from sdk.errors import DataError
 from sdk.faba.vocabulary import EMOTIONS
 from sdk.faces.preprocess import Anchor
@@ -82,23 +83,25 @@ def read_renders(folder: Path) -> Renders:
     if not path.is_file() or not (folder / "points.npy").is_file():
         raise DataError(f"{folder}: expected metadata.jsonl and points.npy, as `emola data synthesize` writes them")
     try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        points = np.load(folder / "points.npy", allow_pickle=False)
-    except (OSError, EOFError, ValueError) as error:
+        return _read(folder)
+    except ARRAY_ERRORS as error:
         raise DataError(f"{folder} is incomplete: {error}; render it again") from error
-    if len(points) != len(rows):
-        raise DataError(f"{folder} is incomplete: {len(rows)} faces in metadata.jsonl, {len(points)} in points.npy")
+
+
+def _read(folder: Path) -> Renders:
+    """What is missing or damaged is one of ARRAY_ERRORS."""
+    rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text(encoding="utf-8").splitlines()]
+    points = np.load(folder / "points.npy", allow_pickle=False)
+    if points.shape != (len(rows), 106, 2):
+        raise ValueError(f"{len(rows)} faces in metadata.jsonl, points.npy of shape {points.shape}")
     pixels = np.empty((len(rows), 3, STORED, STORED), np.uint8)  # filled in place: twice as much might not fit
 
     def read(index: int) -> None:
         pixels[index] = _read_picture(folder / "images" / f"{rows[index]['id']}.jpg")
 
-    try:
-        with ThreadPoolExecutor(4) as pool:
-            for _ in pool.map(read, range(len(rows))):
-                pass  # what fails is raised here
-    except OSError as error:
-        raise DataError(f"{folder} is incomplete: {error}") from error
+    with ThreadPoolExecutor(4) as pool:
+        for _ in pool.map(read, range(len(rows))):
+            pass  # what fails is raised here
     units = np.zeros((len(rows), len(UNITS)), np.float32)
     for index, row in enumerate(rows):
         for code, intensity in row["units"].items():

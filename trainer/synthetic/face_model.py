@@ -32,7 +32,7 @@ PARTS = {
     "eye_left": (21451, 23021),
     "eye_right": (23021, 24591),
 }
-VERTICES = 26719
+VERTICES, FACES = 26719, 26384
 HOME = "https://github.com/USC-ICT/ICT-FaceKit"
 MODES = 50
 
@@ -66,23 +66,32 @@ def read_face_model(path: Path) -> FaceModel:
     if not archive and not (path / "generic_neutral_mesh.obj").is_file():
         raise DataError(f"{path}: expected the folder FaceXModel of ICT-FaceKit or the repacked .npz; clone {HOME}")
     try:
-        neutral, faces, identity, expression, landmarks = _read_archive(path) if archive else _read_folder(path)
-        _check(neutral, identity, expression, landmarks)
-        return FaceModel(neutral, _triangles(faces), identity, expression, landmarks.astype(np.int32))
-    except (*ARRAY_ERRORS, IndexError) as error:  # the last: arrays of other shapes
+        content = _read_archive(path) if archive else _read_folder(path)
+        _check(*content)
+    except (*ARRAY_ERRORS, IndexError) as error:  # the last: arrays of fewer dimensions
         raise DataError(f"{path}: not ICT-FaceKit's light model, or not whole ({error}); clone {HOME}") from error
+    neutral, faces, identity, expression, landmarks = content
+    return FaceModel(neutral, _triangles(faces), identity, expression, landmarks.astype(np.int32))
 
 
-def _check(neutral: Floats, identity: Floats, expression: dict[str, Floats], landmarks: Ints) -> None:
-    """ValueError where a part is missing: a face that does not move would be drawn, and labelled as if it did."""
-    found = (neutral.shape, identity.shape, landmarks.shape)
-    if found != ((VERTICES, 3), (MODES, VERTICES, 3), (68,)):
-        raise ValueError(f"expected {VERTICES} vertices, {MODES} identity modes and 68 landmarks, found arrays {found}")
+def _check(neutral: Floats, faces: Ints, identity: Floats, expression: dict[str, Floats], landmarks: Ints) -> None:
+    """ValueError where a part is missing: what does not move or has holes would be drawn, and labelled as if whole."""
+    _expect("vertices", neutral, (VERTICES, 3))
+    _expect("faces", faces, (FACES, 4))
+    _expect("identity modes", identity, (MODES, VERTICES, 3))
+    _expect("landmarks", landmarks, (68,))
     names = {name for shapes in SHAPES.values() for name in shapes}
     if missing := sorted(n for n in names if n not in expression and not {f"{n}_L", f"{n}_R"} <= expression.keys()):
         raise ValueError(f"no blendshape {', '.join(missing)}")
-    if wrong := [name for name, moved in expression.items() if moved.shape != neutral.shape]:
-        raise ValueError(f"blendshapes that move other vertices: {', '.join(wrong)}")
+    for name, moved in expression.items():
+        _expect(f"blendshape {name}", moved, (VERTICES, 3))
+    if not (landmarks.min() >= 0 and landmarks.max() < VERTICES and faces.max() < VERTICES):
+        raise ValueError(f"landmarks or faces beyond the {VERTICES} vertices")
+
+
+def _expect(what: str, array: "Floats | Ints", shape: tuple[int, ...]) -> None:
+    if array.shape != shape or not np.isfinite(array).all():
+        raise ValueError(f"{what}: expected finite numbers of shape {shape}, found shape {array.shape}")
 
 
 def _read_archive(path: Path) -> Content:
@@ -98,6 +107,8 @@ def _read_folder(folder: Path) -> Content:
     indices = json.loads((folder / "vertex_indices.json").read_text())
     landmarks = np.array(indices["idx_to_landmark_verts"], np.int32)
     modes = sorted(folder.glob("identity*.obj"))[:MODES]
+    if not modes:
+        raise ValueError("no identity*.obj")
     identity = np.stack([_read_obj(path)[0] - neutral for path in modes])
     known = {"generic_neutral_mesh", *(path.stem for path in folder.glob("identity*.obj"))}
     shapes = sorted(path for path in folder.glob("*.obj") if path.stem not in known)

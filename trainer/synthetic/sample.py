@@ -61,7 +61,7 @@ def make_sample(studio: Studio, random: np.random.Generator) -> Sample:
 
 
 def as_visible(expression: Expression, picture: Render) -> Expression:
-    """Without hidden units; AU25 and AU43 as the geometry shows them.
+    """Without hidden units; AU25 and AU43 as the geometry shows them, and no AU7 of lids that are shut.
 
     Raised lips and a dropped jaw part the lips too; a broad smile shuts some eyes that a blink leaves open in others.
     """

@@ -118,6 +118,7 @@ def _launch_once(kernels: ModuleType, device: str) -> None:
     """
     import torch
 
+    from .decoder import is_full
     from .weights import PANEL, Linear4
 
     try:
@@ -127,7 +128,7 @@ def _launch_once(kernels: ModuleType, device: str) -> None:
         kernels.dequantise(panel, weight)
         weight[0, 0].item()  # waits for the GPU, whose errors come late
     except Exception as error:  # of Triton, its compilers, the file system of its cache or the driver
-        if "out of memory" in str(error):
+        if is_full(error):
             raise
         found = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise BackendError(

@@ -27,17 +27,24 @@ AHEAD = 2  # steps that are under way while the host looks at the token before t
 _RECORDING = threading.Lock()  # of a CUDA graph, which synchronises the whole device; shared by all decoders
 
 
+def is_full(error: Exception) -> bool:
+    """Whether a GPU without memory is the reason: torch's allocator, the driver and cuBLAS each say it in their way."""
+    return isinstance(error, RuntimeError) and any(
+        words in str(error) for words in ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    )
+
+
 @contextmanager
 def memory_errors() -> Iterator[None]:
-    """Make a complaint about GPU memory one of ours: of torch's allocator, or of a driver that has none left for it.
+    """Make a complaint about GPU memory one of ours.
 
     Raises:
         BackendError: says how to need less.
     """
     try:
         yield
-    except RuntimeError as error:  # torch.OutOfMemoryError and, where the driver says it, torch.AcceleratorError
-        if "out of memory" not in str(error):
+    except RuntimeError as error:
+        if not is_full(error):
             raise
         found = ". ".join(str(error).partition("\n")[0].split(". ")[:3])  # asked for, there is; then advice
         raise BackendError(
