@@ -3,8 +3,8 @@
     python benchmarks/row_importance.py BUNDLE --data eval_au_anno.json --task au [--limit 325]
 
 What Table 8 of the paper asks of models that are trained without one kind of row, asked here of one finished model:
-rows that it does not use can be another face's without a loss. Where crops are aligned by landmarks, as for the model in
-the package, the tower keeps that use of the face's own. Differences by paired bootstrap.
+rows that it does not use can be another face's without a loss. Where crops are aligned by landmarks, as those of
+the model in the package are, the tower keeps that use of the face's own. Differences by paired bootstrap.
 """
 
 import argparse
