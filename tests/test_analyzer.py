@@ -11,6 +11,7 @@ from PIL import Image
 from sdk import Analysis, Analyzer, SdkError
 from sdk.errors import BackendError, BundleNotFoundError, ImageError, TaskError
 from sdk.faces.detect import Detection
+from sdk.render import describe
 
 pytest.importorskip("dlib")
 TOKENS = 12
@@ -83,6 +84,7 @@ def test_no_face_is_an_empty_result(analyzer):
     analysis = analyzer.analyze(np.zeros((300, 300, 3), np.uint8), color="rgb")
     assert analysis.status == "no_face"
     assert analysis.faces == ()
+    assert "--faces aligned" in describe(analysis)
 
 
 def test_one_pixel(analyzer):

@@ -112,7 +112,7 @@ def test_unknown_names(server, embedded, tmp_path):
         resolve_bundle("owner/nothing", embedded)
     with pytest.raises(BundleNotFoundError, match="no such repository or revision"):
         resolve_bundle("owner/name@v9", embedded)
-    with pytest.raises(BundleNotFoundError, match=r"no folder bundles/emola--int4, and no name of the hub: .*'--'"):
+    with pytest.raises(BundleNotFoundError, match=r"no folder bundles/emola--int4, and no name of the hub: "):
         resolve_bundle("bundles/emola--int4", embedded)
     with pytest.raises(BundleNotFoundError, match="no embedded bundle"):
         resolve_bundle(None, embedded)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -114,6 +115,7 @@ def test_the_plan_of_llava_7b(capsys):
     table = capsys.readouterr().out
     assert "319,815,680" in table
     assert "4.84 %" in table
+    assert re.search(r"^steps +unknown$", table, re.MULTILINE), "without records nobody knows how many"
 
 
 def test_a_missing_4bit_library_is_named(tmp_path, capsys, monkeypatch):
