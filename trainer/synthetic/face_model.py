@@ -5,6 +5,7 @@ the picture (the person's left), y up, z towards the viewer.
 """
 
 import json
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -69,7 +70,9 @@ def read_face_model(path: Path) -> FaceModel:
         content = _read_archive(path) if archive else _read_folder(path)
         _check(*content)
     except (*ARRAY_ERRORS, IndexError) as error:  # the last: arrays of fewer dimensions
-        raise DataError(f"{path}: not ICT-FaceKit's light model, or not whole ({error}); clone {HOME}") from error
+        raise DataError(
+            f"{path}: not ICT-FaceKit's light model, or not whole ({error}); clone {HOME}, pass its FaceXModel"
+        ) from error
     neutral, faces, identity, expression, landmarks = content
     return FaceModel(neutral, _triangles(faces), identity, expression, landmarks.astype(np.int32))
 
@@ -95,6 +98,8 @@ def _expect(what: str, array: "Floats | Ints", shape: tuple[int, ...]) -> None:
 
 
 def _read_archive(path: Path) -> Content:
+    if not zipfile.is_zipfile(path):  # which numpy would take for a pickle
+        raise ValueError("no complete .npz archive")
     with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:  # np.load may leave a path open
         names = [str(name) for name in file["expression_names"]]
         expression = dict(zip(names, file["expression"].astype(np.float32), strict=True))
