@@ -27,7 +27,6 @@ from sdk.runtime.pruning import visual_rows
 from trainer.answerers import BundleAnswerer
 from trainer.bootstrap import SampleScores, compare, sample_scores
 from trainer.evaluate import EvaluationSet
-from trainer.records import read_records
 
 ROWS = (576, 288, 144)
 REST = PREFIX - ROWS[0]  # system text and landmark row
@@ -74,7 +73,7 @@ def prefill(layers: int, rounds: int, folder: Path | None) -> dict[str, Any]:
 
 def cost(bundle: Path, data: Path, task: str, limit: int | None) -> dict[str, Any]:
     """REGE with fewer rows minus REGE with all of them, in points."""
-    evaluation = EvaluationSet(read_records(data, None, "action_units" if task == "au" else "emotion")[:limit], task)
+    evaluation = EvaluationSet.read(data, task, limit=limit)
     made = visual_rows(read_manifest(bundle).prompt.image_rows)
     whole = scores(bundle, evaluation, None, patch_order)
     rows: dict[str, Any] = {}
@@ -84,7 +83,7 @@ def cost(bundle: Path, data: Path, task: str, limit: int | None) -> dict[str, An
             rows[f"{count} {name}"] = {k: round(v, 2) for k, v in vars(found).items()}
             line = f"{task}, {count} of {made} rows, {name:9} {found.difference:+.2f}"
             print(f"{line} ({found.low:+.2f} .. {found.high:+.2f})", flush=True)
-    all_rows = dict(zip(("s_re", "s_ge", "s_rege"), whole.figures(np.ones((1, len(whole))))[0].round(2), strict=True))
+    all_rows = {name: round(value, 2) for name, value in whole.totals().items()}
     return {"task": task, "samples": len(whole), "all_rows": all_rows, "difference": rows}
 
 

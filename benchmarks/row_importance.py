@@ -20,7 +20,6 @@ from sdk.runtime.pipeline import EncodedFace, Pipeline
 from trainer.answerers import BundleAnswerer
 from trainer.bootstrap import SampleScores, compare, sample_scores
 from trainer.evaluate import EvaluationSet
-from trainer.records import read_records
 
 PARTS = {"image rows": slice(0, -1), "landmark row": slice(-1, None)}  # in the order in which the decoder reads them
 
@@ -32,15 +31,14 @@ def main() -> None:
     parser.add_argument("--task", choices=("emotion", "au"), required=True)
     parser.add_argument("--limit", type=int)
     args = parser.parse_args()
-    records = read_records(args.data, None, "action_units" if args.task == "au" else "emotion")[: args.limit]
-    evaluation = EvaluationSet(records, args.task)
+    evaluation = EvaluationSet.read(args.data, args.task, limit=args.limit)
     print(json.dumps({"benchmark": "row_importance", **measure(args.bundle, evaluation)}))
 
 
 def measure(bundle: Path, evaluation: EvaluationSet) -> dict[str, Any]:
     """`own`, figures with the rows of each face; `difference` of those with another's, by part."""
     own = scores(bundle, evaluation, slice(0, 0))
-    figures = dict(zip(("s_re", "s_ge", "s_rege"), own.figures(np.ones((1, len(own))))[0].round(2), strict=True))
+    figures = {name: round(value, 2) for name, value in own.totals().items()}
     print(f"{evaluation.task}, {len(own)} faces: " + ", ".join(f"{key} {value:.2f}" for key, value in figures.items()))
     differences = {}
     for name, part in PARTS.items():

@@ -22,7 +22,6 @@ from trainer.answerers import Answerer, BundleAnswerer, TorchAnswerer
 from trainer.bootstrap import compare, sample_scores
 from trainer.checkpoint import Checkpoint
 from trainer.evaluate import EvaluationSet, answer
-from trainer.records import read_records
 
 from .plan import Plan
 
@@ -68,9 +67,7 @@ class GateOptions:
         """The evaluation set, read and checked."""
         if self.evaluation is None:
             return None
-        task = "action_units" if self.task == "au" else "emotion"
-        records = read_records(self.evaluation, self.root, task)[: self.limit]
-        return EvaluationSet(records, self.task, self.dataset)
+        return EvaluationSet.read(self.evaluation, self.task, self.dataset, root=self.root, limit=self.limit)
 
 
 def compare_rege(

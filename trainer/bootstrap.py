@@ -49,6 +49,10 @@ class SampleScores:
         s_re, s_ge = 100 * recognition.mean(axis=1), 100 * (weights @ self.rouge) / len(self)
         return np.stack([s_re, s_ge, s_re + s_ge], axis=1)
 
+    def totals(self) -> dict[str, float]:
+        """The figures of all samples, by name."""
+        return dict(zip(FIGURES, self.figures(np.ones((1, len(self))))[0].tolist(), strict=True))
+
 
 def sample_scores(
     predictions: Sequence[str], annotations: Sequence[Mapping[str, Any]], *, task: str, dataset: str = "FABA"

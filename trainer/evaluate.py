@@ -15,7 +15,7 @@ from sdk.faba.rege import score
 from .answerers import Answerer, Refused
 from .bootstrap import SampleScores, compare, intervals, sample_scores
 from .durable import append_journal, read_journal, write_json
-from .records import Record
+from .records import Record, read_records
 
 PREDICTIONS, RUN, SCORES = "predictions.jsonl", "run.json", "scores.json"
 _REFUSALS_IN_A_ROW = 10  # then the model's name or the options are taken to be wrong
@@ -35,6 +35,14 @@ class EvaluationSet:
     records: Sequence[Record]
     task: str
     dataset: str = "FABA"
+
+    @classmethod
+    def read(
+        cls, path: Path, task: str, dataset: str = "FABA", *, root: Path | None = None, limit: int | None = None
+    ) -> "EvaluationSet":
+        """The first `limit` records of a file; `root` and errors as of `read_records`."""
+        records = read_records(path, root, "action_units" if task == "au" else "emotion")
+        return cls(records[:limit], task, dataset)
 
     @property
     def annotations(self) -> list[dict[str, Any]]:

@@ -11,10 +11,7 @@ import numpy as np
 
 from sdk.errors import IntegrityError
 
-ARRAY_ERRORS: tuple[type[Exception], ...] = (
-    *(OSError, ValueError, EOFError, TypeError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error),
-    AttributeError,  # Python 3.10: a .npy file is no context
-)
+ARRAY_ERRORS = (OSError, ValueError, EOFError, TypeError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 
 
 @contextmanager
@@ -33,11 +30,20 @@ def reading(path: Path, what: str, errors: tuple[type[Exception], ...] = ARRAY_E
 
 
 @contextmanager
+def open_arrays(path: Path) -> Iterator[Any]:
+    """An .npz file, closed here: by its name numpy leaves a damaged one open. Damage is one of ARRAY_ERRORS."""
+    if not zipfile.is_zipfile(path):  # which numpy would take for an array or a pickle
+        raise ValueError("no complete .npz archive")
+    with path.open("rb") as source, np.load(source, allow_pickle=False) as arrays:
+        yield arrays
+
+
+@contextmanager
 def reading_arrays(path: Path, what: str) -> Iterator[Any]:
-    """`reading` of an .npz file, given open and closed here: by its name numpy leaves a damaged one open.
+    """`reading` of an .npz file, given open.
 
     Args:
         path, what: as of `reading`.
     """
-    with reading(path, what), path.open("rb") as source, np.load(source, allow_pickle=False) as arrays:
+    with reading(path, what), open_arrays(path) as arrays:
         yield arrays

@@ -58,16 +58,13 @@ def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
     from tqdm import tqdm
 
     from ..evaluate import EvaluationSet, answer, compare_runs, evaluate
-    from ..records import read_records
 
     missing = [flag for flag in ("data", "task", "output") if getattr(args, flag) is None]
     if missing or (args.checkpoint is None) == (args.endpoint is None):
         found = ", ".join(missing) or "the model"
         raise DataError(f"expected a model or --endpoint, and --data, --task, --output; missing: {found}")
-    task = "action_units" if args.task == "au" else "emotion"
-    records = read_records(args.data, args.root, task)[: args.limit]
-    evaluation = EvaluationSet(records, args.task, args.dataset)
-    with tqdm(total=len(records), unit="face") as bar:
+    evaluation = EvaluationSet.read(args.data, args.task, args.dataset, root=args.root, limit=args.limit)
+    with tqdm(total=len(evaluation.records), unit="face") as bar:
         predictions = answer(_open(args), evaluation, args.output, lambda done, _: bar.update(done - bar.n))
     found = evaluate(predictions, evaluation, args.output)
     if args.against:

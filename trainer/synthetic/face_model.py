@@ -5,7 +5,6 @@ the picture (the person's left), y up, z towards the viewer.
 """
 
 import json
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -13,7 +12,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from sdk.bundles.damage import ARRAY_ERRORS
+from sdk.bundles.damage import ARRAY_ERRORS, open_arrays
 from sdk.errors import DataError
 
 from .expression import SHAPES
@@ -69,7 +68,7 @@ def read_face_model(path: Path) -> FaceModel:
     try:
         content = _read_archive(path) if archive else _read_folder(path)
         _check(*content)
-    except (*ARRAY_ERRORS, IndexError) as error:  # the last: arrays of fewer dimensions
+    except ARRAY_ERRORS as error:
         raise DataError(
             f"{path}: not ICT-FaceKit's light model, or not whole ({error}); clone {HOME}, pass its FaceXModel"
         ) from error
@@ -98,9 +97,7 @@ def _expect(what: str, array: "Floats | Ints", shape: tuple[int, ...]) -> None:
 
 
 def _read_archive(path: Path) -> Content:
-    if not zipfile.is_zipfile(path):  # which numpy would take for a pickle
-        raise ValueError("no complete .npz archive")
-    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:  # np.load may leave a path open
+    with open_arrays(path) as file:
         names = [str(name) for name in file["expression_names"]]
         expression = dict(zip(names, file["expression"].astype(np.float32), strict=True))
         identity = file["identity"].astype(np.float32)
