@@ -163,6 +163,13 @@ def test_training_reads_a_share_of_the_rows(tmp_path, rows_read):
     assert len(set(rows_read)) > 5
 
 
+def test_some_passes_read_the_landmark_row_alone(tmp_path, rows_read):
+    """`--prior-only 0.5`: every pass reads all 16 patches or none."""
+    assert emola_train(tmp_path / "run", "--batch-size", "2", "--epochs", "8", "--prior-only", "0.5") == 0
+    assert set(rows_read) == {1, 17}
+    assert 0.2 < rows_read.count(1) / len(rows_read) < 0.8, rows_read
+
+
 def test_training_reads_all_rows_by_default(tmp_path, rows_read):
     assert emola_train(tmp_path / "run", "--batch-size", "2") == 0
     assert set(rows_read) == {17}
@@ -172,6 +179,12 @@ def test_training_reads_all_rows_by_default(tmp_path, rows_read):
 def test_a_share_is_above_0_and_at_most_1(share):
     with pytest.raises(TrainingError, match="--keep-visual"):
         Recipe(keep_visual=share)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0])
+def test_some_passes_always_read_visual_rows(share):
+    with pytest.raises(TrainingError, match="--prior-only must be"):
+        Recipe(prior_only=share)
 
 
 def test_kept_rows_are_those_of_the_whole_face(emola):

@@ -104,6 +104,8 @@ def test_nothing_to_train_is_refused(tmp_path):
     config = dataclasses.replace(read_config(GOLDEN / "llava-base", GOLDEN / "clip"), tokens="prior")
     with pytest.raises(TrainingError, match="--tokens prior there are none"):
         prepare_model(EmoLA(config), Recipe(keep_visual=0.5))
+    with pytest.raises(TrainingError, match="--prior-only chooses between"):
+        prepare_model(EmoLA(config), Recipe(prior_only=0.5))
 
 
 def test_the_plan_of_llava_7b(capsys):

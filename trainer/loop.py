@@ -25,10 +25,10 @@ COMPLETE = "COMPLETE"  # a file in each checkpoint folder that is written to its
 class RecordTrainer(Trainer):  # type: ignore[misc]
     """transformers' Trainer with a given order of records, four parameter groups, checkpoints of what is trained."""
 
-    def __init__(self, *, order: RecordOrder, keep_visual: float = 1.0, **options: Any) -> None:
+    def __init__(self, *, order: RecordOrder, recipe: Recipe, **options: Any) -> None:
         super().__init__(**options)
         self.remove_callback(PrinterCallback)  # it writes to stdout
-        self._order, self._keep_visual = order, keep_visual
+        self._order, self._recipe = order, recipe
         self._trained = [name for name, parameter in self.model.named_parameters() if parameter.requires_grad]
         self.model_accepts_loss_kwargs = True  # so that the loss is a mean over the tokens of all processes and passes
 
@@ -48,16 +48,22 @@ class RecordTrainer(Trainer):  # type: ignore[misc]
         return_outputs: bool = False,
         num_items_in_batch: Tensor | None = None,
     ) -> Any:
-        if self._keep_visual < 1:  # each pass reads a share of the patches, those that `visual_tokens` would keep
-            share = self._keep_visual + (1 - self._keep_visual) * torch.rand(()).item()
-            patches = inputs["patches"]
-            inputs = {**inputs, "patches": patches[:, : max(1, round(share * patches.shape[1]))]}
+        if self._recipe.leaves_rows_out:  # the patches kept are those that `visual_tokens` would keep
+            ranked = inputs["patches"]
+            inputs = {**inputs, "patches": ranked[:, : self._patches_read(ranked.shape[1])]}
         outputs = model(**inputs)
         loss = outputs.loss
         if num_items_in_batch is not None:
             trained = (inputs["labels"][:, 1:] != IGNORED).sum()
             loss = loss * trained / num_items_in_batch * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
+
+    def _patches_read(self, patches: int) -> int:
+        """How many of the patches this pass reads, by chance."""
+        if torch.rand(()).item() < self._recipe.prior_only:
+            return 0
+        least = self._recipe.keep_visual
+        return max(1, round((least + (1 - least) * torch.rand(()).item()) * patches))
 
     def _save(self, output_dir: str | None = None, state_dict: Mapping[str, Tensor] | None = None) -> None:
         state = self.model.state_dict() if state_dict is None else state_dict

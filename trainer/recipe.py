@@ -34,6 +34,8 @@ class Recipe:
         warmup_ratio: share of the steps in which the rate rises; a cosine follows.
         keep_visual: smallest share of the visual rows that a pass reads, so that pruned faces are nothing new to the
             model: each draws its share from here to 1. 1 trains on all rows, as the authors did.
+        prior_only: share of the passes that read the landmark row alone, so that a model learns what it says where the
+            visual rows would tell the same. 0, as the authors did.
         group_by_length: deal the records of a step to devices and passes by their lengths, see `RecordOrder`.
         precision: "bfloat16", "float32", or "auto": bfloat16 where the accelerator has it.
         checkpointing: recompute activations in the backward pass.
@@ -55,6 +57,7 @@ class Recipe:
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     keep_visual: float = 1.0
+    prior_only: float = 0.0
     group_by_length: bool = True
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
     checkpointing: bool = True
@@ -62,6 +65,11 @@ class Recipe:
     save_steps: int = 500
     workers: int = 4
     seed: int = 1
+
+    @property
+    def leaves_rows_out(self) -> bool:
+        """Whether some passes read less than all visual rows."""
+        return self.keep_visual < 1 or self.prior_only > 0
 
     def __post_init__(self) -> None:
         below_1 = "a share of at least 0, below 1"
@@ -75,6 +83,7 @@ class Recipe:
             "keep_visual": (0 < self.keep_visual <= 1, "a share above 0, at most 1"),
             "load_4bit": (not self.load_4bit or self.tune != "everything", "off with --tune everything"),
             "dropout": (0 <= self.dropout < 1, below_1),
+            "prior_only": (0 <= self.prior_only < 1, below_1),
             "warmup_ratio": (0 <= self.warmup_ratio < 1, below_1),
         }
         for name, (fits, expected) in ranges.items():
@@ -98,6 +107,8 @@ def prepare_model(model: EmoLA, recipe: Recipe) -> None:
     )
     if tokens == "prior" and recipe.keep_visual < 1:
         raise TrainingError("--keep-visual leaves visual rows out, and with --tokens prior there are none")
+    if tokens != "both" and recipe.prior_only:
+        raise TrainingError(f"--prior-only chooses between visual and landmark rows; --tokens {tokens} has one of them")
     if not trainable_parts(model):
         raise TrainingError(f"--tune {recipe.tune} with --tokens {tokens} trains nothing")
 

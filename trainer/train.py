@@ -89,7 +89,7 @@ def train(
     with arguments.main_process_first():
         resume = _open_folder(output, _run(sources, recipe, order, arguments.world_size))
     encoding = Encoding(checkpoint.config, sources.conventions, checkpoint.statistics, load_tokenizer(checkpoint.base))
-    dataset, log = RecordDataset(sources.records, encoding, ranked=recipe.keep_visual < 1), StepLog(output / LOG)
+    dataset, log = RecordDataset(sources.records, encoding, ranked=recipe.leaves_rows_out), StepLog(output / LOG)
     torch.manual_seed(recipe.seed)  # LoRA starts at random
     trainer = RecordTrainer(
         model=_load(checkpoint, recipe, arguments),
@@ -98,7 +98,7 @@ def train(
         data_collator=collate,
         callbacks=[log],
         order=_order(dataset, recipe, arguments.world_size, order),
-        keep_visual=recipe.keep_visual,
+        recipe=recipe,
     )
     if trainer.is_world_process_zero():
         report(f"{len(dataset)} records; trained parameters: {trainable_parts(trainer.model)}")

@@ -59,7 +59,7 @@ _SIGNS: dict[int, str] = {
     20: "The lips are clearly stretched sideways, as seen in fear",
     23: "The lips are clearly tightened, as seen in anger",
     24: "The lips are clearly pressed together, as seen in anger",
-    25: "The lips are clearly parted, which opens the mouth a little",
+    25: "The lips are clearly parted, which leaves a gap between them",
     26: "The jaw is clearly dropped, which opens the mouth",
     27: "The mouth is stretched wide open, which opens the mouth as far as it goes",
     43: "The eyes are closed, which hides the gaze",

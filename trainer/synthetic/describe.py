@@ -88,7 +88,7 @@ _LINKS: dict[int, tuple[str, frozenset[int], str]] = {
     20: ("which flattens the mouth", frozenset({1, 4, 5}), "as seen in fear"),
     23: ("which makes them look thin", frozenset({4, 7}), "as seen in anger"),
     24: ("which suggests tension", frozenset({4, 7}), "as seen in anger"),
-    25: ("which opens the mouth a little", frozenset({12}), "so that the teeth may show in the smile"),
+    25: ("which leaves a gap between them", frozenset({12}), "so that the teeth may show in the smile"),
     26: ("which opens the mouth", frozenset({1, 2, 5}), "as seen in surprise"),
     27: ("which opens the mouth as far as it goes", frozenset({1, 2, 5}), "as seen in astonishment"),
     43: ("which hides the gaze", frozenset({1, 15}), "as in grief"),
