@@ -42,9 +42,9 @@ $(NANO)/landmarks: | $(NANO)/base
 	touch $@
 $(NANO)/model/emola.json: | $(NANO)/landmarks
 	$(EMOLA) train --base $(NANO)/base --output $(NANO)/model --data $(NANO)/train/train_emotion_anno.json \
-	    --data $(NANO)/train/train_au_anno.json --tune everything --epochs 1.5 --batch-size 64 \
+	    --data $(NANO)/train/train_au_anno.json --tune everything --epochs 1.6 --batch-size 64 \
 	    --learning-rate 2e-3 --projector-learning-rate 5e-4 --weight-decay 0.02 --precision $(PRECISION) \
-	    --keep-visual 0.25 --no-checkpointing --no-group-by-length --workers 1
+	    --keep-visual 0.25 --prior-only 0.15 --no-checkpointing --no-group-by-length --workers 1
 $(NANO)/emola-nano: | $(NANO)/model/emola.json
 	$(EMOLA) export none $@ --base $(NANO)/model --landmark-model $(NANO)/base/landmark.onnx --quantize gptq \
 	    --group-size 64 --calibration $(NANO)/train/train_au_anno.json -n 256 \

@@ -1,6 +1,6 @@
 """What a bundle reads of a face: REGE when its image rows, or its landmark row, are those of the face before.
 
-    python benchmarks/row_importance.py BUNDLE --data eval_au_anno.json --task au [--limit 325]
+    python benchmarks/row_importance.py BUNDLE --data eval_au_anno.json --task au [--limit 325] [--visual-tokens N]
 
 What Table 8 of the paper asks of models that are trained without one kind of row, asked here of one finished model:
 rows that it does not use can be another face's without a loss. Where crops are aligned by landmarks, as those of
@@ -30,19 +30,20 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--task", choices=("emotion", "au"), required=True)
     parser.add_argument("--limit", type=int)
+    parser.add_argument("--visual-tokens", type=int, help="image rows that are kept; default all")
     args = parser.parse_args()
     evaluation = EvaluationSet.read(args.data, args.task, limit=args.limit)
-    print(json.dumps({"benchmark": "row_importance", **measure(args.bundle, evaluation)}))
+    print(json.dumps({"benchmark": "row_importance", **measure(args.bundle, evaluation, args.visual_tokens)}))
 
 
-def measure(bundle: Path, evaluation: EvaluationSet) -> dict[str, Any]:
+def measure(bundle: Path, evaluation: EvaluationSet, visual_tokens: int | None = None) -> dict[str, Any]:
     """`own`, figures with the rows of each face; `difference` of those with another's, by part."""
-    own = scores(bundle, evaluation, slice(0, 0))
+    own = scores(bundle, evaluation, slice(0, 0), visual_tokens)
     figures = {name: round(value, 2) for name, value in own.totals().items()}
     print(f"{evaluation.task}, {len(own)} faces: " + ", ".join(f"{key} {value:.2f}" for key, value in figures.items()))
     differences = {}
     for name, part in PARTS.items():
-        found = compare(scores(bundle, evaluation, part), own)
+        found = compare(scores(bundle, evaluation, part, visual_tokens), own)
         differences[name] = {key: {k: round(v, 2) for k, v in vars(each).items()} for key, each in found.items()}
         spread = ", ".join(
             f"{key} {each.difference:+.2f} ({each.low:+.2f} .. {each.high:+.2f})" for key, each in found.items()
@@ -51,7 +52,7 @@ def measure(bundle: Path, evaluation: EvaluationSet) -> dict[str, Any]:
     return {"task": evaluation.task, "samples": len(own), "own": figures, "difference": differences}
 
 
-def scores(bundle: Path, evaluation: EvaluationSet, part: slice) -> SampleScores:
+def scores(bundle: Path, evaluation: EvaluationSet, part: slice, visual_tokens: int | None) -> SampleScores:
     """With this part of every face's rows taken from the face that was asked about before it."""
     plain = Pipeline.encode_rows
     before: npt.NDArray[np.float32] | None = None
@@ -65,7 +66,7 @@ def scores(bundle: Path, evaluation: EvaluationSet, part: slice) -> SampleScores
         return plain(pipeline, mixed, *rest)
 
     with patch.object(Pipeline, "encode_rows", encode_rows):
-        answers = BundleAnswerer(bundle).answer(evaluation.records)
+        answers = BundleAnswerer(bundle, visual_tokens=visual_tokens).answer(evaluation.records)
     return sample_scores(answers, evaluation.annotations, task=evaluation.task)
 
 

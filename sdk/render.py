@@ -2,7 +2,7 @@
 
 import textwrap
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 _SHORTEST, _LONGEST = 640, 1600  # pixels of the longer side of a figure's picture
 _WORTH = 0.05  # least score that gets a bar
+_PANEL_WIDTH = 54  # letters of a line of reasons
+_QUIET = "#555555"
 _COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080")
 
 
@@ -107,10 +109,10 @@ def _label(face: "Face", units: bool) -> str:
 
 
 def figure(image: ImageSource, analysis: "Analysis") -> Image.Image:
-    """The annotated picture beside a panel: for each face its emotion and its action units.
+    """The annotated picture beside a panel: for each face its emotion and its action units, with the reasons.
 
-    With scores each unit has a bar as long as its score; without, the units that the words call present are named only:
-    a full bar would look like certainty.
+    The reasons are left out where those of all faces do not fit beside the picture. With scores each unit has a bar as
+    long as its score; without, the units that the words call present have none: a full bar would look like certainty.
     Small pictures are enlarged and large ones reduced, so that the text can be read. What must be said about the model
     (its notice) stands below the bars.
 
@@ -122,29 +124,47 @@ def figure(image: ImageSource, analysis: "Analysis") -> Image.Image:
     zoom = min(max(1.0, _SHORTEST / max(picture.size)), _LONGEST / max(picture.size))
     size = (max(1, round(picture.width * zoom)), max(1, round(picture.height * zoom)))
     picture = annotate(np.asarray(picture.resize(size, Image.Resampling.BICUBIC)), analysis, units=False)
-    blocks = [(face, _bars(face)) for face in analysis.faces]
     line = max(16, picture.height // 45)
     notice = textwrap.wrap(analysis.model.notice or "", 40)
-    height = line * (sum(len(bars) + 2 for _, bars in blocks) + len(notice) + 2)
+    for reasons in (True, False):
+        blocks = [(face, _lines(face, reasons)) for face in analysis.faces]
+        height = line * (sum(len(lines) + 2 for _, lines in blocks) + len(notice) + 2)
+        if height <= picture.height:
+            break
     canvas = Image.new("RGB", (picture.width + 22 * line, max(picture.height, height)), "white")
     canvas.paste(picture, (0, 0))
     y = line // 2
-    for face, bars in blocks:
-        _draw_panel(ImageDraw.Draw(canvas), (picture.width + line, y), line, face, bars)
-        y += line * (len(bars) + 2)
+    for face, lines in blocks:
+        _draw_panel(ImageDraw.Draw(canvas), (picture.width + line, y), line, face, lines)
+        y += line * (len(lines) + 2)
     corner, font = (canvas.width - 21 * line, canvas.height - line * (len(notice) + 1)), _font(line)
-    ImageDraw.Draw(canvas).multiline_text(corner, "\n".join(notice), fill="#555555", font=font)
+    ImageDraw.Draw(canvas).multiline_text(corner, "\n".join(notice), fill=_QUIET, font=font)
     return canvas
 
 
-def _bars(face: "Face") -> list[tuple[str, float | None]]:
-    """(text, length in 0..1 or None for no bar) of each unit worth a line."""
+class _Line(NamedTuple):
+    text: str
+    bar: float | None = None  # its length in 0..1
+    colour: str = "black"
+
+
+def _lines(face: "Face", reasons: bool) -> list[_Line]:
+    """What the emotion is said to show by, and each unit worth a line with its own reason."""
+
+    def because(text: str | None) -> list[_Line]:
+        wrapped = textwrap.wrap(_printable(text or ""), _PANEL_WIDTH) if reasons else []
+        return [_Line(part, colour=_QUIET) for part in wrapped]
+
     worth: dict[int, float | None]
     if face.action_unit_scores is not None:
         worth = {int(name[2:]): score for name, score in face.action_unit_scores.items() if score >= _WORTH}
     else:
         worth = {unit.code: None for unit in face.action_units or () if unit.present}
-    return [(f"AU{code} {ACTION_UNITS[code]}", length) for code, length in sorted(worth.items())]
+    said = {unit.code: unit.reason for unit in face.action_units or ()}
+    lines = because(face.emotion.description) if face.emotion else []
+    for code, score in sorted(worth.items()):
+        lines += [_Line(f"AU{code} {ACTION_UNITS[code]}", score), *because(said.get(code))]
+    return lines
 
 
 def _font(line: int) -> "ImageFont.FreeTypeFont | ImageFont.ImageFont":
@@ -152,9 +172,9 @@ def _font(line: int) -> "ImageFont.FreeTypeFont | ImageFont.ImageFont":
 
 
 def _draw_panel(
-    draw: ImageDraw.ImageDraw, corner: tuple[int, int], line: int, face: "Face", bars: list[tuple[str, float | None]]
+    draw: ImageDraw.ImageDraw, corner: tuple[int, int], line: int, face: "Face", lines: list[_Line]
 ) -> None:
-    """A heading in the face's colour, and its bars below."""
+    """A heading in the face's colour, and its lines below."""
     x, y = corner
     font = _font(line)
     title = f"face {face.id}"
@@ -164,11 +184,11 @@ def _draw_panel(
             title += f"  {face.emotion.scores[face.emotion.label]:.2f}"
     draw.rectangle((x, y, x + 20 * line, y + line), fill=face_colour(face.id))
     draw.text((x + line // 4, y), title, fill="white", font=font)
-    for text, length in bars:
+    for text, bar, colour in lines:
         y += line
-        draw.text((x, y), text, fill="black", font=font)
-        if length is None:
+        draw.text((x, y), text, fill=colour, font=font)
+        if bar is None:
             continue
         left, top, bottom = x + 13 * line, y + line // 5, y + line - line // 8
         draw.rectangle((left, top, left + 7 * line, bottom), outline="#bbbbbb")
-        draw.rectangle((left, top, left + round(7 * line * length), bottom), fill=face_colour(face.id))
+        draw.rectangle((left, top, left + round(7 * line * bar), bottom), fill=face_colour(face.id))

@@ -66,7 +66,8 @@ def test_a_figure_can_be_read_whatever_the_photo(size, faces):
 
 def test_a_bar_is_as_long_as_the_score():
     """AU12 at 0.5 against AU6 at 1.0: half as many coloured pixels in its row, within a tenth."""
-    face = analysis((10, 20, 60, 70)).faces[0].model_copy(update={"action_unit_scores": {"AU6": 1.0, "AU12": 0.5}})
+    scores = {"action_unit_scores": {"AU6": 1.0, "AU12": 0.5}, "emotion": None, "action_units": None}
+    face = analysis((10, 20, 60, 70)).faces[0].model_copy(update=scores)
     picture = np.asarray(figure(np.zeros((100, 200, 3), np.uint8), analysis().model_copy(update={"faces": (face,)})))
     line = max(16, 320 // 45)  # the photo is enlarged to 640 x 320
     panel = (picture[:, 640 + line :] == (0xE6, 0x19, 0x4B)).all(-1)
@@ -74,6 +75,21 @@ def test_a_bar_is_as_long_as_the_score():
     lengths = [int(panel[top + line * row + line // 2].sum()) for row in (1, 2)]
     assert lengths[0] == pytest.approx(7 * line, abs=2)
     assert lengths[1] / lengths[0] == pytest.approx(0.5, abs=0.1), lengths
+
+
+def test_reasons_stand_in_the_panel_where_all_fit():
+    """One face beside a square picture; twelve beside a low one have no room, so the panel is as without reasons."""
+
+    def panel(shape, faces, reason):
+        found = analysis(*[(5.0, 10.0, 25.0, 30.0)] * faces)
+        units = tuple(unit.model_copy(update={"reason": reason}) for unit in found.faces[0].action_units)
+        faces = tuple(face.model_copy(update={"action_units": units}) for face in found.faces)
+        found = found.model_copy(update={"faces": faces, "image_size": shape[::-1]})
+        return np.asarray(figure(np.zeros((*shape, 3), np.uint8), found))
+
+    reason = "The corners of the mouth are strongly pulled up."
+    assert (panel((100, 100), 1, reason) != panel((100, 100), 1, None)).any()
+    assert (panel((30, 100), 12, reason) == panel((30, 100), 12, None)).all()
 
 
 def test_without_scores_there_is_no_bar():
