@@ -166,6 +166,19 @@ def test_the_tower_learns(renders):
     assert after["landmark error"] < before["landmark error"] / 2, (before, after)
 
 
+def test_the_tower_learns_the_same_in_bfloat16(renders):
+    """Attention is computed in another way there (`attend_plainly`): after four steps, losses within 2 % of each other."""
+    config, anchors, losses = nano_config().vision, mean_anchors(renders), []
+    batch = next(batches(renders, 112, len(renders), torch.Generator().manual_seed(0), anchors=anchors, jitter=0))
+    for bfloat16, attention in ((False, "sdpa"), (True, "eager")):
+        recipe = TowerRecipe(epochs=1, batch_size=16, bfloat16=bfloat16)
+        task = pretrain_tower(renders, anchors, config, ImageStatistics(), recipe, lambda row: None)
+        assert task.tower.config._attn_implementation == attention
+        with torch.inference_mode():
+            losses.append(task.loss(batch).item())
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+
+
 def test_the_landmark_network_learns_and_is_exported(renders, tmp_path):
     """Its error falls, and the ONNX file gives the numbers of torch on the input of 2d106det."""
     anchors = mean_anchors(renders)
