@@ -167,7 +167,7 @@ def test_the_tower_learns(renders):
 
 
 def test_the_tower_learns_the_same_in_bfloat16(renders):
-    """Attention is computed in another way there (`attend_plainly`): after four steps, losses within 2 % of each other."""
+    """Attention is computed in another way there (`attend_plainly`): after four steps, losses within 2 %."""
     config, anchors, losses = nano_config().vision, mean_anchors(renders), []
     batch = next(batches(renders, 112, len(renders), torch.Generator().manual_seed(0), anchors=anchors, jitter=0))
     for bfloat16, attention in ((False, "sdpa"), (True, "eager")):
