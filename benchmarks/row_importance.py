@@ -4,7 +4,8 @@
 
 What Table 8 of the paper asks of models that are trained without one kind of row, asked here of one finished model:
 rows that it does not use can be another face's without a loss. Where crops are aligned by landmarks, as those of
-the model in the package are, the tower keeps that use of the face's own. Differences by paired bootstrap.
+the model in the package are, the tower keeps that use of the face's own. With `--visual-tokens` only so many image
+rows are read at all, and swapped. Differences by paired bootstrap.
 """
 
 import argparse
@@ -40,7 +41,10 @@ def measure(bundle: Path, evaluation: EvaluationSet, visual_tokens: int | None =
     """`own`, figures with the rows of each face; `difference` of those with another's, by part."""
     own = scores(bundle, evaluation, slice(0, 0), visual_tokens)
     figures = {name: round(value, 2) for name, value in own.totals().items()}
-    print(f"{evaluation.task}, {len(own)} faces: " + ", ".join(f"{key} {value:.2f}" for key, value in figures.items()))
+    print(
+        f"{evaluation.task}, {len(own)} faces, {visual_tokens or 'all'} image rows: "
+        + ", ".join(f"{key} {value:.2f}" for key, value in figures.items())
+    )
     differences = {}
     for name, part in PARTS.items():
         found = compare(scores(bundle, evaluation, part, visual_tokens), own)
@@ -49,7 +53,13 @@ def measure(bundle: Path, evaluation: EvaluationSet, visual_tokens: int | None =
             f"{key} {each.difference:+.2f} ({each.low:+.2f} .. {each.high:+.2f})" for key, each in found.items()
         )
         print(f"  {name} of another face: {spread}", flush=True)
-    return {"task": evaluation.task, "samples": len(own), "own": figures, "difference": differences}
+    return {
+        "task": evaluation.task,
+        "visual_tokens": visual_tokens,
+        "samples": len(own),
+        "own": figures,
+        "difference": differences,
+    }
 
 
 def scores(bundle: Path, evaluation: EvaluationSet, part: slice, visual_tokens: int | None) -> SampleScores:

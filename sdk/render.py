@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _SHORTEST, _LONGEST = 640, 1600  # pixels of the longer side of a figure's picture
 _WORTH = 0.05  # least score that gets a bar
-_PANEL_WIDTH = 54  # letters of a line of reasons
+_REASON_LETTERS = 54  # of a line of reasons
 _QUIET = "#555555"
 _COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080")
 
@@ -114,7 +114,7 @@ def figure(image: ImageSource, analysis: "Analysis") -> Image.Image:
     The reasons are left out where those of all faces do not fit beside the picture. With scores each unit has a bar as
     long as its score; without, the units that the words call present have none: a full bar would look like certainty.
     Small pictures are enlarged and large ones reduced, so that the text can be read. What must be said about the model
-    (its notice) stands below the bars.
+    (its notice) stands below the panel.
 
     Args:
         image: what was analysed; see `sdk.faces.images.load_image`; arrays are RGB.
@@ -149,10 +149,10 @@ class _Line(NamedTuple):
 
 
 def _lines(face: "Face", reasons: bool) -> list[_Line]:
-    """What the emotion is said to show by, and each unit worth a line with its own reason."""
+    """The emotion's description, then each unit worth a line with its reason; without `reasons` the units alone."""
 
     def because(text: str | None) -> list[_Line]:
-        wrapped = textwrap.wrap(_printable(text or ""), _PANEL_WIDTH) if reasons else []
+        wrapped = textwrap.wrap(_printable(text or ""), _REASON_LETTERS) if reasons else []
         return [_Line(part, colour=_QUIET) for part in wrapped]
 
     worth: dict[int, float | None]

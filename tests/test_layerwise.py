@@ -142,12 +142,12 @@ def test_a_stopped_run_goes_on_and_ends_in_the_same_bytes(golden_checkpoint, row
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's figures of memory")
 def test_memory_does_not_grow_with_depth():
-    """6 more layers, read from files of 38 MB and written to 12 MB: the peak of the process rises by less than half."""
+    """12 more layers, read from 76 MB and written to 24 MB: the peak of the process rises by less than half."""
     script = Path(__file__).parents[1] / "benchmarks/quantiser.py"
-    command = [sys.executable, script, "--hidden", "512", "--sequences", "1", "--rows", "64", "--layers", "3", "9"]
+    command = [sys.executable, script, "--hidden", "512", "--sequences", "1", "--rows", "64", "--layers", "6", "18"]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     peaks = [1000 * json.loads(line)["peak_memory_gb"] for line in lines]
-    assert peaks[1] - peaks[0] < 6, f"{peaks[0]:.0f} MB with 3 layers, {peaks[1]:.0f} MB with 9"
+    assert peaks[1] - peaks[0] < 12, f"{peaks[0]:.0f} MB with 6 layers, {peaks[1]:.0f} MB with 18"
 
 
 def test_nothing_is_requantised_on_the_way_to_onnx(golden_checkpoint, gptq, tmp_path):

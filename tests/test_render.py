@@ -80,16 +80,20 @@ def test_a_bar_is_as_long_as_the_score():
 def test_reasons_stand_in_the_panel_where_all_fit():
     """One face beside a square picture; twelve beside a low one have no room, so the panel is as without reasons."""
 
-    def panel(shape, faces, reason):
+    def panel(shape, faces, emotion=None, unit=None):
         found = analysis(*[(5.0, 10.0, 25.0, 30.0)] * faces)
-        units = tuple(unit.model_copy(update={"reason": reason}) for unit in found.faces[0].action_units)
-        faces = tuple(face.model_copy(update={"action_units": units}) for face in found.faces)
+        said = {
+            "emotion": found.faces[0].emotion.model_copy(update={"description": emotion or ""}),
+            "action_units": tuple(each.model_copy(update={"reason": unit}) for each in found.faces[0].action_units),
+        }
+        faces = tuple(face.model_copy(update=said) for face in found.faces)
         found = found.model_copy(update={"faces": faces, "image_size": shape[::-1]})
         return np.asarray(figure(np.zeros((*shape, 3), np.uint8), found))
 
     reason = "The corners of the mouth are strongly pulled up."
-    assert (panel((100, 100), 1, reason) != panel((100, 100), 1, None)).any()
-    assert (panel((30, 100), 12, reason) == panel((30, 100), 12, None)).all()
+    for said in ({"emotion": reason}, {"unit": reason}):
+        assert (panel((100, 100), 1, **said) != panel((100, 100), 1)).any(), said
+        assert (panel((30, 100), 12, **said) == panel((30, 100), 12)).all(), said
 
 
 def test_without_scores_there_is_no_bar():

@@ -60,8 +60,8 @@ class RecordTrainer(Trainer):  # type: ignore[misc]
 
     def _patches_read(self, patches: int) -> int:
         """How many of the patches this pass reads, by chance."""
-        if torch.rand(()).item() < self._recipe.prior_only:
-            return 0
+        if self._recipe.prior_only and torch.rand(()).item() < self._recipe.prior_only:
+            return 0  # the tower still runs, so that every parameter has a gradient, which DDP expects
         least = self._recipe.keep_visual
         return max(1, round((least + (1 - least) * torch.rand(()).item()) * patches))
 
