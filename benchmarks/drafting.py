@@ -30,7 +30,7 @@ from sdk.runtime.clock import Clock
 from sdk.runtime.drafts import Drafter
 from sdk.runtime.ngrams import ContextTree, Ngrams
 from sdk.runtime.pipeline import EncodedFace, Pipeline
-from trainer.records import Record, read_records
+from trainer.corpus.records import Record, read_records
 
 ROWS = (1, 2, 3, 4, 6, 8, 12, 16)
 

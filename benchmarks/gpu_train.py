@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from transformers import CLIPVisionConfig, LlamaConfig
 
-from trainer.config import EmolaConfig
-from trainer.loop import parameter_groups, training_arguments
 from trainer.model import EmoLA
-from trainer.recipe import Recipe, llava_7b, prepare_model
+from trainer.model.config import EmolaConfig
 from trainer.tokenization import IGNORED, IMAGE_TOKEN
-from trainer.train import checkpoint_layers
+from trainer.training.loop import parameter_groups, training_arguments
+from trainer.training.recipe import Recipe, llava_7b, prepare_model
+from trainer.training.train import checkpoint_layers
 
 PROMPT, ANSWER = 44, 120  # tokens of a record around its 577 rows
 PEAKS = {"H100": 989, "H200": 989, "A100": 312, "4090": 165, "A6000": 155, "L40S": 362}  # dense bfloat16 TFLOP/s
@@ -86,7 +86,7 @@ def measure(config: EmolaConfig, args: argparse.Namespace, device: str) -> dict[
 
 
 def random_model(config: EmolaConfig, recipe: Recipe, device: str) -> EmoLA:
-    """Frozen weights in bfloat16, trained ones in float32, as `trainer.train` has them."""
+    """Frozen weights in bfloat16, trained ones in float32, as `trainer.training.train` has them."""
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)
     try:

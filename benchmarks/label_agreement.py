@@ -18,8 +18,8 @@ from sdk.faces.crop import aligned_face
 from sdk.faces.images import load_image
 from sdk.runtime.clock import Clock
 from sdk.runtime.pipeline import Pipeline
-from trainer.data import read_landmarks
-from trainer.records import read_records
+from trainer.corpus.records import read_records
+from trainer.corpus.tensors import read_landmarks
 
 
 def main() -> None:

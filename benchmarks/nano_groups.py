@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sdk.faba.rege import score
-from trainer.evaluate import PREDICTIONS, read_answers
+from trainer.evaluation.evaluate import PREDICTIONS, read_answers
 
 GROUPS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "skin tone": lambda face: ["light (0-3)", "middle (3-6)", "dark (6-9)"][min(int(face["tone"] // 3), 2)],

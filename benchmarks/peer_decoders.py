@@ -75,7 +75,7 @@ class Transformers:
         import torch
         import transformers
 
-        from trainer.processor import multiplies_bfloat16
+        from trainer.model.processor import multiplies_bfloat16
 
         torch.set_num_threads(threads)
         transformers.utils.logging.disable_progress_bar()

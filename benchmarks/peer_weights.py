@@ -14,9 +14,9 @@ import torch
 from transformers import LlamaConfig
 from vicuna import RandomWeights, random_vicuna
 
-from export.autogptq import to_tensors, write_configs, write_index, write_shard
-from export.gptq import GptqOptions
-from export.int4 import QuantizedLinear
+from export.quantise.autogptq import to_tensors, write_configs, write_index, write_shard
+from export.quantise.gptq import GptqOptions
+from export.quantise.linear import QuantizedLinear
 
 TOKENIZER = Path(__file__).parents[1] / "tests/data/golden/llava-base"
 HEADS = 32

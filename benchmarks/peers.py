@@ -90,7 +90,7 @@ def ceilings(pipe: Connection, threads: int) -> None:
     import torch
 
     from sdk.bench.ceilings import fastest
-    from trainer.processor import multiplies_bfloat16
+    from trainer.model.processor import multiplies_bfloat16
 
     torch.set_num_threads(threads)
     block, rows, weight = torch.ones(1 << 27), torch.randn(PROMPT, 4096), torch.randn(4096, 4096)

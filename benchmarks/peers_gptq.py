@@ -26,12 +26,12 @@ from typing import Any
 
 import torch
 
-from export.autogptq import GptqWeights, write_configs, write_index, write_shard
-from export.calibrate import CalibrationSet, fused_sequences, text_sequences
-from export.gptq import GptqOptions, quantise, relative_error
-from export.int4 import QuantizedLinear
-from export.layerwise import LayerWalk, quantise_decoder
-from export.rows import Rows
+from export.quantise.activations import Rows
+from export.quantise.autogptq import GptqWeights, write_configs, write_index, write_shard
+from export.quantise.calibrate import CalibrationSet, fused_sequences, text_sequences
+from export.quantise.gptq import GptqOptions, quantise, relative_error
+from export.quantise.layerwise import LayerWalk, quantise_decoder
+from export.quantise.linear import QuantizedLinear
 from trainer.checkpoint import Checkpoint
 
 METHODS = ("ours", "text", "gptqmodel", "optimum")

@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from export.autogptq import GptqWeights
-from export.int4 import QuantizedLinear
+from export.quantise.autogptq import GptqWeights
+from export.quantise.linear import QuantizedLinear
 
 IDS = torch.arange(3, 67)[None]
 TOLERANCE = 1e-2  # relative, of logits; kernels on a CPU multiply in 16 bits

@@ -24,9 +24,9 @@ import sdk.runtime.pipeline
 from sdk.bundles.manifest import read_manifest
 from sdk.faces.patches import patch_order
 from sdk.runtime.pruning import visual_rows
-from trainer.answerers import BundleAnswerer
-from trainer.bootstrap import SampleScores, compare, sample_scores
-from trainer.evaluate import EvaluationSet
+from trainer.evaluation.answerers import BundleAnswerer
+from trainer.evaluation.bootstrap import SampleScores, compare, sample_scores
+from trainer.evaluation.evaluate import EvaluationSet
 
 ROWS = (576, 288, 144)
 REST = PREFIX - ROWS[0]  # system text and landmark row

@@ -23,9 +23,9 @@ import torch
 from peers_gptq import with_gptqmodel, with_optimum, with_ours, write_llama
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from export.int4 import fitting_group
+from export.quantise.linear import fitting_group
 from sdk.bench.footprint import resident
-from trainer.weights import WeightFiles, weight_files
+from trainer.model.weights import WeightFiles, weight_files
 
 TOKENIZER = Path(__file__).parents[1] / "tests/data/golden/llava-base/tokenizer.model"  # the peers ask for one
 PEERS = {"gptqmodel": with_gptqmodel, "optimum": with_optimum}

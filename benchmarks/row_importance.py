@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sdk.runtime.pipeline import EncodedFace, Pipeline
-from trainer.answerers import BundleAnswerer
-from trainer.bootstrap import SampleScores, compare, sample_scores
-from trainer.evaluate import EvaluationSet
+from trainer.evaluation.answerers import BundleAnswerer
+from trainer.evaluation.bootstrap import SampleScores, compare, sample_scores
+from trainer.evaluation.evaluate import EvaluationSet
 
 PARTS = {"image rows": slice(0, -1), "landmark row": slice(-1, None)}  # in the order in which the decoder reads them
 

@@ -9,8 +9,8 @@ from unittest.mock import patch
 import numpy as np
 from onnxruntime import InferenceSession
 
-from export.decoder import Llama, write_decoder
-from export.int4 import GROUP, QuantizedLinear
+from export.graphs.decoder import Llama, write_decoder
+from export.quantise.linear import GROUP, QuantizedLinear
 from sdk.bundles.manifest import Geometry
 from sdk.runtime.backends import ort
 from sdk.runtime.backends.ort import OrtDecoder

@@ -12,28 +12,27 @@ from pathlib import Path
 from typing import Any
 
 import sdk
+from export.graphs.write import geometry, half_path, write_graphs
+from export.insightface import licence_of
+from export.merge import merge
+from export.ngrams import NGRAMS, read_answers, write_ngrams
+from export.options import ExportOptions
+from export.quantise.activations import Rows
+from export.quantise.autogptq import GptqWeights, layout_files
+from export.quantise.calibrate import calibrate, digest
+from export.quantise.layerwise import quantise_decoder
+from export.reference import compute_reference
+from export.seal import GPTQ_FOLDER, Parts, gate_key, judge_again, seal
+from export.stages import RECORD, Stages
 from sdk.bundles.files import file_sha256
 from sdk.bundles.manifest import Licence, Manifest, Prompt, Question, Variant, read_manifest
 from sdk.errors import BundleError, ExportError
 from sdk.faba.prompts import IMAGE, QUESTIONS, TEMPLATES
 from sdk.runtime.backends.gptq_cuda.weights import GROUPS, computes_heads
 from trainer.checkpoint import Checkpoint
-from trainer.config import preprocessing
-from trainer.records import Record
+from trainer.corpus.records import Record
+from trainer.model.config import preprocessing
 from trainer.tokenization import IMAGE_TOKEN, load_tokenizer, prompt_ids
-
-from .autogptq import GptqWeights, layout_files
-from .calibrate import calibrate, digest
-from .graphs import geometry, half_path, write_graphs
-from .insightface import licence_of
-from .layerwise import quantise_decoder
-from .merge import merge
-from .ngrams import NGRAMS, read_answers, write_ngrams
-from .options import ExportOptions
-from .reference import compute_reference
-from .rows import Rows
-from .seal import GPTQ_FOLDER, Parts, gate_key, judge_again, seal
-from .stages import RECORD, Stages
 
 MAX_NEW_TOKENS = 512
 INTENDED_USE = (

@@ -12,18 +12,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from export.targets.plan import Plan
 from sdk.bundles.manifest import Manifest
 from sdk.bundles.measured import Gate, Latency, RegeComparison
 from sdk.faba.rege import score
 from sdk.runtime.generate import Generation
 from sdk.runtime.pipeline import Pipeline
 from sdk.runtime.verify import Reference
-from trainer.answerers import Answerer, BundleAnswerer, TorchAnswerer
-from trainer.bootstrap import compare, sample_scores
 from trainer.checkpoint import Checkpoint
-from trainer.evaluate import EvaluationSet, answer
-
-from .plan import Plan
+from trainer.evaluation.answerers import Answerer, BundleAnswerer, TorchAnswerer
+from trainer.evaluation.bootstrap import compare, sample_scores
+from trainer.evaluation.evaluate import EvaluationSet, answer
 
 _ROUNDS = 7
 _UNNOTICED_MS = 10.0  # nobody notices less, and a busy machine's scheduler takes as much

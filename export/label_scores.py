@@ -18,9 +18,9 @@ from sdk.faces.images import load_image
 from sdk.runtime.clock import Clock
 from sdk.runtime.labels import ENOUGH, LabelScorer
 from sdk.runtime.pipeline import Pipeline
-from trainer.data import read_landmarks
+from trainer.corpus.records import Record, read_records
+from trainer.corpus.tensors import read_landmarks
 from trainer.durable import write_whole
-from trainer.records import Record, read_records
 
 
 def calibrate_labels(

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.checkpoint import Checkpoint
-from trainer.save import write_complete
+from trainer.training.save import write_complete
 
 
 def merge(checkpoint: Checkpoint, folder: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import sentencepiece
 from sdk.faba.prompts import TEMPLATES, Template
 from sdk.runtime.ngrams import Ngrams
 from trainer.checkpoint import Checkpoint
-from trainer.records import Record, parse_record, read_rows
+from trainer.corpus.records import Record, parse_record, read_rows
 from trainer.tokenization import IGNORED, IMAGE_TOKEN, conversation_ids, load_tokenizer
 
 NGRAMS = "answers.ngrams"

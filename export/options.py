@@ -6,20 +6,19 @@ from pathlib import Path
 
 import torch
 
+from export.gate import GateOptions
+from export.graphs.decoder import Precision
+from export.graphs.write import check_landmark_model, decoder_shapes, workload
+from export.insightface import check_terms
+from export.quantise.autogptq import GptqWeights
+from export.quantise.calibrate import CalibrationSet
+from export.quantise.gptq import GptqOptions
+from export.quantise.layerwise import check_shapes
+from export.targets.machines import find_target
+from export.targets.plan import Workload, check_fits
 from sdk.errors import ExportError
 from sdk.faces.detect import ScrfdDetector
 from trainer.checkpoint import Checkpoint
-
-from .autogptq import GptqWeights
-from .calibrate import CalibrationSet
-from .decoder import Precision
-from .gate import GateOptions
-from .gptq import GptqOptions
-from .graphs import check_landmark_model, decoder_shapes, workload
-from .insightface import check_terms
-from .layerwise import check_shapes
-from .plan import Workload, check_fits
-from .targets import find_target
 
 QUANTIZE = ("none", "int4", "gptq")
 
@@ -41,7 +40,7 @@ class ExportOptions:
         keep_gptq: put the AutoGPTQ folder into the bundle, as `decoder/gptq`, for runtimes that read it.
         head_bits: of the output head of a quantised decoder, 8 or 4.
         device: where GPTQ computes: "cpu" or "cuda".
-        target: key of `export.targets.TARGETS` that the bundle must fit, or None.
+        target: key of `export.targets.machines.TARGETS` that the bundle must fit, or None.
         cuda: also write the decoder with float16 activations, as a variant for NVIDIA GPUs; both share their weights.
         tensorrt: also write the float16 encoder that `emola engines` builds from.
         accept_noncommercial: weights whose licence forbids commercial use may go in.
@@ -107,7 +106,7 @@ class ExportOptions:
         return checkpoint
 
     def workload(self, checkpoint: Checkpoint) -> Workload:
-        """What `export.plan` needs to know of the bundle to come."""
+        """What `export.targets.plan` needs to know of the bundle to come."""
         return workload(checkpoint, self.out.name, self.precision, self.gptq.group)
 
     def space(self, checkpoint: Checkpoint) -> float:

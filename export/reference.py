@@ -13,8 +13,8 @@ from sdk.faces.preprocess import landmark_pixels, vision_pixels
 from sdk.runtime.backends.ort import Floats, OrtEncoder
 from sdk.runtime.verify import Reference
 from trainer.checkpoint import Checkpoint, load_emola
-from trainer.config import preprocessing
 from trainer.model import EmoLA
+from trainer.model.config import preprocessing
 from trainer.tokenization import load_tokenizer, prompt_ids
 
 SAMPLES, STEPS = 2, 24

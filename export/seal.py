@@ -8,6 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from export.gate import GateOptions, compare_rege, judge, measure_latency
+from export.ngrams import NGRAMS
+from export.options import ExportOptions
+from export.quantise.autogptq import layout_files
+from export.report import write_report
+from export.stages import RECORD, Stages
+from export.targets.machines import find_target
+from export.targets.plan import Plan, plan
 from sdk.bundles.files import FileRecord, file_sha256
 from sdk.bundles.manifest import MANIFEST, Manifest, Variant, read_manifest
 from sdk.bundles.measured import Gate, Parity, QuantisedLayer
@@ -18,16 +26,7 @@ from sdk.runtime.pipeline import Pipeline
 from sdk.runtime.verify import FLOAT32_TOLERANCE, Reference, measure_parity
 from trainer.checkpoint import Checkpoint
 from trainer.durable import write_whole
-from trainer.evaluate import EvaluationSet
-
-from .autogptq import layout_files
-from .gate import GateOptions, compare_rege, judge, measure_latency
-from .ngrams import NGRAMS
-from .options import ExportOptions
-from .plan import Plan, plan
-from .report import write_report
-from .stages import RECORD, Stages
-from .targets import find_target
+from trainer.evaluation.evaluate import EvaluationSet
 
 GPTQ_FOLDER = "decoder/gptq"
 

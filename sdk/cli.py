@@ -33,9 +33,9 @@ COMMANDS = {
     "data": Command(
         "trainer.commands.data", "make, check and describe training sets", "train,synthetic,faces,video,cpu"
     ),
-    "export": Command("export.command", "turn a checkpoint into a bundle", "export"),
-    "plan": Command("export.plan_command", "does it fit a machine, and how fast will it be? On paper, before you buy"),
-    "engines": Command("export.engines_command", "build TensorRT engines of a bundle on the target", "tensorrt"),
+    "export": Command("export.commands.export", "turn a checkpoint into a bundle", "export"),
+    "plan": Command("export.commands.plan", "does it fit a machine, and how fast will it be? On paper, before you buy"),
+    "engines": Command("export.commands.engines", "build TensorRT engines of a bundle on the target", "tensorrt"),
 }
 
 

@@ -49,10 +49,10 @@ def emola() -> Callable:
 def small_checkpoint(tmp_path_factory) -> Path:
     """A complete checkpoint of the golden's shape that was trained on 8 of its 12 records: 40 steps, a few seconds."""
     pytest.importorskip("torch")
-    from trainer.config import Conventions
-    from trainer.recipe import Recipe
-    from trainer.records import read_records
-    from trainer.train import Sources, train
+    from trainer.corpus.records import read_records
+    from trainer.model.config import Conventions
+    from trainer.training.recipe import Recipe
+    from trainer.training.train import Sources, train
 
     records = read_records(GOLDEN / "data/FABAInstruct/train/train_anno.json")[:8]
     conventions = Conventions(template="vicuna_v1", image_aspect="pad")

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from trainer.datasets import bp4d, disfa
+from trainer.corpus.datasets import bp4d, disfa
 
 FRAMES = 4  # of each video
 

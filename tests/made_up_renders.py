@@ -7,8 +7,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from sdk.faba.prompts import QUESTIONS
+from trainer.corpus.records import Record, evaluation_row, training_row
 from trainer.pretrain.renders import TWINS
-from trainer.records import Record, evaluation_row, training_row
 
 SIDE = 224
 ANSWERS = {

@@ -4,11 +4,11 @@ import numpy as np
 import torch
 from made_up_renders import write_made_up_renders
 
-from export.graphs import write_vision
+from export.graphs.write import write_vision
 from sdk.runtime.backends.ort import OrtEncoder
-from trainer.alignment import AlignedShape, into, similarity
 from trainer.checkpoint import Checkpoint
 from trainer.model import EmoLA
+from trainer.model.alignment import AlignedShape, into, similarity
 from trainer.pretrain.base import pretrain
 from trainer.pretrain.shape import nano_config
 from trainer.pretrain.tower import TowerRecipe

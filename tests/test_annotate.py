@@ -21,11 +21,11 @@ from sdk.faba.prompts import TASKS
 pytest.importorskip("httpx")
 pytest.importorskip("dlib")
 
-from trainer.annotate import Prices, annotate
-from trainer.answer_filter import label_of, unusable
-from trainer.endpoint import ChatEndpoint, EndpointError
-from trainer.records import read_records
-from trainer.templates import QUESTION_TEMPLATES
+from trainer.corpus.annotate import Prices, annotate
+from trainer.corpus.answer_filter import label_of, unusable
+from trainer.corpus.endpoint import ChatEndpoint, EndpointError
+from trainer.corpus.records import read_records
+from trainer.corpus.templates import QUESTION_TEMPLATES
 
 HAPPY = "The person in this picture looks happy, with a broad smile."
 UNITS = "AU6 and AU12 are active: the cheeks are raised and the lip corners pulled."
@@ -225,7 +225,7 @@ def test_a_hopeless_endpoint_stops_the_run(photographs, tmp_path):
 
 def test_an_endpoint_that_only_fails_stops_the_run(photographs, tmp_path, monkeypatch):
     """Two failures in a row stop it here; three that alternate with answers do not."""
-    monkeypatch.setattr("trainer.annotate._FAILURES_IN_A_ROW", 2)
+    monkeypatch.setattr("trainer.corpus.annotate._FAILURES_IN_A_ROW", 2)
     with pytest.raises(EndpointError, match="2 questions in a row failed.*status 400: bad"):
         run(photographs, tmp_path / "out", lambda request: (400, {}, b"bad"), concurrency=1)
     failures = cycle((True, False))
@@ -256,8 +256,8 @@ def test_what_cannot_be_annotated(photographs, tmp_path):
 
 def test_templates():
     """50 per task in one or two sentences of at most 20 words, all different, and the task can be told from each."""
-    from trainer.records import Record
-    from trainer.stats import task_of
+    from trainer.corpus.records import Record
+    from trainer.corpus.stats import task_of
 
     every = [question for task in TASKS for question in QUESTION_TEMPLATES[task]]
     assert len(every) == len({question.lower() for question in every}) == 100

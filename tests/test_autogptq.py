@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from export.autogptq import GptqWeights, pack, to_tensors, unpack, write_shard
-from export.int4 import QuantizedLinear
+from export.quantise.autogptq import GptqWeights, pack, to_tensors, unpack, write_shard
+from export.quantise.linear import QuantizedLinear
 from sdk.errors import ExportError
 
 RANDOM = np.random.default_rng(0)

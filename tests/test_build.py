@@ -16,10 +16,10 @@ from safetensors.torch import load_file, save_file
 from scrfd_network import write_scrfd
 
 from export.build import ExportOptions, export_bundle
-from export.calibrate import CalibrationSet
-from export.gptq import GptqOptions
-from export.graphs import check_landmark_model
+from export.graphs.write import check_landmark_model
 from export.merge import merge
+from export.quantise.calibrate import CalibrationSet
+from export.quantise.gptq import GptqOptions
 from export.stages import RECORD
 from sdk.analyzer import open_backend
 from sdk.bundles.manifest import check_hashes, read_manifest
@@ -30,7 +30,7 @@ from sdk.runtime.generate import Generation
 from sdk.runtime.pipeline import Pipeline
 from sdk.runtime.verify import Reference, measure_parity
 from trainer.checkpoint import Checkpoint, load_emola
-from trainer.weights import weight_files
+from trainer.model.weights import weight_files
 
 STAGES = 7  # merge, calibrate, gptq, graphs, reference, answers, seal
 
@@ -216,7 +216,7 @@ def test_a_landmark_network_of_another_shape_is_refused(bundle):
 
 def test_a_large_encoder_keeps_its_weights_in_a_file_of_their_own(tmp_path, monkeypatch):
     """As CLIP-L does in float32; the bundle lists that file and computes what torch computes."""
-    monkeypatch.setattr("export.graphs._INLINE", 0)
+    monkeypatch.setattr("export.graphs.write._INLINE", 0)
     manifest = export_bundle(options(tmp_path / "bundle"))
     assert "vision.onnx.data" in manifest.files
     assert all(parity.passed for parity in manifest.parity)

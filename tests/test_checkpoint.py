@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 
 from sdk.errors import CheckpointError
 from trainer.checkpoint import load_emola
-from trainer.config import Conventions, read_conventions
-from trainer.weights import WeightFiles, weight_files
+from trainer.model.config import Conventions, read_conventions
+from trainer.model.weights import WeightFiles, weight_files
 
 BASE, CLIP, ADAPTER = (GOLDEN / name for name in ("llava-base", "clip", "llava-lora-emola-trained"))
 

@@ -8,8 +8,8 @@ from sdk.errors import DataError
 
 pytest.importorskip("torch")
 
-from trainer.checks import Problem, check_files, check_rows
-from trainer.records import parse_record
+from trainer.corpus.checks import Problem, check_files, check_rows
+from trainer.corpus.records import parse_record
 from trainer.tokenization import load_tokenizer
 
 
@@ -132,7 +132,7 @@ def test_files_before_a_run(root):
 
 
 def test_the_golden_set_is_whole(golden):
-    from trainer.records import read_rows
+    from trainer.corpus.records import read_rows
 
     path = golden / "data/FABAInstruct/train/train_anno.json"
     assert list(check_rows(read_rows(path), path, golden / "data")) == []

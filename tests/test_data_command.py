@@ -167,7 +167,7 @@ def test_a_missing_package_names_what_brings_all_that_the_subcommands_import(dat
     def read_records(*arguments):
         raise ModuleNotFoundError(name="onnxruntime")
 
-    monkeypatch.setattr("trainer.records.read_records", read_records)
+    monkeypatch.setattr("trainer.corpus.records.read_records", read_records)
     code, _, err = data("landmarks", "train_anno.json", "--network", "2d106det.onnx")
     assert code == 1
     assert (

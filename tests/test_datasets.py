@@ -9,9 +9,19 @@ from made_up_datasets import grey, save, write_bp4d, write_disfa, write_gft, wri
 from sdk.errors import DataError
 from sdk.faba.rege import annotated_action_units, emotion_index, official_action_units
 from sdk.faba.vocabulary import EMOTIONS
-from trainer.datasets import NO_UNITS, Sample, average_folds, bp4d, disfa, read_bp4d, read_disfa, read_gft, read_rafdb
-from trainer.datasets.folds import split_fold
-from trainer.datasets.frames import read_pictures
+from trainer.corpus.datasets import (
+    NO_UNITS,
+    Sample,
+    average_folds,
+    bp4d,
+    disfa,
+    read_bp4d,
+    read_disfa,
+    read_gft,
+    read_rafdb,
+)
+from trainer.corpus.datasets.folds import split_fold
+from trainer.corpus.datasets.frames import read_pictures
 
 
 def by_name(found):

@@ -8,10 +8,10 @@ import pytest
 import torch
 from conftest import GOLDEN
 
-from export.decoder import Llama, write_decoder
-from export.graphs import geometry, llama
-from export.half import compute_in_half
-from export.int4 import QuantizedLinear, round_to_nearest
+from export.graphs.decoder import Llama, write_decoder
+from export.graphs.half import compute_in_half
+from export.graphs.write import geometry, llama
+from export.quantise.linear import QuantizedLinear, round_to_nearest
 from sdk.errors import BackendError, IntegrityError
 from sdk.runtime.backends.ort import OrtDecoder
 from sdk.runtime.generate import Generation, Sampling

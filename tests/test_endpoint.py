@@ -11,8 +11,8 @@ from sdk.errors import DataError
 
 pytest.importorskip("httpx")
 
-from trainer import endpoint
-from trainer.endpoint import ChatEndpoint, EndpointError, QuestionError, Reply
+from trainer.corpus import endpoint
+from trainer.corpus.endpoint import ChatEndpoint, EndpointError, QuestionError, Reply
 
 PNG = b"\x89PNG\r\n\x1a\n and so on"
 JPEG = b"\xff\xd8\xff\xe0 and so on"

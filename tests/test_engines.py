@@ -9,7 +9,7 @@ import pytest
 import tensorrt_wheels
 from tensorrt_wheels import VERSIONS
 
-from export.engines import EngineOptions
+from export.targets.engines import EngineOptions
 from sdk.cli import main
 from sdk.errors import ExportError
 

@@ -12,8 +12,8 @@ pytest.importorskip("torch")
 
 from sdk.cli import main
 from sdk.errors import DataError
-from trainer.evaluate import EvaluationSet, answer, evaluate, read_answers
-from trainer.records import Record
+from trainer.corpus.records import Record
+from trainer.evaluation.evaluate import EvaluationSet, answer, evaluate, read_answers
 
 ADAPTER = GOLDEN / "llava-lora-emola-trained"
 BASE = ("--base", str(GOLDEN / "llava-base"), "--vision-tower", str(GOLDEN / "clip"))

@@ -6,7 +6,7 @@ import pytest
 from conftest import GOLDEN, golden_json
 from tokenizers import Tokenizer
 
-from export.tokenizer import check_tokenizer, convert_tokenizer
+from export.graphs.tokenizer import check_tokenizer, convert_tokenizer
 from sdk.errors import ExportError
 from trainer.tokenization import load_tokenizer
 

@@ -119,7 +119,7 @@ def test_a_stricter_gate_is_judged_on_a_sealed_bundle(tmp_path, evaluation):
 def test_latency_is_judged_again_from_the_figures_of_a_sealed_bundle(tmp_path, monkeypatch):
     """A target named later: refused if it is too slow, recorded when overruled; asked again, nothing changes."""
     monkeypatch.setattr("export.gate._UNNOTICED_MS", 0)
-    monkeypatch.setattr("export.plan._LAYER_S", 0)
+    monkeypatch.setattr("export.targets.plan._LAYER_S", 0)
     settings, log = options(tmp_path / "bundle"), []
     sealed = export_bundle(settings)
     on_cpu = dataclasses.replace(settings, target="cpu")

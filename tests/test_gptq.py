@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from export.gptq import GptqOptions, Hessian, quantise, relative_error, search_scales
-from export.int4 import round_to_nearest
+from export.quantise.gptq import GptqOptions, Hessian, quantise, relative_error, search_scales
+from export.quantise.linear import round_to_nearest
 from sdk.errors import ExportError
 
 INPUTS, OUTPUTS = 256, 48

@@ -22,14 +22,14 @@ from conftest import GOLDEN
 torch = pytest.importorskip("torch")
 os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined
 
-from export.autogptq import GptqWeights  # noqa: E402
 from export.build import _gptq_variant, export_bundle  # noqa: E402
-from export.calibrate import CalibrationSet  # noqa: E402
-from export.decoder import write_decoder  # noqa: E402
-from export.gptq import GptqOptions  # noqa: E402
-from export.graphs import llama as graph_of  # noqa: E402
-from export.int4 import QuantizedLinear  # noqa: E402
+from export.graphs.decoder import write_decoder  # noqa: E402
+from export.graphs.write import llama as graph_of  # noqa: E402
 from export.options import ExportOptions  # noqa: E402
+from export.quantise.autogptq import GptqWeights  # noqa: E402
+from export.quantise.calibrate import CalibrationSet  # noqa: E402
+from export.quantise.gptq import GptqOptions  # noqa: E402
+from export.quantise.linear import QuantizedLinear  # noqa: E402
 from sdk.analyzer import Analyzer, open_backend  # noqa: E402
 from sdk.bundles.manifest import Geometry, read_manifest  # noqa: E402
 from sdk.cli import main  # noqa: E402

@@ -5,7 +5,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-from export.half import store_in_half
+from export.graphs.half import store_in_half
 
 
 def model(weight: np.ndarray) -> onnx.ModelProto:

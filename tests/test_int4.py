@@ -5,7 +5,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from export.int4 import QuantizedLinear, fitting_group, round_to_nearest
+from export.quantise.linear import QuantizedLinear, fitting_group, round_to_nearest
 from sdk.errors import ExportError
 
 WEIGHT = np.random.default_rng(0).standard_normal((48, 256)).astype(np.float32)

@@ -186,7 +186,7 @@ def test_calibration_at_export(bundle, golden, tmp_path, astronaut):
     """`emola export --label-data` on twelve labelled pictures: the manifest, `emola info` and every result say so."""
     import shutil
 
-    from export.command import _check_label_data
+    from export.commands.export import _check_label_data
     from export.label_scores import calibrate_labels
     from sdk.commands.info import _lines
 

@@ -17,8 +17,8 @@ from sdk.runtime.backends.ort import OrtEncoder
 
 pytest.importorskip("torch")
 
-from trainer.landmarks import fill_landmarks, recorded_mode
-from trainer.records import Record
+from trainer.corpus.landmarks import fill_landmarks, recorded_mode
+from trainer.corpus.records import Record
 
 
 @pytest.fixture

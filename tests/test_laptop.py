@@ -12,7 +12,7 @@ pytest.importorskip("torch")
 
 from sdk.bundles.manifest import read_manifest
 from sdk.cli import main
-from trainer.plot import read_log
+from trainer.training.plot import read_log
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 

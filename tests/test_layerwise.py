@@ -15,18 +15,18 @@ import torch
 from conftest import GOLDEN
 from onnx import numpy_helper
 
-from export.autogptq import GptqWeights, layout_files
-from export.calibrate import CalibrationSet, fused_sequences, text_sequences
-from export.decoder import write_decoder
-from export.gptq import GptqOptions, quantise, relative_error
-from export.graphs import decoder_shapes, llama
-from export.int4 import QuantizedLinear, round_to_nearest
-from export.layerwise import LayerWalk, check_shapes, quantise_decoder
-from export.rows import Rows
+from export.graphs.decoder import write_decoder
+from export.graphs.write import decoder_shapes, llama
+from export.quantise.activations import Rows
+from export.quantise.autogptq import GptqWeights, layout_files
+from export.quantise.calibrate import CalibrationSet, fused_sequences, text_sequences
+from export.quantise.gptq import GptqOptions, quantise, relative_error
+from export.quantise.layerwise import LayerWalk, check_shapes, quantise_decoder
+from export.quantise.linear import QuantizedLinear, round_to_nearest
 from sdk.errors import ExportError
 from sdk.runtime.backends.ort import OrtDecoder
 from trainer.checkpoint import Checkpoint
-from trainer.records import read_records
+from trainer.corpus.records import read_records
 
 RECORDS = read_records(GOLDEN / "data/FABAInstruct/train/train_anno.json")
 CALIBRATION, UNSEEN = RECORDS[:8], RECORDS[8:]
@@ -71,7 +71,7 @@ def test_the_walk_is_the_model(emola, golden_checkpoint, tmp_path):
 
 def test_calibration_reads_what_the_model_reads(emola, golden_checkpoint):
     """Fused rows equal those of `EmoLA.fuse` in training, within 1e-6."""
-    from trainer.data import Encoding, RecordDataset, collate
+    from trainer.corpus.tensors import Encoding, RecordDataset, collate
     from trainer.tokenization import load_tokenizer
 
     c = golden_checkpoint

@@ -6,7 +6,7 @@ import torch
 from conftest import CHECKPOINTS, GOLDEN, golden_json
 
 from sdk.errors import CheckpointError
-from trainer.model import new_projector
+from trainer.model.emola import new_projector
 
 
 def evaluation(name):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from trainer.data import RecordOrder
+from trainer.corpus.tensors import RecordOrder
 
 LENGTHS = np.random.default_rng(0).integers(5, 300, 1000).tolist()
 

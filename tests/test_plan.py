@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 from conftest import GOLDEN
 
-from export.plan import LLAVA_7B, Decoder, check_fits, plan, stored_decoder
-from export.targets import TARGETS, find_target
+from export.targets.machines import TARGETS, find_target
+from export.targets.plan import LLAVA_7B, Decoder, check_fits, plan, stored_decoder
 from sdk.cli import main
 from sdk.errors import ExportError
 
@@ -65,7 +65,7 @@ def test_the_command(capsys):
 @pytest.mark.parametrize("precision", ["none", "int4"])
 def test_a_bundle_is_planned_by_its_bytes(bundle, emola, precision):
     """The decoder is as large as its files, the encoders have as many weights as torch's though the file has halves."""
-    from export.plan_command import _workload
+    from export.commands.plan import _workload
 
     folder = bundle("trained", precision)
     work = _workload(folder)
@@ -81,9 +81,9 @@ def test_a_bundle_is_planned_by_its_bytes(bundle, emola, precision):
 def test_the_table_is_planned_as_it_is_written(dtype, width):
     """Small numbers in bfloat16 have no equal in float16: the table of such a checkpoint is written in float32."""
     torch = pytest.importorskip("torch")
-    from export.decoder import Precision
-    from export.graphs import workload
-    from trainer.config import read_config
+    from export.graphs.decoder import Precision
+    from export.graphs.write import workload
+    from trainer.model.config import read_config
 
     config = read_config(GOLDEN / "llava-base", GOLDEN / "clip")
     norm = {"language_model.model.norm.weight": torch.ones(1, dtype=getattr(torch, dtype))}

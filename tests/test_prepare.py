@@ -9,8 +9,8 @@ from PIL import Image
 
 from sdk.errors import DataError
 from sdk.faba.prompts import QUESTIONS
-from trainer.prepare import prepare
-from trainer.records import read_records
+from trainer.corpus.prepare import prepare
+from trainer.corpus.records import read_records
 
 LABELS = {"train_00001": 5, "train_00002": 1, "test_0001": 4}
 

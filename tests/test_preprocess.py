@@ -6,7 +6,7 @@ from conftest import GOLDEN, golden_json
 
 from sdk.faces.images import load_image
 from sdk.faces.preprocess import clip_pixels, landmark_pixels, landmark_points, resize_bilinear
-from trainer.config import ImageStatistics
+from trainer.model.config import ImageStatistics
 
 CLIP = ImageStatistics()
 PICTURES = sorted((GOLDEN / "preprocess").glob("*.png"))

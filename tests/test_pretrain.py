@@ -9,7 +9,7 @@ import torch
 from made_up_renders import write_made_up_renders
 from PIL import Image
 
-from export.graphs import check_landmark_model
+from export.graphs.write import check_landmark_model
 from export.insightface import licence_of
 from sdk.analyzer import Analyzer
 from sdk.cli import main
@@ -17,7 +17,7 @@ from sdk.errors import DataError
 from sdk.faces.preprocess import align_face
 from sdk.runtime.backends.ort import OrtEncoder
 from trainer.checkpoint import Checkpoint
-from trainer.config import ImageStatistics
+from trainer.model.config import ImageStatistics
 from trainer.pretrain.base import pretrain
 from trainer.pretrain.landmark_network import landmark_error, train_landmark_network, write_landmark_network
 from trainer.pretrain.muon import Muon

@@ -22,12 +22,12 @@ from sdk.faces.images import load_image
 from sdk.faces.patches import patch_order
 from sdk.faces.preprocess import landmark_points, points_in_square, vision_pixels
 from sdk.runtime.clock import Clock
-from trainer.config import Conventions, ImageStatistics
-from trainer.data import Encoding
+from trainer.corpus.records import read_records
+from trainer.corpus.tensors import Encoding
 from trainer.model import EmoLA
-from trainer.recipe import Recipe
-from trainer.records import read_records
+from trainer.model.config import Conventions, ImageStatistics
 from trainer.tokenization import load_tokenizer
+from trainer.training.recipe import Recipe
 
 RECORDS = read_records(GOLDEN / "data/FABAInstruct/train/train_anno.json")
 NANO = read_manifest(EMBEDDED).preprocessing

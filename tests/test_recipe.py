@@ -19,11 +19,11 @@ from safetensors.torch import load_file
 from sdk.cli import main
 from sdk.errors import TrainingError
 from trainer.checkpoint import load_emola
-from trainer.config import Conventions, read_config
+from trainer.corpus.records import read_records
 from trainer.model import EmoLA
-from trainer.recipe import Recipe, prepare_model
-from trainer.records import read_records
-from trainer.train import Sources, train
+from trainer.model.config import Conventions, read_config
+from trainer.training.recipe import Recipe, prepare_model
+from trainer.training.train import Sources, train
 
 CONFIGURATIONS = Path(__file__).parents[1] / "trainer/accelerate"
 

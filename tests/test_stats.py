@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainer.records import Record
-from trainer.stats import describe, plot, task_of
+from trainer.corpus.records import Record
+from trainer.corpus.stats import describe, plot, task_of
 
 EMOTION, UNITS = "What is the emotion of this face?", "Which AUs are active?"
 
@@ -71,7 +71,7 @@ def test_the_task_of_a_record(question, answer, task):
 
 
 def test_the_golden_set(golden):
-    from trainer.records import read_records
+    from trainer.corpus.records import read_records
 
     stats = describe(read_records(golden / "data/FABAInstruct/train/train_anno.json"))
     assert stats["images"] == 12

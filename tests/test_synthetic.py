@@ -16,7 +16,7 @@ from sdk.errors import DataError
 from sdk.faba.answers import read_action_units, read_emotion
 from sdk.faba.rege import official_action_units, official_emotion, paper_action_units, paper_emotion, rouge_l
 from sdk.faba.vocabulary import EMOTIONS
-from trainer.records import read_records
+from trainer.corpus.records import read_records
 from trainer.synthetic import sample
 from trainer.synthetic.describe import degree, describe_emotion, describe_units
 from trainer.synthetic.expression import SHAPES as UNIT_SHAPES

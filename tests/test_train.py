@@ -16,14 +16,14 @@ pytest.importorskip("torch")
 import torch
 from safetensors.torch import load_file
 
-import trainer.train
+import trainer.training.train
 from trainer.checkpoint import load_emola
-from trainer.config import Conventions
-from trainer.plot import read_log
-from trainer.recipe import Recipe
-from trainer.records import read_records
-from trainer.save import official_name
-from trainer.train import Sources, train
+from trainer.corpus.records import read_records
+from trainer.model.config import Conventions
+from trainer.training.plot import read_log
+from trainer.training.recipe import Recipe
+from trainer.training.save import official_name
+from trainer.training.train import Sources, train
 
 OFFICIAL_FILES = ("adapter_model.bin", "non_lora_trainables.bin", "landmark_feature_projector.bin")
 CONFIGURATIONS = Path(__file__).parents[1] / "trainer/accelerate"
@@ -31,7 +31,7 @@ CONFIGURATIONS = Path(__file__).parents[1] / "trainer/accelerate"
 
 @pytest.fixture(scope="module")
 def golden_run(tmp_path_factory) -> Path:
-    """The authors' ten steps, repeated by `trainer.train.train`, which `emola train` calls."""
+    """The authors' ten steps, repeated by `trainer.training.train.train`, which `emola train` calls."""
     golden = golden_json("golden_training.json")
     recipe = Recipe(
         learning_rate=golden["learning_rate"],
@@ -154,14 +154,14 @@ def test_accumulated_batches_are_one_batch(tmp_path):
 @pytest.mark.parametrize("tune", ["lora", "everything"])
 def test_bfloat16_on_a_processor_learns_the_same(tmp_path, monkeypatch, tune):
     """Attention is computed in another way there (`attend_plainly`): losses within 1 % of those in float32."""
-    load, ways = trainer.train._load, []
+    load, ways = trainer.training.train._load, []
 
     def spy(*given):
         model = load(*given)
         ways.extend(part.config._attn_implementation for part in (model.language_model, model.vision_tower))
         return model
 
-    monkeypatch.setattr(trainer.train, "_load", spy)
+    monkeypatch.setattr(trainer.training.train, "_load", spy)
     for precision in ("float32", "bfloat16"):
         options = ("--precision", precision, "--tune", tune, "--max-steps", "3", "--batch-size", "4")
         assert emola_train(tmp_path / precision, *options) == 0

@@ -8,7 +8,7 @@ from pathlib import Path
 from conftest import GOLDEN
 
 from sdk.cli import main
-from trainer.plot import read_log
+from trainer.training.plot import read_log
 
 RECORDS = GOLDEN / "data/FABAInstruct/train/train_anno.json"
 SHAPE = ("--rank", "8", "--alpha", "16", "--learning-rate", "1e-3", "--projector-learning-rate", "2e-4")

@@ -11,8 +11,7 @@ from peft import LoraConfig, set_peft_model_state_dict
 from torch import Tensor
 
 from sdk.errors import CheckpointError
-
-from .config import (
+from trainer.model.config import (
     CONVENTIONS,
     EmolaConfig,
     check_adapter_config,
@@ -22,9 +21,9 @@ from .config import (
     read_statistics,
     read_tokens,
 )
-from .lora import LoraUpdates, MergedWeights, attach_lora
-from .model import EmoLA, new_landmark_projector
-from .weights import WeightFiles, canonical_name, weight_files
+from trainer.model.emola import EmoLA, new_landmark_projector
+from trainer.model.lora import LoraUpdates, MergedWeights, attach_lora
+from trainer.model.weights import WeightFiles, canonical_name, weight_files
 
 
 def load_emola(

@@ -11,8 +11,7 @@ from typing import Any, get_args
 
 from sdk.errors import DataError
 from sdk.faba.prompts import Task
-
-from ..datasets import Dataset
+from trainer.corpus.datasets import Dataset
 
 _TASKS: dict[str, Task] = {"emotion": "emotion", "au": "action_units"}  # as the files are named
 _ROOT_HELP = "folder that the pictures are relative to; default: found above the file"
@@ -42,7 +41,7 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
 
 
 def _prepare(args: argparse.Namespace) -> None:
-    from ..prepare import prepare
+    from trainer.corpus.prepare import prepare
 
     if args.every < 1:
         raise DataError(f"--every must be at least 1, not {args.every}")
@@ -80,8 +79,8 @@ def _add_landmarks(parser: argparse.ArgumentParser) -> None:
 
 
 def _landmarks(args: argparse.Namespace) -> None:
-    from ..landmarks import fill_landmarks
-    from ..records import read_records
+    from trainer.corpus.landmarks import fill_landmarks
+    from trainer.corpus.records import read_records
 
     # The task decides the question of evaluation records, which does not matter here.
     records = [record for path in args.files for record in read_records(path, args.root, "emotion")]
@@ -102,8 +101,8 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
 
 
 def _check(args: argparse.Namespace) -> None:
-    from ..checks import check_rows
-    from ..records import read_rows
+    from trainer.corpus.checks import check_rows
+    from trainer.corpus.records import read_rows
 
     rows = read_rows(args.file)
     root = args.root or _reachable_root(args.file, rows)
@@ -123,7 +122,7 @@ def _check(args: argparse.Namespace) -> None:
 
 def _reachable_root(path: Path, rows: list[Any]) -> Path:
     """The folder from which the first picture that exists at all can be reached."""
-    from ..records import find_root
+    from trainer.corpus.records import find_root
 
     for row in rows:
         try:
@@ -141,8 +140,8 @@ def _task(args: argparse.Namespace, path: Path) -> Task | None:
 
 def _context(args: argparse.Namespace) -> dict[str, Any]:
     """Tokenizer of a base model, and how many tokens a conversation may have; one of them stands for the picture."""
-    from ..config import read_config
-    from ..tokenization import load_tokenizer
+    from trainer.model.config import read_config
+    from trainer.tokenization import load_tokenizer
 
     if not args.base:
         return {}
@@ -168,8 +167,8 @@ def _add_annotate(parser: argparse.ArgumentParser) -> None:
 
 
 def _annotate(args: argparse.Namespace) -> None:
-    from ..annotate import Prices, annotate
-    from ..endpoint import ChatEndpoint
+    from trainer.corpus.annotate import Prices, annotate
+    from trainer.corpus.endpoint import ChatEndpoint
 
     with _bar("answer") as progress:
         about = annotate(
@@ -202,8 +201,8 @@ def _add_synthesize(parser: argparse.ArgumentParser) -> None:
 
 
 def _synthesize(args: argparse.Namespace) -> None:
-    from ..synthetic.preview import preview
-    from ..synthetic.synthesize import synthesize
+    from trainer.synthetic.preview import preview
+    from trainer.synthetic.synthesize import synthesize
 
     if args.count < 1:
         raise DataError(f"-n must be at least 1, not {args.count}")
@@ -225,8 +224,8 @@ def _add_stats(parser: argparse.ArgumentParser) -> None:
 
 
 def _stats(args: argparse.Namespace) -> None:
-    from ..records import read_records
-    from ..stats import describe, plot
+    from trainer.corpus.records import read_records
+    from trainer.corpus.stats import describe, plot
 
     records = [record for path in args.files for record in read_records(path, args.root, _task(args, path))]
     stats = describe(records)

@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
 def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
     from tqdm import tqdm
 
-    from ..evaluate import EvaluationSet, answer, compare_runs, evaluate
+    from trainer.evaluation.evaluate import EvaluationSet, answer, compare_runs, evaluate
 
     missing = [flag for flag in ("data", "task", "output") if getattr(args, flag) is None]
     if missing or (args.checkpoint is None) == (args.endpoint is None):
@@ -74,9 +74,9 @@ def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
 
 def _open(args: argparse.Namespace) -> Any:
     """The answerer that the options name."""
-    from ..answerers import BundleAnswerer, EndpointAnswerer, TorchAnswerer
-    from ..checkpoint import Checkpoint
-    from ..endpoint import ChatEndpoint
+    from trainer.checkpoint import Checkpoint
+    from trainer.corpus.endpoint import ChatEndpoint
+    from trainer.evaluation.answerers import BundleAnswerer, EndpointAnswerer, TorchAnswerer
 
     if args.endpoint:
         if args.visual_tokens is not None:
@@ -102,7 +102,7 @@ def _open(args: argparse.Namespace) -> Any:
 
 
 def _average(folders: list[Path]) -> dict[str, Any]:
-    from ..datasets import average_folds
+    from trainer.corpus.datasets import average_folds
 
     scores = []
     for folder in folders:

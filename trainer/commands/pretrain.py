@@ -7,8 +7,8 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from ..pretrain.landmark_network import EPOCHS
-    from ..pretrain.tower import TowerRecipe
+    from trainer.pretrain.landmark_network import EPOCHS
+    from trainer.pretrain.tower import TowerRecipe
 
     default = TowerRecipe()
     parser.add_argument("data", type=Path, metavar="DATA", help="folder of `emola data synthesize`")
@@ -24,8 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from ..pretrain.base import pretrain
-    from ..pretrain.tower import TowerRecipe
+    from trainer.pretrain.base import pretrain
+    from trainer.pretrain.tower import TowerRecipe
 
     recipe = TowerRecipe(
         epochs=args.epochs, batch_size=args.batch_size, learning_rate=args.learning_rate, seed=args.seed

@@ -12,9 +12,8 @@ from typing import Any, get_args
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from sdk.faces.preprocess import LandmarkMode
-
-    from ..config import Tokens
-    from ..recipe import Recipe, Tune
+    from trainer.model.config import Tokens
+    from trainer.training.recipe import Recipe, Tune
 
     default = Recipe()
     files = parser.add_argument_group("what to train, and on what")
@@ -63,7 +62,7 @@ def _add_option(group: Any, name: str, default: Any, choices: tuple[Any, ...]) -
 
 
 def run(args: argparse.Namespace) -> None:
-    from ..recipe import Recipe
+    from trainer.training.recipe import Recipe
 
     recipe = Recipe(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Recipe)})
     content = _plan(args, recipe) if args.dry_run else _train(args, recipe)
@@ -72,9 +71,9 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _plan(args: argparse.Namespace, recipe: Any) -> dict[str, Any]:
-    from ..config import read_config
-    from ..recipe import llava_7b, plan
-    from ..records import read_rows
+    from trainer.corpus.records import read_rows
+    from trainer.model.config import read_config
+    from trainer.training.recipe import llava_7b, plan
 
     tower = Path(args.vision_tower) if args.vision_tower else None
     config = read_config(Path(args.base), tower) if args.base else llava_7b()
@@ -86,10 +85,9 @@ def _plan(args: argparse.Namespace, recipe: Any) -> dict[str, Any]:
 
 def _train(args: argparse.Namespace, recipe: Any) -> dict[str, Any]:
     from sdk.errors import TrainingError
-
-    from ..checks import check_files
-    from ..records import read_records
-    from ..train import Sources, train
+    from trainer.corpus.checks import check_files
+    from trainer.corpus.records import read_records
+    from trainer.training.train import Sources, train
 
     missing = [flag for flag in ("base", "data", "output") if not getattr(args, flag)]
     if missing:
@@ -111,8 +109,8 @@ def _train(args: argparse.Namespace, recipe: Any) -> dict[str, Any]:
 
 def _conventions(args: argparse.Namespace, records: Sequence[Any]) -> Any:
     """What the adapter or the base records of itself, else those of the authors' training; options win."""
-    from ..config import CONVENTIONS, Conventions, read_conventions
-    from ..landmarks import recorded_mode
+    from trainer.corpus.landmarks import recorded_mode
+    from trainer.model.config import CONVENTIONS, Conventions, read_conventions
 
     start = Conventions(template="vicuna_v1", image_aspect="pad")
     recorded = [

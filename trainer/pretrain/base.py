@@ -9,17 +9,22 @@ from typing import Any
 import torch
 
 from sdk.errors import DataError
-
-from ..config import ImageStatistics
-from ..model import EmoLA
-from ..records import read_records
-from ..save import write_complete
-from ..tokenization import load_tokenizer
-from .landmark_network import BATCH_SIZE, EPOCHS, landmark_error, train_landmark_network, write_landmark_network
-from .renders import SCORED_AT_ONCE, Renders, mean_anchors, read_renders
-from .shape import TEMPLATE, VOCABULARY, nano_config, nano_conventions
-from .tokenizer import train_tokenizer
-from .tower import TowerRecipe, pretrain_tower, score_tower
+from trainer.corpus.records import read_records
+from trainer.model import EmoLA
+from trainer.model.config import ImageStatistics
+from trainer.pretrain.landmark_network import (
+    BATCH_SIZE,
+    EPOCHS,
+    landmark_error,
+    train_landmark_network,
+    write_landmark_network,
+)
+from trainer.pretrain.renders import SCORED_AT_ONCE, Renders, mean_anchors, read_renders
+from trainer.pretrain.shape import TEMPLATE, VOCABULARY, nano_config, nano_conventions
+from trainer.pretrain.tokenizer import train_tokenizer
+from trainer.pretrain.tower import TowerRecipe, pretrain_tower, score_tower
+from trainer.tokenization import load_tokenizer
+from trainer.training.save import write_complete
 
 CARD = "pretraining.json"
 

@@ -15,12 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sdk.faces.preprocess import LANDMARK_SIZE, Anchor
-
-from ..alignment import rigid, similarity
-from ..processor import multiplies_bfloat16
-from .renders import SCORED_AT_ONCE, Batch, Renders, batches
-from .shape import LICENCE
-from .tower import POINTS, descend, grid, votes, wing
+from trainer.model.alignment import rigid, similarity
+from trainer.model.processor import multiplies_bfloat16
+from trainer.pretrain.renders import SCORED_AT_ONCE, Batch, Renders, batches
+from trainer.pretrain.shape import LICENCE
+from trainer.pretrain.tower import POINTS, descend, grid, votes, wing
 
 BATCH_SIZE, EPOCHS = 64, 10
 SIDE = 96  # pixels that a look takes in

@@ -17,9 +17,8 @@ from sdk.bundles.damage import ARRAY_ERRORS
 from sdk.errors import DataError
 from sdk.faba.vocabulary import EMOTIONS
 from sdk.faces.preprocess import Anchor
-
-from ..alignment import into, rigid, similarity
-from ..synthetic.expression import UNITS
+from trainer.model.alignment import into, rigid, similarity
+from trainer.synthetic.expression import UNITS
 
 STORED = 192  # pixels of a side as kept in memory
 SCORED_AT_ONCE = 50  # faces of a batch when a network is scored

@@ -3,9 +3,8 @@
 from transformers import CLIPVisionConfig, LlamaConfig
 
 from sdk.faces.preprocess import Anchor
-
-from ..config import Conventions, EmolaConfig
-from ..synthetic.synthesize import FACE_SCALE
+from trainer.model.config import Conventions, EmolaConfig
+from trainer.synthetic.synthesize import FACE_SCALE
 
 VOCABULARY = 1024
 TEMPLATE = "vicuna_v1"

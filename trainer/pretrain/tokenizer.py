@@ -7,8 +7,7 @@ import sentencepiece
 
 from sdk.errors import DataError
 from sdk.faba.prompts import IMAGE, TEMPLATES
-
-from ..records import Record
+from trainer.corpus.records import Record
 
 
 def train_tokenizer(records: Sequence[Record], template: str, size: int, path: Path) -> None:

@@ -19,12 +19,11 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from sdk.faba.vocabulary import EMOTIONS
 from sdk.faces.preprocess import Anchor
-
-from ..config import ImageStatistics
-from ..processor import attend_plainly, multiplies_bfloat16
-from ..synthetic.expression import UNITS
-from .muon import Muon
-from .renders import SCORED_AT_ONCE, Batch, Renders, batches
+from trainer.model.config import ImageStatistics
+from trainer.model.processor import attend_plainly, multiplies_bfloat16
+from trainer.pretrain.muon import Muon
+from trainer.pretrain.renders import SCORED_AT_ONCE, Batch, Renders, batches
+from trainer.synthetic.expression import UNITS
 
 POINTS = 106
 JITTER = 0.3  # of the aligned faces: what the landmark network's errors do

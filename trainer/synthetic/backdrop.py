@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter
 
-from .noise import NoiseBank
+from trainer.synthetic.noise import NoiseBank
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 

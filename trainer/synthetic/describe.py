@@ -8,8 +8,7 @@ negation as a raw substring ("nose", "another").
 import numpy as np
 
 from sdk.faba.vocabulary import ACTION_UNITS, Emotion
-
-from .expression import Expression
+from trainer.synthetic.expression import Expression
 
 _DEGREES = ((0.5, "slightly"), (0.75, "clearly"), (2.0, "strongly"))
 

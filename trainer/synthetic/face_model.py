@@ -14,8 +14,7 @@ import numpy.typing as npt
 
 from sdk.bundles.damage import ARRAY_ERRORS, open_arrays
 from sdk.errors import DataError
-
-from .expression import SHAPES
+from trainer.synthetic.expression import SHAPES
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 Ints: TypeAlias = npt.NDArray[np.int32]

@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter
 
-from .noise import NoiseBank
-from .raster import sample_map, vertex_normals
+from trainer.synthetic.noise import NoiseBank
+from trainer.synthetic.raster import sample_map, vertex_normals
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 Cut = Literal["bald", "short", "full", "long", "cap", "scarf"]

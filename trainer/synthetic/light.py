@@ -5,7 +5,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from .raster import lit_fraction, rasterise
+from trainer.synthetic.raster import lit_fraction, rasterise
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 

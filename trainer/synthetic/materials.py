@@ -6,9 +6,9 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from .hair import HairStyle, strands
-from .noise import NoiseBank
-from .skin import Look
+from trainer.synthetic.hair import HairStyle, strands
+from trainer.synthetic.noise import NoiseBank
+from trainer.synthetic.skin import Look
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 

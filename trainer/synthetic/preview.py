@@ -8,8 +8,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from sdk.errors import DataError
-
-from ..durable import write_whole
+from trainer.durable import write_whole
 
 COLUMNS, FACES, SIDE, CAPTION = 8, 48, 160, 26  # faces across and in all, pixels of a face and of the lines below it
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter
 
-from .face_model import FaceModel
+from trainer.synthetic.face_model import FaceModel
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 

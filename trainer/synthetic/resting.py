@@ -5,7 +5,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from .expression import Expression
+from trainer.synthetic.expression import Expression
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 Side: TypeAlias = Literal["L", "R"]

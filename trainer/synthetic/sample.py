@@ -9,9 +9,8 @@ import numpy.typing as npt
 from PIL import Image, ImageEnhance, ImageFilter
 
 from sdk.faces.preprocess import LANDMARK_WINDOW
-
-from .expression import Expression, draw_emotion, draw_units
-from .scene import Render, Studio, render
+from trainer.synthetic.expression import Expression, draw_emotion, draw_units
+from trainer.synthetic.scene import Render, Studio, render
 
 SIDE = 224  # pixels of the pictures that are written
 EMOTIONAL = 0.62  # share of faces drawn for an emotion; the others combine units freely

@@ -8,17 +8,17 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
-from .backdrop import SOFTEN, as_image, background, body, draw_colour, merged, wear
-from .expression import Expression
-from .face_model import PARTS, FaceModel
-from .hair import HairStyle, draw_style, grow, lock_colours, locks
-from .light import illuminate, under_lids
-from .materials import EYE, KIND, SKIN, Clothes, draw_clothes, materials
-from .noise import NoiseBank
-from .raster import interpolate, rasterise, sample_map, vertex_normals
-from .regions import Regions, place_on_map
-from .resting import Side, at_rest, draw_rotation, project, turned_eye
-from .skin import Look, draw_look, paint
+from trainer.synthetic.backdrop import SOFTEN, as_image, background, body, draw_colour, merged, wear
+from trainer.synthetic.expression import Expression
+from trainer.synthetic.face_model import PARTS, FaceModel
+from trainer.synthetic.hair import HairStyle, draw_style, grow, lock_colours, locks
+from trainer.synthetic.light import illuminate, under_lids
+from trainer.synthetic.materials import EYE, KIND, SKIN, Clothes, draw_clothes, materials
+from trainer.synthetic.noise import NoiseBank
+from trainer.synthetic.raster import interpolate, rasterise, sample_map, vertex_normals
+from trainer.synthetic.regions import Regions, place_on_map
+from trainer.synthetic.resting import Side, at_rest, draw_rotation, project, turned_eye
+from trainer.synthetic.skin import Look, draw_look, paint
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 

@@ -7,8 +7,8 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from .noise import NoiseBank
-from .regions import HEIGHT, SCALE, TOP, WIDTH, Regions
+from trainer.synthetic.noise import NoiseBank
+from trainer.synthetic.regions import HEIGHT, SCALE, TOP, WIDTH, Regions
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 

@@ -14,14 +14,13 @@ from threadpoolctl import threadpool_limits
 from sdk.errors import DataError
 from sdk.faba.prompts import QUESTIONS, Task
 from sdk.faba.vocabulary import EMOTIONS
-
-from ..durable import write_json
-from ..records import Record, evaluation_row, training_row
-from ..templates import QUESTION_TEMPLATES
-from .describe import describe_emotion, describe_units
-from .face_model import read_face_model
-from .sample import FACE_SCALE, Sample, make_sample
-from .scene import Studio
+from trainer.corpus.records import Record, evaluation_row, training_row
+from trainer.corpus.templates import QUESTION_TEMPLATES
+from trainer.durable import write_json
+from trainer.synthetic.describe import describe_emotion, describe_units
+from trainer.synthetic.face_model import read_face_model
+from trainer.synthetic.sample import FACE_SCALE, Sample, make_sample
+from trainer.synthetic.scene import Studio
 
 CHUNK = 8  # faces that a process makes before it asks for more
 

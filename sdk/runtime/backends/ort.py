@@ -105,7 +105,7 @@ class OrtDecoder(Decoder):
     """The language model from embedding rows to logits.
 
     Args:
-        path: ONNX graph made by `export.decoder`.
+        path: ONNX graph made by `export.graphs.decoder`.
         embeddings: `.npy` token embeddings (vocabulary, D), read through memory mapping.
         threads: of one operator; None leaves the choice to ONNX Runtime.
         device: "cpu" or "cuda": where it computes and where its caches are.

@@ -1,0 +1,34 @@
+"""`emola engines BUNDLE`"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from export.targets.engines import EngineOptions, build_engines
+from export.targets.machines import find_target
+from sdk.errors import ExportError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", type=Path, help="folder of a sealed bundle")
+    parser.add_argument("--target", default="auto", help="auto, or what this machine must be; see `emola plan`")
+    parser.add_argument("--batch", default="1,4", help="faces at once to measure, the largest last (default 1,4)")
+    parser.add_argument("--workspace", type=float, default=2.0, metavar="GB", help="for the builder (default 2)")
+    parser.add_argument("--json", action="store_true", help="print the record as JSON")
+
+
+def run(args: argparse.Namespace) -> None:
+    try:
+        batches = tuple(int(size) for size in args.batch.split(","))
+    except ValueError:
+        raise ExportError(f"--batch takes numbers such as 1,4, not {args.batch!r}") from None
+    options = EngineOptions(batches, int(args.workspace * (1 << 30)))
+    target = None if args.target == "auto" else find_target(args.target)
+    record = build_engines(args.bundle, options, target, lambda line: print(line, file=sys.stderr))
+    if args.json:
+        print(record.model_dump_json(indent=1))
+        return
+    print(f"{args.bundle}/engines/{record.platform.folder}: {', '.join(record.plans)}")
+    for name, plan in record.plans.items():
+        for batch, median in plan.p50_ms.items():
+            print(f"  {name:9} batch {batch}: p50 {median} ms, p95 {plan.p95_ms[batch]} ms")

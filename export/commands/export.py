@@ -1,0 +1,183 @@
+"""`emola export ADAPTER OUT --base B`"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sdk.errors import ExportError
+from sdk.faba.prompts import TASKS
+from sdk.faba.vocabulary import DATASETS
+
+if TYPE_CHECKING:
+    from export.options import ExportOptions
+    from sdk.bundles.manifest import Manifest
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("adapter", help="folder of an EmoLA adapter, or 'none' for a merged checkpoint")
+    parser.add_argument("out", type=Path, help="folder of the new bundle")
+    parser.add_argument("--base", required=True, help="folder of LLaVA-1.5, as released or as converted by llava-hf")
+    parser.add_argument("--vision-tower", help="folder of CLIP; not needed if the base holds it")
+    parser.add_argument(
+        "--landmark-model",
+        help="file of 2d106det or of a network like it, or a pack of insightface: buffalo_l",
+    )
+    parser.add_argument("--detector-model", help="file of a SCRFD detector, or a pack of insightface")
+    parser.add_argument("--target", help="refuse what does not fit this machine; `emola plan` lists them")
+    parser.add_argument(
+        "--cuda", action="store_true", help="also write the decoder in float16 for NVIDIA GPUs (sdk extra: gpu)"
+    )
+    parser.add_argument("--tensorrt", action="store_true", help="also write the float16 encoder for `emola engines`")
+    parser.add_argument(
+        "--accept-noncommercial", action="store_true", help="let weights in whose licence forbids commercial use"
+    )
+    parser.add_argument(
+        "--label-data",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("TASK", "FILE"),
+        help="evaluation file that the label scores of a task (emotion, action_units) are calibrated on",
+    )
+    _add_gate(parser)
+    _add_decoder(parser)
+
+
+def _add_decoder(parser: argparse.ArgumentParser) -> None:
+    decoder = parser.add_argument_group("decoder")
+    decoder.add_argument(
+        "--quantize",
+        choices=("none", "int4", "gptq"),
+        default="int4",
+        help="int4 rounds to nearest; gptq calibrates on records and is closer to the original (default int4)",
+    )
+    decoder.add_argument("--bits", type=int, choices=(3, 4, 8), help="of gptq (default 4)")
+    decoder.add_argument(
+        "--group-size", type=int, help="inputs that share a scale of gptq: 128, 64, 32 or 16 (default 128)"
+    )
+    decoder.add_argument("--head-bits", type=int, choices=(8, 4), default=8, help="of the output head (default 8)")
+    decoder.add_argument("--calibration", type=Path, metavar="JSON", help="training records that gptq calibrates on")
+    decoder.add_argument(
+        "--gptq",
+        type=Path,
+        metavar="DIR",
+        help="take this decoder, quantised before by emola, GPTQModel, auto-gptq or optimum, as it is",
+    )
+    decoder.add_argument("--keep-gptq", action="store_true", help="put that folder into the bundle as well")
+    decoder.add_argument("-n", "--calibration-records", type=int, default=128, help="how many (default 128)")
+    decoder.add_argument(
+        "--answers",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="JSON",
+        help="training records whose answers the runtime drafts from, to save steps (default: those of --calibration)",
+    )
+    decoder.add_argument("--root", type=Path, help="folder that their pictures are relative to; default: found")
+    decoder.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where gptq computes")
+
+
+def _add_gate(parser: argparse.ArgumentParser) -> None:
+    gate = parser.add_argument_group("gate: what falls short is not sealed")
+    gate.add_argument("--evaluation", type=Path, metavar="JSON", help="compare REGE with torch on these records")
+    gate.add_argument("--evaluation-task", choices=("au", "emotion"), default="emotion")
+    gate.add_argument("--evaluation-dataset", choices=tuple(DATASETS), default="FABA")
+    gate.add_argument("--limit", type=int, help="only the first records of the evaluation set")
+    gate.add_argument("--max-rege-drop", type=float, default=1.0, help="points (default 1.0)")
+    gate.add_argument("--max-latency", type=float, default=1.5, help="times the plan of --target cpu (default 1.5)")
+    gate.add_argument("--min-first-tokens", type=float, default=0.0, help="share equal to torch's (default 0)")
+    gate.add_argument("--allow", action="store_true", help="seal all the same; the bundle says so")
+
+
+def run(args: argparse.Namespace) -> None:
+    _check_label_data(args.label_data)
+    unused = [name for name in ("calibration", "bits", "group_size") if getattr(args, name) is not None]
+    if unused and args.quantize != "gptq":
+        option = "--" + unused[0].replace("_", "-")
+        raise ExportError(f"{option} is for --quantize gptq; without it the decoder is rounded, not calibrated")
+    from export.build import export_bundle
+
+    options = _options(args)
+    manifest = export_bundle(options, report=lambda line: print(line, file=sys.stderr))
+    if args.label_data:
+        from export.label_scores import calibrate_labels
+
+        sets = {task: Path(path) for task, path in args.label_data}
+        manifest = calibrate_labels(args.out, sets, report=lambda line: print(line, file=sys.stderr))
+    _print(manifest, options)
+
+
+def _options(args: argparse.Namespace) -> "ExportOptions":
+    import torch
+
+    from export.gate import GateOptions
+    from export.insightface import find_model
+    from export.options import ExportOptions
+    from export.quantise.calibrate import CalibrationSet
+    from export.quantise.gptq import GptqOptions
+
+    device = "cuda" if args.device == "auto" and torch.cuda.is_available() else args.device
+    quantize, calibration = "gptq" if args.gptq else args.quantize, None
+    group = GptqOptions.group if args.group_size is None else args.group_size
+    if quantize == "gptq" and args.calibration and not args.gptq:
+        calibration = CalibrationSet(args.calibration, args.calibration_records, args.root)
+    return ExportOptions(
+        adapter=None if args.adapter == "none" else args.adapter,
+        base=args.base,
+        out=args.out,
+        vision_tower=args.vision_tower,
+        landmark_model=find_model(args.landmark_model, "landmark") if args.landmark_model else None,
+        detector_model=find_model(args.detector_model, "detector") if args.detector_model else None,
+        quantize=quantize,
+        calibration=calibration,
+        answers=tuple(args.answers),
+        gptq=GptqOptions(args.bits or GptqOptions.bits, group),
+        gptq_folder=args.gptq,
+        keep_gptq=args.keep_gptq,
+        target=args.target,
+        cuda=args.cuda,
+        tensorrt=args.tensorrt,
+        accept_noncommercial=args.accept_noncommercial,
+        gate=GateOptions(
+            evaluation=args.evaluation,
+            task=args.evaluation_task,
+            dataset=args.evaluation_dataset,
+            root=args.root,
+            limit=args.limit,
+            rege_drop=args.max_rege_drop,
+            latency_factor=args.max_latency,
+            first_tokens=args.min_first_tokens,
+            allow=args.allow,
+        ),
+        head_bits=args.head_bits,
+        device="cpu" if device == "auto" else device,
+    )
+
+
+def _print(manifest: "Manifest", options: "ExportOptions") -> None:
+    from export.insightface import UNSTATED
+
+    size = sum(record.size for record in manifest.files.values())
+    print(f"{options.out}: sealed, {size / 1e6:.1f} MB")
+    for parity in manifest.parity:
+        agreement = "" if parity.agreement is None else f", {100 * parity.agreement:.1f} % of greedy tokens equal"
+        print(f"  {parity.variant} {parity.stage}: relative error {parity.relative_error:.1e}{agreement}")
+    print(f"  report: {options.report}")
+    for licence in manifest.licences:
+        if licence.licence == UNSTATED:
+            print(f"  {licence.part} ({licence.origin}): its file states no licence; ask its maker", file=sys.stderr)
+    if manifest.landmark is None:
+        print(
+            "  without a landmark network this bundle cannot read photographs on its own: it needs landmark_features=; "
+            "export again with --landmark-model to change that",
+            file=sys.stderr,
+        )
+
+
+def _check_label_data(pairs: list[tuple[str, str]]) -> None:
+    for task, path in pairs:
+        if task not in TASKS or not Path(path).is_file():
+            raise ExportError(
+                f"--label-data {task} {path}: expected a task ({' or '.join(TASKS)}) and an existing file"
+            )

@@ -1,0 +1,223 @@
+"""The decoder as an ONNX graph: Llama on ONNX Runtime's fused operators, KV cache in place, logits where asked for.
+
+Inputs   inputs_embeds (B, T, D); seqlens_k (B,) positions before the last of each row; total_sequence_length ();
+         logit_positions (K,) rows whose logits are wanted; past_key_values.<layer>.key|value (B, heads, capacity, size)
+Outputs  logits (B, K, vocabulary); present.<layer>.key|value, to be bound to the same memory as the past
+
+With T > 1 on a cache that is not empty, GroupQueryAttention takes B = 1 only; with T = 1 any B, each at its own length.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper
+
+from export.quantise.linear import QuantizedLinear, round_to_nearest
+from sdk.bundles.manifest import Geometry
+
+Array = npt.NDArray[np.generic]
+_ALIGN = 4096  # a page: external data at such offsets can be mapped into memory
+
+
+@dataclass(frozen=True)
+class Llama:
+    """What the graph needs of a model besides its shape.
+
+    Attributes:
+        weights: name in `EmoLA` without "language_model." -> (N, K) array, or a layer that is quantised already; read
+            one at a time.
+        geometry: shape of the decoder.
+        rope_theta: base of the rotary embedding.
+        norm_epsilon: of RMSNorm.
+    """
+
+    weights: Mapping[str, Any]
+    geometry: Geometry
+    rope_theta: float
+    norm_epsilon: float
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Of a decoder's linear layers.
+
+    Attributes:
+        name: of files and variants.
+        bits: 4 quantises layers that come in float; None keeps float32. Layers that come quantised stay as they are.
+        head_bits: of the output head where `bits` is given; its errors reach the answer directly.
+    """
+
+    name: str
+    bits: int | None = None
+    head_bits: int = 8
+
+
+def write_decoder(model: Llama, path: Path, *, bits: int | None = None, head_bits: int = 8) -> None:
+    """Write the graph and, beside it, its weights in `<name>.data`.
+
+    Args:
+        path: the .onnx file.
+        bits: 4 for MatMulNBits with 8-bit activations (accuracy level 4); None keeps float32. Layers that come
+            quantised stay as they are.
+        head_bits: of the output head where `bits` is given; its errors reach the answer directly.
+    """
+    with (path.parent / f"{path.name}.data").open("wb") as data:
+        graph = _Graph(model, data, bits, head_bits)
+        graph.build()
+        onnx.save(graph.model(), path)
+
+
+class _Graph:
+    """Collects nodes and writes weights as they come, so that memory holds one weight at a time."""
+
+    def __init__(self, model: Llama, data: BinaryIO, bits: int | None, head_bits: int) -> None:
+        self._model, self._data = model, data
+        self._bits, self._head_bits = bits, head_bits
+        self._nodes: list[onnx.NodeProto] = []
+        self._initializers: list[onnx.TensorProto] = []
+        self._inputs: list[onnx.ValueInfoProto] = []
+        self._outputs: list[onnx.ValueInfoProto] = []
+
+    def build(self) -> None:
+        g = self._model.geometry
+        self._input("inputs_embeds", TensorProto.FLOAT, ["B", "T", g.hidden_size])
+        self._input("seqlens_k", TensorProto.INT32, ["B"])
+        self._input("total_sequence_length", TensorProto.INT32, [])
+        self._input("logit_positions", TensorProto.INT64, ["K"])
+        self._rotary_tables()
+        hidden, update = "inputs_embeds", None
+        for layer in range(g.layers):
+            hidden, update = self._layer(layer, hidden, update)
+        last = self._node("Add", [hidden, update], "last_hidden")
+        kept = self._node("Gather", [last, "logit_positions"], "kept_hidden", axis=1)
+        normed = self._norm("model.norm.weight", kept)
+        self._linear("logits", normed, ["lm_head.weight"], self._head_bits if self._bits else None)
+        self._output("logits", ["B", "K", g.vocabulary])
+
+    def model(self) -> onnx.ModelProto:
+        graph = helper.make_graph(self._nodes, "decoder", self._inputs, self._outputs, self._initializers)
+        opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=10, producer_name="emola-edge")
+
+    def _layer(self, index: int, hidden: str, update: str | None) -> tuple[str, str]:
+        """One decoder layer; the addition of its result is left to the norm that follows."""
+        prefix = f"model.layers.{index}."
+        hidden, normed = self._add_norm(f"{prefix}input_layernorm.weight", hidden, update)
+        attended = self._attention(index, normed)
+        update = self._linear(f"{prefix}o", attended, [f"{prefix}self_attn.o_proj.weight"], self._bits)
+        hidden, normed = self._add_norm(f"{prefix}post_attention_layernorm.weight", hidden, update)
+        names = [f"{prefix}mlp.{part}_proj.weight" for part in ("gate", "up")]
+        both = self._linear(f"{prefix}gate_up", normed, names, self._bits)
+        self._nodes.append(helper.make_node("Split", [both], [f"{prefix}gate", f"{prefix}up"], axis=-1, num_outputs=2))
+        gate = self._node("QuickGelu", [f"{prefix}gate"], f"{prefix}silu", domain="com.microsoft", alpha=1.0)
+        product = self._node("Mul", [gate, f"{prefix}up"], f"{prefix}product")
+        return hidden, self._linear(f"{prefix}down", product, [f"{prefix}mlp.down_proj.weight"], self._bits)
+
+    def _attention(self, index: int, normed: str) -> str:
+        g, prefix = self._model.geometry, f"model.layers.{index}."
+        names = [f"{prefix}self_attn.{part}_proj.weight" for part in "qkv"]
+        qkv = self._linear(f"{prefix}qkv", normed, names, self._bits)
+        shape = ["B", g.kv_heads, "capacity", g.head_size]
+        past, present = [], []
+        for part in ("key", "value"):
+            past.append(self._input(f"past_key_values.{index}.{part}", TensorProto.FLOAT, shape))
+            present.append(self._output(f"present.{index}.{part}", shape))
+        lengths = ["seqlens_k", "total_sequence_length", "cos_cache", "sin_cache"]
+        node = helper.make_node(
+            "GroupQueryAttention",
+            [qkv, "", "", *past, *lengths],
+            [f"{prefix}attended", *present],
+            domain="com.microsoft",
+            num_heads=g.heads,
+            kv_num_heads=g.kv_heads,
+            do_rotary=1,
+        )
+        self._nodes.append(node)
+        return f"{prefix}attended"
+
+    def _rotary_tables(self) -> None:
+        g = self._model.geometry
+        frequency = self._model.rope_theta ** -(np.arange(0, g.head_size, 2, dtype=np.float64) / g.head_size)
+        angle = np.outer(np.arange(g.context), frequency)
+        self._weight("cos_cache", np.cos(angle).astype(np.float32))
+        self._weight("sin_cache", np.sin(angle).astype(np.float32))
+
+    def _norm(self, weight: str, hidden: str) -> str:
+        self._weight(weight, self._model.weights[weight])
+        epsilon = self._model.norm_epsilon
+        return self._node("SimplifiedLayerNormalization", [hidden, weight], f"{weight}.out", axis=-1, epsilon=epsilon)
+
+    def _add_norm(self, weight: str, hidden: str, update: str | None) -> tuple[str, str]:
+        """(hidden + update, its norm)."""
+        if update is None:
+            return hidden, self._norm(weight, hidden)
+        self._weight(weight, self._model.weights[weight])
+        outputs = [f"{weight}.out", "", "", f"{weight}.sum"]
+        self._nodes.append(
+            helper.make_node(
+                "SkipSimplifiedLayerNormalization",
+                [hidden, update, weight],
+                outputs,
+                domain="com.microsoft",
+                epsilon=self._model.norm_epsilon,
+            )
+        )
+        return f"{weight}.sum", f"{weight}.out"
+
+    def _linear(self, output: str, rows: str, names: list[str], bits: int | None) -> str:
+        """Rows times the transposes of several weights side by side."""
+        parts = [self._model.weights[name] for name in names]
+        if isinstance(parts[0], QuantizedLinear):
+            return self._quantized(output, rows, QuantizedLinear.stack(parts))
+        weight = np.concatenate(parts)
+        if bits:
+            return self._quantized(output, rows, round_to_nearest(weight, bits))
+        self._weight(f"{output}.weight", np.ascontiguousarray(weight.T))
+        return self._node("MatMul", [rows, f"{output}.weight"], output)
+
+    def _quantized(self, output: str, rows: str, linear: QuantizedLinear) -> str:
+        self._weight(f"{output}.weight", linear.packed())
+        self._weight(f"{output}.scales", linear.scales)
+        return self._node(
+            "MatMulNBits",
+            [rows, f"{output}.weight", f"{output}.scales"],
+            output,
+            domain="com.microsoft",
+            N=linear.values.shape[0],
+            K=linear.values.shape[1],
+            bits=linear.bits,
+            block_size=linear.group,
+            accuracy_level=4,
+        )
+
+    def _node(self, kind: str, inputs: list[str], output: str, **attributes: "int | float | str") -> str:
+        self._nodes.append(helper.make_node(kind, inputs, [output], **attributes))
+        return output
+
+    def _input(self, name: str, kind: int, shape: "list[str | int]") -> str:
+        self._inputs.append(helper.make_tensor_value_info(name, kind, shape))
+        return name
+
+    def _output(self, name: str, shape: "list[str | int]") -> str:
+        self._outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+        return name
+
+    def _weight(self, name: str, array: Array) -> None:
+        """Append an array to the data file and refer to it."""
+        self._data.seek(-self._data.tell() % _ALIGN, 1)
+        tensor = TensorProto(
+            name=name,
+            dims=array.shape,
+            data_type=helper.np_dtype_to_tensor_dtype(array.dtype),
+            data_location=TensorProto.EXTERNAL,
+        )
+        entries = {"location": Path(self._data.name).name, "offset": self._data.tell(), "length": array.nbytes}
+        for key, value in entries.items():
+            tensor.external_data.add(key=key, value=str(value))
+        self._data.write(np.ascontiguousarray(array).data)
+        self._initializers.append(tensor)

@@ -1,0 +1,226 @@
+"""The file layout of AutoGPTQ, which transformers, vLLM, GPTQModel and ONNX Runtime GenAI read.
+
+For each linear layer: `qweight` (K * bits / 32, N) int32 with the values packed along K; `qzeros` (K / group,
+N * bits / 32) int32, packed along N, each one less than the zero point; `scales` (K / group, N) float16; `g_idx` (K,)
+the group of each input. Beside them `quantize_config.json`, and a `config.json` that says it again.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import LlamaConfig
+
+from export.quantise.gptq import GptqOptions
+from export.quantise.linear import QuantizedLinear, fitting_group
+from sdk.errors import ExportError
+from trainer.model.config import read_json
+from trainer.model.weights import WeightFiles, weight_files
+
+Words = npt.NDArray[np.uint32]
+_PARTS = ("qweight", "qzeros", "scales", "g_idx")
+
+
+def pack(values: npt.NDArray[np.uint8], bits: int) -> Words:
+    """(K, N) values -> (K * bits / 32, N): 32 rows become `bits` words, lowest bits first."""
+    rows = values.reshape(-1, 32, values.shape[1]).astype(np.uint32)
+    words = np.zeros((len(rows), bits, values.shape[1]), np.uint32)
+    for row in range(32):
+        word, shift = divmod(row * bits, 32)
+        words[:, word] |= rows[:, row] << np.uint32(shift)
+        if shift + bits > 32:
+            words[:, word + 1] |= rows[:, row] >> np.uint32(32 - shift)
+    return words.reshape(-1, values.shape[1])
+
+
+def unpack(packed: Words, bits: int) -> npt.NDArray[np.uint8]:
+    """The inverse of `pack`."""
+    words = packed.reshape(-1, bits, packed.shape[1])
+    rows = np.empty((len(words), 32, packed.shape[1]), np.uint8)
+    for row in range(32):
+        word, shift = divmod(row * bits, 32)
+        found = words[:, word] >> np.uint32(shift)
+        if shift + bits > 32:
+            found |= words[:, word + 1] << np.uint32(32 - shift)
+        rows[:, row] = found & np.uint32(2**bits - 1)
+    return rows.reshape(-1, packed.shape[1])
+
+
+def to_tensors(name: str, linear: QuantizedLinear) -> dict[str, Tensor]:
+    """The four tensors of one layer.
+
+    Args:
+        name: of the layer, without ".weight".
+    """
+    zeros = np.full(linear.scales.shape, 2 ** (linear.bits - 1) - 1, np.uint8)
+    groups = np.arange(linear.values.shape[1], dtype=np.int32) // linear.group
+    arrays = (
+        pack(linear.values.T, linear.bits).view(np.int32),
+        np.ascontiguousarray(pack(zeros, linear.bits).T).view(np.int32),
+        np.ascontiguousarray(linear.scales.T).astype(np.float16),
+        groups,
+    )
+    return {f"{name}.{part}": torch.from_numpy(array) for part, array in zip(_PARTS, arrays, strict=True)}
+
+
+class GptqWeights(Mapping[str, Any]):
+    """A decoder in the AutoGPTQ layout, ours or another tool's, for `export.graphs.decoder`; read one layer at a time.
+
+    Args:
+        folder: with `quantize_config.json`, or `config.json` that holds a `quantization_config`.
+
+    Raises:
+        ExportError: it is not GPTQ, or of a kind that ONNX Runtime cannot run.
+        CheckpointError: files are missing or damaged.
+
+    Attributes:
+        bits: of a value.
+        group: inputs that share a scale; -1 for all of a layer.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        config = _quantisation(folder)
+        self.bits, self.group = config["bits"], config.get("group_size", -1)
+        one_less = config.get("checkpoint_format", "gptq") == "gptq"
+        self._zero = 2 ** (self.bits - 1) - one_less
+        self._files = WeightFiles(_weights(folder))
+
+    def __getitem__(self, name: str) -> Any:
+        """The float32 array or the quantised layer of a weight, by its name in Hugging Face's Llama."""
+        layer = f"language_model.{name.removesuffix('.weight')}"
+        if f"{layer}.qweight" not in self._files:
+            return self._files[f"{layer}.weight"].float().numpy()
+        try:
+            return self._layer({part: self._files[f"{layer}.{part}"] for part in _PARTS}).widen()
+        except ExportError as error:
+            raise ExportError(f"{self.folder}: {name}: {error}") from None
+
+    def _layer(self, tensors: Mapping[str, Tensor]) -> QuantizedLinear:
+        values = unpack(tensors["qweight"].numpy().view(np.uint32), self.bits).T
+        scales = tensors["scales"].float().numpy().T
+        group = values.shape[1] // scales.shape[1]
+        if group > 128:  # e.g. one scale per output (group_size -1): the same scale for smaller groups
+            finer = fitting_group(values.shape[1])
+            group, scales = finer, np.repeat(scales, group // finer, axis=1)
+        zeros = unpack(tensors["qzeros"].numpy().view(np.uint32).T, self.bits)
+        if (zeros != self._zero).any():
+            raise ExportError("its zero points vary; expected a symmetric quantisation (sym=True)")
+        g_idx = tensors["g_idx"].numpy()
+        if (g_idx != np.arange(len(g_idx)) // (len(g_idx) // len(tensors["scales"]))).any():
+            raise ExportError("its groups are not of consecutive inputs; expected desc_act=False or static groups")
+        return QuantizedLinear(np.ascontiguousarray(values), np.ascontiguousarray(scales), self.bits, group)
+
+    def check(self, expected: Mapping[str, tuple[int, ...]]) -> None:
+        """Compare names and shapes with those of a decoder, before any weight is read.
+
+        Args:
+            expected: shape of each weight by its name in Hugging Face's Llama.
+
+        Raises:
+            ExportError: names what is missing, left over, not quantised or of another shape.
+        """
+        names = set(self)
+        wrong = sorted(names ^ set(expected))
+        if wrong:
+            state = "is left over" if wrong[0] in names else "is missing"
+            raise ExportError(f"{self.folder}: {wrong[0]} {state} ({len(wrong)} in all); expected this base's decoder")
+        for name, shape in expected.items():
+            layer = f"language_model.{name.removesuffix('.weight')}"
+            if f"{layer}.weight" in self._files:
+                if name.endswith("_proj.weight"):
+                    raise ExportError(f"{self.folder}: {name} is not quantised; expected every linear layer in GPTQ")
+                found = self._files.shape(f"{layer}.weight")
+            else:
+                words, outputs = self._files.shape(f"{layer}.qweight")
+                found = (outputs, words * 32 // self.bits)
+            if found != shape:
+                raise ExportError(f"{self.folder}: {name} is {found}, this base has {shape}: it is another model's")
+
+    def __iter__(self) -> Iterator[str]:
+        endings = {f".{part}" for part in _PARTS[1:]}
+        names = (name.removeprefix("language_model.") for name in self._files)
+        return (re.sub("qweight$", "weight", name) for name in names if Path(name).suffix not in endings)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def layout_files(folder: Path) -> list[Path]:
+    """The files of the layout in a folder, its weights last, whatever else lies beside them."""
+    described = ("config.json", "quantize_config.json", "tokenizer.model", "model.safetensors.index.json")
+    return [*(folder / name for name in described if (folder / name).is_file()), *_weights(folder)]
+
+
+def _weights(folder: Path) -> list[Path]:
+    """The weight files; auto-gptq names its own after bits and group."""
+    return sorted(folder.glob("gptq_model-*.safetensors")) or weight_files(folder)
+
+
+def _quantisation(folder: Path) -> dict[str, Any]:
+    """How a folder was quantised, checked."""
+    if not folder.is_dir():
+        raise ExportError(f"{folder} is no folder; expected a GPTQ checkpoint")
+    path = folder / "quantize_config.json"
+    found = read_json(path) if path.is_file() else read_json(folder / "config.json").get("quantization_config")
+    config: dict[str, Any] = found if isinstance(found, dict) else {}
+    if config.get("quant_method", "gptq") != "gptq" or config.get("bits") not in (3, 4, 8):
+        raise ExportError(
+            f"{folder}: expected GPTQ in 3, 4 or 8 bits, found {config.get('quant_method')} in "
+            f"{config.get('bits')} bits"
+        )
+    if config.get("dynamic"):
+        raise ExportError(f"{folder}: other bits for single layers (dynamic) are not supported; quantise it without")
+    return config
+
+
+def write_configs(folder: Path, text: LlamaConfig, options: GptqOptions, dtype: torch.dtype) -> None:
+    """`quantize_config.json` and `config.json` of a Llama that any GPTQ reader takes."""
+    quantisation = {
+        "bits": options.bits,
+        "group_size": options.group,
+        "damp_percent": options.damping,
+        "desc_act": False,  # groups are of consecutive inputs, whatever the order of rounding was
+        "static_groups": True,
+        "sym": True,
+        "true_sequential": True,
+        "lm_head": False,
+        "quant_method": "gptq",
+        "checkpoint_format": "gptq",
+    }
+    model = {
+        **text.to_diff_dict(),
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "rope_theta": text.rope_parameters["rope_theta"],
+        "torch_dtype": str(dtype).removeprefix("torch."),
+        "quantization_config": quantisation,
+    }
+    for name, content in (("quantize_config.json", quantisation), ("config.json", model)):
+        (folder / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def write_shard(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """One safetensors file, under its name only when it is whole."""
+    partial = path.with_suffix(".partial")
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, metadata={"format": "pt"})
+    partial.replace(path)
+
+
+def write_index(folder: Path, shards: Mapping[str, list[str]]) -> None:
+    """`model.safetensors.index.json`.
+
+    Args:
+        shards: file name -> names of its tensors.
+    """
+    places = {tensor: shard for shard, names in shards.items() for tensor in names}
+    size = sum((folder / shard).stat().st_size for shard in shards)
+    content = {"metadata": {"total_size": size}, "weight_map": dict(sorted(places.items()))}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

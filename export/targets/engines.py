@@ -1,0 +1,204 @@
+"""TensorRT engines of a bundle's encoders, built on the machine that will run them. Needs no torch.
+
+One code path for TensorRT 10.3 to 11: networks are strongly typed, so that the precision is that of the ONNX graph and
+no flag is needed that version 11 removed. The result is measured before it counts: parity with the reference vectors
+that travel in the bundle, and latency.
+"""
+
+import shutil
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from export.targets.machines import Target
+from sdk.bundles.files import FileRecord, RelativePath, file_sha256
+from sdk.bundles.manifest import Manifest, read_manifest
+from sdk.errors import ExportError
+from sdk.runtime.backends.ort import Floats
+from sdk.runtime.backends.tensorrt import (
+    ENGINES,
+    RECORD,
+    EngineRecord,
+    Plan,
+    TensorRTEncoder,
+    engine_graphs,
+    graph_files,
+    load_tensorrt,
+    this_platform,
+)
+from sdk.runtime.verify import Reference
+from trainer.durable import write_whole
+
+_TOLERANCE = 2e-2  # relative error in float16, with tensor cores
+_ROUNDS = 50
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How to build.
+
+    Attributes:
+        batches: numbers of faces at once that are measured; an engine takes 1 to the last and is tuned for the middle.
+        workspace: bytes that the builder may try.
+    """
+
+    batches: tuple[int, ...] = (1, 4)
+    workspace: int = 2 << 30
+
+    def __post_init__(self) -> None:
+        if not self.batches or list(self.batches) != sorted(set(self.batches)) or self.batches[0] < 1:
+            raise ExportError(f"batch sizes must be positive and rise, e.g. 1,4; found {self.batches}")
+
+
+def build_engines(
+    bundle: Path,
+    options: EngineOptions,
+    target: Target | None = None,
+    report: Callable[[str], None] = lambda line: None,
+) -> EngineRecord:
+    """Build, measure and keep the engines of a bundle for this machine.
+
+    Args:
+        target: what this machine is said to be; None takes it as it is.
+        report: told one line per stage.
+
+    Returns:
+        The record that is written beside the plans.
+
+    Raises:
+        DependencyError: TensorRT or cuda-python is missing; the ONNX variant works without them.
+        ExportError: a graph cannot be built, or its engine does not compute what torch computed; nothing is kept.
+    """
+    manifest = read_manifest(bundle)
+    here = this_platform()
+    if target and target.sm != here.sm:
+        raise ExportError(
+            f"{target.title} has SM {target.sm}, this machine SM {here.sm}: engines are built on the machine that runs "
+            "them; run this command there, or use --target auto"
+        )
+    folder = bundle / ENGINES / here.folder
+    partial = folder.with_name(f"{here.folder}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        plans = _build_all(bundle, manifest, options, partial, report)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    record = EngineRecord(platform=here, plans=plans)
+    (partial / RECORD).write_text(record.model_dump_json(indent=1), encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+    return record
+
+
+def _build_all(
+    bundle: Path, manifest: Manifest, options: EngineOptions, folder: Path, report: Callable[[str], None]
+) -> dict[str, Plan]:
+    reference = Reference.load(bundle / manifest.reference)
+    inputs: dict[str, tuple[Floats, ...]] = {
+        "vision": (reference.pixel_values, reference.landmark_features),
+        "landmark": (reference.landmark_pixels,),
+    }
+    expected = {"vision": reference.rows, "landmark": reference.landmark_features}
+    cache, plans = bundle / ENGINES / "timing.cache", {}
+    for name, graph in engine_graphs(manifest).items():
+        if not len(inputs[name][0]):
+            continue  # nothing to measure it with
+        report(f"{name}: building ...")
+        path = folder / f"{name}.plan"
+        path.write_bytes(build_plan(bundle / graph, options, cache))
+        encoder = TensorRTEncoder(path, options.batches[-1])
+        plans[name] = _measure(path, encoder, inputs[name], expected[name], options, graph_files(manifest, graph))
+        encoder.close()
+        report(f"{name}: relative error {plans[name].relative_error:.1e}, p50 {plans[name].p50_ms} ms")
+    return plans
+
+
+def build_plan(graph: Path, options: EngineOptions, cache: Path) -> bytes:
+    """A serialised engine.
+
+    Args:
+        graph: ONNX file whose inputs have one dynamic dimension, the batch.
+        cache: timing cache; read if it is there, and written.
+    """
+    trt = load_tensorrt()
+    logger = trt.Logger(trt.Logger.WARNING)
+    builder = trt.Builder(logger)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse_from_file(str(graph)):
+        reasons = "; ".join(parser.get_error(index).desc() for index in range(parser.num_errors))
+        raise ExportError(f"TensorRT {trt.__version__} cannot read {graph}: {reasons}; the ONNX variant still works")
+    config = builder.create_builder_config()
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace)
+    config.add_optimization_profile(_profile(builder, network, options.batches))
+    timings = config.create_timing_cache(cache.read_bytes() if cache.is_file() else b"")
+    config.set_timing_cache(timings, False)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise ExportError(
+            f"TensorRT {trt.__version__} found no way to build {graph.name} in {options.workspace / 1e9:.1f} GB; give "
+            "it more --workspace; the ONNX variant still works"
+        )
+    write_whole(cache, bytes(timings.serialize()))
+    return bytes(plan)
+
+
+def _profile(builder: Any, network: Any, batches: tuple[int, ...]) -> Any:
+    """One optimisation profile over the batch of every input; the last piece of a larger batch may be one face."""
+    profile = builder.create_optimization_profile()
+    for index in range(network.num_inputs):
+        tensor = network.get_input(index)
+        rest = tuple(tensor.shape)[1:]
+        shapes = [(batch, *rest) for batch in (1, batches[len(batches) // 2], batches[-1])]
+        profile.set_shape(tensor.name, *shapes)
+    return profile
+
+
+def _measure(
+    path: Path,
+    encoder: TensorRTEncoder,
+    inputs: tuple[Floats, ...],
+    expected: Floats,
+    options: EngineOptions,
+    graph: dict[RelativePath, FileRecord],
+) -> Plan:
+    """Parity, then latency for each batch size.
+
+    Raises:
+        ExportError: the engine does not compute what torch computed.
+    """
+    difference = encoder(*inputs).astype(np.float64) - expected
+    error = float(np.linalg.norm(difference) / np.linalg.norm(expected.astype(np.float64)))
+    if not error <= _TOLERANCE:
+        raise ExportError(
+            f"the {path.stem} engine differs from torch by {error:.1e} (relative), {_TOLERANCE:.0e} is allowed; "
+            "it was not kept. Try another TensorRT version; the ONNX variant still works"
+        )
+    times = {batch: _latency(encoder, inputs, batch) for batch in options.batches}
+    return Plan(
+        file=path.name,
+        sha256=file_sha256(path),
+        graph=graph,
+        max_batch=options.batches[-1],
+        relative_error=error,
+        p50_ms={batch: round(statistics.median(found), 3) for batch, found in times.items()},
+        p95_ms={batch: round(float(np.percentile(found, 95)), 3) for batch, found in times.items()},
+    )
+
+
+def _latency(encoder: TensorRTEncoder, inputs: tuple[Floats, ...], batch: int) -> list[float]:
+    """Milliseconds of some runs, copies to and from the device included."""
+    arrays = [np.resize(array, (batch, *array.shape[1:])) for array in inputs]
+    times = []
+    for _ in range(_ROUNDS + 5):
+        begin = time.perf_counter()
+        encoder(*arrays)
+        times.append(1000 * (time.perf_counter() - begin))
+    return times[5:]

@@ -1,0 +1,256 @@
+"""Dataset construction (Sec. 3.1 of the paper): faces are cropped, and a vision-language model describes each of them.
+
+All of it lies in `out/train` or `out/eval`: `images/`, the annotation files, `journal.jsonl` with every answer that was
+paid for, `left_out.csv`, `about.json` with model, counts, tokens and cost, and, for "eval", the review sheet.
+"""
+
+import csv
+import io
+import json
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from sdk.errors import DataError, ImageError
+from sdk.faba.prompts import TASKS, Task
+from sdk.faces.images import load_image
+from trainer.corpus.answer_filter import label_of, unusable
+from trainer.corpus.crops import FaceCropper, jpeg
+from trainer.corpus.datasets.frames import IMAGES
+from trainer.corpus.endpoint import ChatEndpoint, EndpointError
+from trainer.corpus.prepare import annotation_name
+from trainer.corpus.records import Record, evaluation_row, training_row
+from trainer.corpus.review import write_review
+from trainer.corpus.templates import QUESTION_TEMPLATES
+from trainer.durable import append_journal, read_journal, write_json, write_whole
+from trainer.model.config import Conventions
+
+Split = Literal["train", "eval"]
+JOURNAL, ABOUT, LEFT_OUT = "journal.jsonl", "about.json", "left_out.csv"
+_FAILURES_IN_A_ROW = 10  # then the endpoint is taken to be broken
+
+
+@dataclass(frozen=True)
+class Prices:
+    """What tokens cost, in dollars per million."""
+
+    prompt: float
+    completion: float
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A face or an answer that is not in the set, and why."""
+
+    name: str
+    task: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One question about one face."""
+
+    name: str
+    image: Path
+    task: Task
+    question: str
+
+
+def annotate(
+    images: Path,
+    out: Path,
+    endpoint: ChatEndpoint,
+    *,
+    tasks: Sequence[Task] = TASKS,
+    split: Split = "train",
+    seed: int = 0,
+    concurrency: int = 4,
+    prices: Prices | None = None,
+    detector: str = "auto",
+    max_tokens: int = 512,
+    report: Callable[[str], None] = lambda line: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """Make a training or evaluation set from photographs; a run that was stopped goes on without asking twice.
+
+    Args:
+        images: folder of photographs, searched with its subfolders; the largest face of each is used.
+        out: folder of the set; the paths in its files are relative to it.
+        tasks: what is asked about each face, a template per face and task drawn by `seed` and the face's name.
+        concurrency: questions that are open at once.
+        prices: of the model; None leaves the cost out.
+        detector: as in `sdk.faces.detect.open_detector`.
+        max_tokens: limit of an answer; one that reaches it is left out.
+        report: told one line per stage.
+        progress: told how many of how many photographs are cropped, then how many questions are answered.
+
+    Returns:
+        What `about.json` says.
+
+    Raises:
+        DataError: no photograph, an `out` that holds answers of another model or seed, or an endpoint that answers
+            nothing; what was answered so far is kept.
+    """
+    pictures, cropper, folder = _find_pictures(images, out), FaceCropper(detector), out / split
+    about = {"model": endpoint.model, "seed": seed, "face_scale": Conventions.face_scale}
+    _claim(folder, about)
+    report(f"{len(pictures)} photographs; cropping faces")
+    faces, left_out = _crop_faces(pictures, folder / "images", cropper, progress)
+    answered = {(row["name"], row["task"]) for row in read_journal(folder / JOURNAL)}
+    jobs = [_job(face, task, seed) for face in faces for task in tasks if (face.stem, task) not in answered]
+    report(f"{len(faces)} faces; {len(jobs)} questions to ask, {len(answered)} answers from before")
+    left_out += _ask_all(jobs, endpoint, folder / JOURNAL, concurrency, max_tokens, progress)
+    rows = sorted(read_journal(folder / JOURNAL), key=lambda row: (row["name"], row["task"]))
+    usable, filtered = _filter(rows)
+    _write(usable, left_out + filtered, out, split, endpoint.model)
+    about |= _summary(rows, usable, left_out + filtered, prices)
+    write_json(folder / ABOUT, about)
+    return about
+
+
+def _claim(folder: Path, about: dict[str, Any]) -> None:
+    """Record whose answers a folder will hold; refuse one with the answers of another model, or other questions."""
+    if not (folder / ABOUT).exists():
+        write_json(folder / ABOUT, about)
+    known = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+    differing = [f"{key} {known.get(key)!r}" for key in about if known.get(key) != about[key]]
+    if differing:
+        raise DataError(f"{folder} holds answers made with {' and '.join(differing)}; choose another folder")
+
+
+def _find_pictures(images: Path, out: Path) -> dict[str, Path]:
+    """Photographs by the name that their crops will have."""
+    if out.resolve().is_relative_to(images.resolve()):
+        raise DataError(f"{out} lies in {images}, so that crops would be taken for photographs; choose another folder")
+    found: dict[str, Path] = {}
+    for path in sorted(path for path in images.rglob("*") if path.suffix.lower() in IMAGES):
+        name = "_".join(path.relative_to(images).with_suffix("").parts)
+        if name in found:
+            raise DataError(f"{path} and {found[name]} would both become {name}.jpg; rename one of them")
+        found[name] = path
+    if not found:
+        raise DataError(f"{images} holds no photographs: expected files such as .jpg or .png, in any subfolder")
+    return found
+
+
+def _crop_faces(
+    pictures: dict[str, Path], folder: Path, cropper: FaceCropper, progress: Callable[[int, int], None]
+) -> tuple[list[Path], list[LeftOut]]:
+    """The face crops, made where they are missing, and the photographs that give none."""
+    faces, left_out = [], []
+    for done, (name, picture) in enumerate(pictures.items(), 1):
+        target = folder / f"{name}.jpg"
+        problem = None if target.exists() else _crop_face(picture, target, cropper)
+        if problem:
+            left_out.append(LeftOut(name, "", problem))
+        else:
+            faces.append(target)
+        progress(done, len(pictures))
+    return faces, left_out
+
+
+def _crop_face(picture: Path, target: Path, cropper: FaceCropper) -> str | None:
+    """Write one crop; returns why there is none."""
+    try:
+        face = cropper(load_image(picture))
+    except ImageError as error:
+        return str(error)
+    if face is None:
+        return "no face was found"
+    write_whole(target, jpeg(face))
+    return None
+
+
+def _job(face: Path, task: Task, seed: int) -> _Job:
+    question = random.Random(f"{seed} {task} {face.stem}").choice(QUESTION_TEMPLATES[task])
+    return _Job(face.stem, face, task, question)
+
+
+def _ask_all(
+    jobs: Sequence[_Job],
+    endpoint: ChatEndpoint,
+    journal: Path,
+    concurrency: int,
+    max_tokens: int,
+    progress: Callable[[int, int], None],
+) -> list[LeftOut]:
+    """Ask and write each answer to the journal as it comes; returns the questions that failed."""
+    failed: list[LeftOut] = []
+    in_a_row = 0
+    pool = ThreadPoolExecutor(concurrency)
+    try:
+        futures = {pool.submit(_ask, job, endpoint, max_tokens): job for job in jobs}
+        for done, future in enumerate(as_completed(futures), 1):
+            try:
+                append_journal(journal, future.result())
+                in_a_row = 0
+            except EndpointError:
+                raise
+            except DataError as error:
+                failed.append(LeftOut(futures[future].name, futures[future].task, str(error)))
+                in_a_row += 1
+                if in_a_row == _FAILURES_IN_A_ROW:
+                    raise EndpointError(f"{in_a_row} questions in a row failed; start again later: {error}") from None
+            progress(done, len(jobs))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return failed
+
+
+def _ask(job: _Job, endpoint: ChatEndpoint, max_tokens: int) -> dict[str, Any]:
+    """The journal's row of one question."""
+    reply = endpoint.ask(job.image.read_bytes(), job.question, max_tokens)
+    return {"name": job.name, "task": job.task, "question": job.question, **vars(reply)}
+
+
+def _filter(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[LeftOut]]:
+    """The rows of the journal that can be learnt from, and the others."""
+    usable, left_out = [], []
+    for row in rows:
+        reason = "cut off" if row["cut_off"] else unusable(row["text"], row["task"])
+        if reason:
+            left_out.append(LeftOut(row["name"], row["task"], reason))
+        else:
+            usable.append(row)
+    return usable, left_out
+
+
+def _write(usable: Sequence[dict[str, Any]], left_out: Sequence[LeftOut], out: Path, split: Split, model: str) -> None:
+    """The annotation file of each task, the list of what is missing from them, and the review sheet."""
+    records = {task: [_record(row, out, split) for row in usable if row["task"] == task] for task in TASKS}
+    for task, chosen in records.items():
+        if chosen:
+            rows = [training_row(r, model) if split == "train" else evaluation_row(r) for r in chosen]
+            write_json(out / split / annotation_name(split, task), rows)
+    table = io.StringIO()
+    csv.writer(table).writerows([("name", "task", "reason"), *((e.name, e.task, e.reason) for e in left_out)])
+    write_whole(out / split / LEFT_OUT, table.getvalue().encode())
+    if split == "eval":
+        write_review([record for chosen in records.values() for record in chosen], out / split)
+
+
+def _record(row: dict[str, Any], out: Path, split: Split) -> Record:
+    name, text = row["name"], row["text"]
+    files = f"{split}/images/{name}.jpg", f"{split}/landmarks/{name}.npy"
+    return Record(name, out, *files, row["question"], text, label_of(text, row["task"]))
+
+
+def _summary(
+    rows: Sequence[dict[str, Any]], usable: Sequence[dict[str, Any]], left_out: Sequence[LeftOut], prices: Prices | None
+) -> dict[str, Any]:
+    """Counts, tokens and cost of a set over all its runs."""
+    prompt, completion = (sum(row[f"{kind}_tokens"] for row in rows) for kind in ("prompt", "completion"))
+    cost = None if prices is None else (prompt * prices.prompt + completion * prices.completion) / 1e6
+    return {
+        "answers": len(rows),
+        "usable": dict(Counter(row["task"] for row in usable)),
+        "left_out": dict(Counter(each.reason for each in left_out)),
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "cost_dollars": cost,
+    }

@@ -1,0 +1,78 @@
+"""GFT: 96 participants in conversation, the occurrence of each action unit per frame (Girard et al. 2017)."""
+
+import csv
+import re
+from pathlib import Path
+
+from sdk.errors import DataError
+from sdk.faba.vocabulary import DATASETS
+from trainer.corpus.datasets.frames import Frames, find_frames, frame_samples
+from trainer.corpus.datasets.occurrence import read_occurrence
+from trainer.corpus.datasets.sample import Sample, SampleSet
+
+_SPLITS = {"train": "train", "training": "train", "test": "eval", "eval": "eval"}
+
+
+def read_gft(folder: Path, partition: Path) -> SampleSet:
+    """The coded frames of the participants that a partition names.
+
+    A frame in which one of the ten scored units is not coded is left out.
+
+    Args:
+        folder: holds, itself or in one of its folders, for each participant a coding sheet `001A.csv` or `001A_*.csv`
+            (see `read_occurrence`), and a video `001A.mp4` or a folder `001A` of frames numbered as in the sheet.
+        partition: the official division, lines `participant,split` with split "train" or "test".
+
+    Raises:
+        DataError: the partition is not of this form, or a participant has no sheet or no pictures.
+    """
+    samples: list[Sample] = []
+    uncoded = unseen = 0
+    places = _places(folder)
+    for participant, split in read_partition(partition).items():
+        own = places.get(participant, [])
+        units, left_out = read_occurrence(_sheet(own, participant), DATASETS["GFT"].scored)
+        found = frame_samples(_frames(own, participant), units, participant, participant, split)
+        uncoded, unseen = uncoded + left_out, unseen + len(units) - len(found)
+        samples += found
+    return SampleSet(samples, {"a unit is not coded": uncoded, "no picture of the coded frame": unseen})
+
+
+def read_partition(path: Path) -> dict[str, str]:
+    """Participant -> "train" or "eval"; a first line of column names is allowed."""
+    if not path.is_file():
+        raise DataError(f"{path} is missing: expected GFT's official partition, lines 'participant,split'")
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        rows = [[cell.strip() for cell in row] for row in csv.reader(file) if row]
+    if rows and len(rows[0]) == 2 and rows[0][1].lower() == "split":
+        del rows[0]
+    wrong = [row for row in rows if len(row) != 2 or row[1].lower() not in _SPLITS]
+    if wrong or not rows:
+        raise DataError(f"{path}: expected lines 'participant,train' or '...,test', found {wrong[:1] or 'none'}")
+    twice = sorted({row[0] for row in rows if sum(row[0] == other[0] for other in rows) > 1})
+    if twice:
+        raise DataError(f"{path}: {', '.join(twice)} is listed more than once; a participant belongs to one split")
+    return {participant: _SPLITS[split.lower()] for participant, split in rows}
+
+
+def _places(folder: Path) -> dict[str, list[Path]]:
+    """Files and folders, up to two levels deep, by the participant whose name theirs begins with."""
+    places: dict[str, list[Path]] = {}
+    for path in [*folder.glob("*"), *folder.glob("*/*")]:
+        places.setdefault(re.split(r"[._]", path.name)[0], []).append(path)
+    return places
+
+
+def _sheet(places: list[Path], participant: str) -> Path:
+    sheets = [path for path in places if path.suffix.lower() == ".csv"]
+    if len(sheets) != 1:
+        found = ", ".join(map(str, sheets)) or "none"
+        raise DataError(f"GFT: expected one coding sheet {participant}.csv or {participant}_*.csv, found {found}")
+    return sheets[0]
+
+
+def _frames(places: list[Path], participant: str) -> Frames:
+    frames = find_frames(places)
+    if frames is None:
+        raise DataError(f"GFT: expected a video {participant}.mp4 or a folder {participant} of its frames, found none")
+    return frames

@@ -1,0 +1,50 @@
+"""RAF-DB, basic emotions: aligned pictures of single faces (Li et al. 2017)."""
+
+from pathlib import Path
+
+from sdk.errors import DataError
+from sdk.faba.vocabulary import Emotion
+from trainer.corpus.datasets.sample import Sample, SampleSet
+
+LABELS: dict[str, Emotion] = {
+    "1": "surprise",
+    "2": "fear",
+    "3": "disgust",
+    "4": "happiness",
+    "5": "sadness",
+    "6": "anger",
+    "7": "neutral",
+}
+LIST = "EmoLabel/list_patition_label.txt"  # spelled so by its makers
+PICTURES = "Image/aligned"
+
+
+def read_rafdb(folder: Path) -> SampleSet:
+    """The samples of the folder `basic` of RAF-DB.
+
+    Args:
+        folder: holds `EmoLabel/list_patition_label.txt` and `Image/aligned/train_00001_aligned.jpg`.
+
+    Raises:
+        DataError: says what is missing or which line is wrong.
+    """
+    listed = folder / LIST
+    if not listed.is_file():
+        raise DataError(f"{listed} is missing: expected the folder 'basic' of RAF-DB, with EmoLabel and Image in it")
+    lines = listed.read_text(encoding="utf-8").split("\n")
+    samples = [_sample(folder, line.split(), f"{listed}, line {i}") for i, line in enumerate(lines, 1) if line.strip()]
+    missing = [sample.picture for sample in samples if not sample.picture.is_file()]
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(samples)} aligned pictures are missing, first {missing[0]}: unpack aligned.zip"
+        )
+    return SampleSet(samples, {})
+
+
+def _sample(folder: Path, words: list[str], place: str) -> Sample:
+    file, label = words if len(words) == 2 else ("", "")
+    split = {"train": "train", "test": "eval"}.get(file.split("_")[0])
+    if split is None or label not in LABELS:
+        raise DataError(f"{place}: expected a line such as 'train_00001.jpg 5' with a label 1..7, found {words}")
+    name = Path(file).stem
+    return Sample(name, folder / PICTURES / f"{name}_aligned.jpg", None, "", split, emotion=LABELS[label])

@@ -1,0 +1,162 @@
+"""The landmark files of a data set: the 212 outputs of a 2d106det network for each picture.
+
+Each landmark folder says in `about.json` how its files came about; a folder without it holds the released data.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+
+from sdk.errors import DataError
+from sdk.faces.crop import aligned_face
+from sdk.faces.images import load_image
+from sdk.faces.preprocess import LANDMARK_SIZE, FloatArray, LandmarkMode, landmark_pixels
+from sdk.runtime.backends.ort import OrtEncoder
+from trainer.corpus.records import Record
+from trainer.corpus.tensors import read_landmarks
+from trainer.durable import write_json, write_whole
+from trainer.model.config import Conventions
+
+ABOUT = "about.json"
+FEATURES = 212
+
+
+def fill_landmarks(
+    records: Sequence[Record],
+    network: Path,
+    mode: LandmarkMode,
+    *,
+    batch_size: int = 64,
+    threads: int = 4,
+    face_scale: float = Conventions.face_scale,
+    replace: bool = False,
+    report: Callable[[str], None] = lambda line: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> int:
+    """Compute the landmark files that are not there yet.
+
+    Args:
+        records: each names a picture of an aligned face and its landmark file; a file that several share is made once.
+        network: ONNX file with the interface of insightface's 2d106det: (N, 3, 192, 192) -> (N, 212).
+        mode: what the network sees, see `sdk.faces.preprocess.landmark_pixels`.
+        threads: that load pictures, and that the network uses.
+        face_scale: side of the pictures over the face box inside; used by mode "insightface".
+        replace: files of another network or mode give way, instead of being an error.
+        report: told one line per stage.
+        progress: told how many of how many files are done.
+
+    Returns:
+        The number of files that were computed.
+
+    Raises:
+        DataError: a landmark folder holds files of another mode or network, or the network has another interface.
+        ImageError: a picture cannot be read; files made so far are kept.
+    """
+    encoder = OrtEncoder(network, threads)
+    _check_interface(encoder, network)
+    digest = hashlib.sha256(network.read_bytes()).hexdigest()
+    about = {"mode": mode, "network": network.name, "sha256": digest, "face_scale": face_scale}
+    unique = list({record.landmark_path: record for record in records}.values())
+    for folder in sorted({record.landmark_path.parent for record in unique}):
+        _claim(folder, about, replace)
+    waiting = [record for record in unique if not _is_there(record)]
+    report(f"{len(waiting)} landmark files to compute, {len(unique) - len(waiting)} are there")
+    with ThreadPoolExecutor(threads) as pool:
+        for start in range(0, len(waiting), batch_size):
+            batch = waiting[start : start + batch_size]
+            pixels = list(pool.map(lambda record: _pixels(record, mode, face_scale), batch))
+            for record, feature in zip(batch, encoder(np.stack(pixels)), strict=True):
+                write_whole(record.landmark_path, _npy(feature))
+            progress(start + len(batch), len(waiting))
+    return len(waiting)
+
+
+def recorded_mode(records: Sequence[Record]) -> LandmarkMode:
+    """How the landmark files of a set were computed; "emola", as the released ones, if their folder does not say.
+
+    Raises:
+        DataError: an `about.json` is broken, or the files of mixed sets were computed in different ways.
+    """
+    modes = {folder: _mode_of(folder) for folder in sorted({record.landmark_path.parent for record in records})}
+    if len(set(modes.values())) > 1:
+        found = ", ".join(f"{folder}: {mode}" for folder, mode in modes.items())
+        raise DataError(f"landmark files of different modes do not mix ({found}); compute one of them again")
+    return next(iter(modes.values()))
+
+
+def _mode_of(folder: Path) -> LandmarkMode:
+    path = folder / ABOUT
+    if not path.exists():
+        return "emola"
+    mode: LandmarkMode = _read(path).get("mode")
+    if mode not in get_args(LandmarkMode):
+        raise DataError(f"{path}: mode must be one of {get_args(LandmarkMode)}, not {mode!r}; compute the files again")
+    return mode
+
+
+def _check_interface(encoder: OrtEncoder, network: Path) -> None:
+    try:
+        shape = encoder(np.zeros((2, 3, LANDMARK_SIZE, LANDMARK_SIZE), np.float32)).shape
+    except Exception as error:  # onnxruntime's own exception types are not public
+        raise DataError(f"{network} does not take (N, 3, 192, 192) pixels as 2d106det does: {error}") from None
+    if shape != (2, FEATURES):
+        raise DataError(f"{network}: expected (N, {FEATURES}) outputs as of 2d106det, found {shape} for N = 2")
+
+
+def _claim(folder: Path, about: dict[str, Any], replace: bool) -> None:
+    """Record how the files of a folder are made; refuse one whose files are made otherwise, or clear it."""
+    found = _read(folder / ABOUT) if (folder / ABOUT).exists() else {}
+    differing = [key for key in ("mode", "sha256", "face_scale") if found.get(key) != about[key]]
+    if differing and replace:
+        for path in folder.glob("*.npy"):
+            path.unlink()
+        write_json(folder / ABOUT, about)
+    elif found:
+        if differing:
+            known = ", ".join(f"{key} {found.get(key)!r}" for key in differing)
+            raise DataError(
+                f"{folder} holds files of {known}; --replace computes them anew, or use another landmark folder"
+            )
+    elif any(folder.glob("*.npy")):
+        raise DataError(
+            f"{folder} holds landmark files but no {ABOUT}, as the released data, whose mode is 'emola'; they are not "
+            "mixed with others: delete them, or use another landmark folder"
+        )
+    else:
+        write_json(folder / ABOUT, about)
+
+
+def _read(path: Path) -> Any:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path} is not JSON ({error}); delete the folder and compute its files again") from None
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: expected a JSON object; delete the folder and compute its files again")
+    return content
+
+
+def _is_there(record: Record) -> bool:
+    try:
+        read_landmarks(record, FEATURES)
+    except DataError:
+        return False
+    return True
+
+
+def _pixels(record: Record, mode: LandmarkMode, face_scale: float) -> FloatArray:
+    """(3, 192, 192) input of the network."""
+    face = aligned_face(load_image(record.image_path), face_scale)
+    return landmark_pixels(face.pixels, mode=mode, box_xyxy=face.box_in_crop)
+
+
+def _npy(feature: FloatArray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, feature.astype(np.float32))
+    return file.getvalue()

@@ -1,0 +1,177 @@
+"""Records as tensors: what the training loop and the evaluation read."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import sentencepiece
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from sdk.errors import DataError
+from sdk.faba.prompts import TEMPLATES
+from sdk.faces.crop import FaceCrop, aligned_face
+from sdk.faces.images import load_image
+from sdk.faces.patches import patch_order
+from sdk.faces.preprocess import Preprocessing, vision_pixels
+from trainer.corpus.records import Record
+from trainer.model.config import Conventions, EmolaConfig, ImageStatistics, preprocessing
+from trainer.tokenization import IGNORED, conversation_ids
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How records become tensors: the shape of the model, the conventions, the tokenizer."""
+
+    config: EmolaConfig
+    conventions: Conventions
+    statistics: ImageStatistics
+    tokenizer: sentencepiece.SentencePieceProcessor
+
+    def pixels(self, record: Record) -> Tensor:
+        """(3, S, S) CLIP pixels."""
+        return torch.from_numpy(vision_pixels(*self._face(record, bool(self.conventions.anchors))))
+
+    def ranked_pixels(self, record: Record) -> tuple[Tensor, Tensor]:
+        """`pixels`, and (patches,) indices of their patches, the most telling first."""
+        side = self.config.vision.image_size // self.config.vision.patch_size
+        face = self._face(record, self.conventions.landmark_mode == "insightface")
+        return torch.from_numpy(vision_pixels(*face)), torch.from_numpy(patch_order(*face, side))
+
+    def _face(self, record: Record, located: bool) -> tuple[FaceCrop, np.ndarray, Preprocessing]:
+        """Crop, landmark feature and settings; the feature is read only where its points are needed."""
+        crop = aligned_face(load_image(record.image_path), self.conventions.face_scale)
+        features = read_landmarks(record, self.config.landmark_size) if located else np.empty(0)
+        return crop, features, preprocessing(self.config, self.conventions, self.statistics)
+
+    def landmarks(self, record: Record) -> Tensor:
+        """(212,) landmark feature."""
+        return torch.from_numpy(read_landmarks(record, self.config.landmark_size))
+
+    def tokens(self, record: Record) -> tuple[list[int], list[int]]:
+        """Input ids and labels."""
+        return conversation_ids(self.tokenizer, TEMPLATES[self.conventions.template], record.question, record.answer)
+
+
+def read_landmarks(record: Record, size: int = 212) -> np.ndarray:
+    """The landmark feature of a record as (size,) float32.
+
+    Raises:
+        DataError: the file is missing, no array, or of another shape.
+    """
+    try:
+        feature = np.load(record.landmark_path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{record.id}: {record.landmark_path} cannot be read ({error})") from None
+    if feature.shape != (size,) or feature.dtype.kind != "f" or not np.isfinite(feature).all():
+        raise DataError(
+            f"{record.id}: {record.landmark_path}: expected {size} finite numbers, found {feature.dtype} of shape "
+            f"{feature.shape}"
+        )
+    return feature.astype(np.float32)
+
+
+class RecordDataset(Dataset[dict[str, Any]]):
+    """Training records, tokenised when asked for; with `ranked` each says how its patches rank."""
+
+    def __init__(self, records: Sequence[Record], encoding: Encoding, ranked: bool = False) -> None:
+        self._records, self._encoding, self._ranked = records, encoding, ranked
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        record = self._records[index]
+        input_ids, labels = self._encoding.tokens(record)
+        item = {"input_ids": input_ids, "labels": labels, "landmarks": self._encoding.landmarks(record)}
+        if self._ranked:
+            item["pixel_values"], item["patches"] = self._encoding.ranked_pixels(record)
+        else:
+            item["pixel_values"] = self._encoding.pixels(record)
+        return item
+
+    def lengths(self) -> list[int]:
+        """Tokens of each record, for grouping; one row stands for the image."""
+        return [len(self._encoding.tokens(record)[0]) for record in self._records]
+
+
+def collate(items: list[dict[str, Any]]) -> dict[str, Tensor]:
+    """A batch, padded on the right."""
+
+    def pad(key: str, fill: int) -> Tensor:
+        rows = [torch.tensor(item[key]) for item in items]
+        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=fill)
+
+    input_ids = pad("input_ids", 0)
+    lengths = torch.tensor([len(item["input_ids"]) for item in items])
+    stacked = [key for key in ("pixel_values", "landmarks", "patches") if key in items[0]]
+    return {
+        "input_ids": input_ids,
+        "labels": pad("labels", IGNORED),
+        "attention_mask": (torch.arange(input_ids.shape[1]) < lengths[:, None]).long(),
+        **{key: torch.stack([item[key] for item in items]) for key in stacked},
+    }
+
+
+class RecordOrder(Sampler[int]):
+    """The order in which records are trained: decided by seed and epoch alone, so that a resumed run repeats it.
+
+    With lengths, the records of an optimizer step are dealt to its forward passes so that each has as many tokens,
+    as LLaVA's trainer does. Which records make a step stays chance: a step of short answers alone would teach the
+    model, for a while, that little is ever to be said.
+
+    Args:
+        count: number of records.
+        batch_size: records of one forward pass.
+        passes: forward passes of one optimizer step, over all processes.
+        seed: of the whole run.
+        lengths: tokens of each record; None shuffles only.
+    """
+
+    def __init__(
+        self, count: int, batch_size: int, passes: int, seed: int, lengths: Sequence[int] | None = None
+    ) -> None:
+        self._count, self._batch_size, self._passes, self._seed = count, batch_size, passes, seed
+        self._lengths, self._epoch = lengths, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._epoch)
+        order = torch.randperm(self._count, generator=generator).tolist()
+        if self._lengths is None:
+            return iter(order)
+        together = self._batch_size * self._passes
+        steps = (order[start : start + together] for start in range(0, self._count, together))
+        return (index for step in steps for index in self._deal(step))
+
+    def _deal(self, step: list[int]) -> Iterator[int]:
+        """The records of a step, longest first to whichever pass has the fewest tokens so far."""
+        if len(step) < self._batch_size * self._passes:
+            return iter(step)  # the end of an epoch
+        lengths, passes = self._lengths or (), [[] for _ in range(self._passes)]
+        totals = [0] * self._passes
+        for index in sorted(step, key=lambda index: -lengths[index]):
+            open_passes = (number for number, dealt in enumerate(passes) if len(dealt) < self._batch_size)
+            chosen = min(open_passes, key=totals.__getitem__)
+            passes[chosen].append(index)
+            totals[chosen] += lengths[index]
+        return itertools.chain.from_iterable(passes)
+
+
+class FixedOrder(RecordOrder):
+    """An order given from outside, to repeat somebody else's run."""
+
+    def __init__(self, order: Sequence[int]) -> None:
+        super().__init__(len(order), 1, 1, 0)
+        self._order = order
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._order)

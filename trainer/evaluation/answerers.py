@@ -1,0 +1,169 @@
+"""Who answers an evaluation: the torch model, a bundle, or a model served behind an OpenAI-compatible endpoint."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from sdk.analyzer import open_backend
+from sdk.bundles.files import file_sha256
+from sdk.bundles.manifest import Manifest, read_manifest
+from sdk.faba.prompts import TEMPLATES
+from sdk.faces.crop import aligned_face
+from sdk.faces.images import load_image
+from sdk.runtime.clock import Clock
+from sdk.runtime.pipeline import Pipeline
+from sdk.runtime.pruning import with_visual_tokens
+from trainer.checkpoint import Checkpoint
+from trainer.corpus.endpoint import ChatEndpoint, QuestionError
+from trainer.corpus.records import Record
+from trainer.corpus.tensors import Encoding, read_landmarks
+from trainer.model.config import CONVENTIONS
+from trainer.tokenization import load_tokenizer, prompt_ids
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A record that a model will not answer, and why: scored as an empty answer."""
+
+    reason: str
+
+
+class Answerer(Protocol):
+    """Answers records, greedily.
+
+    Attributes:
+        name: says which model it is; two runs with one name are of the same model.
+        batch_size: records that it likes at once.
+    """
+
+    name: str
+    batch_size: int
+
+    def answer(self, records: Sequence[Record]) -> "Sequence[str | Refused]": ...
+
+
+class TorchAnswerer:
+    """A checkpoint in torch.
+
+    Args:
+        checkpoint: opened files.
+        device: "cpu", "cuda" ...
+        dtype: of the weights.
+        max_new_tokens: limit of an answer.
+        visual_tokens: as in `sdk.Analyzer`.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        device: str,
+        dtype: torch.dtype,
+        batch_size: int,
+        max_new_tokens: int,
+        visual_tokens: int | None = None,
+    ) -> None:
+        folder = checkpoint.adapter or checkpoint.base
+        card = folder / CONVENTIONS  # tells two trainings in folders of one name apart
+        mark = file_sha256(card)[:12] if card.is_file() else ""
+        self.name = f"torch {folder.name} {mark} {str(dtype).removeprefix('torch.')}, {max_new_tokens} tokens"
+        self.name += _pruned(visual_tokens)
+        self.batch_size = batch_size
+        self._device, self._max_new_tokens, self._visual_tokens = device, max_new_tokens, visual_tokens
+        self._model = checkpoint.load(dtype=dtype, device=device)
+        self._tokenizer = load_tokenizer(checkpoint.base)
+        self._encoding = Encoding(checkpoint.config, checkpoint.conventions, checkpoint.statistics, self._tokenizer)
+
+    def answer(self, records: Sequence[Record]) -> list[str]:
+        answers = {}
+        for question in dict.fromkeys(record.question for record in records):  # equal questions need no padding
+            group = [index for index, record in enumerate(records) if record.question == question]
+            texts = self._answer_one_question(question, [records[index] for index in group])
+            answers |= dict(zip(group, texts, strict=True))
+        return [answers[index] for index in range(len(records))]
+
+    @torch.inference_mode()
+    def _answer_one_question(self, question: str, records: list[Record]) -> list[str]:
+        prompt = TEMPLATES[self._encoding.conventions.template].prompt(question)
+        ids = torch.tensor([prompt_ids(self._tokenizer, prompt)] * len(records), device=self._device)
+        pictures, ranks = zip(*(self._encoding.ranked_pixels(record) for record in records), strict=True)
+        pixels, patches = torch.stack(pictures).to(self._device), torch.stack(ranks).to(self._device)
+        landmarks = torch.stack([self._encoding.landmarks(record) for record in records]).to(self._device)
+        kept = patches[:, : self._visual_tokens] if self._visual_tokens else None
+        fused = self._model.fuse(ids, self._model.encode(pixels, landmarks, kept))
+        tokens = self._model.language_model.generate(
+            inputs_embeds=fused.embeds,
+            attention_mask=fused.attention_mask.long(),
+            do_sample=False,
+            max_new_tokens=self._max_new_tokens,
+            eos_token_id=self._tokenizer.eos_id(),
+            pad_token_id=self._tokenizer.eos_id(),
+        )
+        return [self._decode(row) for row in tokens.tolist()]
+
+    def _decode(self, token_ids: list[int]) -> str:
+        end = self._tokenizer.eos_id()
+        kept = token_ids[: token_ids.index(end)] if end in token_ids else token_ids
+        return self._tokenizer.decode(kept).strip()
+
+
+class BundleAnswerer:
+    """A bundle through the runtime, on the landmark features of the set, so that it sees what torch sees.
+
+    Args:
+        manifest: of a folder that is not sealed yet; None reads it.
+    """
+
+    batch_size = 1
+
+    def __init__(
+        self,
+        folder: Path,
+        device: str = "auto",
+        max_new_tokens: int | None = None,
+        visual_tokens: int | None = None,
+        manifest: Manifest | None = None,
+    ) -> None:
+        manifest = with_visual_tokens(manifest or read_manifest(folder), visual_tokens)
+        self._pipeline = Pipeline(folder, manifest, open_backend(folder, manifest, device))
+        self._max_new_tokens = max_new_tokens
+        limit = max_new_tokens or manifest.prompt.max_new_tokens
+        variant, digest = self._pipeline.backend.variant.name, manifest.digest or manifest.digest_of()
+        self.name = f"bundle {manifest.name} {variant} {digest[:12]}, {limit} tokens{_pruned(visual_tokens)}"
+
+    def answer(self, records: Sequence[Record]) -> list[str]:
+        return [self._answer_one(record) for record in records]
+
+    def _answer_one(self, record: Record) -> str:
+        clock = Clock()
+        scale = self._pipeline.manifest.preprocessing.face_scale
+        crop = aligned_face(load_image(record.image_path), scale)
+        with self._pipeline.encode(crop, clock, read_landmarks(record)) as face:
+            tasks = {q.text: task for task, q in self._pipeline.manifest.prompt.questions.items()}
+            question = tasks.get(record.question, record.question)
+            return self._pipeline.ask(face, question, clock, self._max_new_tokens).text
+
+
+def _pruned(visual_tokens: int | None) -> str:
+    return "" if visual_tokens is None else f", {visual_tokens} visual"
+
+
+class EndpointAnswerer:
+    """Any multimodal model behind an OpenAI-compatible endpoint, as Table 7 compares them; a batch is asked at once."""
+
+    def __init__(self, endpoint: ChatEndpoint, batch_size: int, max_new_tokens: int) -> None:
+        self._endpoint, self.batch_size, self._max_new_tokens = endpoint, batch_size, max_new_tokens
+        self.name = f"endpoint {endpoint.model}, {max_new_tokens} tokens"
+
+    def answer(self, records: Sequence[Record]) -> "list[str | Refused]":
+        with ThreadPoolExecutor(self.batch_size) as pool:
+            return list(pool.map(self._answer_one, records))
+
+    def _answer_one(self, record: Record) -> "str | Refused":
+        try:
+            return self._endpoint.ask(record.image_path.read_bytes(), record.question, self._max_new_tokens).text
+        except QuestionError as error:
+            return Refused(str(error))

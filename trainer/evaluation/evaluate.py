@@ -1,0 +1,172 @@
+"""Answer an evaluation set and score it: resumable, with intervals, comparable run by run."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sdk.errors import DataError
+from sdk.faba.rege import score
+from trainer.corpus.records import Record, read_records
+from trainer.durable import append_journal, read_journal, write_json
+from trainer.evaluation.answerers import Answerer, Refused
+from trainer.evaluation.bootstrap import SampleScores, compare, intervals, sample_scores
+
+PREDICTIONS, RUN, SCORES = "predictions.jsonl", "run.json", "scores.json"
+_REFUSALS_IN_A_ROW = 10  # then the model's name or the options are taken to be wrong
+NOUNS = "RAF-DB"  # its answers are nouns such as "Happiness", compared as they are (Table 3)
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """What is asked.
+
+    Attributes:
+        records: with labels.
+        task: "au" or "emotion".
+        dataset: which action units are scored, a key of `sdk.faba.vocabulary.DATASETS`, or "RAF-DB".
+    """
+
+    records: Sequence[Record]
+    task: str
+    dataset: str = "FABA"
+
+    @classmethod
+    def read(
+        cls, path: Path, task: str, dataset: str = "FABA", *, root: Path | None = None, limit: int | None = None
+    ) -> "EvaluationSet":
+        """The first `limit` records of a file; `root` and errors as of `read_records`."""
+        records = read_records(path, root, "action_units" if task == "au" else "emotion")
+        return cls(records[:limit], task, dataset)
+
+    @property
+    def annotations(self) -> list[dict[str, Any]]:
+        return [{"label": record.label, "gpt4": record.answer} for record in self.records]
+
+    @property
+    def digest(self) -> str:
+        content = [(r.image, r.landmark, r.question, r.answer, r.label) for r in self.records]
+        return hashlib.sha256(json.dumps([self.task, self.dataset, content]).encode()).hexdigest()
+
+
+def answer(
+    answerer: Answerer, evaluation: EvaluationSet, folder: Path, progress: Callable[[int, int], None]
+) -> list[str]:
+    """Answers of a model to a set, in order; what an earlier run in `folder` answered is not asked again.
+
+    Args:
+        progress: told how many of how many are done.
+
+    Raises:
+        DataError: the folder holds the answers of another model or to another set, or record after record is refused.
+    """
+    _open_folder(folder, {"model": answerer.name, "data": evaluation.digest})
+    path, count = folder / PREDICTIONS, len(evaluation.records)
+    done, held = read_answers(path), list[dict[str, Any]]()
+    for start in range(0, count, answerer.batch_size):
+        batch = range(start, min(start + answerer.batch_size, count))
+        if all(index in done for index in batch):
+            continue  # batches are never regrouped: a resumed run computes what an uninterrupted one does, to the bit
+        for index, said in zip(batch, answerer.answer([evaluation.records[index] for index in batch]), strict=True):
+            done[index] = "" if isinstance(said, Refused) else said
+            row = {"index": index, "prediction": done[index]}
+            if isinstance(said, Refused):
+                _hold({**row, "refused": said.reason}, held, min(_REFUSALS_IN_A_ROW, count))
+            else:
+                _record(path, [*held, row])
+                held = []
+        progress(len(done), count)
+    _record(path, held)
+    return [done[index] for index in range(count)]
+
+
+def _hold(row: dict[str, Any], held: list[dict[str, Any]], most: int) -> None:
+    """Keep a refusal back until another record is answered: where all are refused, it is not the records' fault."""
+    held.append(row)
+    if len(held) == most:
+        raise DataError(f"{most} records in a row were refused, which is not recorded; the last: {row['refused']}")
+
+
+def _record(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    for row in rows:
+        append_journal(path, row)
+
+
+def read_answers(path: Path) -> dict[int, str]:
+    """The answers of a run by index."""
+    return {row["index"]: row["prediction"] for row in read_journal(path)}
+
+
+def _open_folder(folder: Path, run: Mapping[str, str]) -> None:
+    known = folder / RUN
+    if not known.exists():
+        write_json(known, run)
+    found = json.loads(known.read_text())
+    if found != run:
+        raise DataError(
+            f"{folder} holds the answers of {found.get('model')!r} or to another set; choose another folder"
+        )
+
+
+def evaluate(predictions: Sequence[str], evaluation: EvaluationSet, folder: Path) -> dict[str, Any]:
+    """Score answers in both protocols and write `scores.json` beside them.
+
+    Returns:
+        `official` and `paper` (see `RegeScore`), `intervals` of 95 %; of RAF-DB `accuracy` in percent and its interval.
+        Where the model refused records, also `refused`: why, by index.
+    """
+    scores = _sample_scores(predictions, evaluation)
+    found: dict[str, Any]
+    if evaluation.dataset == NOUNS:
+        found = {"task": "emotion", "dataset": NOUNS, "accuracy": 100 * float(scores.hits.mean())}
+        found["intervals"] = {"accuracy": intervals(scores)["s_re"]}
+    else:
+        options = {"task": evaluation.task, "dataset": evaluation.dataset}
+        found = {
+            protocol: score(predictions, evaluation.annotations, protocol=protocol, **options).to_dict()
+            for protocol in ("official", "paper")
+        }
+        found["intervals"] = intervals(scores)
+    refused = {row["index"]: row["refused"] for row in read_journal(folder / PREDICTIONS) if "refused" in row}
+    if refused:
+        found["refused"] = refused
+    write_json(folder / SCORES, found)
+    return found
+
+
+def _sample_scores(predictions: Sequence[str], evaluation: EvaluationSet) -> SampleScores:
+    if evaluation.dataset != NOUNS:
+        options = {"task": evaluation.task, "dataset": evaluation.dataset}
+        return sample_scores(predictions, evaluation.annotations, **options)
+    pairs = zip(predictions, evaluation.records, strict=True)
+    hits = np.array([[_noun(said) == _noun(record.answer)] for said, record in pairs], np.float64)
+    return SampleScores(hits, np.zeros_like(hits), np.zeros_like(hits), np.zeros(len(hits)), emotion=True)
+
+
+def _noun(text: str) -> str:
+    return text.strip(" .\n").lower()
+
+
+def compare_runs(predictions: Sequence[str], other: Path, evaluation: EvaluationSet) -> dict[str, Any]:
+    """Paired bootstrap of these answers minus those of another run on the same set.
+
+    Raises:
+        DataError: the other run is not finished or of another set.
+    """
+    run = other / RUN
+    if not run.exists() or json.loads(run.read_text())["data"] != evaluation.digest:
+        raise DataError(f"{other} holds no run on this set; evaluate the other model on it first")
+    answers = read_answers(other / PREDICTIONS)
+    if len(answers) != len(evaluation.records):
+        raise DataError(
+            f"{other}: {len(answers)} of {len(evaluation.records)} records are answered; finish that run first"
+        )
+    theirs = [answers[index] for index in range(len(answers))]
+    found = compare(*(_sample_scores(texts, evaluation) for texts in (predictions, theirs)))
+    if evaluation.dataset == NOUNS:
+        return {"accuracy": asdict(found["s_re"])}
+    return {name: asdict(comparison) for name, comparison in found.items()}

@@ -1,0 +1,17 @@
+"""The network, and what describes it on disk: config, weight files, LoRA factors."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trainer.model.emola import EmoLA
+
+__all__ = ["EmoLA"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import EmoLA when it is first used: the modules beside it need no torch."""
+    if name != "EmoLA":
+        raise AttributeError(f"module 'trainer.model' has no attribute {name!r}")
+    globals()[name] = found = import_module("trainer.model.emola").EmoLA
+    return found

@@ -1,0 +1,130 @@
+"""The low-rank updates of an adapter folder, and the weights with them added."""
+
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+from transformers import LlamaForCausalLM
+
+from sdk.errors import CheckpointError, DependencyError
+from trainer.model.config import read_json
+from trainer.model.weights import WeightFiles
+
+_FACTOR = re.compile(r"^(.+)\.lora_([AB])(?:\.default)?\.weight$")
+
+
+def attach_lora(decoder: LlamaForCausalLM, config: LoraConfig) -> PeftModel:
+    """Wrap a decoder in live LoRA modules; its own weights are frozen."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft 0.21 calls transformers 5.23 by an old name
+        return get_peft_model(decoder, config)
+
+
+def load_in_4bit(decoder: LlamaForCausalLM) -> None:
+    """Put the linear layers of a decoder in bitsandbytes' 4-bit NormalFloat, in place; LoRA trains on top.
+
+    Raises:
+        DependencyError: bitsandbytes is not installed.
+    """
+    try:
+        from bitsandbytes.nn import Linear4bit
+    except ImportError:
+        raise DependencyError("bitsandbytes", "train4bit", "train with --load-4bit") from None
+    for layer in decoder.model.layers:
+        for parent in (layer.self_attn, layer.mlp):
+            for name, linear in list(parent.named_children()):
+                if isinstance(linear, nn.Linear):
+                    quantised = Linear4bit(
+                        linear.in_features,
+                        linear.out_features,
+                        bias=False,
+                        quant_type="nf4",
+                        compute_dtype=linear.weight.dtype,
+                    )
+                    quantised.load_state_dict(linear.state_dict())
+                    setattr(parent, name, quantised)
+
+
+class LoraUpdates:
+    """The low-rank updates of an adapter folder: peft 0.4 to today, plain LoRA on linear layers.
+
+    Attributes:
+        pairs: name of a weight -> (A (r, in), B (out, r)).
+        scale: factor of B @ A.
+    """
+
+    def __init__(self, adapter: Path) -> None:
+        self.path = adapter
+        self.config = read_json(adapter / "adapter_config.json")
+        unusual = [
+            key
+            for key in ("fan_in_fan_out", "use_dora", "modules_to_save", "alpha_pattern", "rank_pattern")
+            if self.config.get(key)
+        ]
+        if self.config.get("peft_type") != "LORA" or self.config.get("bias", "none") != "none" or unusual:
+            raise CheckpointError(
+                f"{adapter / 'adapter_config.json'}: expected plain LoRA without bias, found "
+                f"{self.config.get('peft_type')} with {unusual or 'bias'}"
+            )
+        rank = self.config["r"]
+        self.scale = self.config["lora_alpha"] / (rank**0.5 if self.config.get("use_rslora") else rank)
+        files = [adapter / name for name in ("adapter_model.safetensors", "adapter_model.bin")]
+        found = next((path for path in files if path.is_file()), None)
+        if found is None:
+            raise CheckpointError(f"{adapter}: adapter_model.safetensors or adapter_model.bin is missing")
+        halves: dict[str, dict[str, Tensor]] = {}
+        for name, tensor in WeightFiles([found]).items():
+            match = _FACTOR.match(name)
+            if not match:
+                raise CheckpointError(f"{found}: {name} is no LoRA weight")
+            halves.setdefault(f"{match[1]}.weight", {})[match[2]] = tensor
+        broken = [name for name, pair in halves.items() if len(pair) < 2]
+        if broken:
+            raise CheckpointError(f"{found}: {broken[0]} has only one of its LoRA factors A and B")
+        self.pairs = {name: (pair["A"], pair["B"]) for name, pair in halves.items()}
+
+    def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Compare with the weights of a base, by name and shape.
+
+        Raises:
+            CheckpointError: an update is missing, fits no weight or has another shape.
+        """
+        if isinstance(self.config["target_modules"], str):
+            raise CheckpointError(f"{self.path}: target_modules is a pattern; expected a list of names such as q_proj")
+        targets = tuple(self.config["target_modules"])
+        layers = (name for name in shapes if name.startswith("language_model.model.layers."))
+        expected = {name for name in layers if name.removesuffix(".weight").endswith(targets)}
+        wrong = sorted(expected ^ set(self.pairs))
+        if wrong:
+            state = "is missing in the adapter" if wrong[0] in expected else "is no target of the adapter in this base"
+            raise CheckpointError(f"{self.path}: {wrong[0]} {state} ({len(wrong)} weights in all)")
+        for name, (low, high) in self.pairs.items():
+            update = (len(high), low.shape[1])
+            if update != shapes[name]:
+                raise CheckpointError(
+                    f"{self.path}: {name} updates a weight of {update}, the base has {shapes[name]}: the adapter "
+                    "was made for another base"
+                )
+
+
+class MergedWeights(Mapping[str, Tensor]):
+    """The frozen weights with the low-rank updates added."""
+
+    def __init__(self, frozen: Mapping[str, Tensor], lora: LoraUpdates) -> None:
+        self._frozen, self._lora = frozen, lora
+
+    def __getitem__(self, name: str) -> Tensor:
+        weight = self._frozen[name]
+        if name not in self._lora.pairs:
+            return weight
+        low, high = self._lora.pairs[name]
+        return (weight.float() + self._lora.scale * (high.float() @ low.float())).to(weight.dtype)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._frozen)
+
+    def __len__(self) -> int:
+        return len(self._frozen)

@@ -1,0 +1,189 @@
+"""The training loop: transformers' Trainer with the authors' parameter groups, a given order of records, one log."""
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from sdk.errors import TrainingError
+from trainer.corpus.tensors import RecordOrder
+from trainer.tokenization import IGNORED
+from trainer.training.recipe import Recipe
+
+COMPLETE = "COMPLETE"  # a file in each checkpoint folder that is written to its end
+
+
+class RecordTrainer(Trainer):  # type: ignore[misc]
+    """transformers' Trainer with a given order of records, four parameter groups, checkpoints of what is trained."""
+
+    def __init__(self, *, order: RecordOrder, recipe: Recipe, **options: Any) -> None:
+        super().__init__(**options)
+        self.remove_callback(PrinterCallback)  # it writes to stdout
+        self._order, self._recipe = order, recipe
+        self._trained = [name for name, parameter in self.model.named_parameters() if parameter.requires_grad]
+        self.model_accepts_loss_kwargs = True  # so that the loss is a mean over the tokens of all processes and passes
+
+    def _get_train_sampler(self, *_: Any) -> RecordOrder:
+        return self._order
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """AdamW with the authors' groups: others and visual projector, each with and without weight decay."""
+        if self.optimizer is None:
+            self.optimizer = torch.optim.AdamW(parameter_groups(model or self.model, self.args), betas=(0.9, 0.999))
+        return self.optimizer
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: Mapping[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | None = None,
+    ) -> Any:
+        if self._recipe.leaves_rows_out:  # the patches kept are those that `visual_tokens` would keep
+            ranked = inputs["patches"]
+            inputs = {**inputs, "patches": ranked[:, : self._patches_read(ranked.shape[1])]}
+        outputs = model(**inputs)
+        loss = outputs.loss
+        if num_items_in_batch is not None:
+            trained = (inputs["labels"][:, 1:] != IGNORED).sum()
+            loss = loss * trained / num_items_in_batch * self.accelerator.num_processes
+        return (loss, outputs) if return_outputs else loss
+
+    def _patches_read(self, patches: int) -> int:
+        """How many of the patches this pass reads, by chance."""
+        if self._recipe.prior_only and torch.rand(()).item() < self._recipe.prior_only:
+            return 0  # the tower still runs, so that every parameter has a gradient, which DDP expects
+        least = self._recipe.keep_visual
+        return max(1, round((least + (1 - least) * torch.rand(()).item()) * patches))
+
+    def _save(self, output_dir: str | None = None, state_dict: Mapping[str, Tensor] | None = None) -> None:
+        state = self.model.state_dict() if state_dict is None else state_dict
+        super()._save(output_dir, {name: state[name] for name in self._trained if name in state})
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Of a checkpoint that is gone on from: it holds all that is trained, and nothing else."""
+        wrong = [name for name in self._trained if name in load_result.missing_keys] + load_result.unexpected_keys
+        if wrong:
+            raise TrainingError(f"the checkpoint is not of this model ({wrong[0]} and {len(wrong) - 1} more differ)")
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """What was trained, gathered from all processes."""
+        state = self.accelerator.get_state_dict(self.model_wrapped)
+        return {name: state[name] for name in self._trained if name in state}
+
+
+def parameter_groups(model: nn.Module, arguments: TrainingArguments) -> list[dict[str, Any]]:
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {(p, d): [] for p in (False, True) for d in (True, False)}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            decays = not name.endswith("bias") and "norm" not in name
+            slow = "mm_projector" in name or name.startswith("vision_tower.")
+            groups[slow, decays].append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": arguments.projector_learning_rate if slow else arguments.learning_rate,
+            "weight_decay": arguments.weight_decay if decays else 0.0,
+        }
+        for (slow, decays), parameters in groups.items()
+    ]
+
+
+class StepLog(TrainerCallback):
+    """One JSON line per step, a progress bar, a mark on complete checkpoints, and a stop when the loss is no number."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._bar: tqdm[Any] | None = None
+        self._rates: list[float] = []
+        self._begin = time.perf_counter()
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.is_world_process_zero:
+            self._bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step")
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
+    ) -> None:
+        self._rates = [group["lr"] for group in given["optimizer"].param_groups]
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any) -> None:
+        logs = given["logs"]
+        if "loss" not in logs:
+            return
+        if not math.isfinite(logs["loss"]) or not math.isfinite(logs["grad_norm"]):
+            raise TrainingError(
+                f"step {state.global_step}: loss {logs['loss']}, gradient norm {logs['grad_norm']}; try a smaller "
+                "learning rate or float32. Checkpoints written before are kept"
+            )
+        if self._bar is not None:
+            row = {
+                "step": state.global_step,
+                "epoch": round(logs["epoch"], 4),
+                "loss": logs["loss"],
+                "grad_norm": logs["grad_norm"],
+                "learning_rates": self._rates,
+                "seconds": round(time.perf_counter() - self._begin, 2),
+            }
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+            self._bar.update(state.global_step - self._bar.n)
+            self._bar.set_postfix(loss=f"{logs['loss']:.3f}", rate=f"{self._rates[0]:.1e}")
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        args.distributed_state.wait_for_everyone()
+        if state.is_world_process_zero:
+            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+
+    def close(self) -> None:
+        """End the progress bar, so that it is not drawn again below a message."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+@dataclasses.dataclass
+class Arguments(TrainingArguments):  # type: ignore[misc]
+    projector_learning_rate: float = 2e-5
+
+
+def training_arguments(recipe: Recipe, output: "Path | str", tensorboard: bool) -> Arguments:
+    bfloat16 = recipe.precision == "bfloat16" or (recipe.precision == "auto" and torch.cuda.is_available())
+    arguments = Arguments(
+        output_dir=str(output),
+        use_cpu=not torch.accelerator.is_available(),  # without it two processes on a CPU do not find each other
+        learning_rate=recipe.learning_rate,
+        projector_learning_rate=recipe.projector_learning_rate,
+        num_train_epochs=recipe.epochs,
+        max_steps=recipe.max_steps,
+        per_device_train_batch_size=recipe.batch_size,
+        gradient_accumulation_steps=recipe.accumulation,
+        warmup_steps=recipe.warmup_ratio,
+        lr_scheduler_type="cosine",
+        weight_decay=recipe.weight_decay,
+        max_grad_norm=recipe.max_grad_norm,
+        bf16=bfloat16,
+        tf32=True if torch.cuda.is_available() else None,
+        dataloader_num_workers=recipe.workers,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        save_strategy="steps",
+        save_steps=recipe.save_steps,
+        save_total_limit=2,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        disable_tqdm=True,
+        seed=recipe.seed,
+        remove_unused_columns=False,
+        ddp_find_unused_parameters=recipe.tune == "everything",
+        report_to="tensorboard" if tensorboard else "none",
+    )
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1  # one process drives one device: torchrun uses several, never nn.DataParallel
+    return arguments

@@ -1,0 +1,190 @@
+"""What a training run does: the paper's recipe as defaults, and what it will cost before it starts."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from peft import LoraConfig, PeftModel
+from torch import nn
+from transformers import LlamaConfig
+
+from sdk.errors import TrainingError
+from trainer.model import EmoLA
+from trainer.model.config import EmolaConfig, clip_large
+from trainer.model.lora import attach_lora
+
+Tune = Literal["all", "lora", "landmark", "everything"]
+LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Options of a run; the defaults are those of the authors' scripts (FABA-Instruct, one epoch).
+
+    Attributes:
+        tune: "all" LoRA and both projectors (the paper); "lora" LoRA and visual projector; "landmark" landmark
+            projector only (Table 9); "everything" each parameter without LoRA, for small models made from scratch.
+        rank, alpha, dropout: of LoRA.
+        learning_rate: of LoRA and the landmark projector; `projector_learning_rate` of the visual projector and, where
+            it is trained, of the vision tower.
+        epochs, max_steps: length of the run; a positive `max_steps` wins.
+        batch_size: records per device and forward pass; `accumulation` passes make one step.
+        warmup_ratio: share of the steps in which the rate rises; a cosine follows.
+        keep_visual: smallest share of the visual rows that a pass reads, so that pruned faces are nothing new to the
+            model: each draws its share from here to 1. 1 trains on all rows, as the authors did.
+        prior_only: share of the passes that read the landmark row alone, so that a model learns what it says where the
+            visual rows would tell the same. 0, as the authors did.
+        group_by_length: deal the records of a step to devices and passes by their lengths, see `RecordOrder`.
+        precision: "bfloat16", "float32", or "auto": bfloat16 where the accelerator has it.
+        checkpointing: recompute activations in the backward pass.
+        save_steps: steps between two checkpoints to resume from.
+        workers: processes that load pictures.
+    """
+
+    tune: Tune = "all"
+    rank: int = 128
+    alpha: int = 256
+    dropout: float = 0.05
+    learning_rate: float = 1e-4
+    projector_learning_rate: float = 2e-5
+    epochs: float = 1.0
+    max_steps: int = -1
+    batch_size: int = 16
+    accumulation: int = 1
+    warmup_ratio: float = 0.03
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    keep_visual: float = 1.0
+    prior_only: float = 0.0
+    group_by_length: bool = True
+    precision: Literal["auto", "bfloat16", "float32"] = "auto"
+    checkpointing: bool = True
+    load_4bit: bool = False
+    save_steps: int = 500
+    workers: int = 4
+    seed: int = 1
+
+    @property
+    def leaves_rows_out(self) -> bool:
+        """Whether some passes read less than all visual rows."""
+        return self.keep_visual < 1 or self.prior_only > 0
+
+    def __post_init__(self) -> None:
+        below_1 = "a share of at least 0, below 1"
+        ranges = {
+            **{
+                name: (getattr(self, name) >= 1, "at least 1")
+                for name in ("rank", "batch_size", "accumulation", "save_steps")
+            },
+            "epochs": (self.epochs > 0, "greater than 0"),
+            "workers": (self.workers >= 0, "at least 0"),
+            "keep_visual": (0 < self.keep_visual <= 1, "a share above 0, at most 1"),
+            "load_4bit": (not self.load_4bit or self.tune != "everything", "off with --tune everything"),
+            "dropout": (0 <= self.dropout < 1, below_1),
+            "prior_only": (0 <= self.prior_only < 1, below_1),
+            "warmup_ratio": (0 <= self.warmup_ratio < 1, below_1),
+        }
+        for name, (fits, expected) in ranges.items():
+            if not fits:
+                raise TrainingError(f"--{name.replace('_', '-')} must be {expected}, not {getattr(self, name)}")
+
+
+def prepare_model(model: EmoLA, recipe: Recipe) -> None:
+    """Attach LoRA where the recipe wants it and mark what is trained."""
+    model.requires_grad_(recipe.tune == "everything")
+    if recipe.tune in ("all", "lora"):
+        if not isinstance(model.language_model, PeftModel):
+            model.language_model = attach_lora(model.language_model, _lora_config(recipe))
+        for name, parameter in model.language_model.named_parameters():
+            parameter.requires_grad = ".lora_" in name
+    tokens = model.config.tokens
+    model.vision_tower.requires_grad_(recipe.tune == "everything" and tokens != "prior")
+    model.mm_projector.requires_grad_(recipe.tune in ("all", "lora", "everything") and tokens != "prior")
+    model.landmark_feature_projector.requires_grad_(
+        recipe.tune in ("all", "landmark", "everything") and tokens != "visual"
+    )
+    if tokens == "prior" and recipe.keep_visual < 1:
+        raise TrainingError("--keep-visual leaves visual rows out, and with --tokens prior there are none")
+    if tokens != "both" and recipe.prior_only:
+        raise TrainingError(f"--prior-only chooses between visual and landmark rows; --tokens {tokens} has one of them")
+    if not trainable_parts(model):
+        raise TrainingError(f"--tune {recipe.tune} with --tokens {tokens} trains nothing")
+
+
+def _lora_config(recipe: Recipe) -> LoraConfig:
+    return LoraConfig(
+        r=recipe.rank,
+        lora_alpha=recipe.alpha,
+        lora_dropout=recipe.dropout,
+        target_modules=list(LORA_TARGETS),
+        task_type="CAUSAL_LM",
+    )
+
+
+def trainable_parts(model: nn.Module) -> dict[str, int]:
+    """Trained parameters by part of the model."""
+    counts = {"lora": 0, "visual projector": 0, "landmark projector": 0, "vision tower": 0, "decoder": 0}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            counts[_part(name)] += parameter.numel()
+    return {part: count for part, count in counts.items() if count}
+
+
+def _part(name: str) -> str:
+    if "lora_" in name:
+        return "lora"
+    first = name.split(".")[0]
+    parts = {"mm_projector": "visual projector", "landmark_feature_projector": "landmark projector"}
+    return parts.get(first, "vision tower" if first == "vision_tower" else "decoder")
+
+
+def llava_7b() -> EmolaConfig:
+    """The shape of LLaVA-1.5-7b with CLIP ViT-L/14-336."""
+    return EmolaConfig(text=LlamaConfig(vocab_size=32000, max_position_embeddings=4096), vision=clip_large())
+
+
+def plan(config: EmolaConfig, recipe: Recipe, records: int | None = None, devices: int = 1) -> dict[str, Any]:
+    """What a run would train and need, computed on the meta device: no weight is read.
+
+    Args:
+        records: size of the training set, if known.
+        devices: accelerators that share a step.
+
+    Returns:
+        `trainable` by part, `total`, `steps` (None without records) and `memory_gb` of one device: weights in 16 bit,
+        gradients and the two Adam moments of what is trained in 32 bit, activations of one checkpointed layer.
+    """
+    with torch.device("meta"):
+        model = EmoLA(config)
+        prepare_model(model, recipe)
+    trainable = trainable_parts(model)
+    total = sum(parameter.numel() for parameter in model.parameters())
+    trained = sum(trainable.values())
+    per_step = recipe.batch_size * recipe.accumulation * devices
+    steps = recipe.max_steps if recipe.max_steps > 0 else None
+    if steps is None and records is not None:
+        steps = math.ceil(math.ceil(records / per_step) * recipe.epochs)
+    memory = _memory(config, recipe, total - trained, trained)
+    return {
+        "trainable": trainable,
+        "total": total,
+        "share": trained / total,
+        "steps": steps,
+        "records_per_step": per_step,
+        "memory_gb": {part: round(size / 1e9, 2) for part, size in memory.items()},
+    }
+
+
+def _memory(config: EmolaConfig, recipe: Recipe, frozen: int, trained: int) -> dict[str, float]:
+    """Bytes on one device; an answer about action units is some 200 tokens long."""
+    text, answer = config.text, 200
+    width = 4 if recipe.precision == "float32" else 2
+    rows = recipe.batch_size * (config.image_rows + answer)
+    kept = text.num_hidden_layers + 12 if recipe.checkpointing else 12 * text.num_hidden_layers
+    logits = (width + 8) * recipe.batch_size * answer * text.vocab_size  # of the answer, again in float32, its gradient
+    return {
+        "weights": (0.55 if recipe.load_4bit else width) * frozen + 4 * trained,
+        "gradients and optimizer": 12.0 * trained,
+        "activations": float(width * rows * (text.hidden_size * kept + 4 * text.intermediate_size) + logits),
+    }
