@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 from vicuna import PREFIX, QUESTION, random_vicuna
 
-from sdk.analyzer import bundle_folder, open_backend
+from sdk.analyzer import open_backend
+from sdk.bundles.hub import resolve_bundle
 from sdk.bundles.manifest import read_manifest
 from sdk.faba.prompts import Task
 from sdk.faces.crop import aligned_face
@@ -54,7 +55,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=150)
     parser.add_argument("--layers", type=int, help="measure and replay at Vicuna-7B's shape")
     args = parser.parse_args()
-    folder = bundle_folder(args.bundle)
+    folder = resolve_bundle(args.bundle)
     manifest = read_manifest(folder)
     if not (args.table or manifest.ngrams):
         parser.error(f"{manifest.name} holds no answers to draft from; pass a table of another bundle (--table)")

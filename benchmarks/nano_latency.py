@@ -57,7 +57,7 @@ def quartiles(seconds: list[float]) -> list[float]:
 
 
 def bundle_files() -> list[Path]:
-    from sdk.analyzer import EMBEDDED
+    from sdk.bundles.hub import EMBEDDED
 
     return [path for path in EMBEDDED.rglob("*") if path.is_file()]
 

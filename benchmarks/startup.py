@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 from vicuna import PREFIX, open_vicuna, random_vicuna
 
-from sdk.analyzer import EMBEDDED
 from sdk.bench.footprint import measure_footprint, resident
+from sdk.bundles.hub import EMBEDDED
 from sdk.bundles.manifest import read_manifest
 from sdk.commands.demo import PICTURES
 

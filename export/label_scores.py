@@ -6,21 +6,22 @@ from pathlib import Path
 import numpy as np
 
 from sdk.analyzer import open_backend
+from sdk.arrays import Doubles
 from sdk.bundles.files import file_sha256
 from sdk.bundles.manifest import MANIFEST, Manifest, read_manifest
 from sdk.bundles.measured import LabelCalibration
-from sdk.faba.calibration import Doubles, calibration_error, fit_temperature, tempered
+from sdk.faba.calibration import calibration_error, fit_temperature, tempered
 from sdk.faba.labels import UNITS
 from sdk.faba.prompts import Task
 from sdk.faba.rege import annotated_action_units, emotion_index
 from sdk.faces.crop import aligned_face
 from sdk.faces.images import load_image
+from sdk.files import write_file
 from sdk.runtime.clock import Clock
 from sdk.runtime.labels import ENOUGH, LabelScorer
 from sdk.runtime.pipeline import Pipeline
 from trainer.corpus.records import Record, read_records
 from trainer.corpus.tensors import read_landmarks
-from trainer.durable import write_whole
 
 
 def calibrate_labels(
@@ -41,7 +42,7 @@ def calibrate_labels(
     found = tuple(_calibrate(pipeline, task, path, report) for task, path in sets.items())
     kept = tuple(old for old in manifest.calibration if old.task not in sets)
     manifest = manifest.model_copy(update={"calibration": (*kept, *found)})
-    write_whole(bundle / MANIFEST, manifest.to_json().encode())
+    write_file(bundle / MANIFEST, manifest.to_json().encode())
     return read_manifest(bundle)
 
 

@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from PIL import Image
 
+from sdk.arrays import Floats, Pixels
 from sdk.faba.prompts import QUESTIONS, TEMPLATES, Task
 from sdk.faces.crop import aligned_face
-from sdk.faces.images import Pixels
 from sdk.faces.preprocess import landmark_pixels, vision_pixels
-from sdk.runtime.backends.ort import Floats, OrtEncoder
+from sdk.runtime.backends.ort import OrtEncoder
 from sdk.runtime.verify import Reference
 from trainer.checkpoint import Checkpoint, load_emola
 from trainer.model import EmoLA

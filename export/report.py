@@ -8,8 +8,8 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from sdk.bundles.manifest import Manifest
+from sdk.files import write_file
 from sdk.html import page, table
-from trainer.durable import write_whole
 
 
 def write_report(manifest: Manifest, path: Path, *, allowed: bool = False) -> None:
@@ -37,7 +37,7 @@ def write_report(manifest: Manifest, path: Path, *, allowed: bool = False) -> No
         parts += ["<h2>Quantisation, layer by layer</h2>", _plot_layers(manifest)]
     facts = {**manifest.provenance, **manifest.environment}
     parts.append(table("Made from and measured on", ("", ""), sorted(facts.items())))
-    write_whole(path, page(manifest.name, parts))
+    write_file(path, page(manifest.name, parts))
 
 
 def _verdict(manifest: Manifest, allowed: bool) -> str:

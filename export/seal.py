@@ -20,12 +20,12 @@ from sdk.bundles.files import FileRecord, file_sha256
 from sdk.bundles.manifest import MANIFEST, Manifest, Variant, read_manifest
 from sdk.bundles.measured import Gate, Parity, QuantisedLayer
 from sdk.errors import BackendError, DependencyError, ExportError
+from sdk.files import write_file
 from sdk.runtime.backends.gptq_cuda.backend import GptqBackend
 from sdk.runtime.backends.ort import OrtBackend
 from sdk.runtime.pipeline import Pipeline
 from sdk.runtime.verify import FLOAT32_TOLERANCE, Reference, measure_parity
 from trainer.checkpoint import Checkpoint
-from trainer.durable import write_whole
 from trainer.evaluation.evaluate import EvaluationSet
 
 GPTQ_FOLDER = "decoder/gptq"
@@ -193,7 +193,7 @@ def judge_again(
         return manifest
     manifest = manifest.model_copy(update={"gate": gate})
     write_report(manifest, options.report, allowed=options.gate.allow)
-    write_whole(out / MANIFEST, manifest.to_json().encode())
+    write_file(out / MANIFEST, manifest.to_json().encode())
     stages.report(f"{out} holds this export already; it was judged again, manifest and report record the verdict")
     return read_manifest(out)
 

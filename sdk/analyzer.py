@@ -12,17 +12,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from sdk.arrays import Floats, Pixels
 from sdk.bundles.hub import resolve_bundle
 from sdk.bundles.manifest import Manifest, Variant, read_manifest
 from sdk.errors import BackendError, DependencyError, ImageError, TaskError, VideoError
 from sdk.examine import Asked, Examiner, Faces, Request
 from sdk.faba.prompts import TASKS
 from sdk.faces.detect import Detector
-from sdk.faces.images import ImageSource, Pixels, load_image, source_name
+from sdk.faces.images import ImageSource, load_image, source_name
 from sdk.options import BatchOptions, Color, FaceOptions, VideoOptions
 from sdk.results import Analysis
 from sdk.runtime.backends.gptq_cuda.backend import GptqBackend
-from sdk.runtime.backends.ort import Floats, OrtBackend, check_device
+from sdk.runtime.backends.ort import OrtBackend, check_device
 from sdk.runtime.backends.tensorrt import ENGINES, TensorRTBackend
 from sdk.runtime.clock import Clock
 from sdk.runtime.memory import Memory, within_memory
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from sdk.frames import VideoSource
 
 DEVICES = ("auto", "cpu", "cuda", "tensorrt")
-EMBEDDED = Path(__file__).parent / "assets" / "emola-nano"
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ class Analyzer:
     ) -> None:
         if not 0 <= abstain_below <= 1:
             raise TaskError(f"abstain_below is a probability in 0..1, not {abstain_below}")
-        folder = bundle_folder(bundle, offline)
+        folder = resolve_bundle(bundle, offline=offline)
         self.manifest = with_visual_tokens(read_manifest(folder), visual_tokens)
         fitting = within_memory(self.manifest, memory_limit)
         backend = open_backend(folder, fitting, device, memory_limit=memory_limit)
@@ -326,11 +326,6 @@ def _kinds(
     if device == "auto":
         return (TensorRTBackend, OrtBackend) if (bundle / ENGINES).is_dir() else (OrtBackend,)
     return (OrtBackend,) if variant.device == device else ()
-
-
-def bundle_folder(bundle: "str | os.PathLike[str] | None", offline: bool = False) -> Path:
-    """The folder that a user means: the one given, the embedded bundle, or one of the hub; see `sdk.bundles.hub`."""
-    return resolve_bundle(bundle, EMBEDDED, offline=offline)
 
 
 def _check_several(images: Iterable[ImageSource]) -> None:

@@ -11,18 +11,17 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sdk.arrays import Pixels
 from sdk.errors import ImageError
 from sdk.examine import Examiner, Faces, Reading, Request, Scores
 from sdk.faba.prompts import Task
 from sdk.faces.crop import FaceCrop
-from sdk.faces.images import ImageSource, Pixels, source_name
+from sdk.faces.images import PICTURE_SUFFIXES, ImageSource, source_name
 from sdk.results import Analysis
 from sdk.runtime.backends.kv_cache import KVPool
 from sdk.runtime.clock import Clock
 from sdk.runtime.generate import Generation
 from sdk.runtime.pipeline import Answer, EncodedFace
-
-PICTURES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 
 
 def pictures_in(folder: Path) -> list[Path]:
@@ -31,9 +30,9 @@ def pictures_in(folder: Path) -> list[Path]:
     Raises:
         ImageError: there is none.
     """
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES and path.is_file())
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file())
     if not found:
-        raise ImageError(f"{folder} holds no picture; expected files ending in {', '.join(sorted(PICTURES))}")
+        raise ImageError(f"{folder} holds no picture; expected files ending in {', '.join(sorted(PICTURE_SUFFIXES))}")
     return found
 
 

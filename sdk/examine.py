@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from threading import Event
 from typing import Literal
 
+from sdk.arrays import Floats, Pixels
 from sdk.errors import TaskError
 from sdk.faba.answers import ActionUnitReading, EmotionReading, action_unit, read_action_units, read_emotion
 from sdk.faba.calibration import sharpen, sharpen_each
@@ -14,9 +15,7 @@ from sdk.faba.prompts import TASKS, Task
 from sdk.faba.vocabulary import Emotion
 from sdk.faces.crop import FaceCrop, aligned_face, crop_face
 from sdk.faces.detect import Detection, Detector, open_detector
-from sdk.faces.images import Pixels
 from sdk.results import Analysis, Face, FrameInfo, ModelInfo
-from sdk.runtime.backends.ort import Floats
 from sdk.runtime.clock import Clock
 from sdk.runtime.generate import check_cancel
 from sdk.runtime.labels import LabelScorer

@@ -11,8 +11,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from sdk.arrays import Pixels
 from sdk.errors import DependencyError, VideoError
-from sdk.faces.images import Pixels
 
 VideoSource: TypeAlias = "str | os.PathLike[str] | int"
 

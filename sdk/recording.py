@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from sdk.arrays import Pixels
 from sdk.errors import DependencyError, SdkError, VideoError
-from sdk.faces.images import Pixels
 from sdk.render import annotate
 from sdk.results import Analysis
 from sdk.tables import CsvFile, GrowingFile

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from sdk.arrays import Pixels
 from sdk.faba.vocabulary import ACTION_UNITS, Emotion
-from sdk.faces.images import ImageSource, Pixels, load_image
+from sdk.faces.images import ImageSource, load_image
 
 if TYPE_CHECKING:
     from sdk.results import Analysis, Face

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from sdk.arrays import Floats, Pixels
 from sdk.examine import Examiner, Reading, Request
 from sdk.faces.crop import FaceCrop
-from sdk.faces.images import Pixels
-from sdk.faces.track import Floats, Track, Tracker, looks, motion
+from sdk.faces.track import Track, Tracker, looks, motion
 from sdk.frames import Frame, VideoSource, read_frames
 from sdk.results import Analysis, FrameInfo
 from sdk.runtime.clock import Clock

@@ -186,7 +186,7 @@ def test_no_bundle_and_no_device(bundle, monkeypatch, tmp_path):
         Analyzer("nowhere")
     with pytest.raises(BackendError, match="device must be"):
         Analyzer(bundle(), device="tpu")
-    monkeypatch.setattr("sdk.analyzer.EMBEDDED", tmp_path / "absent")
+    monkeypatch.setattr("sdk.bundles.hub.EMBEDDED", tmp_path / "absent")
     with pytest.raises(BundleNotFoundError, match="no embedded bundle"):
         Analyzer()
 

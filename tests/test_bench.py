@@ -104,7 +104,7 @@ def test_the_page_needs_nothing_else_and_says_the_notice():
 
 def test_floors_follow_from_the_geometry():
     """Of emola-nano by hand: a step reads all weights of the decoder and 73 rows of 3 x 2 x 192 floats."""
-    from sdk.analyzer import EMBEDDED
+    from sdk.bundles.hub import EMBEDDED
 
     manifest = read_manifest(EMBEDDED)
     (variant,) = manifest.variants

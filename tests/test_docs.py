@@ -18,6 +18,7 @@ from hub_server import HubServer
 from PIL import Image
 
 import sdk.analyzer
+import sdk.bundles.hub
 from sdk.cli import _parser, main
 
 pytest.importorskip("av")
@@ -73,8 +74,8 @@ def at_the_desk(desk, bundle, monkeypatch, tmp_path):
     monkeypatch.setenv("EMOLA_CACHE", str(desk / "cache"))
     monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    if not sdk.analyzer.EMBEDDED.is_dir():
-        monkeypatch.setattr(sdk.analyzer, "EMBEDDED", bundle())
+    if not sdk.bundles.hub.EMBEDDED.is_dir():
+        monkeypatch.setattr(sdk.bundles.hub, "EMBEDDED", bundle())
     generate = sdk.analyzer.Pipeline.generate
     monkeypatch.setattr(
         sdk.analyzer.Pipeline,

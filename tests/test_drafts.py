@@ -11,7 +11,8 @@ import pytest
 from conftest import GOLDEN
 
 from export.ngrams import count_ngrams, read_answers
-from sdk.analyzer import EMBEDDED, open_backend
+from sdk.analyzer import open_backend
+from sdk.bundles.hub import EMBEDDED
 from sdk.bundles.manifest import read_manifest
 from sdk.errors import CancelledError, DataError, IntegrityError
 from sdk.runtime import speculate

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from sdk import Analyzer
-from sdk.analyzer import EMBEDDED
+from sdk.bundles.hub import EMBEDDED
 from sdk.bundles.manifest import check_hashes, read_manifest
 from sdk.cli import main
 from sdk.commands.demo import PICTURES

@@ -12,7 +12,7 @@ pytest.importorskip("dlib")
 import torch
 
 from sdk import Analyzer
-from sdk.analyzer import EMBEDDED
+from sdk.bundles.hub import EMBEDDED
 from sdk.bundles.manifest import read_manifest
 from sdk.commands.demo import PICTURES
 from sdk.errors import TaskError, TrainingError

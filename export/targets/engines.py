@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 
 from export.targets.machines import Target
+from sdk.arrays import Floats
 from sdk.bundles.files import FileRecord, RelativePath, file_sha256
 from sdk.bundles.manifest import Manifest, read_manifest
 from sdk.errors import ExportError
-from sdk.runtime.backends.ort import Floats
+from sdk.files import write_file
 from sdk.runtime.backends.tensorrt import (
     ENGINES,
     RECORD,
@@ -32,7 +33,6 @@ from sdk.runtime.backends.tensorrt import (
     this_platform,
 )
 from sdk.runtime.verify import Reference
-from trainer.durable import write_whole
 
 _TOLERANCE = 2e-2  # relative error in float16, with tensor cores
 _ROUNDS = 50
@@ -146,7 +146,7 @@ def build_plan(graph: Path, options: EngineOptions, cache: Path) -> bytes:
             f"TensorRT {trt.__version__} found no way to build {graph.name} in {options.workspace / 1e9:.1f} GB; give "
             "it more --workspace; the ONNX variant still works"
         )
-    write_whole(cache, bytes(timings.serialize()))
+    write_file(cache, bytes(timings.serialize()))
     return bytes(plan)
 
 

@@ -5,14 +5,11 @@ drawn again for the interval, not single visits: what slows a machine down lasts
 """
 
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
+from sdk.arrays import Doubles
 from sdk.bench.report import CONTROL, Report
-
-Floats: TypeAlias = npt.NDArray[np.float64]
 
 TOLERANCE = 0.05  # two runs of the same code on the same machine differ by so much
 _RESAMPLES, _LOW, _HIGH = 2000, 0.5, 99.5
@@ -56,16 +53,16 @@ def compare(new: Report, old: Report) -> list[Change]:
     return changes
 
 
-def _in_controls(report: Report) -> dict[str, Floats]:
+def _in_controls(report: Report) -> dict[str, Doubles]:
     """Stage -> (rounds,) median time over that of the control in the same round."""
     rounds = {stage.name: np.array([np.median(visits) for visits in stage.rounds]) for stage in report.stages}
     control = rounds.get(CONTROL, np.ones(1))
     return {name: times / control for name, times in rounds.items()}
 
 
-def _resampled(rounds: Floats, random: np.random.Generator) -> Floats:
+def _resampled(rounds: Doubles, random: np.random.Generator) -> Doubles:
     """(resamples,) medians."""
-    medians: Floats = np.median(random.choice(rounds, (_RESAMPLES, len(rounds))), axis=1)
+    medians: Doubles = np.median(random.choice(rounds, (_RESAMPLES, len(rounds))), axis=1)
     return medians
 
 

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from sdk.analyzer import Analyzer
+from sdk.arrays import Pixels
 from sdk.bench.report import CONTROL
 from sdk.errors import BackendError, ImageError
 from sdk.examine import Faces
 from sdk.faba.answers import read_action_units, read_emotion
-from sdk.faces.images import Pixels, load_image
+from sdk.faces.images import load_image
 from sdk.results import Analysis
 from sdk.runtime.clock import Clock
 from sdk.runtime.pipeline import EncodedFace

@@ -16,15 +16,19 @@ from sdk.errors import BundleError, BundleNotFoundError, DependencyError, Downlo
 
 logger = logging.getLogger(__name__)
 
+EMBEDDED = Path(__file__).parents[1] / "assets" / "emola-nano"
+
 _REPOSITORY = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w./-]+))?")
 
 
-def resolve_bundle(name: "str | os.PathLike[str] | None", embedded: Path, *, offline: bool = False) -> Path:
+def resolve_bundle(
+    name: "str | os.PathLike[str] | None", embedded: Path | None = None, *, offline: bool = False
+) -> Path:
     """The folder that a user means.
 
     Args:
         name: folder of a bundle; "owner/name" or "owner/name@revision" of the hub; None takes the embedded one.
-        embedded: where the package keeps its own.
+        embedded: folder of the embedded bundle; None is the one that the package carries.
         offline: use only what is on this machine; so does a true HF_HUB_OFFLINE in the environment.
 
     Raises:
@@ -34,6 +38,7 @@ def resolve_bundle(name: "str | os.PathLike[str] | None", embedded: Path, *, off
         DependencyError: huggingface_hub is not installed.
     """
     if name is None:
+        embedded = embedded or EMBEDDED
         if not embedded.is_dir():
             raise BundleNotFoundError(
                 "this build carries no embedded bundle; pass the folder of one made by `emola export`"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sdk.analyzer import DEVICES, Analyzer, bundle_folder
+from sdk.analyzer import DEVICES, Analyzer
 from sdk.bench.ceilings import floors, measure_ceilings
 from sdk.bench.compare import Change, compare, differences
 from sdk.bench.energy import find_meter
@@ -18,6 +18,7 @@ from sdk.bench.machine import environment
 from sdk.bench.page import html_page, text
 from sdk.bench.report import Energy, Report, Stage, read_json, read_report
 from sdk.bench.stages import Bench
+from sdk.bundles.hub import resolve_bundle
 from sdk.bundles.manifest import read_manifest
 from sdk.commands.demo import PICTURES
 from sdk.errors import BackendError, IntegrityError, UsageError
@@ -66,7 +67,7 @@ def run(args: argparse.Namespace) -> None:
 def _measure(args: argparse.Namespace) -> Report:
     peers = read_json(args.peers) if args.peers else None
     around = environment()
-    folder = bundle_folder(args.bundle, args.offline)
+    folder = resolve_bundle(args.bundle, offline=args.offline)
     with Analyzer(folder, device=args.device) as analyzer:
         manifest, variant = analyzer.manifest, analyzer._pipeline.backend.variant
         parity = _check_parity(analyzer, Reference.load(folder / manifest.reference))

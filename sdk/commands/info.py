@@ -4,7 +4,7 @@ import argparse
 import textwrap
 from collections.abc import Iterator
 
-from sdk.analyzer import bundle_folder
+from sdk.bundles.hub import resolve_bundle
 from sdk.bundles.manifest import Manifest, read_manifest
 from sdk.runtime.memory import Memory
 
@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    manifest = read_manifest(bundle_folder(args.bundle, args.offline))
+    manifest = read_manifest(resolve_bundle(args.bundle, offline=args.offline))
     print(manifest.to_json() if args.json else "\n".join(_lines(manifest)))
 
 

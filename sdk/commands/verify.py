@@ -3,7 +3,8 @@
 import argparse
 import json
 
-from sdk.analyzer import bundle_folder, open_backend
+from sdk.analyzer import open_backend
+from sdk.bundles.hub import resolve_bundle
 from sdk.bundles.manifest import Manifest, check_hashes, read_manifest
 from sdk.bundles.measured import Parity
 from sdk.errors import IntegrityError
@@ -18,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    folder = bundle_folder(args.bundle)
+    folder = resolve_bundle(args.bundle)
     manifest = read_manifest(folder)
     check_hashes(folder, manifest)
     # Engines were measured when they were built, in float16; here it is what was sealed that is measured.

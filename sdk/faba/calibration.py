@@ -6,8 +6,9 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from sdk.arrays import Doubles
+
 Label = TypeVar("Label")
-Doubles = npt.NDArray[np.float64]
 
 _TINY = 1e-9
 

@@ -5,7 +5,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from sdk.faces.images import Pixels
+from sdk.arrays import Pixels
 
 Box: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 

@@ -2,17 +2,15 @@
 
 import os
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
+from sdk.arrays import Floats, Pixels
 from sdk.errors import BackendError, DependencyError
 from sdk.faces.crop import Box
-from sdk.faces.images import Pixels
 from sdk.faces.preprocess import resize_bilinear
-
-Floats: TypeAlias = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from sdk.arrays import Pixels
 from sdk.errors import ImageError
 
-Pixels: TypeAlias = npt.NDArray[np.uint8]  # (H, W, 3) RGB
 ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any]"
+PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})  # lower case
 
 MAX_PIXELS = 100_000_000
 _WIDE = {"I", "I;16", "I;16B", "I;16L", "I;16N"}

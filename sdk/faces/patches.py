@@ -7,8 +7,9 @@ place, jaw and cheeks few on a large one. So their density ranks patches without
 import numpy as np
 import numpy.typing as npt
 
+from sdk.arrays import Floats
 from sdk.faces.crop import Box, FaceCrop
-from sdk.faces.preprocess import FloatArray, Preprocessing, landmark_points, points_in_square
+from sdk.faces.preprocess import Preprocessing, landmark_points, points_in_square
 
 RADIUS = 0.07  # of the square's side: how far a landmark counts
 # Brows, eyes, mouth and nose in a face box with corners at (-1, -1) and (1, 1): means of 1,000 rendered faces.
@@ -16,7 +17,7 @@ _LEFT = np.array([[-69, -59], [-45, -73], [-14, -70], [-54, -37], [-22, -35], [-
 MEAN_FACE = (np.concatenate([_LEFT, _LEFT * (-1, 1), [[0, 0]]]) / 100).astype(np.float32)
 
 
-def patch_order(crop: FaceCrop, features: FloatArray, settings: Preprocessing, side: int) -> npt.NDArray[np.int64]:
+def patch_order(crop: FaceCrop, features: Floats, settings: Preprocessing, side: int) -> npt.NDArray[np.int64]:
     """The patches of a face's picture, the most telling first.
 
     Args:
@@ -41,7 +42,7 @@ def patch_order(crop: FaceCrop, features: FloatArray, settings: Preprocessing, s
     return np.argsort(-density.ravel(), kind="stable")
 
 
-def _mean_face(box_xyxy: Box) -> FloatArray:
+def _mean_face(box_xyxy: Box) -> Floats:
     corner, other = np.array(box_xyxy, np.float32).reshape(2, 2)
-    points: FloatArray = (corner + other + MEAN_FACE * (other - corner)) / np.float32(2)
+    points: Floats = (corner + other + MEAN_FACE * (other - corner)) / np.float32(2)
     return points

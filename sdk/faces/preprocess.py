@@ -11,10 +11,9 @@ import numpy.typing as npt
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
+from sdk.arrays import Floats, Pixels
 from sdk.faces.crop import FaceCrop
-from sdk.faces.images import Pixels
 
-FloatArray: TypeAlias = npt.NDArray[np.float32]
 Aspect = Literal["pad", "crop", "align"]
 LandmarkMode = Literal["emola", "insightface"]
 Anchor: TypeAlias = tuple[int, float, float]  # index of a landmark, and its place in the square: x and y in -1..1
@@ -46,7 +45,7 @@ class Preprocessing(BaseModel):
     anchors: tuple[Anchor, ...] = ()
 
 
-def vision_pixels(crop: FaceCrop, features: FloatArray, settings: Preprocessing) -> FloatArray:
+def vision_pixels(crop: FaceCrop, features: Floats, settings: Preprocessing) -> Floats:
     """The input of the vision tower for a face.
 
     Args:
@@ -69,7 +68,7 @@ def vision_pixels(crop: FaceCrop, features: FloatArray, settings: Preprocessing)
     )
 
 
-def points_in_square(points: FloatArray, shape: tuple[int, int], settings: Preprocessing) -> FloatArray:
+def points_in_square(points: Floats, shape: tuple[int, int], settings: Preprocessing) -> Floats:
     """Where points of a face's picture come to lie in the vision tower's input.
 
     Args:
@@ -89,7 +88,7 @@ def points_in_square(points: FloatArray, shape: tuple[int, int], settings: Prepr
     return ((points - middle) * np.float32(size / side) + np.float32(size / 2)).astype(np.float32)
 
 
-def align_face(image: Pixels, points: FloatArray, anchors: tuple[Anchor, ...], size: int) -> Pixels:
+def align_face(image: Pixels, points: Floats, anchors: tuple[Anchor, ...], size: int) -> Pixels:
     """The face turned, scaled and moved so that its landmarks lie on the anchors as closely as a similarity can.
 
     Args:
@@ -112,7 +111,7 @@ def align_face(image: Pixels, points: FloatArray, anchors: tuple[Anchor, ...], s
 
 
 def _alignment(
-    points: FloatArray, anchors: tuple[Anchor, ...], size: int
+    points: Floats, anchors: tuple[Anchor, ...], size: int
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], float, float]:
     """Where the middle of the anchors is in the picture and in the square, and `_rotation` from square to picture."""
     wanted = (np.array([anchor[1:] for anchor in anchors]) + 1) * (size / 2)
@@ -135,7 +134,7 @@ def clip_pixels(
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
     aspect: Literal["pad", "crop"] = "pad",
-) -> FloatArray:
+) -> Floats:
     """A square of normalised values, as Hugging Face's CLIP processor makes it.
 
     Args:
@@ -169,7 +168,7 @@ def _pad_to_square(picture: Image.Image, colour: tuple[int, ...]) -> Image.Image
     return square
 
 
-def landmark_pixels(crop: Pixels, *, mode: LandmarkMode, box_xyxy: tuple[float, float, float, float]) -> FloatArray:
+def landmark_pixels(crop: Pixels, *, mode: LandmarkMode, box_xyxy: tuple[float, float, float, float]) -> Floats:
     """The input of the landmark network.
 
     Args:
@@ -200,7 +199,7 @@ def _landmark_window(box_xyxy: tuple[float, float, float, float]) -> tuple[float
     return (x1 + x2 - side) / 2, (y1 + y2 - side) / 2, side / LANDMARK_SIZE
 
 
-def landmark_points(feature: FloatArray, box_xyxy: tuple[float, float, float, float]) -> FloatArray:
+def landmark_points(feature: Floats, box_xyxy: tuple[float, float, float, float]) -> Floats:
     """(106, 2) points in pixels from the 212 raw outputs of the network in mode "insightface"."""
     left, top, step = _landmark_window(box_xyxy)
     grid = (feature.reshape(-1, 2) + 1) * np.float32(LANDMARK_SIZE / 2)

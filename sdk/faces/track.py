@@ -4,13 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
+from sdk.arrays import Floats, Pixels
 from sdk.faces.crop import Box
-from sdk.faces.images import Pixels
-
-Floats = npt.NDArray[np.float32]
 
 _SIDE = 16
 _SURE, _LIKELY = 0.85, 0.65  # least similarity of looks to be the same face: anywhere, or where the face was before

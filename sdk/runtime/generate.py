@@ -6,9 +6,10 @@ from threading import Event
 
 import numpy as np
 
+from sdk.arrays import Floats
 from sdk.errors import CancelledError
 from sdk.runtime.backends.kv_cache import KVCache
-from sdk.runtime.backends.ort import Decoder, Floats
+from sdk.runtime.backends.ort import Decoder
 
 
 @dataclass(frozen=True)

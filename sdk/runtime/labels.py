@@ -13,10 +13,10 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
+from sdk.arrays import Floats
 from sdk.faba.labels import NO_UNITS, UNIT_LISTS, UNITS, UnitList, emotion_phrases
 from sdk.faba.prompts import Task
 from sdk.faba.vocabulary import EMOTIONS, Emotion
-from sdk.runtime.backends.ort import Floats
 from sdk.runtime.generate import check_cancel
 from sdk.runtime.pipeline import EncodedFace, Pipeline
 

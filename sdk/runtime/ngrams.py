@@ -16,9 +16,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from sdk.arrays import Ints
 from sdk.bundles.damage import reading_arrays
-
-Ints = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)

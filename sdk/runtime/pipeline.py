@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
+from sdk.arrays import Floats
 from sdk.bundles.damage import reading
 from sdk.bundles.manifest import Manifest
 from sdk.errors import BackendError, ImageError, TaskError
@@ -19,7 +20,7 @@ from sdk.faces.crop import FaceCrop
 from sdk.faces.patches import patch_order
 from sdk.faces.preprocess import landmark_pixels, landmark_points, vision_pixels
 from sdk.runtime.backends.kv_cache import KVCache
-from sdk.runtime.backends.ort import Floats, OrtBackend, OrtDecoder
+from sdk.runtime.backends.ort import OrtBackend, OrtDecoder
 from sdk.runtime.clock import Clock
 from sdk.runtime.drafts import Drafter
 from sdk.runtime.generate import Generation, Sampling

@@ -10,9 +10,9 @@ from math import isqrt
 import numpy as np
 import numpy.typing as npt
 
+from sdk.arrays import Floats
 from sdk.bundles.manifest import Manifest
 from sdk.errors import TaskError
-from sdk.runtime.backends.ort import Floats
 
 
 def with_visual_tokens(manifest: Manifest, count: int | None) -> Manifest:

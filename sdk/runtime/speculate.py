@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from sdk.arrays import Floats
 from sdk.runtime.backends.kv_cache import KVCache
-from sdk.runtime.backends.ort import Floats, OrtDecoder
+from sdk.runtime.backends.ort import OrtDecoder
 from sdk.runtime.drafts import Drafter
 from sdk.runtime.generate import Generation, check_cancel
 

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sdk.arrays import Floats
 from sdk.bundles.damage import reading_arrays
 from sdk.bundles.measured import Parity
 from sdk.faba.prompts import Task
-from sdk.runtime.backends.ort import Floats
 from sdk.runtime.generate import Generation
 from sdk.runtime.pipeline import Pipeline
 

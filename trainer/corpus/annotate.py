@@ -17,16 +17,15 @@ from typing import Any, Literal
 
 from sdk.errors import DataError, ImageError
 from sdk.faba.prompts import TASKS, Task
-from sdk.faces.images import load_image
+from sdk.faces.images import PICTURE_SUFFIXES, load_image
+from sdk.files import append_journal, read_journal, write_file, write_json
 from trainer.corpus.answer_filter import label_of, unusable
 from trainer.corpus.crops import FaceCropper, jpeg
-from trainer.corpus.datasets.frames import IMAGES
 from trainer.corpus.endpoint import ChatEndpoint, EndpointError
 from trainer.corpus.prepare import annotation_name
 from trainer.corpus.records import Record, evaluation_row, training_row
 from trainer.corpus.review import write_review
 from trainer.corpus.templates import QUESTION_TEMPLATES
-from trainer.durable import append_journal, read_journal, write_json, write_whole
 from trainer.model.config import Conventions
 
 Split = Literal["train", "eval"]
@@ -128,7 +127,7 @@ def _find_pictures(images: Path, out: Path) -> dict[str, Path]:
     if out.resolve().is_relative_to(images.resolve()):
         raise DataError(f"{out} lies in {images}, so that crops would be taken for photographs; choose another folder")
     found: dict[str, Path] = {}
-    for path in sorted(path for path in images.rglob("*") if path.suffix.lower() in IMAGES):
+    for path in sorted(path for path in images.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES):
         name = "_".join(path.relative_to(images).with_suffix("").parts)
         if name in found:
             raise DataError(f"{path} and {found[name]} would both become {name}.jpg; rename one of them")
@@ -162,7 +161,7 @@ def _crop_face(picture: Path, target: Path, cropper: FaceCropper) -> str | None:
         return str(error)
     if face is None:
         return "no face was found"
-    write_whole(target, jpeg(face))
+    write_file(target, jpeg(face))
     return None
 
 
@@ -229,7 +228,7 @@ def _write(usable: Sequence[dict[str, Any]], left_out: Sequence[LeftOut], out: P
             write_json(out / split / annotation_name(split, task), rows)
     table = io.StringIO()
     csv.writer(table).writerows([("name", "task", "reason"), *((e.name, e.task, e.reason) for e in left_out)])
-    write_whole(out / split / LEFT_OUT, table.getvalue().encode())
+    write_file(out / split / LEFT_OUT, table.getvalue().encode())
     if split == "eval":
         write_review([record for chosen in records.values() for record in chosen], out / split)
 

@@ -4,9 +4,9 @@ import io
 
 from PIL import Image
 
+from sdk.arrays import Pixels
 from sdk.faces.crop import crop_face
 from sdk.faces.detect import Detector, open_detector
-from sdk.faces.images import Pixels
 from trainer.model.config import Conventions
 
 JPEG_QUALITY = 95

@@ -13,14 +13,15 @@ from typing import Any, get_args
 
 import numpy as np
 
+from sdk.arrays import Floats
 from sdk.errors import DataError
 from sdk.faces.crop import aligned_face
 from sdk.faces.images import load_image
-from sdk.faces.preprocess import LANDMARK_SIZE, FloatArray, LandmarkMode, landmark_pixels
+from sdk.faces.preprocess import LANDMARK_SIZE, LandmarkMode, landmark_pixels
+from sdk.files import write_file, write_json
 from sdk.runtime.backends.ort import OrtEncoder
 from trainer.corpus.records import Record
 from trainer.corpus.tensors import read_landmarks
-from trainer.durable import write_json, write_whole
 from trainer.model.config import Conventions
 
 ABOUT = "about.json"
@@ -72,7 +73,7 @@ def fill_landmarks(
             batch = waiting[start : start + batch_size]
             pixels = list(pool.map(lambda record: _pixels(record, mode, face_scale), batch))
             for record, feature in zip(batch, encoder(np.stack(pixels)), strict=True):
-                write_whole(record.landmark_path, _npy(feature))
+                write_file(record.landmark_path, _npy(feature))
             progress(start + len(batch), len(waiting))
     return len(waiting)
 
@@ -150,13 +151,13 @@ def _is_there(record: Record) -> bool:
     return True
 
 
-def _pixels(record: Record, mode: LandmarkMode, face_scale: float) -> FloatArray:
+def _pixels(record: Record, mode: LandmarkMode, face_scale: float) -> Floats:
     """(3, 192, 192) input of the network."""
     face = aligned_face(load_image(record.image_path), face_scale)
     return landmark_pixels(face.pixels, mode=mode, box_xyxy=face.box_in_crop)
 
 
-def _npy(feature: FloatArray) -> bytes:
+def _npy(feature: Floats) -> bytes:
     file = io.BytesIO()
     np.save(file, feature.astype(np.float32))
     return file.getvalue()

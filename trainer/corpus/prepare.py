@@ -6,15 +6,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from sdk.arrays import Pixels
 from sdk.errors import DataError
 from sdk.faba.prompts import QUESTIONS, Task
-from sdk.faces.images import Pixels
+from sdk.files import write_file, write_json
 from trainer.corpus.crops import FaceCropper, jpeg
 from trainer.corpus.datasets import NO_UNITS, Dataset, Sample, SampleSet, read_bp4d, read_disfa, read_gft, read_rafdb
 from trainer.corpus.datasets.folds import split_fold
 from trainer.corpus.datasets.frames import read_pictures
 from trainer.corpus.records import Record, evaluation_row, training_row
-from trainer.durable import write_json, write_whole
 from trainer.model.config import Conventions
 
 FOLDS = (1, 2, 3)
@@ -126,7 +126,7 @@ def _crop(
     for done, (sample, picture) in enumerate(read_pictures(waiting), 1):
         content = None if picture is None else _face(sample, picture, cropper)
         if content is not None:
-            write_whole(out / _image(sample), content)
+            write_file(out / _image(sample), content)
         else:
             lost["the picture cannot be read" if picture is None else "no face was found"] += 1
         progress(done, len(waiting))

@@ -7,8 +7,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from sdk.files import write_file
 from trainer.corpus.records import Record
-from trainer.durable import write_whole
 
 COLUMNS = ("image", "question", "answer", "label", "verdict")
 _PAGE = """<!doctype html>
@@ -34,10 +34,10 @@ def write_review(records: Sequence[Record], folder: Path) -> None:
     rows = [(os.path.relpath(r.image_path, folder), r.question, r.answer, str(r.label), "") for r in records]
     table = io.StringIO()
     csv.writer(table).writerows([COLUMNS, *rows])
-    write_whole(folder / "review.csv", table.getvalue().encode("utf-8-sig"))  # the mark by which Excel knows UTF-8
+    write_file(folder / "review.csv", table.getvalue().encode("utf-8-sig"))  # the mark by which Excel knows UTF-8
     head = "".join(f"<th>{column}</th>" for column in COLUMNS)
     lines = "\n".join(f"<tr>{_cells(*map(html.escape, row))}</tr>" for row in rows)
-    write_whole(folder / "review.html", _PAGE.format(count=len(rows), head=head, rows=lines).encode())
+    write_file(folder / "review.html", _PAGE.format(count=len(rows), head=head, rows=lines).encode())
 
 
 def _cells(image: str, *texts: str) -> str:

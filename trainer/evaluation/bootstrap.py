@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from sdk.arrays import Doubles
 from sdk.errors import ScoreError
 from sdk.faba.rege import (
     annotated_action_units,
@@ -17,7 +17,6 @@ from sdk.faba.rege import (
     score,
 )
 
-Floats: TypeAlias = npt.NDArray[np.float64]
 RESAMPLES = 4000
 FIGURES = ("s_re", "s_ge", "s_rege")
 
@@ -33,16 +32,16 @@ class SampleScores:
         emotion: accuracy is asked, not F1.
     """
 
-    hits: Floats
-    wrong: Floats
-    missed: Floats
-    rouge: Floats
+    hits: Doubles
+    wrong: Doubles
+    missed: Doubles
+    rouge: Doubles
     emotion: bool
 
     def __len__(self) -> int:
         return len(self.rouge)
 
-    def figures(self, weights: Floats) -> Floats:
+    def figures(self, weights: Doubles) -> Doubles:
         """(m, 3) S_re, S_ge and S_rege in percent for m weightings (m, n) of the samples, each summing to n."""
         hits, wrong, missed = (weights @ part for part in (self.hits, self.wrong, self.missed))
         recognition = hits / len(self) if self.emotion else 2 * hits / np.maximum(2 * hits + wrong + missed, 1)
@@ -72,7 +71,7 @@ def sample_scores(
     return SampleScores(said * true, said * (1 - true), true * (1 - said), rouge, emotion=False)
 
 
-def _marks(sets: Sequence[set[int]], units: Sequence[int]) -> Floats:
+def _marks(sets: Sequence[set[int]], units: Sequence[int]) -> Doubles:
     return np.array([[unit in found for unit in units] for found in sets], np.float64)
 
 
@@ -112,7 +111,7 @@ def compare(first: SampleScores, second: SampleScores, seed: int = 0) -> dict[st
     }
 
 
-def _resample(count: int, seed: int) -> Floats:
+def _resample(count: int, seed: int) -> Doubles:
     """(RESAMPLES, count) how often each sample is drawn."""
     random = np.random.default_rng(seed)
     return random.multinomial(count, np.full(count, 1 / count), size=RESAMPLES).astype(np.float64)

@@ -11,8 +11,8 @@ import numpy as np
 
 from sdk.errors import DataError
 from sdk.faba.rege import score
+from sdk.files import append_journal, read_journal, write_json
 from trainer.corpus.records import Record, read_records
-from trainer.durable import append_journal, read_journal, write_json
 from trainer.evaluation.answerers import Answerer, Refused
 from trainer.evaluation.bootstrap import SampleScores, compare, intervals, sample_scores
 

@@ -1,15 +1,13 @@
 """What is around and in front of a head: background, body, hanging hair, glasses, things that get in the way."""
 
 import math
-from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter
 
+from sdk.arrays import Floats
 from trainer.synthetic.noise import NoiseBank
-
-Floats: TypeAlias = npt.NDArray[np.float32]
 
 SOFTEN = ImageFilter.Kernel((3, 3), (1, 2, 1, 2, 4, 2, 1, 2, 1))  # edges, in a third of GaussianBlur's time
 

@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
+from sdk.arrays import Floats, Ints
 from sdk.bundles.damage import ARRAY_ERRORS, open_arrays
 from sdk.errors import DataError
 from trainer.synthetic.expression import SHAPES
 
-Floats: TypeAlias = npt.NDArray[np.float32]
-Ints: TypeAlias = npt.NDArray[np.int32]
 # What both forms hold: positions, faces, identity, expression, landmarks.
 Content: TypeAlias = tuple[Floats, Ints, Floats, dict[str, Floats], Ints]
 

@@ -1,16 +1,16 @@
 """Hair, caps and scarves: where they are on the head, how thick, how strands run, and what hangs beside the face."""
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter
 
+from sdk.arrays import Floats
 from trainer.synthetic.noise import NoiseBank
 from trainer.synthetic.raster import sample_map, vertex_normals
 
-Floats: TypeAlias = npt.NDArray[np.float32]
 Cut = Literal["bald", "short", "full", "long", "cap", "scarf"]
 
 

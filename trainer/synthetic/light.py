@@ -1,13 +1,10 @@
 """How bright each visible point is: sky and ground, one to three lamps, a cast shadow, gloss, exposure."""
 
-from typing import TypeAlias
-
 import numpy as np
 import numpy.typing as npt
 
+from sdk.arrays import Floats
 from trainer.synthetic.raster import lit_fraction, rasterise
-
-Floats: TypeAlias = npt.NDArray[np.float32]
 
 WET = 0.3  # gloss from which on a surface mirrors the lamps, as eyes do
 _ABSORBED = np.array([0.0, 0.1, 0.13], np.float32)[:, None]  # skin lets red through where a lamp grazes it

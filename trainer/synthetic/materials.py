@@ -1,16 +1,14 @@
 """Of what each visible point is made: hair, cloth, eyes, teeth, gums, or the skin that was painted."""
 
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from sdk.arrays import Floats
 from trainer.synthetic.hair import HairStyle, strands
 from trainer.synthetic.noise import NoiseBank
 from trainer.synthetic.skin import Look
-
-Floats: TypeAlias = npt.NDArray[np.float32]
 
 SKIN, EYE, TEETH, GUM, DARK = range(5)
 KIND = {"skin": SKIN, "mouth": DARK, "eye_socket": DARK, "gums": GUM, "teeth": TEETH, "eye_left": EYE, "eye_right": EYE}

@@ -1,12 +1,9 @@
 """Smooth random fields, made once and cut at random places."""
 
-from typing import TypeAlias
-
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
-Floats: TypeAlias = npt.NDArray[np.float32]
+from sdk.arrays import Floats
 
 
 class NoiseBank:

@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from sdk.errors import DataError
-from trainer.durable import write_whole
+from sdk.files import write_file
 
 COLUMNS, FACES, SIDE, CAPTION = 8, 48, 160, 26  # faces across and in all, pixels of a face and of the lines below it
 
@@ -40,4 +40,4 @@ def preview(folder: Path, path: Path) -> None:
         )
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG")
-    write_whole(path, buffer.getvalue())
+    write_file(path, buffer.getvalue())

@@ -1,13 +1,9 @@
 """A small rasteriser: which point of the head does each pixel see, how bright is it there, and what is in shadow."""
 
-from typing import TypeAlias
-
 import numba
 import numpy as np
-import numpy.typing as npt
 
-Floats: TypeAlias = npt.NDArray[np.float32]
-Ints: TypeAlias = npt.NDArray[np.int32]
+from sdk.arrays import Floats, Ints
 
 
 @numba.njit(cache=True, fastmath=True)

@@ -5,15 +5,13 @@ whatever the identity and the expression do to it.
 """
 
 import itertools
-from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter
 
+from sdk.arrays import Floats
 from trainer.synthetic.face_model import FaceModel
-
-Floats: TypeAlias = npt.NDArray[np.float32]
 
 LEFT, TOP, SCALE = -9.6, 14.6, 14.0  # centimetres of the map's corner, pixels per centimetre
 WIDTH, HEIGHT = 269, 370

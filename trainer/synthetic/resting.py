@@ -3,11 +3,10 @@
 from typing import Literal, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
+from sdk.arrays import Floats
 from trainer.synthetic.expression import Expression
 
-Floats: TypeAlias = npt.NDArray[np.float32]
 Side: TypeAlias = Literal["L", "R"]
 
 SIDEWAYS, UPWARDS = 0.45, 0.4  # radians that an eye turns at weight 1 of eyeLookOut or In, eyeLookUp or Down

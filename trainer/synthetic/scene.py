@@ -1,13 +1,13 @@
 """One picture of one head, put together: person, pose, camera, light, things worn, background."""
 
 from dataclasses import dataclass, replace
-from typing import TypeAlias
 
 import numba
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
+from sdk.arrays import Floats
 from trainer.synthetic.backdrop import SOFTEN, as_image, background, body, draw_colour, merged, wear
 from trainer.synthetic.expression import Expression
 from trainer.synthetic.face_model import PARTS, FaceModel
@@ -19,8 +19,6 @@ from trainer.synthetic.raster import interpolate, rasterise, sample_map, vertex_
 from trainer.synthetic.regions import Regions, place_on_map
 from trainer.synthetic.resting import Side, at_rest, draw_rotation, project, turned_eye
 from trainer.synthetic.skin import Look, draw_look, paint
-
-Floats: TypeAlias = npt.NDArray[np.float32]
 
 CLOSED_LIPS = 0.03  # centimetres between the inner lips of a closed mouth
 LIDS = np.array([[[37, 38], [43, 44]], [[41, 40], [47, 46]]])  # of the 68: upper and lower, each of two eyes

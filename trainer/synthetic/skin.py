@@ -7,10 +7,9 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from sdk.arrays import Floats
 from trainer.synthetic.noise import NoiseBank
 from trainer.synthetic.regions import HEIGHT, SCALE, TOP, WIDTH, Regions
-
-Floats: TypeAlias = npt.NDArray[np.float32]
 
 # From light to dark in ten steps, sRGB: as far apart as the Monk Skin Tone scale (Monk 2019), with the chroma that skin
 # has on photographs.

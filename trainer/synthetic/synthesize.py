@@ -14,9 +14,9 @@ from threadpoolctl import threadpool_limits
 from sdk.errors import DataError
 from sdk.faba.prompts import QUESTIONS, Task
 from sdk.faba.vocabulary import EMOTIONS
+from sdk.files import write_json
 from trainer.corpus.records import Record, evaluation_row, training_row
 from trainer.corpus.templates import QUESTION_TEMPLATES
-from trainer.durable import write_json
 from trainer.synthetic.describe import describe_emotion, describe_units
 from trainer.synthetic.face_model import read_face_model
 from trainer.synthetic.sample import FACE_SCALE, Sample, make_sample

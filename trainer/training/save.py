@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from trainer.durable import write_json
+from sdk.files import write_json
 from trainer.model.config import CONVENTIONS, Conventions, EmolaConfig, ImageStatistics
 from trainer.training.recipe import LORA_TARGETS, Recipe
 

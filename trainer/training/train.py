@@ -18,10 +18,10 @@ from torch import Tensor
 from transformers import TrainerState
 
 from sdk.errors import SdkError, TrainingError
+from sdk.files import write_json
 from trainer.checkpoint import Checkpoint
 from trainer.corpus.records import Record
 from trainer.corpus.tensors import Encoding, FixedOrder, RecordDataset, RecordOrder, collate
-from trainer.durable import write_json
 from trainer.model import EmoLA
 from trainer.model.config import CONVENTIONS, Conventions, Tokens
 from trainer.model.lora import load_in_4bit

@@ -3,17 +3,16 @@
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from sdk.arrays import Floats
 from sdk.bundles.damage import reading
 from sdk.bundles.manifest import Geometry, Manifest, Variant
 from sdk.errors import BackendError, DependencyError, IntegrityError
 from sdk.runtime.backends.kv_cache import KVCache, KVPool
-
-Floats: TypeAlias = npt.NDArray[np.float32]
 
 _SHORT = 16  # rows up to which a call is kept: steps, drafts, questions
 _CUDA = "CUDAExecutionProvider"

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
+from sdk.arrays import Floats
 from sdk.bundles.files import FileRecord, Record, RelativePath, file_sha256
 from sdk.bundles.manifest import Manifest, Variant
 from sdk.errors import BackendError, DependencyError
-from sdk.runtime.backends.ort import Encoder, Floats, OrtBackend, OrtEncoder
+from sdk.runtime.backends.ort import Encoder, OrtBackend, OrtEncoder
 
 ENGINES, RECORD = "engines", "engines.json"
 

@@ -8,11 +8,11 @@ from typing import TypeAlias
 
 import numpy as np
 
+from sdk.arrays import Pixels
 from sdk.errors import DataError, DependencyError, ImageError
-from sdk.faces.images import Pixels, load_image
+from sdk.faces.images import PICTURE_SUFFIXES, load_image
 from trainer.corpus.datasets.sample import Sample
 
-IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 VIDEOS = {".avi", ".mp4", ".mov", ".mkv", ".mpg", ".wmv"}
 
 Frames: TypeAlias = Path | Mapping[int, Path]  # a video, or image files by the number of the frame
@@ -20,7 +20,7 @@ Frames: TypeAlias = Path | Mapping[int, Path]  # a video, or image files by the 
 
 def number_images(folder: Path) -> dict[int, Path]:
     """The image files of a folder by the number that their names end in; zero padding may vary."""
-    images = sorted(path for path in folder.glob("*") if path.suffix.lower() in IMAGES)
+    images = sorted(path for path in folder.glob("*") if path.suffix.lower() in PICTURE_SUFFIXES)
     numbers = ((re.search(r"\d+$", path.stem), path) for path in images)
     return {int(number[0]): path for number, path in numbers if number}
 

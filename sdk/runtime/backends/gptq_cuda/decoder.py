@@ -14,9 +14,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from sdk.arrays import Floats
 from sdk.errors import BackendError
 from sdk.runtime.backends.kv_cache import KVCache, KVPool
-from sdk.runtime.backends.ort import Decoder, Floats, check_room
+from sdk.runtime.backends.ort import Decoder, check_room
 
 from .prefill import Prefill
 from .rows import MOST, SIZES, Rows

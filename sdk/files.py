@@ -1,0 +1,100 @@
+"""Files that survive a kill: complete under their name or not there at all, or appended line by line."""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sdk.errors import SdkError
+
+
+def temporary(path: Path) -> Path:
+    """The name beside `path` under which its content is written."""
+    return path.with_name(f"{path.name}.partial")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path and rename it to `path` when the block ends.
+
+    The block writes a file or makes a folder there. If it raises, what it wrote is removed and what was at `path`
+    stays. The parent folder is made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = temporary(path)
+    _remove(partial)
+    try:
+        yield partial
+        if partial.is_dir() and path.is_dir():
+            shutil.rmtree(path)
+        partial.replace(path)
+    finally:
+        _remove(partial)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file that is complete as soon as it has its name."""
+    with replacing(path) as partial:
+        partial.write_bytes(content)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """`write_file` for JSON."""
+    write_file(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def claim_folder(record: Path, content: Mapping[str, Any], what: str, error: type[SdkError]) -> bool:
+    """Write into a folder what it will hold, before anything else is written there.
+
+    Args:
+        record: the JSON file in that folder.
+        content: what decides the folder's content; further keys of an existing record are ignored.
+        what: the folder holds, for the message, e.g. "training run".
+        error: to raise.
+
+    Returns:
+        True if the folder was claimed before with the same content.
+
+    Raises:
+        SdkError: of type `error`: the folder holds something else.
+    """
+    folder = record.parent
+    if record.is_file():
+        try:
+            found = dict(json.loads(record.read_text(encoding="utf-8")))
+        except ValueError as cause:
+            raise error(f"{record} is not a JSON object ({cause}); choose another folder") from None
+        changed = [f"{key} (found {found.get(key)!r})" for key, value in content.items() if found.get(key) != value]
+        if changed:
+            raise error(f"{folder} holds another {what}: {', '.join(changed)} differ; choose another folder")
+        return True
+    if folder.exists() and any(folder.iterdir()):
+        raise error(f"{folder} is not empty and holds no {what}; choose another folder")
+    write_json(record, content)
+    return False
+
+
+def append_journal(path: Path, row: Mapping[str, Any]) -> None:
+    """Add one object to a JSONL file."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def read_journal(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSONL file that a run appends to; a last line that a kill cut off is removed from the file."""
+    if not path.exists():
+        return []
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content:
+        write_file(path, whole)
+    return [json.loads(line) for line in whole.splitlines()]
