@@ -21,12 +21,12 @@ from pathlib import Path
 import numpy as np
 from vicuna import PREFIX, QUESTION, random_vicuna
 
-from sdk.analyzer import open_backend
 from sdk.bundles.hub import resolve_bundle
 from sdk.bundles.manifest import read_manifest
 from sdk.faba.prompts import Task
 from sdk.faces.crop import aligned_face
 from sdk.faces.images import load_image
+from sdk.runtime.backends.select import open_backend
 from sdk.runtime.clock import Clock
 from sdk.runtime.drafts import Drafter
 from sdk.runtime.ngrams import ContextTree, Ngrams

@@ -8,14 +8,14 @@ import json
 import statistics
 from pathlib import Path
 
-from sdk.analyzer import open_backend
 from sdk.bundles.manifest import read_manifest
 from sdk.examine import Examiner, Request
 from sdk.faba.answers import read_action_units, read_emotion
-from sdk.faba.labels import UNITS
 from sdk.faba.prompts import Task
+from sdk.faba.vocabulary import FABA_UNITS
 from sdk.faces.crop import aligned_face
 from sdk.faces.images import load_image
+from sdk.runtime.backends.select import open_backend
 from sdk.runtime.clock import Clock
 from sdk.runtime.pipeline import Pipeline
 from trainer.corpus.records import read_records
@@ -51,7 +51,7 @@ def measure(examiner: Examiner, task: Task, path: Path, limit: int) -> dict[str,
             agreed.append(read_emotion(text).label == max(scores.emotions, key=lambda name: scores.emotions[name]))
         else:
             said = {unit.code for unit in read_action_units(text) if unit.present}
-            agreed += [(code in said) == (scores.action_units[code] >= 0.5) for code in UNITS]
+            agreed += [(code in said) == (scores.action_units[code] >= 0.5) for code in FABA_UNITS]
         spent = clock.elapsed_ms
         times["labels"].append(spent["labels"])
         times["words"].append(spent["question"] + spent["decode"])

@@ -32,6 +32,7 @@ from sdk.runtime.backends.gptq_cuda.weights import GROUPS, computes_heads
 from trainer.checkpoint import Checkpoint
 from trainer.corpus.records import Record
 from trainer.model.config import preprocessing
+from trainer.synthetic.label_phrases import label_phrases
 from trainer.tokenization import IMAGE_TOKEN, load_tokenizer, prompt_ids
 
 MAX_NEW_TOKENS = 512
@@ -159,6 +160,7 @@ def _describe(options: ExportOptions, checkpoint: Checkpoint, recipe: str, gptq:
         embeddings="decoder/embeddings.npy",
         reference="reference.npz",
         ngrams=NGRAMS if options.answer_files else None,
+        labels=label_phrases(),
         preprocessing=preprocessing(config, conventions, statistics),
         prompt=_prompt(checkpoint),
         geometry=geometry(config),

@@ -137,7 +137,7 @@ def measure_latency(pipeline: Pipeline, reference: Reference) -> tuple[Latency, 
     warm = {name: found[1:] for name, found in times.items() if found}
     return tuple(
         Latency(
-            variant=backend.variant.name,
+            variant=backend.name,
             stage=name,
             p50_ms=round(float(np.median(found)), 3),
             p95_ms=round(float(np.percentile(found, 95)), 3),

@@ -5,20 +5,20 @@ from pathlib import Path
 
 import numpy as np
 
-from sdk.analyzer import open_backend
 from sdk.arrays import Doubles
 from sdk.bundles.files import file_sha256
 from sdk.bundles.manifest import MANIFEST, Manifest, read_manifest
 from sdk.bundles.measured import LabelCalibration
 from sdk.faba.calibration import calibration_error, fit_temperature, tempered
-from sdk.faba.labels import UNITS
 from sdk.faba.prompts import Task
 from sdk.faba.rege import annotated_action_units, emotion_index
+from sdk.faba.vocabulary import FABA_UNITS
 from sdk.faces.crop import aligned_face
 from sdk.faces.images import load_image
 from sdk.files import write_file
+from sdk.runtime.backends.select import open_backend
 from sdk.runtime.clock import Clock
-from sdk.runtime.labels import ENOUGH, LabelScorer
+from sdk.runtime.labels import SCORED_SHARE, LabelScorer
 from sdk.runtime.pipeline import Pipeline
 from trainer.corpus.records import Record, read_records
 from trainer.corpus.tensors import read_landmarks
@@ -77,13 +77,13 @@ def _score(
     crop = aligned_face(load_image(record.image_path), pipeline.manifest.preprocessing.face_scale)
     with pipeline.encode(crop, Clock(), read_landmarks(record)) as face:
         if task == "emotion":
-            whole, given = (np.array([list(scorer.emotions(face, enough=e).values())]) for e in (1.0, ENOUGH))
+            whole, given = (np.array([list(scorer.emotions(face, enough=e).values())]) for e in (1.0, SCORED_SHARE))
             return whole, given, np.array([emotion_index(record.label, index)])
-        whole, given = (_pairs(scorer.action_units(face, enough=e)) for e in (1.0, ENOUGH))
+        whole, given = (_pairs(scorer.action_units(face, enough=e)) for e in (1.0, SCORED_SHARE))
     present = annotated_action_units(record.label, index)
-    return whole, given, np.array([int(code not in present) for code in UNITS])
+    return whole, given, np.array([int(code not in present) for code in FABA_UNITS])
 
 
 def _pairs(units: Mapping[int, float]) -> Doubles:
     """(20, 2) probability of each unit to be present, and absent."""
-    return np.array([[units[code], 1 - units[code]] for code in UNITS])
+    return np.array([[units[code], 1 - units[code]] for code in FABA_UNITS])

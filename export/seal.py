@@ -18,13 +18,12 @@ from export.targets.machines import find_target
 from export.targets.plan import Plan, plan
 from sdk.bundles.files import FileRecord, file_sha256
 from sdk.bundles.manifest import MANIFEST, Manifest, Variant, read_manifest
-from sdk.bundles.measured import Gate, Parity, QuantisedLayer
+from sdk.bundles.measured import FLOAT32_TOLERANCE, Gate, Parity, QuantisedLayer
 from sdk.errors import BackendError, DependencyError, ExportError
 from sdk.files import write_file
-from sdk.runtime.backends.gptq_cuda.backend import GptqBackend
-from sdk.runtime.backends.ort import OrtBackend
+from sdk.runtime.backends.select import open_variant
 from sdk.runtime.pipeline import Pipeline
-from sdk.runtime.verify import FLOAT32_TOLERANCE, Reference, measure_parity
+from sdk.runtime.verify import Reference, measure_parity
 from trainer.checkpoint import Checkpoint
 from trainer.evaluation.evaluate import EvaluationSet
 
@@ -112,12 +111,12 @@ def _open(folder: Path, draft: Manifest, variant: Variant) -> tuple[Pipeline, st
     Raises:
         BackendError, DependencyError: an AutoGPTQ folder, which has no graph, and no GPU.
     """
-    if variant.backend == "gptq_cuda":
-        return Pipeline(folder, draft, GptqBackend(folder, draft, variant)), variant.device
     try:
-        return Pipeline(folder, draft, OrtBackend(folder, draft, variant)), variant.device
+        return Pipeline(folder, draft, open_variant(folder, draft, variant)), variant.device
     except (BackendError, DependencyError):
-        return Pipeline(folder, draft, OrtBackend(folder, draft, variant, device="cpu")), "cpu"
+        if variant.backend == "gptq_cuda":
+            raise
+        return Pipeline(folder, draft, open_variant(folder, draft, variant, device="cpu")), "cpu"
 
 
 def _check_parity(pipeline: Pipeline, reference: Reference) -> list[Parity]:

@@ -1,11 +1,8 @@
 """The front door: pictures in, explained faces out."""
 
-import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
-from functools import partial
-from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
@@ -14,30 +11,23 @@ from PIL import Image
 
 from sdk.arrays import Floats, Pixels
 from sdk.bundles.hub import resolve_bundle
-from sdk.bundles.manifest import Manifest, Variant, read_manifest
-from sdk.errors import BackendError, DependencyError, ImageError, TaskError, VideoError
-from sdk.examine import Asked, Examiner, Faces, Request
+from sdk.bundles.manifest import read_manifest
+from sdk.errors import BackendError, ImageError, TaskError, VideoError
+from sdk.examine import Examiner, Faces, Request, RequestedTask
 from sdk.faba.prompts import TASKS
 from sdk.faces.detect import Detector
-from sdk.faces.images import ImageSource, load_image, source_name
-from sdk.options import BatchOptions, Color, FaceOptions, VideoOptions
+from sdk.faces.images import Color, ImageSource, load_image, source_name
+from sdk.faces.preprocess import LANDMARK_FEATURES
 from sdk.results import Analysis
-from sdk.runtime.backends.gptq_cuda.backend import GptqBackend
-from sdk.runtime.backends.ort import OrtBackend, check_device
-from sdk.runtime.backends.tensorrt import ENGINES, TensorRTBackend
+from sdk.runtime.backends.select import open_backend
 from sdk.runtime.clock import Clock
-from sdk.runtime.memory import Memory, within_memory
-from sdk.runtime.pipeline import EncodedFace, Pipeline
-from sdk.runtime.pruning import with_visual_tokens
+from sdk.runtime.memory import Memory
+from sdk.runtime.pipeline import Pipeline
+from sdk.runtime.pruning import rows_to_read
 
 if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
     from sdk.frames import VideoSource
-
-DEVICES = ("auto", "cpu", "cuda", "tensorrt")
-
-logger = logging.getLogger(__name__)
+    from sdk.video import Freshness
 
 
 class Analyzer:
@@ -50,7 +40,7 @@ class Analyzer:
         bundle: folder of a sealed bundle ("./a/b" is never taken for a name); "owner/name" or "owner/name@revision" of
             the Hugging Face hub; None takes the one embedded in the package.
         device: "auto", "cpu", "cuda" for a variant of `emola export --cuda` or `--keep-gptq`, or "tensorrt" for the
-            engines that `emola engines` built.
+            encoder engines that `emola engines` built, with the best decoder that runs here.
         detector: "auto" (the bundle's own, or dlib), the path of a SCRFD .onnx file, or an object with `detect` (see
             `sdk.faces.detect`).
         offline: never touch the network, as HF_HUB_OFFLINE=1 does; without it only a bundle by name does.
@@ -59,6 +49,10 @@ class Analyzer:
         memory_limit: bytes that weights and KV caches may take; fewer faces are decoded at once to keep it.
         visual_tokens: rows of the picture that the decoder reads of each face, those nearest to brows, eyes, nose and
             mouth; None reads all. Fewer are faster, and the answers change: see docs/performance-pruning.md.
+
+    Attributes:
+        manifest: of the bundle, as it is on disk.
+        examiner: the parts that do the work; for benchmarks and servers.
 
     Raises:
         BundleError: the bundle is missing, damaged or of another format, or cannot be downloaded.
@@ -81,21 +75,26 @@ class Analyzer:
         if not 0 <= abstain_below <= 1:
             raise TaskError(f"abstain_below is a probability in 0..1, not {abstain_below}")
         folder = resolve_bundle(bundle, offline=offline)
-        self.manifest = with_visual_tokens(read_manifest(folder), visual_tokens)
-        fitting = within_memory(self.manifest, memory_limit)
-        backend = open_backend(folder, fitting, device, memory_limit=memory_limit)
-        self._memory = Memory.of(self.manifest, backend.variant, backend.held_bytes)
-        self._seats = self._memory.faces_within(memory_limit)
-        self._pipeline = Pipeline(folder, self.manifest, backend)
+        self.manifest = read_manifest(folder)
+        rows = rows_to_read(self.manifest.prompt.image_rows, visual_tokens)
+        backend = open_backend(folder, self.manifest, device, memory_limit=memory_limit, image_rows=rows)
+        self._memory = Memory.of(self.manifest, backend.variant, rows, backend.held_bytes)
+        self._slots = self._memory.faces_within(memory_limit)
         carried = self.manifest.detector if detector == "auto" else None
-        self._examiner = Examiner(self._pipeline, folder / carried if carried else detector)
+        pipeline = Pipeline(folder, self.manifest, backend, visual_tokens)
+        self.examiner = Examiner(pipeline, folder / carried if carried else detector)
         self._scores, self._abstain_below, self._offline = scores, abstain_below, offline
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """The opened bundle."""
+        return self.examiner.pipeline
 
     def analyze(
         self,
         image: ImageSource,
         *,
-        tasks: Sequence[Asked] = TASKS,
+        tasks: Sequence[RequestedTask] = TASKS,
         faces: Faces = "detect",
         color: Color | None = None,
         landmark_features: Floats | None = None,
@@ -128,55 +127,99 @@ class Analyzer:
         with clock("load"):
             pixels = load_image(image, color=color)
         found, readings = [], []
-        for index, (crop, score) in enumerate(self._examiner.find(pixels, faces, clock)):
-            readings.append(self._examiner.read(crop, request, clock, landmark_features))
-            found.append(self._examiner.face(index, crop, score, readings[-1], request))
+        for index, (crop, score) in enumerate(self.examiner.find(pixels, faces, clock)):
+            readings.append(self.examiner.read(crop, request, clock, landmark_features))
+            found.append(self.examiner.face(index, crop, score, readings[-1], request))
         size = (pixels.shape[1], pixels.shape[0])
-        return self._examiner.analysis(found, size, source_name(image), clock, readings, request)
+        return self.examiner.analysis(found, size, source_name(image), clock, readings, request)
 
-    def analyze_batch(self, images: Iterable[ImageSource], **options: "Unpack[BatchOptions]") -> list[Analysis]:
+    def analyze_batch(
+        self,
+        images: Iterable[ImageSource],
+        *,
+        tasks: Sequence[RequestedTask] = TASKS,
+        faces: Faces = "detect",
+        color: Color | None = None,
+        max_new_tokens: int | None = None,
+        cancel: Event | None = None,
+        batch_size: int = 8,
+        keep_going: bool = False,
+    ) -> list[Analysis]:
         """Analyse pictures together: several faces are decoded at once.
 
-        On a CPU the results are those of one-by-one. On a GPU sums are rounded otherwise, and an answer can change
-        where two tokens are all but equally probable.
+        On a CPU the results are those of one-by-one. On a GPU sums are rounded in another order, and an answer can
+        change where two tokens are almost equally probable.
 
         Args:
             images: any iterable; read as it is needed.
-            options: see `BatchOptions`.
+            tasks, faces, color, max_new_tokens, cancel: as in `analyze`.
+            batch_size: faces that are decoded at once.
+            keep_going: a picture that cannot be read becomes an Analysis with status "failed" and the reason in
+                `warnings`, instead of an ImageError.
 
         Returns:
             One Analysis per picture, in order.
         """
-        return list(self.iterate_batch(images, **options))
+        return list(
+            self.iterate_batch(
+                images,
+                tasks=tasks,
+                faces=faces,
+                color=color,
+                max_new_tokens=max_new_tokens,
+                cancel=cancel,
+                batch_size=batch_size,
+                keep_going=keep_going,
+            )
+        )
 
-    def iterate_batch(self, images: Iterable[ImageSource], **options: "Unpack[BatchOptions]") -> Iterator[Analysis]:
+    def iterate_batch(
+        self,
+        images: Iterable[ImageSource],
+        *,
+        tasks: Sequence[RequestedTask] = TASKS,
+        faces: Faces = "detect",
+        color: Color | None = None,
+        max_new_tokens: int | None = None,
+        cancel: Event | None = None,
+        batch_size: int = 8,
+        keep_going: bool = False,
+    ) -> Iterator[Analysis]:
         """`analyze_batch`, each Analysis as soon as it and those before it are complete."""
         from sdk.batch import analyze_pictures
 
         _check_several(images)
-        seats, color = options.get("batch_size", 8), options.get("color")
-        if seats < 1:
-            raise TaskError(f"batch_size must be at least 1, not {seats}")
+        if batch_size < 1:
+            raise TaskError(f"batch_size must be at least 1, not {batch_size}")
 
         def load(image: ImageSource) -> Pixels:
             return load_image(image, color=color)
 
+        request, slots = self._request(tasks, max_new_tokens, cancel), min(batch_size, self._slots)
         return analyze_pictures(
-            self._examiner,
-            images,
-            self._request(options.get("tasks", TASKS), options.get("max_new_tokens"), options.get("cancel")),
-            load=load,
-            faces=options.get("faces", "detect"),
-            seats=min(seats, self._seats),
-            keep_going=options.get("keep_going", False),
+            self.examiner, images, request, load=load, faces=faces, slots=slots, keep_going=keep_going
         )
 
-    def analyze_video(self, source: "VideoSource", **options: "Unpack[VideoOptions]") -> Iterator[Analysis]:
+    def analyze_video(
+        self,
+        source: "VideoSource",
+        *,
+        tasks: Sequence[RequestedTask] = TASKS,
+        max_new_tokens: int | None = None,
+        cancel: Event | None = None,
+        sample_fps: float | None = None,
+        deadline_s: float | None = None,
+        freshness: "Freshness | None" = None,
+    ) -> Iterator[Analysis]:
         """Analyse a video or a camera; faces keep their ids, and a face is read again only when it has changed.
 
         Args:
             source: path of a video, number of a camera (0 is the first), or a URL such as rtsp://...
-            options: see `VideoOptions`.
+            tasks, max_new_tokens, cancel: as in `analyze`.
+            sample_fps: frames to analyse per second of video; None takes every frame.
+            deadline_s: a frame that is later than this against real time when its turn comes is dropped and counted;
+                None drops no frame of a file. Of a camera or live stream only the newest frame waits in any case.
+            freshness: when a face counts as changed; None is `sdk.video.Freshness()`.
 
         Yields:
             One Analysis per analysed frame, with `frame` set; the `id` of a face is the number of its track.
@@ -184,39 +227,73 @@ class Analyzer:
         Raises:
             VideoError: the source cannot be opened or read, has no frame, or changes its frame size.
         """
-        return (analysis for _, analysis in self.watch(source, **options))
+        watched = self.watch(
+            source,
+            tasks=tasks,
+            max_new_tokens=max_new_tokens,
+            cancel=cancel,
+            sample_fps=sample_fps,
+            deadline_s=deadline_s,
+            freshness=freshness,
+        )
+        return (analysis for _, analysis in watched)
 
-    def watch(self, source: "VideoSource", **options: "Unpack[VideoOptions]") -> "Iterator[tuple[Pixels, Analysis]]":
+    def watch(
+        self,
+        source: "VideoSource",
+        *,
+        tasks: Sequence[RequestedTask] = TASKS,
+        max_new_tokens: int | None = None,
+        cancel: Event | None = None,
+        sample_fps: float | None = None,
+        deadline_s: float | None = None,
+        freshness: "Freshness | None" = None,
+    ) -> "Iterator[tuple[Pixels, Analysis]]":
         """`analyze_video` together with the frames: (H, W, 3) uint8 RGB."""
         from sdk.frames import is_url
-        from sdk.video import Freshness, watch
+        from sdk.video import watch
 
         if self._offline and is_url(source):
             raise VideoError(f"{source} is on the network, and this Analyzer was opened with offline=True")
-        return watch(
-            self._examiner,
-            source,
-            self._request(options.get("tasks", TASKS), options.get("max_new_tokens"), options.get("cancel")),
-            options.get("freshness") or Freshness(),
-            sample_fps=options.get("sample_fps"),
-            deadline_s=options.get("deadline_s"),
-        )
+        request = self._request(tasks, max_new_tokens, cancel)
+        return watch(self.examiner, source, request, freshness=freshness, sample_fps=sample_fps, deadline_s=deadline_s)
 
-    def ask(self, image: ImageSource, question: str, **options: "Unpack[FaceOptions]") -> str:
+    def ask(
+        self,
+        image: ImageSource,
+        question: str,
+        *,
+        faces: Faces = "detect",
+        color: Color | None = None,
+        cancel: Event | None = None,
+    ) -> str:
         """The answer to a question of your own about the most prominent face of a picture.
+
+        Args:
+            question: also the name of a task.
+            image, faces, color, cancel: as in `analyze`.
 
         Raises:
             ImageError: the picture cannot be used or shows no face.
             TaskError: the question is empty or too long.
             CancelledError: `cancel` was set.
         """
-        return "".join(self.stream(image, question, **options)).strip()
+        return "".join(self.stream(image, question, faces=faces, color=color, cancel=cancel)).strip()
 
-    def stream(self, image: ImageSource, question: str, **options: "Unpack[FaceOptions]") -> Iterator[str]:
-        """Like `ask`, piece by piece as the words are decoded; `question` may also be the name of a task."""
-        self._pipeline.question_ids(question)
-        with self._encode_largest(image, options.get("faces", "detect"), options.get("color")) as face:
-            yield from self._pipeline.stream(face, question, cancel=options.get("cancel"))
+    def stream(
+        self,
+        image: ImageSource,
+        question: str,
+        *,
+        faces: Faces = "detect",
+        color: Color | None = None,
+        cancel: Event | None = None,
+    ) -> Iterator[str]:
+        """Like `ask`, piece by piece as the words are decoded."""
+        self.pipeline.question_ids(question)
+        pixels = load_image(image, color=color)
+        with self.examiner.encode_largest(pixels, faces, Clock()) as face:
+            yield from self.pipeline.stream(face, question, cancel=cancel)
 
     def warmup(self) -> dict[str, float]:
         """Run every stage once, so that the first analysis is as fast as the others.
@@ -226,25 +303,24 @@ class Analyzer:
         """
         grey = np.full((256, 256, 3), 127, np.uint8)
         clock, request = Clock(), self._request((*TASKS, "labels"), 2, None)
-        self._examiner.find(grey, "detect", clock)
-        ((crop, _),) = self._examiner.find(grey, "aligned", clock)
-        features = None if self.manifest.landmark else np.zeros(212, np.float32)
-        self._examiner.read(crop, request, clock, features)
+        self.examiner.find(grey, "detect", clock)
+        ((crop, _),) = self.examiner.find(grey, "aligned", clock)
+        features = None if self.manifest.landmark else np.zeros(LANDMARK_FEATURES, np.float32)
+        self.examiner.read(crop, request, clock, features)
         return dict(clock.elapsed_ms)
 
     def info(self) -> dict[str, Any]:
         """What is open: model, backend, notice, intended use, licences, bytes of memory, and the measured figures."""
         manifest, memory = self.manifest.model_dump(mode="json"), asdict(self._memory)
         parts = ("intended_use", "licences", "parity", "calibration", "provenance", "environment")
-        return {**self._examiner.model.model_dump(), "memory": memory, **{part: manifest[part] for part in parts}}
+        return {**self.examiner.model.model_dump(), "memory": memory, **{part: manifest[part] for part in parts}}
 
     def close(self) -> None:
         """Free the model's memory; the Analyzer cannot be used afterwards."""
-        for part in ("_pipeline", "_examiner"):
-            self.__dict__.pop(part, None)
+        self.__dict__.pop("examiner", None)
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("_pipeline", "_examiner"):  # asked for here only once `close` has taken them away
+        if name in ("examiner", "pipeline"):  # found missing only after `close`
             raise BackendError("this Analyzer was closed; open another")
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
@@ -254,78 +330,13 @@ class Analyzer:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _request(self, tasks: Sequence[Asked], max_new_tokens: int | None, cancel: Event | None) -> Request:
-        request = self._examiner.request(
+    def _request(self, tasks: Sequence[RequestedTask], max_new_tokens: int | None, cancel: Event | None) -> Request:
+        request = self.examiner.request(
             tasks, self._scores, max_new_tokens=max_new_tokens, abstain_below=self._abstain_below, cancel=cancel
         )
         if self._abstain_below and not request.scores:
             raise TaskError("abstain_below needs label scores: pass scores=True, or ask for the task 'labels'")
         return request
-
-    def _encode_largest(
-        self,
-        image: ImageSource,
-        faces: Faces,
-        color: Color | None,
-        clock: Clock | None = None,
-        landmark_features: Floats | None = None,
-    ) -> EncodedFace:
-        clock = clock or Clock()
-        crops = [crop for crop, _ in self._examiner.find(load_image(image, color=color), faces, clock)]
-        if not crops:
-            raise ImageError("no face was found; for a picture that is a face crop already, pass faces='aligned'")
-        return self._pipeline.encode(max(crops, key=lambda crop: crop.pixels.size), clock, landmark_features)
-
-
-def open_backend(
-    bundle: Path,
-    manifest: Manifest,
-    device: str = "auto",
-    threads: int | None = None,
-    memory_limit: int | None = None,
-) -> OrtBackend:
-    """Open the first variant of a bundle that runs on this machine, and log which.
-
-    Args:
-        memory_limit: bytes that a backend may take, where it could take more than the files say.
-
-    Raises:
-        BackendError: lists why each variant was refused.
-    """
-    if device not in DEVICES:
-        raise BackendError(f"device must be one of {', '.join(DEVICES)}, not {device!r}")
-    refused = []
-    for variant in manifest.variants:
-        for kind in _kinds(bundle, variant, device, memory_limit):
-            try:
-                if variant.backend == "ort":
-                    check_device(variant.device)
-                backend = kind(bundle, manifest, variant, threads)
-            except (BackendError, DependencyError) as error:
-                refused.append(f"{variant.name}: {error}")
-            else:
-                logger.info("opened %s on %s", bundle, "; not on ".join([backend.variant.name, *refused]))
-                return backend
-    if not refused:
-        names = ", ".join(variant.name for variant in manifest.variants)
-        raise BackendError(
-            f"{names}: no variant for device {device!r}; `emola export` adds one for NVIDIA GPUs with --cuda or "
-            "--keep-gptq"
-        )
-    raise BackendError("no variant of this bundle runs here; " + "; ".join(refused))
-
-
-def _kinds(
-    bundle: Path, variant: Variant, device: str, memory_limit: int | None
-) -> tuple[Callable[..., OrtBackend], ...]:
-    """What may open a variant, in the order to try."""
-    if variant.backend == "gptq_cuda":
-        return (partial(GptqBackend, memory_limit=memory_limit),) if device in ("auto", "cuda") else ()
-    if device == "tensorrt":
-        return (TensorRTBackend,)
-    if device == "auto":
-        return (TensorRTBackend, OrtBackend) if (bundle / ENGINES).is_dir() else (OrtBackend,)
-    return (OrtBackend,) if variant.device == device else ()
 
 
 def _check_several(images: Iterable[ImageSource]) -> None:
@@ -337,6 +348,6 @@ def _check_several(images: Iterable[ImageSource]) -> None:
 def _check_features(features: Floats, faces: Faces) -> Floats:
     if faces != "aligned":
         raise ImageError("landmark_features describe one face: they need faces='aligned'")
-    if np.shape(features) != (212,):
-        raise ImageError(f"landmark_features must have shape (212,), found {np.shape(features)}")
+    if np.shape(features) != (LANDMARK_FEATURES,):
+        raise ImageError(f"landmark_features must have shape ({LANDMARK_FEATURES},), found {np.shape(features)}")
     return np.asarray(features, np.float32)

@@ -1,8 +1,9 @@
-"""Many pictures at once: their faces share one KV pool, and every decode step serves all that are still being answered.
+"""Analyse many pictures at once: their faces share one KV pool, and each decode step serves all unfinished answers.
 
-A decode step reads all weights of the model, however many rows it is given. A face that is done makes room for the next
-at once (continuous batching), so short answers never wait for long ones. Every sequence has its own length and nothing
-is padded: the answers are those of one-by-one decoding, on a GPU up to rounding where two tokens nearly tie.
+A decode step reads all weights of the model, regardless of the number of rows. With continuous batching the next face
+takes the slot of a finished one at once, so short answers never wait for long ones. Every sequence has its own length
+and nothing is padded: the answers equal those of one-by-one decoding, on a GPU up to rounding where two tokens nearly
+tie.
 """
 
 import time
@@ -18,7 +19,7 @@ from sdk.faba.prompts import Task
 from sdk.faces.crop import FaceCrop
 from sdk.faces.images import PICTURE_SUFFIXES, ImageSource, source_name
 from sdk.results import Analysis
-from sdk.runtime.backends.kv_cache import KVPool
+from sdk.runtime.backends.interface import KVPool
 from sdk.runtime.clock import Clock
 from sdk.runtime.generate import Generation
 from sdk.runtime.pipeline import Answer, EncodedFace
@@ -38,7 +39,7 @@ def pictures_in(folder: Path) -> list[Path]:
 
 @dataclass
 class _Picture:
-    """A picture on its way; `readings` fills in any order."""
+    """A picture in progress; its readings may complete in any order."""
 
     source: str
     size: tuple[int, int] = (0, 0)
@@ -55,14 +56,14 @@ def analyze_pictures(
     *,
     load: Callable[[ImageSource], Pixels],
     faces: Faces,
-    seats: int,
+    slots: int,
     keep_going: bool,
 ) -> Iterator[Analysis]:
     """Analyses in the order of the pictures, each as soon as it and those before it are complete.
 
     Args:
         load: opens one of `images`.
-        seats: faces that are decoded at once.
+        slots: faces that are decoded at once.
         keep_going: a picture that cannot be read becomes an Analysis with status "failed" instead of an error.
     """
     waiting: deque[_Picture] = deque()
@@ -72,7 +73,7 @@ def analyze_pictures(
             waiting.append(_open(examiner, image, load, faces, keep_going))
             yield from ((waiting[-1], index) for index in range(len(waiting[-1].crops)))
 
-    for picture, index, reading in _Table(examiner, request, seats).serve(found()):
+    for picture, index, reading in _Scheduler(examiner, request, slots).serve(found()):
         picture.readings[index] = reading
         while waiting and len(waiting[0].readings) == len(waiting[0].crops):
             yield _close(examiner, waiting.popleft(), request)
@@ -108,8 +109,8 @@ def _close(examiner: Examiner, picture: _Picture, request: Request) -> Analysis:
 
 
 @dataclass(eq=False)
-class _Seat:
-    """A face in the pool: what it was answered, what it is being answered, what is still to be asked."""
+class _Slot:
+    """A face in the KV pool: its answers so far, the answer that is being decoded, and the tasks still to ask."""
 
     picture: _Picture
     index: int
@@ -121,69 +122,69 @@ class _Seat:
     tokens: list[int] = field(default_factory=list)
 
 
-class _Table:
-    """Serves faces at a limited number of seats; the face at seat i lives in cache i of the pool."""
+class _Scheduler:
+    """Continuous batching over a fixed number of slots; the face in slot i has cache i of the pool."""
 
-    def __init__(self, examiner: Examiner, request: Request, seats: int) -> None:
-        self._examiner, self._request, self._size = examiner, request, seats
+    def __init__(self, examiner: Examiner, request: Request, slots: int) -> None:
+        self._examiner, self._request, self._capacity = examiner, request, slots
         self._pipeline, self._decoder = examiner.pipeline, examiner.pipeline.backend.decoder
-        self._pool: KVPool = self._decoder.new_pool(self._pipeline.capacity, seats)
-        self._seats: list[_Seat] = []
+        self._pool: KVPool = self._decoder.new_pool(self._pipeline.capacity, slots)
+        self._slots: list[_Slot] = []
 
     def serve(self, faces: "Iterator[tuple[_Picture, int]]") -> "Iterator[tuple[_Picture, int, Reading]]":
         while True:
-            while len(self._seats) < self._size and (arrival := next(faces, None)):
-                self._seats.append(self._seat(*arrival))
-            if not self._seats:
+            while len(self._slots) < self._capacity and (arrival := next(faces, None)):
+                self._slots.append(self._slot(*arrival))
+            if not self._slots:
                 return
-            for seat in self._seats:
-                self._ask_next(seat)
-            for seat in [seat for seat in self._seats if seat.generation is None]:
-                yield seat.picture, seat.index, Reading(seat.face.features, seat.answers, seat.scores)
-                self._leave(seat)
-            if self._seats:
+            for slot in self._slots:
+                self._ask_next(slot)
+            for slot in [slot for slot in self._slots if slot.generation is None]:
+                yield slot.picture, slot.index, Reading(slot.face.features, slot.answers, slot.scores)
+                self._release(slot)
+            if self._slots:
                 self._step()
 
-    def _seat(self, picture: _Picture, index: int) -> _Seat:
+    def _slot(self, picture: _Picture, index: int) -> _Slot:
         self._request.check_cancel()
         crop, _ = picture.crops[index]
-        cache = self._pool.caches[len(self._seats)]
+        cache = self._pool.caches[len(self._slots)]
         face = self._pipeline.encode(crop, picture.clock, cache=cache)
         scores = self._examiner.score(face, self._request, picture.clock)
-        return _Seat(picture, index, face, scores, deque(self._request.tasks))
+        return _Slot(picture, index, face, scores, deque(self._request.tasks))
 
-    def _ask_next(self, seat: _Seat) -> None:
-        """Read questions until one has an answer to decode or none is left."""
-        while seat.tasks and seat.generation is None:
+    def _ask_next(self, slot: _Slot) -> None:
+        """Read the questions of a slot until one has an answer to decode or none is left."""
+        while slot.tasks and slot.generation is None:
             limit, cancel = self._request.max_new_tokens, self._request.cancel
-            generation = self._pipeline.generate(seat.face, seat.tasks[0], limit, cancel=cancel, drafts=False)
-            seat.generation, seat.tokens = generation, []
-            with seat.picture.clock("question"):
-                self._take(seat, next(generation, None))
+            generation = self._pipeline.generate(slot.face, slot.tasks[0], limit, cancel=cancel, drafts=False)
+            slot.generation, slot.tokens = generation, []
+            with slot.picture.clock("question"):
+                self._take(slot, next(generation, None))
 
     def _step(self) -> None:
-        """One more token for everyone."""
+        """Decode one more token for every slot."""
         start = time.perf_counter()
-        pending = [seat.generation.pending[0] for seat in self._seats if seat.generation]
+        pending = [slot.generation.pending[0] for slot in self._slots if slot.generation]
         logits = self._decoder.step(self._pool, self._decoder.embed(pending))
-        for seat, row in zip(self._seats, logits, strict=True):
-            if seat.generation:
-                self._take(seat, seat.generation.accept(row))
+        for slot, row in zip(self._slots, logits, strict=True):
+            if slot.generation:
+                self._take(slot, slot.generation.accept(row))
         share = 1000 * (time.perf_counter() - start) / len(pending)
-        for seat in self._seats:
-            seat.picture.clock.elapsed_ms["decode"] += share
+        for slot in self._slots:
+            slot.picture.clock.elapsed_ms["decode"] += share
 
-    def _take(self, seat: _Seat, token: int | None) -> None:
+    def _take(self, slot: _Slot, token: int | None) -> None:
         if token is not None:
-            seat.tokens.append(token)
-        elif seat.generation:
-            seat.answers[seat.tasks.popleft()] = self._pipeline.answer(seat.tokens, seat.generation.truncated)
-            seat.generation = None
+            slot.tokens.append(token)
+        elif slot.generation:
+            slot.answers[slot.tasks.popleft()] = self._pipeline.answer(slot.tokens, slot.generation.truncated)
+            slot.generation = None
 
-    def _leave(self, seat: _Seat) -> None:
-        """Free the seat; whoever sits last moves there."""
-        row, last = self._seats.index(seat), self._seats.pop()
-        if last is not seat:
-            self._pool.move(len(self._seats), row)
+    def _release(self, slot: _Slot) -> None:
+        """Free a slot; the face in the last slot moves there, so that the used slots stay consecutive."""
+        row, last = self._slots.index(slot), self._slots.pop()
+        if last is not slot:
+            self._pool.move(len(self._slots), row)
             last.face.move_to(self._pool.caches[row])
-            self._seats[row] = last
+            self._slots[row] = last

@@ -8,7 +8,7 @@ from threading import Event
 from typing import Literal
 
 from sdk.arrays import Floats, Pixels
-from sdk.errors import TaskError
+from sdk.errors import ImageError, TaskError
 from sdk.faba.answers import ActionUnitReading, EmotionReading, action_unit, read_action_units, read_emotion
 from sdk.faba.calibration import sharpen, sharpen_each
 from sdk.faba.prompts import TASKS, Task
@@ -22,7 +22,7 @@ from sdk.runtime.labels import LabelScorer
 from sdk.runtime.pipeline import Answer, EncodedFace, Pipeline
 
 Faces = Literal["detect", "aligned"]
-Asked = Literal["emotion", "action_units", "labels"]
+RequestedTask = Literal["emotion", "action_units", "labels"]
 
 
 @dataclass(frozen=True)
@@ -86,23 +86,30 @@ class Examiner:
         self._detector: Detector | None = None
         self._detecting = threading.Lock()
 
-    def request(self, asked: Sequence[Asked], scores: bool, **options: "int | float | Event | None") -> Request:
+    def request(
+        self,
+        tasks: Sequence[RequestedTask],
+        scores: bool,
+        *,
+        max_new_tokens: int | None = None,
+        abstain_below: float = 0.0,
+        cancel: Event | None = None,
+    ) -> Request:
         """A checked request.
 
         Raises:
             TaskError: an unknown task, one that this bundle does not answer, or a limit below 1.
         """
-        limit = options.get("max_new_tokens")
-        if isinstance(limit, int) and limit < 1:
-            raise TaskError(f"max_new_tokens must be at least 1, not {limit}")
-        if isinstance(asked, str):
-            raise TaskError(f"tasks are a sequence of names; for one of them pass tasks=({asked!r},)")
+        if max_new_tokens is not None and max_new_tokens < 1:
+            raise TaskError(f"max_new_tokens must be at least 1, not {max_new_tokens}")
+        if isinstance(tasks, str):
+            raise TaskError(f"tasks are a sequence of names; for one of them pass tasks=({tasks!r},)")
         offered = (*self.pipeline.manifest.prompt.questions, "labels")
-        for task in asked:
+        for task in tasks:
             if task not in offered:
                 raise TaskError(f"unknown task {task!r}; this bundle answers {' and '.join(map(repr, offered))}")
-        tasks = tuple(task for task in asked if task != "labels")
-        return Request(tasks, scores or "labels" in asked, **options)  # type: ignore[arg-type]
+        answered = tuple(task for task in tasks if task != "labels")
+        return Request(answered, scores or "labels" in tasks, max_new_tokens, abstain_below, cancel)
 
     def find(self, pixels: Pixels, faces: Faces, clock: Clock) -> list[tuple[FaceCrop, float | None]]:
         """Every face as a crop, with its detection score, from left to right."""
@@ -131,6 +138,21 @@ class Examiner:
                 for task in request.tasks
             }
             return Reading(face.features, answers, self.score(face, request, clock))
+
+    def encode_largest(self, pixels: Pixels, faces: Faces, clock: Clock, features: Floats | None = None) -> EncodedFace:
+        """The most prominent face of a picture, read by the decoder.
+
+        Args:
+            pixels: (H, W, 3) uint8 RGB.
+            features: (212,) landmark features, for bundles without a landmark network.
+
+        Raises:
+            ImageError: no face was found.
+        """
+        crops = [crop for crop, _ in self.find(pixels, faces, clock)]
+        if not crops:
+            raise ImageError("no face was found; for a picture that is a face crop already, pass faces='aligned'")
+        return self.pipeline.encode(max(crops, key=lambda crop: crop.pixels.size), clock, features)
 
     def score(self, face: EncodedFace, request: Request, clock: Clock) -> Scores | None:
         """Label scores of an encoded face, at the bundle's temperature."""
@@ -208,8 +230,8 @@ class Examiner:
     @property
     def model(self) -> ModelInfo:
         manifest = self.pipeline.manifest
-        backend = self.pipeline.backend.variant.name
-        return ModelInfo(name=manifest.name, digest=manifest.digest, backend=backend, notice=manifest.notice)
+        backend = self.pipeline.backend.name
+        return ModelInfo(name=manifest.name, digest=manifest.digest, backend=backend, notice=self.pipeline.notice)
 
 
 def _emotion(reading: Reading, request: Request) -> tuple[EmotionReading | None, list[str]]:

@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from sdk.errors import DependencyError, SdkError
-from sdk.faba.labels import UNITS
-from sdk.faba.vocabulary import EMOTIONS
+from sdk.faba.vocabulary import EMOTIONS, FABA_UNITS
 
 if TYPE_CHECKING:
     import pandas
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
     from sdk.results import Analysis, Face
 
-UNIT_COLUMNS = {f"AU{code:02}": code for code in UNITS}
+UNIT_COLUMNS = {f"AU{code:02}": code for code in FABA_UNITS}
 COLUMNS: tuple[str, ...] = (
     *("source", "frame", "time_s", "face_id", "age_ms", "x1", "y1", "x2", "y2", "detection_score"),
     *("emotion", "description", *EMOTIONS, *UNIT_COLUMNS, *(f"{name}_score" for name in UNIT_COLUMNS)),

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdk.errors import DependencyError, SdkError
-from sdk.faba.labels import UNITS
-from sdk.faba.vocabulary import EMOTIONS, Emotion
+from sdk.faba.vocabulary import EMOTIONS, FABA_UNITS, Emotion
 
 if TYPE_CHECKING:
     from sdk.results import Analysis, Face
@@ -99,9 +98,9 @@ class Timeline:
 
 def _strengths(face: "Face") -> list[float]:
     if face.action_unit_scores is not None:
-        return [face.action_unit_scores[f"AU{code}"] for code in UNITS]
+        return [face.action_unit_scores[f"AU{code}"] for code in FABA_UNITS]
     present = {unit.code for unit in face.action_units or () if unit.present}
-    return [float(code in present) for code in UNITS]
+    return [float(code in present) for code in FABA_UNITS]
 
 
 def _draw_course(axes: Any, track: int, course: _Course) -> None:
@@ -111,17 +110,17 @@ def _draw_course(axes: Any, track: int, course: _Course) -> None:
     ends = np.append(times[1:], times[-1] + width)
     ends = np.where(ends - times > _AWAY * width, times + width, ends)
     edges = np.unique(np.concatenate([times, ends]))
-    strengths = np.full((len(UNITS), len(edges) - 1), np.nan)
+    strengths = np.full((len(FABA_UNITS), len(edges) - 1), np.nan)
     strengths[:, np.searchsorted(edges, times)] = np.array(course.units).T
-    axes.pcolormesh(edges, np.arange(len(UNITS) + 1), strengths, cmap="Greys", vmin=0, vmax=1)
-    axes.set_yticks(np.arange(len(UNITS)) + 0.5, [f"AU{code}" for code in UNITS], fontsize=6)
-    strip = (len(UNITS) + 0.4, 1.6)
+    axes.pcolormesh(edges, np.arange(len(FABA_UNITS) + 1), strengths, cmap="Greys", vmin=0, vmax=1)
+    axes.set_yticks(np.arange(len(FABA_UNITS)) + 0.5, [f"AU{code}" for code in FABA_UNITS], fontsize=6)
+    strip = (len(FABA_UNITS) + 0.4, 1.6)
     for emotion in EMOTIONS:
         shown = [i for i, name in enumerate(course.emotions) if name == emotion]
         spans = [(times[i], ends[i] - times[i]) for i in shown]
         if spans:
             axes.broken_barh(spans, strip, facecolors=_COLOURS[emotion], label=emotion)
-    axes.set_ylim(0, len(UNITS) + 2.2)
+    axes.set_ylim(0, len(FABA_UNITS) + 2.2)
     axes.set_title(f"face {track}", loc="left", fontsize=9)
     if any(course.emotions):
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=7, frameon=False)

@@ -43,14 +43,14 @@ def watch(
     examiner: Examiner,
     source: VideoSource,
     request: Request,
-    freshness: Freshness,
     *,
+    freshness: Freshness | None = None,
     sample_fps: float | None = None,
     deadline_s: float | None = None,
 ) -> Iterator[tuple[Pixels, Analysis]]:
     """Each analysed frame, (H, W, 3) uint8 RGB, and its analysis; see `Analyzer.analyze_video`."""
     frames = read_frames(source, sample_fps=sample_fps, deadline_s=deadline_s)
-    watcher = _Watcher(examiner, request, freshness, str(source))
+    watcher = _Watcher(examiner, request, freshness or Freshness(), str(source))
     return ((pixels, watcher.look_at(frame, pixels)) for frame in frames for pixels in [frame.pixels()])
 
 

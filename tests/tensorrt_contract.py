@@ -194,7 +194,7 @@ def check_bound_to_graphs(bundle: Path, folder: Path) -> None:
 
     manifest, text = read_manifest(bundle), (folder / "engines.json").read_text()
     judged = manifest.model_copy(update={"gate": None, "calibration": (), "digest": "judged again"})
-    assert sorted(open_engines(bundle, judged)) == ["landmark", "vision"]
+    assert sorted(open_engines(bundle, judged).encoders) == ["landmark", "vision"]
     other = manifest.files[manifest.vision].model_copy(update={"sha256": "0" * 64})
     for changed, record, message in (
         (manifest.model_copy(update={"files": {**manifest.files, manifest.vision: other}}), text, "another graph"),
@@ -210,10 +210,10 @@ def check_bound_to_graphs(bundle: Path, folder: Path) -> None:
 
 
 def run(bundle: Path) -> None:
-    from sdk.analyzer import open_backend
     from sdk.bundles.manifest import read_manifest
     from sdk.cli import main
     from sdk.errors import BackendError
+    from sdk.runtime.backends.select import open_backend
     from sdk.runtime.pipeline import Pipeline
     from sdk.runtime.verify import Reference, measure_parity
 
@@ -226,7 +226,7 @@ def run(bundle: Path) -> None:
     assert not list(folder.parent.glob("*.partial")), "something was not renamed into place"
     assert not [*MEMORY, *STREAMS], "device memory or streams were not given back"
     backend = open_backend(bundle, manifest, "tensorrt")
-    assert backend.variant.name.startswith("tensorrt+")
+    assert backend.name.startswith("tensorrt+")
     reference = Reference.load(bundle / manifest.reference)
     for parity in measure_parity(Pipeline(bundle, manifest, backend), reference):
         assert parity.passed, parity
@@ -246,7 +246,7 @@ def run(bundle: Path) -> None:
     with pytest.raises(BackendError, match="SM 8.7 and TensorRT 9.9.9") as refused:
         open_backend(bundle, manifest, "tensorrt")
     assert f"emola engines {bundle}" in str(refused.value)
-    assert "tensorrt" not in open_backend(bundle, manifest).variant.name, "auto goes on with ONNX Runtime"
+    assert "tensorrt" not in open_backend(bundle, manifest).name, "auto goes on with ONNX Runtime"
     assert "torch" not in sys.modules
 
 

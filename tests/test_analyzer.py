@@ -77,7 +77,7 @@ def test_a_free_question_is_tokenised_as_in_training(analyzer, golden):
     question = "Is this person smiling? Why, or why not?"
     template = analyzer.manifest.prompt.free_question.replace("{question}", question)
     expected = prompt_ids(load_tokenizer(golden / "llava-base"), f"<image>{template}")[2:]
-    assert analyzer._pipeline.question_ids(question) == expected
+    assert analyzer.pipeline.question_ids(question) == expected
 
 
 def test_no_face_is_an_empty_result(analyzer):

@@ -19,7 +19,7 @@ def analyzer(bundle):
     """The golden bundle with every 40th token an end mark, so that answers differ in length."""
     analyzer = Analyzer(bundle())
     prompt = analyzer.manifest.prompt.model_copy(update={"stop_ids": tuple(range(2, 700, 40))})
-    analyzer._pipeline.manifest = analyzer.manifest.model_copy(update={"prompt": prompt})
+    analyzer.pipeline.manifest = analyzer.manifest.model_copy(update={"prompt": prompt})
     return analyzer
 
 
@@ -31,14 +31,14 @@ def eight(t1, astronaut):
 
 def tokens_of(analyzer, monkeypatch, run):
     """Token ids of every answer of every face that `run` analyses, and the analyses."""
-    seen, original = [], analyzer._examiner.face
+    seen, original = [], analyzer.examiner.face
 
     def face(index, crop, score, reading, request, age_ms=None):
         seen.append({task: answer.token_ids for task, answer in reading.answers.items()})
         return original(index, crop, score, reading, request, age_ms)
 
     with monkeypatch.context() as patch:
-        patch.setattr(analyzer._examiner, "face", face)
+        patch.setattr(analyzer.examiner, "face", face)
         return run(), seen
 
 
@@ -119,7 +119,7 @@ def test_the_memory_limit(analyzer, bundle, eight):
     """Room for two faces: batches of two. Room for none: one clear error before a weight is read."""
     memory = Memory.of(analyzer.manifest, analyzer.manifest.variants[0])
     limited = Analyzer(bundle(), memory_limit=memory.weights + 2 * memory.per_face + 1)
-    assert limited._seats == 2
+    assert limited._slots == 2
     found = limited.analyze_batch(eight, tasks=("emotion",), max_new_tokens=5, batch_size=8)
     assert [len(analysis.faces) for analysis in found] == [6, 1, 1]
     with pytest.raises(BackendError, match="needs about .* MB .*raise memory_limit"):

@@ -21,10 +21,10 @@ from export.merge import merge
 from export.quantise.calibrate import CalibrationSet
 from export.quantise.gptq import GptqOptions
 from export.stages import RECORD
-from sdk.analyzer import open_backend
 from sdk.bundles.manifest import check_hashes, read_manifest
 from sdk.errors import BackendError, CheckpointError, ExportError
 from sdk.runtime.backends.ort import OrtEncoder
+from sdk.runtime.backends.select import open_backend
 from sdk.runtime.clock import Clock
 from sdk.runtime.generate import Generation
 from sdk.runtime.pipeline import Pipeline

@@ -11,8 +11,8 @@ from conftest import GOLDEN, golden_json
 from PIL import Image
 
 from sdk.bundles.manifest import MANIFEST, read_manifest
+from sdk.bundles.measured import FLOAT32_TOLERANCE
 from sdk.cli import main
-from sdk.runtime.verify import FLOAT32_TOLERANCE
 
 EXPORT = ["--base", str(GOLDEN / "llava-base"), "--vision-tower", str(GOLDEN / "clip")]
 

@@ -64,7 +64,7 @@ def test_caches_are_used_again(analyzer, pictures):
         stream.close()
         with pytest.raises(CancelledError):
             analyzer.analyze(picture, color="rgb", faces="aligned", cancel=cancelled())
-    assert len(analyzer._pipeline._free_caches) <= 4
+    assert len(analyzer.pipeline._free_caches) <= 4
 
 
 def cancelled():
@@ -113,7 +113,7 @@ def test_asyncio(analyzer, pictures):
 
 def test_a_cancelled_task_stops_the_work(analyzer, pictures, monkeypatch):
     """Cancelled while it decodes: the await ends, and so does the thread's work, long before its 500 tokens."""
-    decoder, steps, started = analyzer._pipeline.backend.decoder, [], threading.Event()
+    decoder, steps, started = analyzer.pipeline.backend.decoder, [], threading.Event()
     extend = decoder.extend
 
     def counted(*arguments, **options):

@@ -11,11 +11,11 @@ import pytest
 from conftest import GOLDEN
 
 from export.ngrams import count_ngrams, read_answers
-from sdk.analyzer import open_backend
 from sdk.bundles.hub import EMBEDDED
 from sdk.bundles.manifest import read_manifest
 from sdk.errors import CancelledError, DataError, IntegrityError
 from sdk.runtime import speculate
+from sdk.runtime.backends.select import open_backend
 from sdk.runtime.clock import Clock
 from sdk.runtime.drafts import Drafter, Repeats
 from sdk.runtime.ngrams import ContextTree, Ngrams
@@ -76,8 +76,8 @@ class Model:
         return ContextTree(Ngrams(table.parent, table.token, followers, np.ones_like(table.share)))
 
     def use(self, table, row: float) -> Counting:
-        self.pipeline._drafter = Counting(table, row)
-        return self.pipeline._drafter
+        self.pipeline.drafter = Counting(table, row)
+        return self.pipeline.drafter
 
 
 @pytest.fixture(scope="module", params=["nano", "int4", "none"])

@@ -22,6 +22,7 @@ from conftest import GOLDEN
 torch = pytest.importorskip("torch")
 os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined
 
+
 from export.build import _gptq_variant, export_bundle  # noqa: E402
 from export.graphs.decoder import write_decoder  # noqa: E402
 from export.graphs.write import llama as graph_of  # noqa: E402
@@ -30,13 +31,13 @@ from export.quantise.autogptq import GptqWeights  # noqa: E402
 from export.quantise.calibrate import CalibrationSet  # noqa: E402
 from export.quantise.gptq import GptqOptions  # noqa: E402
 from export.quantise.linear import QuantizedLinear  # noqa: E402
-from sdk.analyzer import Analyzer, open_backend  # noqa: E402
+from sdk.analyzer import Analyzer  # noqa: E402
 from sdk.bundles.manifest import Geometry, read_manifest  # noqa: E402
 from sdk.cli import main  # noqa: E402
 from sdk.errors import BackendError, IntegrityError  # noqa: E402
-from sdk.runtime.backends.gptq_cuda import backend, reference  # noqa: E402
 from sdk.runtime.backends.gptq_cuda import decoder as decoders  # noqa: E402
-from sdk.runtime.backends.gptq_cuda.backend import GptqBackend  # noqa: E402
+from sdk.runtime.backends.gptq_cuda import open as opening  # noqa: E402
+from sdk.runtime.backends.gptq_cuda import reference  # noqa: E402
 from sdk.runtime.backends.gptq_cuda.decoder import GptqDecoder  # noqa: E402
 from sdk.runtime.backends.gptq_cuda.rows import Rows  # noqa: E402
 from sdk.runtime.backends.gptq_cuda.weights import (  # noqa: E402
@@ -47,7 +48,8 @@ from sdk.runtime.backends.gptq_cuda.weights import (  # noqa: E402
     read_llama,
     rotary_tables,
 )
-from sdk.runtime.backends.ort import OrtBackend, OrtDecoder  # noqa: E402
+from sdk.runtime.backends.ort import OrtDecoder  # noqa: E402
+from sdk.runtime.backends.select import open_backend, open_variant  # noqa: E402
 from sdk.runtime.memory import Memory  # noqa: E402
 from sdk.runtime.pipeline import Pipeline  # noqa: E402
 from sdk.runtime.verify import Reference  # noqa: E402
@@ -261,10 +263,10 @@ def test_the_pipeline_answers_as_on_onnx_runtime(folder, tmp_path):
     """Both answers about each golden face, 40 tokens each, against ONNX Runtime in float32 on the same weights."""
     manifest, golden = read_manifest(folder), Reference.load(folder / "reference.npz")
     gptq, ort = manifest.variants
-    exact = Pipeline(folder, manifest, OrtBackend(folder, manifest, ort))
-    exact.backend.decoder = dequantised(folder, tmp_path / "exact.onnx")
+    exact = Pipeline(folder, manifest, open_variant(folder, manifest, ort))
+    exact.backend = dataclasses.replace(exact.backend, decoder=dequantised(folder, tmp_path / "exact.onnx"))
     answers = []
-    for pipeline in (exact, Pipeline(folder, manifest, GptqBackend(folder, manifest, gptq, device="cpu"))):
+    for pipeline in (exact, Pipeline(folder, manifest, open_variant(folder, manifest, gptq, device="cpu"))):
         for rows, features in zip(golden.rows, golden.landmark_features, strict=True):
             with pipeline.encode_rows(rows, features) as face:
                 answers += [list(pipeline.generate(face, task, max_new_tokens=40)) for task in golden.tasks]
@@ -338,7 +340,7 @@ def test_a_gpu_that_is_full_says_how_to_need_less(folder, monkeypatch):
     for fails in (Full, none_left, no_handle):
         monkeypatch.setattr(reference, "dequantise", fails)
         with pytest.raises(BackendError, match="^CUDA .*(out of memory|ALLOC_FAILED).* Decode fewer faces"):
-            GptqBackend(folder, manifest, manifest.variants[0], device="cpu")
+            open_variant(folder, manifest, manifest.variants[0], device="cpu")
 
 
 def test_a_pool_that_was_made_in_inference_mode_works_outside_of_it(folder):
@@ -407,7 +409,7 @@ def test_the_manifest_names_the_variant_and_a_machine_without_a_gpu_says_why_not
     assert "not measured" in manifest.environment[variant.name]
     with pytest.raises(BackendError, match="gptq-cuda-int4: .*(triton is needed|finds no CUDA)"):
         open_backend(folder, manifest, "cuda")
-    with caplog.at_level(logging.INFO, "sdk.analyzer"):
+    with caplog.at_level(logging.INFO, "sdk"):
         assert open_backend(folder, manifest).variant.name == ort.name
     assert "not on gptq-cuda-int4: " in caplog.text
     assert main(["verify", str(folder)]) == 0
@@ -430,7 +432,7 @@ def test_a_machine_where_no_kernel_can_be_launched_goes_on_with_another_variant(
     manifest = on_this_processor(folder)
     assert open_backend(folder, manifest).variant.backend == "gptq_cuda"
     monkeypatch.setattr(reference, "dequantise", launch)
-    with caplog.at_level(logging.INFO, "sdk.analyzer"):
+    with caplog.at_level(logging.INFO, "sdk"):
         assert open_backend(folder, manifest).variant.backend == "ort"
     assert "Failed to find C compiler. Please specify" in caplog.text
     with pytest.raises(BackendError, match="RuntimeError: Failed to find.*install gcc and python3-dev"):
@@ -441,7 +443,7 @@ def test_dense_weights_and_a_face_stay_within_the_memory_limit_or_the_dense_weig
     manifest = on_this_processor(folder)
     gptq = manifest.variants[0]
     assert open_backend(folder, manifest).held_bytes == 0, "a CPU keeps none"
-    monkeypatch.setattr(backend, "_free_bytes", lambda device: 1 << 40)
+    monkeypatch.setattr(opening, "_free_bytes", lambda device: 1 << 40)
     opened = open_backend(folder, manifest)
     dense, memory = opened.held_bytes, Memory.of(manifest, gptq)
     opened.decoder.extend(opened.decoder.new_cache(64), np.zeros((60, 64), np.float32))
@@ -451,7 +453,7 @@ def test_dense_weights_and_a_face_stay_within_the_memory_limit_or_the_dense_weig
     for limit, held in ((least, dense), (least - 1, 0)):
         with Analyzer(folder, memory_limit=limit) as analyzer:
             assert analyzer.info()["memory"]["weights"] == memory.weights + held
-            assert analyzer._seats == (limit - memory.weights - held) // memory.per_face
+            assert analyzer._slots == (limit - memory.weights - held) // memory.per_face
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,7 @@ from sdk import Analyzer
 from sdk.bundles.manifest import read_manifest
 from sdk.errors import ExportError, TaskError
 from sdk.faba.calibration import calibration_error, fit_temperature, sharpen, sharpen_each, tempered
-from sdk.faba.labels import UNITS
-from sdk.faba.vocabulary import EMOTIONS
+from sdk.faba.vocabulary import EMOTIONS, FABA_UNITS
 from sdk.faces.crop import aligned_face
 from sdk.runtime.clock import Clock
 from sdk.runtime.labels import LabelScorer, Trie, score_trie
@@ -28,13 +27,13 @@ def scored(bundle):
 @pytest.fixture(scope="module")
 def face(scored, astronaut):
     crop = aligned_face(np.ascontiguousarray(astronaut[CROP]), scored.manifest.preprocessing.face_scale)
-    with scored._pipeline.encode(crop, Clock()) as face:
+    with scored.pipeline.encode(crop, Clock()) as face:
         yield face
 
 
 @pytest.fixture(scope="module")
 def scorer(scored):
-    return LabelScorer(scored._pipeline)
+    return LabelScorer(scored.pipeline)
 
 
 def torch_scores(scored, emola, astronaut, scorer):
@@ -43,7 +42,7 @@ def torch_scores(scored, emola, astronaut, scorer):
 
     from sdk.faces.preprocess import clip_pixels, landmark_pixels
 
-    model, pipeline, p = emola("trained"), scored._pipeline, scored.manifest.preprocessing
+    model, pipeline, p = emola("trained"), scored.pipeline, scored.manifest.preprocessing
     crop = aligned_face(np.ascontiguousarray(astronaut[CROP]), p.face_scale)
     features = pipeline.backend.landmark(
         landmark_pixels(crop.pixels, mode=p.landmark_mode, box_xyxy=crop.box_in_crop)[None]
@@ -98,8 +97,8 @@ def test_a_label_that_begins_another_ends_where_the_model_goes_elsewhere():
 def test_units_equal_the_enumeration_of_all_lists(scorer, face, monkeypatch):
     """With five units all 32 ascending lists can be enumerated: the pass over the units gives their marginals."""
     five = (1, 4, 12, 25, 43)
-    monkeypatch.setattr("sdk.runtime.labels.UNITS", five)
-    monkeypatch.setattr("sdk.runtime.labels.RARE", 0.0)
+    monkeypatch.setattr("sdk.runtime.labels.FABA_UNITS", five)
+    monkeypatch.setattr("sdk.runtime.labels.MIN_SHARE", 0.0)
     small = LabelScorer(scorer._pipeline)
     found = small.action_units(face, enough=1.0)
     from sdk.runtime.labels import _Reader
@@ -131,7 +130,7 @@ def test_labels_alone_need_no_decoding(scored, astronaut):
     assert "labels" in analysis.timing_ms
     assert face.emotion.description == ""
     assert face.emotion.label == max(face.emotion.scores, key=face.emotion.scores.get)
-    assert [unit.code for unit in face.action_units] == list(UNITS)
+    assert [unit.code for unit in face.action_units] == list(FABA_UNITS)
     assert all(unit.present == (face.action_unit_scores[unit.id] >= 0.5) for unit in face.action_units)
     assert analysis.score_calibration == "uncalibrated"
     assert analysis.tokens_per_second is None
@@ -155,7 +154,7 @@ def test_abstaining(bundle, astronaut):
     analysis = sure.analyze(astronaut, color="rgb", tasks=("labels",))
     assert analysis.faces[0].emotion.label is None
     assert any("below 0.99: no label is given" in warning for warning in analysis.warnings)
-    assert len(analysis.faces[0].action_units) < len(UNITS)
+    assert len(analysis.faces[0].action_units) < len(FABA_UNITS)
     with pytest.raises(TaskError, match="abstain_below is a probability"):
         Analyzer(bundle(), abstain_below=1.5)
     with pytest.raises(TaskError, match="needs label scores"):

@@ -15,12 +15,11 @@ from onnx import numpy_helper
 
 from export.build import export_bundle
 from export.options import ExportOptions
-from sdk.analyzer import open_backend
 from sdk.bundles.manifest import read_manifest
 from sdk.cli import main
 from sdk.errors import BackendError
-from sdk.runtime.backends.kv_cache import KVPool
-from sdk.runtime.backends.ort import OrtBackend
+from sdk.runtime.backends.ort_pool import OrtPool
+from sdk.runtime.backends.select import open_backend, open_variant
 from sdk.runtime.generate import Generation
 from sdk.runtime.memory import Memory
 from sdk.runtime.pipeline import Pipeline
@@ -40,7 +39,7 @@ def folder(tmp_path_factory, request):
 def pipelines(folder):
     """The float16 and the float32 variant, both on the CPU."""
     manifest = read_manifest(folder)
-    return [Pipeline(folder, manifest, OrtBackend(folder, manifest, v, device="cpu")) for v in manifest.variants]
+    return [Pipeline(folder, manifest, open_variant(folder, manifest, v, device="cpu")) for v in manifest.variants]
 
 
 def test_both_variants_share_every_weight(folder):
@@ -112,7 +111,7 @@ def providers(monkeypatch):
 
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: [CUDA, "CPUExecutionProvider"])
     monkeypatch.setattr("onnxruntime.InferenceSession", Session)
-    monkeypatch.setattr(KVPool, "__init__", partialmethod(_on_the_cpu, KVPool.__init__))
+    monkeypatch.setattr(OrtPool, "__init__", partialmethod(_on_the_cpu, OrtPool.__init__))
     return asked
 
 
@@ -154,7 +153,7 @@ def test_without_cuda_auto_says_so_and_an_explicit_device_is_refused(folder, pro
     manifest = read_manifest(folder)
     with pytest.raises(BackendError, match=reason):
         open_backend(folder, manifest, "cuda")
-    with caplog.at_level(logging.INFO, "sdk.analyzer"):
+    with caplog.at_level(logging.INFO, "sdk"):
         name = open_backend(folder, manifest).variant.name
     assert re.search(f"on {name}; not on {reason}", caplog.text)
 
@@ -175,7 +174,7 @@ def test_a_bundle_without_the_variant(bundle):
 def test_a_sequence_moves_through_the_host_where_memory_is_on_a_device(bundle):
     """The same as in place; and past and present of a row are one address, next to that of the row before."""
     geometry = read_manifest(bundle()).geometry
-    pools = [KVPool(geometry, 8, 3, np.float16) for _ in range(2)]
+    pools = [OrtPool(geometry, 8, 3, np.float16) for _ in range(2)]
     pools[1]._host, held = None, pools[1]._host
     for pool, memory in zip(pools, (pools[0]._host, held), strict=True):
         memory[...] = np.arange(memory.size).reshape(memory.shape) % 2000

@@ -79,8 +79,8 @@ def test_brows_eyes_nose_and_mouth_come_first():
     The embedded landmark network finds them; in its order 17 to 67 are brows, nose, eyes and mouth.
     """
     with Analyzer() as analyzer:
-        pipeline, photo = analyzer._pipeline, load_image(PICTURES / "astronaut.jpg")
-        ((crop, _), *_) = analyzer._examiner.find(photo, "detect", Clock())
+        pipeline, photo = analyzer.pipeline, load_image(PICTURES / "astronaut.jpg")
+        ((crop, _), *_) = analyzer.examiner.find(photo, "detect", Clock())
         features = pipeline.landmark_features(crop, Clock())
     half = patch_order(crop, features, NANO, 7)[:25]
     points = landmark_points(features, crop.box_in_crop)

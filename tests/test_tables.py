@@ -52,8 +52,8 @@ def test_dataframe():
 
 def test_scores_and_frames_have_columns():
     pytest.importorskip("pandas")
-    from sdk.faba.labels import UNITS as CODES
     from sdk.faba.vocabulary import EMOTIONS
+    from sdk.faba.vocabulary import FABA_UNITS as CODES
 
     scores = {f"AU{code}": code / 100 for code in CODES}
     emotion = read_emotion("sad").model_copy(update={"scores": dict.fromkeys(EMOTIONS, 1 / 7)})

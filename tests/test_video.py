@@ -44,13 +44,13 @@ def analyzer(bundle):
 @pytest.fixture
 def encodings(analyzer, monkeypatch):
     """One entry for each face that is encoded."""
-    made, encode = [], analyzer._pipeline.encode
+    made, encode = [], analyzer.pipeline.encode
 
     def counted(*arguments, **options):
         made.append(1)
         return encode(*arguments, **options)
 
-    monkeypatch.setattr(analyzer._pipeline, "encode", counted)
+    monkeypatch.setattr(analyzer.pipeline, "encode", counted)
     return made
 
 
@@ -71,7 +71,7 @@ class SceneDetector:
 
 def test_a_still_video_is_encoded_once_per_face(analyzer, encodings, clips):
     """100 frames, two faces, two encodings; the age says how old each reading is."""
-    analyzer._examiner._detector = SceneDetector()
+    analyzer.examiner._detector = SceneDetector()
     analyses = list(analyzer.analyze_video(clips / "still.mp4", max_new_tokens=4))
     assert len(analyses) == 100
     assert len(encodings) == 2
@@ -104,7 +104,7 @@ def test_a_face_is_read_again_when_it_changed_or_the_reading_is_old(analyzer, en
         def detect(self, image):
             return box
 
-    analyzer._examiner._detector = Fixed()
+    analyzer.examiner._detector = Fixed()
     ages = [
         [face.age_ms for face in analysis.faces]
         for analysis in analyzer.analyze_video(clip, tasks=("emotion",), max_new_tokens=2)
@@ -119,10 +119,10 @@ def test_a_face_is_read_again_when_it_changed_or_the_reading_is_old(analyzer, en
 
 def test_landmarks_decide_where_they_are_coordinates(analyzer, encodings, clips):
     """Mode "insightface": landmarks that moved within the face cause a new reading though the looks are the same."""
-    pipeline = analyzer._pipeline
+    pipeline = analyzer.pipeline
     settings = pipeline.manifest.preprocessing.model_copy(update={"landmark_mode": "insightface"})
     pipeline.manifest = pipeline.manifest.model_copy(update={"preprocessing": settings})
-    analyzer._examiner._detector = SceneDetector()
+    analyzer.examiner._detector = SceneDetector()
     frames, still = [], np.random.default_rng(0).uniform(-1, 1, 212).astype(np.float32)
 
     def features(crop, clock):

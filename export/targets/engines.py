@@ -24,8 +24,8 @@ from sdk.files import write_file
 from sdk.runtime.backends.tensorrt import (
     ENGINES,
     RECORD,
+    EngineFile,
     EngineRecord,
-    Plan,
     TensorRTEncoder,
     engine_graphs,
     graph_files,
@@ -99,7 +99,7 @@ def build_engines(
 
 def _build_all(
     bundle: Path, manifest: Manifest, options: EngineOptions, folder: Path, report: Callable[[str], None]
-) -> dict[str, Plan]:
+) -> dict[str, EngineFile]:
     reference = Reference.load(bundle / manifest.reference)
     inputs: dict[str, tuple[Floats, ...]] = {
         "vision": (reference.pixel_values, reference.landmark_features),
@@ -168,7 +168,7 @@ def _measure(
     expected: Floats,
     options: EngineOptions,
     graph: dict[RelativePath, FileRecord],
-) -> Plan:
+) -> EngineFile:
     """Parity, then latency for each batch size.
 
     Raises:
@@ -182,7 +182,7 @@ def _measure(
             "it was not kept. Try another TensorRT version; the ONNX variant still works"
         )
     times = {batch: _latency(encoder, inputs, batch) for batch in options.batches}
-    return Plan(
+    return EngineFile(
         file=path.name,
         sha256=file_sha256(path),
         graph=graph,

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from sdk.analyzer import open_backend
 from sdk.bench.report import Footprint
 from sdk.bundles.manifest import Manifest, Variant, read_manifest
 from sdk.examine import Examiner, Faces
 from sdk.faba.prompts import TASKS
 from sdk.faces.images import load_image
+from sdk.faces.preprocess import LANDMARK_FEATURES
+from sdk.runtime.backends.select import open_backend
 from sdk.runtime.clock import Clock
 from sdk.runtime.memory import Memory
 from sdk.runtime.pipeline import Pipeline
@@ -47,7 +48,7 @@ def main(bundle: str, variant: str, picture: str, faces: Faces) -> None:
     opened = resident()
     memory |= {"opened_mb": opened["resident"], "mapped_mb": opened["mapped"]}
     pixels, clock = load_image(picture), Clock()
-    features = None if examiner.pipeline.manifest.landmark else np.zeros(212, np.float32)
+    features = None if examiner.pipeline.manifest.landmark else np.zeros(LANDMARK_FEATURES, np.float32)
     crops = examiner.find(pixels, faces, clock)
     first = examiner.request(("emotion",), False, max_new_tokens=1)
     for name, request in (("first_token_ms", first), ("done_ms", examiner.request(TASKS, False))):

@@ -16,6 +16,7 @@ from sdk.errors import BackendError, ImageError
 from sdk.examine import Faces
 from sdk.faba.answers import read_action_units, read_emotion
 from sdk.faces.images import load_image
+from sdk.faces.preprocess import LANDMARK_FEATURES
 from sdk.results import Analysis
 from sdk.runtime.clock import Clock
 from sdk.runtime.pipeline import EncodedFace
@@ -42,7 +43,7 @@ class Bench:
 
     def __init__(self, analyzer: Analyzer, picture: Path, *, aligned: bool = False) -> None:
         self._analyzer, self._picture = analyzer, picture
-        self._features = None if analyzer.manifest.landmark else np.zeros(212, np.float32)
+        self._features = None if analyzer.manifest.landmark else np.zeros(LANDMARK_FEATURES, np.float32)
         self._faces: Faces = "aligned" if aligned or self._features is not None else "detect"
         self.rounds: defaultdict[str, list[tuple[float, ...]]] = defaultdict(list)
         self.tokens_per_second: list[float] = []
@@ -87,7 +88,7 @@ class Bench:
 
     def step_for(self, seconds: float) -> int:
         """Decode steps back to back for at least so long; how many."""
-        decoder, end = self._analyzer._pipeline.backend.decoder, time.perf_counter() + seconds
+        decoder, end = self._analyzer.pipeline.backend.decoder, time.perf_counter() + seconds
         count = 0
         with self._encode(load_image(self._picture), Clock()) as face:
             row = decoder.embed([1])
@@ -111,11 +112,11 @@ class Bench:
         return self._analyzer.analyze(self._picture, faces=self._faces, landmark_features=self._features)
 
     def _encode(self, pixels: Pixels, clock: Clock) -> EncodedFace:
-        return self._analyzer._encode_largest(pixels, self._faces, "rgb", clock, self._features)
+        return self._analyzer.examiner.encode_largest(pixels, self._faces, clock, self._features)
 
     def _decode(self, face: EncodedFace, timed: Callable[[str], Any]) -> None:
         """The first token of every question, then steps: calls of the decoder itself, without the loop around."""
-        pipeline = self._analyzer._pipeline
+        pipeline = self._analyzer.pipeline
         decoder = pipeline.backend.decoder
         for task in pipeline.manifest.prompt.questions:
             cache = face.rewind()

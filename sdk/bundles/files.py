@@ -20,13 +20,13 @@ def _stay_inside(path: str) -> str:
 RelativePath = Annotated[str, AfterValidator(_stay_inside)]
 
 
-class Record(BaseModel):
-    """A part of the manifest or of another record of a bundle; frozen, and unknown keys are refused."""
+class FrozenModel(BaseModel):
+    """Base of the manifest, its parts and other JSON files of a bundle; frozen, unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class FileRecord(Record):
+class FileRecord(FrozenModel):
     """Size in bytes and SHA-256 of one file."""
 
     size: int = Field(ge=0)

@@ -12,8 +12,9 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from sdk.bundles.files import FileRecord, Record, RelativePath, check_sizes, file_sha256
-from sdk.bundles.measured import Gate, LabelCalibration, Latency, Parity, QuantisedLayer
+from sdk.bundles.files import FileRecord, FrozenModel, RelativePath, check_sizes, file_sha256
+from sdk.bundles.measured import FLOAT32_TOLERANCE, Gate, LabelCalibration, Latency, Parity, QuantisedLayer
+from sdk.bundles.phrases import LabelPhrases
 from sdk.errors import BundleNotFoundError, FormatError, IntegrityError
 from sdk.faba.prompts import Task
 from sdk.faces.preprocess import Preprocessing
@@ -22,14 +23,14 @@ FORMAT: Literal[1] = 1
 MANIFEST = "manifest.json"
 
 
-class Question(Record):
+class Question(FrozenModel):
     """A fixed question and the token ids that follow the image rows: the question and the start of the answer."""
 
     text: str
     token_ids: tuple[int, ...]
 
 
-class Prompt(Record):
+class Prompt(FrozenModel):
     """What the decoder reads before it answers: prefix ids, image rows, question ids.
 
     Attributes:
@@ -51,7 +52,7 @@ class Prompt(Record):
     max_new_tokens: int = Field(gt=0)
 
 
-class Geometry(Record):
+class Geometry(FrozenModel):
     """Shape of the decoder; `context` is the largest number of positions it was trained for, `intermediate_size` the
     width of its MLP (0: not recorded)."""
 
@@ -71,7 +72,7 @@ class Geometry(Record):
         return self.layers * (attention + 3 * self.hidden_size * self.intermediate_size)
 
 
-class Variant(Record):
+class Variant(FrozenModel):
     """One way to run the bundle: a decoder file on a backend, and what that takes.
 
     Attributes:
@@ -91,7 +92,7 @@ class Variant(Record):
     device: Literal["cpu", "cuda"] = "cpu"
 
 
-class Licence(Record):
+class Licence(FrozenModel):
     """A part of the bundle, whose weights it holds and under which terms."""
 
     part: str
@@ -99,7 +100,7 @@ class Licence(Record):
     licence: str
 
 
-class Manifest(Record):
+class Manifest(FrozenModel):
     """Everything about a bundle; see the attributes' own classes.
 
     Attributes:
@@ -112,6 +113,7 @@ class Manifest(Record):
         embeddings: `.npy` table (vocabulary, hidden size).
         reference: inputs and outputs of the torch model, for `emola verify`.
         ngrams: what followed what in the training answers, which the runtime drafts from, or None.
+        labels: phrases by which labels are scored; None in bundles made before manifests held them.
         variants: in the order in which they are tried.
         provenance: base, adapter, tool versions: free text by key.
         parity: what the export measured, on the machine that `environment` describes.
@@ -136,6 +138,7 @@ class Manifest(Record):
     embeddings: RelativePath
     reference: RelativePath
     ngrams: RelativePath | None = None
+    labels: LabelPhrases | None = None
     preprocessing: Preprocessing
     prompt: Prompt
     geometry: Geometry
@@ -153,6 +156,15 @@ class Manifest(Record):
     def temperature(self, task: Task) -> float | None:
         """Of the label scores of a task; None when they are uncalibrated."""
         return next((found.temperature for found in self.calibration if found.task == task), None)
+
+    def tolerance(self, variant: str, stage: str) -> float:
+        """Largest relative error to the torch model that a stage may have.
+
+        It is what was sealed for this variant; else the largest that was sealed for this stage of another variant; else
+        that of float32.
+        """
+        sealed = {parity.variant: parity.tolerance for parity in self.parity if parity.stage == stage}
+        return sealed.get(variant, max(sealed.values(), default=FLOAT32_TOLERANCE))
 
     def digest_of(self) -> str:
         """The digest that this content has, sealed or not."""

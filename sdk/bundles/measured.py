@@ -2,11 +2,13 @@
 
 from pydantic import Field
 
-from sdk.bundles.files import Record
+from sdk.bundles.files import FrozenModel
 from sdk.faba.prompts import Task
 
+FLOAT32_TOLERANCE = 1e-4  # relative error of a stage in float32
 
-class Parity(Record):
+
+class Parity(FrozenModel):
     """One stage of one variant against the torch reference.
 
     Attributes:
@@ -33,7 +35,7 @@ class Parity(Record):
         return self.relative_error <= self.tolerance
 
 
-class LabelCalibration(Record):
+class LabelCalibration(FrozenModel):
     """How the label scores of one task were brought in line with how often they are right; see `sdk.faba.calibration`.
 
     Attributes:
@@ -51,7 +53,7 @@ class LabelCalibration(Record):
     data: str
 
 
-class Latency(Record):
+class Latency(FrozenModel):
     """Median and 95th percentile of one stage in milliseconds, on the machine that `environment` describes."""
 
     variant: str
@@ -60,7 +62,7 @@ class Latency(Record):
     p95_ms: float
 
 
-class QuantisedLayer(Record):
+class QuantisedLayer(FrozenModel):
     """One layer of the decoder as GPTQ left it.
 
     Attributes:
@@ -72,7 +74,7 @@ class QuantisedLayer(Record):
     errors: dict[str, float]
 
 
-class RegeComparison(Record):
+class RegeComparison(FrozenModel):
     """REGE of the bundle and of the torch model on the same samples, in points; difference with its 95 % interval.
 
     `data` is the digest of the evaluation set ("": not recorded).
@@ -90,7 +92,7 @@ class RegeComparison(Record):
     data: str = ""
 
 
-class Gate(Record):
+class Gate(FrozenModel):
     """What was asked of the bundle before it was sealed, and what fell short; it was sealed all the same if overruled.
 
     Attributes:

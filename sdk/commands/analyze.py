@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from sdk.analyzer import DEVICES, Analyzer
+from sdk.analyzer import Analyzer
 from sdk.errors import ImageError, SdkError, UsageError
 from sdk.faba.prompts import TASKS
 from sdk.render import describe
 from sdk.results import Analysis
+from sdk.runtime.backends.select import DEVICES
 
 if TYPE_CHECKING:
-    from sdk.examine import Asked
+    from sdk.examine import RequestedTask
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,8 +73,8 @@ def open_analyzer(args: argparse.Namespace) -> Analyzer:
         memory_limit=None if args.memory_limit is None else int(1e6 * args.memory_limit),
         visual_tokens=args.visual_tokens,
     )
-    if analyzer.manifest.notice:
-        print(f"note: {analyzer.manifest.notice}", file=sys.stderr)
+    if analyzer.pipeline.notice:
+        print(f"note: {analyzer.pipeline.notice}", file=sys.stderr)
     return analyzer
 
 
@@ -150,7 +151,7 @@ def _table(path: Path | None) -> Any:
 
 
 def _analyses(analyzer: Analyzer, photos: Sequence[str], args: argparse.Namespace) -> Iterator[Analysis]:
-    tasks: Sequence[Asked] = args.task or TASKS
+    tasks: Sequence[RequestedTask] = args.task or TASKS
     if len(photos) == 1:
         yield analyzer.analyze(photos[0], tasks=tasks, faces=args.faces, max_new_tokens=args.max_tokens)
         return

@@ -121,3 +121,5 @@ DATASETS: dict[str, Dataset] = {
     ),
     "EmotioNet": _dataset("1 2 4 5 6 9 12 17 20 25 26 43"),
 }
+
+FABA_UNITS: tuple[int, ...] = DATASETS["FABA"].labelled  # the 20 that FABA-Instruct names

@@ -14,6 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from sdk.arrays import Pixels
 from sdk.errors import ImageError
 
+Color: TypeAlias = Literal["rgb", "bgr"]
 ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any]"
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})  # lower case
 

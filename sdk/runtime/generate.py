@@ -8,8 +8,7 @@ import numpy as np
 
 from sdk.arrays import Floats
 from sdk.errors import CancelledError
-from sdk.runtime.backends.kv_cache import KVCache
-from sdk.runtime.backends.ort import Decoder
+from sdk.runtime.backends.interface import Decoder, KVCache
 
 
 @dataclass(frozen=True)

@@ -14,17 +14,20 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from sdk.arrays import Floats
-from sdk.faba.labels import NO_UNITS, UNIT_LISTS, UNITS, UnitList, emotion_phrases
+from sdk.bundles.hub import EMBEDDED
+from sdk.bundles.manifest import read_manifest
+from sdk.bundles.phrases import LabelPhrases, UnitList
+from sdk.errors import TaskError
 from sdk.faba.prompts import Task
-from sdk.faba.vocabulary import EMOTIONS, Emotion
+from sdk.faba.vocabulary import EMOTIONS, FABA_UNITS, Emotion
 from sdk.runtime.generate import check_cancel
 from sdk.runtime.pipeline import EncodedFace, Pipeline
 
 Label = TypeVar("Label", bound=Hashable)
 Tokens = tuple[int, ...]
 
-ENOUGH = 0.98  # of the probability; forks that hold the rest are left alone
-RARE = 0.05  # a unit less probable than this is not followed to the units after it
+SCORED_SHARE = 0.98  # of the probability that is followed through the trie
+MIN_SHARE = 0.05  # a unit less probable than this is not followed to the units after it
 
 
 @dataclass
@@ -68,7 +71,9 @@ class _Reader:
         return found
 
 
-def score_trie(read: _Reader, trie: "Trie[Label]", before: Tokens = (), enough: float = ENOUGH) -> "dict[Label, float]":
+def score_trie(
+    read: _Reader, trie: "Trie[Label]", before: Tokens = (), enough: float = SCORED_SHARE
+) -> "dict[Label, float]":
     """Probability of each label, best branches first, until `enough` of it is found.
 
     Args:
@@ -109,12 +114,15 @@ class LabelScorer:
 
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
+        self._phrases = pipeline.manifest.labels or _embedded_phrases()
         self._emotions: Trie[Emotion] | None = None
         self._firsts: Trie[tuple[int, int]] | None = None
         self._lists: dict[tuple[int, int], tuple[Tokens, Trie[int]]] = {}
         self._lock = threading.Lock()
 
-    def emotions(self, face: EncodedFace, enough: float = ENOUGH, cancel: Event | None = None) -> dict[Emotion, float]:
+    def emotions(
+        self, face: EncodedFace, enough: float = SCORED_SHARE, cancel: Event | None = None
+    ) -> dict[Emotion, float]:
         """Probability of each of the seven emotions; `cancel` stops within one call of the decoder."""
         with self._lock:
             if self._emotions is None:
@@ -122,7 +130,9 @@ class LabelScorer:
         found = score_trie(_Reader(self._pipeline, face, "emotion", cancel), self._emotions, enough=enough)
         return {emotion: found.get(emotion, 0.0) for emotion in EMOTIONS}
 
-    def action_units(self, face: EncodedFace, enough: float = ENOUGH, cancel: Event | None = None) -> dict[int, float]:
+    def action_units(
+        self, face: EncodedFace, enough: float = SCORED_SHARE, cancel: Event | None = None
+    ) -> dict[int, float]:
         """Probability that each of FABA-Instruct's 20 units is listed.
 
         Lists are in the order of the numbers, and which unit comes next is taken to depend on the last one only. So one
@@ -133,49 +143,51 @@ class LabelScorer:
             if self._firsts is None:
                 self._firsts = Trie.of(self._first_phrases())
         found = score_trie(read, self._firsts, enough=enough)
-        forms = [sum(p for (form, _), p in found.items() if form == index) for index in range(len(UNIT_LISTS))]
+        forms = [sum(p for (form, _), p in found.items() if form == index) for index in range(len(self._phrases.lists))]
         form = int(np.argmax(forms))
         usual = found.get((-1, 0), 0.0) + forms[form]  # the other forms are as good as unused
-        present = {code: found.get((form, code), 0.0) / max(usual, 1e-12) for code in UNITS}
-        for code in UNITS:
-            if present[code] >= RARE:
+        present = {code: found.get((form, code), 0.0) / max(usual, 1e-12) for code in FABA_UNITS}
+        for code in FABA_UNITS:
+            if present[code] >= MIN_SHARE:
                 for following, share in self._after(read, form, code, enough).items():
                     present[following] = present.get(following, 0.0) + present[code] * share
-        return {code: min(present[code], 1.0) for code in UNITS}
+        return {code: min(present[code], 1.0) for code in FABA_UNITS}
 
     def emotion_paths(self) -> dict[Tokens, Emotion]:
         """The token ids of every phrase that names an emotion."""
-        return {self._tokens("emotion", text, ". The"): label for text, label in emotion_phrases().items()}
+        return {self._tokens("emotion", text, ". The"): label for text, label in self._phrases.emotions.items()}
 
     def _first_phrases(self) -> dict[Tokens, tuple[int, int]]:
         phrases = {
             self._tokens("action_units", style.first(code), style.rest(code)): (index, code)
-            for index, style in enumerate(UNIT_LISTS)
-            for code in UNITS
+            for index, style in enumerate(self._phrases.lists)
+            for code in FABA_UNITS
         }
-        return phrases | {self._tokens("action_units", text, "."): (-1, 0) for text in NO_UNITS}
+        return phrases | {self._tokens("action_units", text, "."): (-1, 0) for text in self._phrases.no_units}
 
     def _after(self, read: _Reader, form: int, code: int, enough: float) -> dict[int, float]:
         """Probability of each unit to be the next in a list that has come to `code`; 0 is the end of the list."""
-        if code == UNITS[-1]:
+        if code == FABA_UNITS[-1]:
             return {}
         with self._lock:
             if (form, code) not in self._lists:
-                self._lists[form, code] = self._list_trie(UNIT_LISTS[form], code)
+                self._lists[form, code] = self._list_trie(self._phrases.lists[form], code)
             before, trie = self._lists[form, code]
         found = score_trie(read, trie, before, enough)
         return {following: share for following, share in found.items() if following}
 
     def _list_trie(self, style: UnitList, code: int) -> tuple[Tokens, "Trie[int]"]:
-        item = self._tokens("action_units", style.after(code))
+        item = self._tokens("action_units", self._phrases.after(style, code))
         phrases = {
-            self._tokens("action_units", style.following(code, following), style.rest(following)): following
-            for following in UNITS
+            self._tokens(
+                "action_units", self._phrases.following(style, code, following), style.rest(following)
+            ): following
+            for following in FABA_UNITS
             if following > code
         }
         for end in style.ends:
             stop = () if end else (self._pipeline.manifest.prompt.stop_ids[0],)
-            phrases[self._tokens("action_units", style.after(code) + end) + stop] = 0
+            phrases[self._tokens("action_units", self._phrases.after(style, code) + end) + stop] = 0
         shared = _shared(item, *phrases)
         return item[:shared], Trie.of({tokens[shared:]: label for tokens, label in phrases.items()})
 
@@ -192,6 +204,18 @@ class LabelScorer:
         end = len(frame) + 1 + len(phrase)
         ids = [token for token, (start, _) in zip(encoding.ids, encoding.offsets, strict=True) if start < end]
         return tuple(ids[len(question.token_ids) :])
+
+
+def _embedded_phrases() -> LabelPhrases:
+    """Those of the embedded bundle, for a bundle whose manifest holds none.
+
+    Raises:
+        TaskError: this build carries no embedded bundle.
+    """
+    phrases = read_manifest(EMBEDDED).labels if EMBEDDED.is_dir() else None
+    if phrases is None:
+        raise TaskError("this bundle was made before manifests held the phrases of labels; export it again")
+    return phrases
 
 
 def _shared(*sequences: Sequence[int]) -> int:

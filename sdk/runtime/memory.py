@@ -10,12 +10,16 @@ _KV_BYTES = {"cpu": 4, "cuda": 2}
 _NO_LIMIT = 1 << 16
 
 
-def positions_per_face(manifest: Manifest) -> int:
-    """Length of a face's KV cache: its prefix, a question and an answer, within the trained context."""
+def positions_per_face(manifest: Manifest, image_rows: int | None = None) -> int:
+    """Length of a face's KV cache: its prefix, a question and an answer, within the trained context.
+
+    Args:
+        image_rows: rows that the decoder reads of a face; None: all that the bundle makes.
+    """
     prompt = manifest.prompt
     longest = max(len(question.token_ids) for question in prompt.questions.values())
-    wanted = len(prompt.prefix_ids) + prompt.image_rows + longest + prompt.max_new_tokens + _FREE_QUESTION
-    return min(manifest.geometry.context, wanted)
+    prefix = len(prompt.prefix_ids) + (image_rows or prompt.image_rows)
+    return min(manifest.geometry.context, prefix + longest + prompt.max_new_tokens + _FREE_QUESTION)
 
 
 @dataclass(frozen=True)
@@ -31,12 +35,17 @@ class Memory:
     per_face: int
 
     @classmethod
-    def of(cls, manifest: Manifest, variant: Variant, held_bytes: int = 0) -> "Memory":
-        """Of an opened backend, `held_bytes` is its own; before that, only the files are known."""
+    def of(cls, manifest: Manifest, variant: Variant, image_rows: int | None = None, held_bytes: int = 0) -> "Memory":
+        """Estimate a variant.
+
+        Args:
+            image_rows: as in `positions_per_face`.
+            held_bytes: of the opened backend; before it is opened, only the files are known.
+        """
         parts = (manifest.vision, manifest.landmark, variant.decoder, *variant.external)
         return cls(
             weights=held_bytes + sum(manifest.files[name].size for name in parts if name in manifest.files),
-            per_face=positions_per_face(manifest) * cls.row_bytes(manifest.geometry, variant),
+            per_face=positions_per_face(manifest, image_rows) * cls.row_bytes(manifest.geometry, variant),
         )
 
     @staticmethod
@@ -49,13 +58,13 @@ class Memory:
         return _NO_LIMIT if limit is None else max(0, (limit - self.weights) // self.per_face)
 
 
-def within_memory(manifest: Manifest, limit: int | None) -> Manifest:
-    """The manifest with those variants only that can decode a face in `limit` bytes.
+def fitting_variants(manifest: Manifest, limit: int | None, image_rows: int | None = None) -> tuple[Variant, ...]:
+    """The variants that can decode a face in `limit` bytes.
 
     Raises:
         BackendError: none can.
     """
-    needs = {variant: Memory.of(manifest, variant) for variant in manifest.variants}
+    needs = {variant: Memory.of(manifest, variant, image_rows) for variant in manifest.variants}
     fitting = tuple(variant for variant, memory in needs.items() if memory.faces_within(limit) > 0)
     if not fitting:
         least = min(memory.weights + memory.per_face for memory in needs.values())
@@ -63,4 +72,4 @@ def within_memory(manifest: Manifest, limit: int | None) -> Manifest:
             f"this bundle needs about {least / 1e6:.1f} MB (weights and the KV cache of one face), the limit is "
             f"{(limit or 0) / 1e6:.1f} MB; raise memory_limit or take a smaller bundle"
         )
-    return manifest.model_copy(update={"variants": fitting})
+    return fitting

@@ -19,14 +19,13 @@ from sdk.faba.prompts import Task
 from sdk.faces.crop import FaceCrop
 from sdk.faces.patches import patch_order
 from sdk.faces.preprocess import landmark_pixels, landmark_points, vision_pixels
-from sdk.runtime.backends.kv_cache import KVCache
-from sdk.runtime.backends.ort import OrtBackend, OrtDecoder
+from sdk.runtime.backends.interface import Backend, KVCache
 from sdk.runtime.clock import Clock
 from sdk.runtime.drafts import Drafter
 from sdk.runtime.generate import Generation, Sampling
 from sdk.runtime.memory import positions_per_face
 from sdk.runtime.ngrams import ContextTree, Ngrams
-from sdk.runtime.pruning import prune
+from sdk.runtime.pruning import prune, rows_to_read, visual_rows
 from sdk.runtime.speculate import DraftedGeneration
 
 
@@ -85,18 +84,34 @@ class Pipeline:
 
     Args:
         bundle: its folder.
-        manifest: its manifest; with fewer image rows than the tower makes, faces are pruned (`sdk.runtime.pruning`).
+        manifest: its manifest.
         backend: an opened variant.
+        visual_tokens: visual rows that the decoder reads of a face (`sdk.runtime.pruning`); None: all.
+
+    Attributes:
+        image_rows: rows that the decoder reads of a face, the landmark row included.
+        drafter: proposes tokens for every answer.
+
+    Raises:
+        TaskError: the bundle does not make so many visual rows.
     """
 
-    def __init__(self, bundle: Path, manifest: Manifest, backend: OrtBackend) -> None:
+    def __init__(self, bundle: Path, manifest: Manifest, backend: Backend, visual_tokens: int | None = None) -> None:
         self.manifest = manifest
         self.backend = backend
+        self.image_rows = rows_to_read(manifest.prompt.image_rows, visual_tokens)
         path = bundle / manifest.tokenizer
         with reading(path, "a tokenizer", (Exception,)):  # the library raises nothing narrower
             self.tokenizer = Tokenizer.from_file(str(path))
         self._free_caches: list[KVCache] = []
-        self._drafter = Drafter(_tree(bundle, manifest))
+        self.drafter = Drafter(_tree(bundle, manifest))
+
+    @property
+    def notice(self) -> str | None:
+        """What every result must say about the model and about how it is run."""
+        made, left_out = visual_rows(self.manifest.prompt.image_rows), self.manifest.prompt.image_rows - self.image_rows
+        pruned = f"read from {made - left_out} of the picture's {made} rows" if left_out else None
+        return "; ".join(filter(None, (self.manifest.notice, pruned))) or None
 
     def encode(
         self, crop: FaceCrop, clock: Clock, features: Floats | None = None, cache: KVCache | None = None
@@ -116,7 +131,7 @@ class Pipeline:
         if features is None:
             features = self.landmark_features(crop, clock)
         with clock("vision"):
-            settings, wanted = self.manifest.preprocessing, self.manifest.prompt.image_rows
+            settings, wanted = self.manifest.preprocessing, self.image_rows
             pixels = vision_pixels(crop, features, settings)
             rows = self.backend.vision(pixels[None], features.astype(np.float32)[None])[0]  # (577, D)
             if len(rows) > wanted:
@@ -166,8 +181,8 @@ class Pipeline:
         """Start an answer about a face: an iterator over token ids.
 
         Args:
-            drafts: decode in bursts where that gives the same tokens: greedy, and on the CPU, whose rounding is known.
-                False for who steps several answers together.
+            drafts: verify drafted tokens several at a time where that gives the same tokens: greedy answers of a
+                decoder that `drafts`. Pass False to step several answers together.
         """
         prompt, cache = self.manifest.prompt, face.rewind()
         question_ids = self.question_ids(question)
@@ -178,8 +193,8 @@ class Pipeline:
             "cancel": cancel,
         }
         decoder = self.backend.decoder
-        if drafts and sampling is None and self.backend.variant.device == "cpu" and isinstance(decoder, OrtDecoder):
-            return DraftedGeneration(decoder, cache, question_ids, drafter=self._drafter, **limits)
+        if drafts and sampling is None and decoder.drafts:
+            return DraftedGeneration(decoder, cache, question_ids, drafter=self.drafter, **limits)
         return Generation(decoder, cache, question_ids, sampling=sampling, **limits)
 
     def ask(
@@ -254,12 +269,12 @@ class Pipeline:
 
     @property
     def _prefix_length(self) -> int:
-        return len(self.manifest.prompt.prefix_ids) + self.manifest.prompt.image_rows
+        return len(self.manifest.prompt.prefix_ids) + self.image_rows
 
     @property
     def capacity(self) -> int:
         """Positions of a face's cache."""
-        return positions_per_face(self.manifest)
+        return positions_per_face(self.manifest, self.image_rows)
 
     @property
     def _room_for_question(self) -> int:

@@ -11,24 +11,27 @@ import numpy as np
 import numpy.typing as npt
 
 from sdk.arrays import Floats
-from sdk.bundles.manifest import Manifest
 from sdk.errors import TaskError
 
 
-def with_visual_tokens(manifest: Manifest, count: int | None) -> Manifest:
-    """The manifest of a decoder that reads only so many visual rows per face, and says so; None: it reads all.
+def rows_to_read(image_rows: int, visual_tokens: int | None) -> int:
+    """Rows of a face that the decoder reads.
+
+    Args:
+        image_rows: rows that the bundle makes of a face.
+        visual_tokens: how many of its visual rows to read; None: all.
 
     Raises:
-        TaskError: the tower does not make so many.
+        TaskError: the bundle does not make so many.
     """
-    if count is None:
-        return manifest
-    made = visual_rows(manifest.prompt.image_rows)
-    if not 1 <= count <= made:
-        raise TaskError(f"visual_tokens must be 1 to {made}, the rows that this bundle makes of a face; found {count}")
-    prompt = manifest.prompt.model_copy(update={"image_rows": manifest.prompt.image_rows - made + count})
-    notice = "; ".join(filter(None, (manifest.notice, f"read from {count} of the picture's {made} rows")))
-    return manifest.model_copy(update={"prompt": prompt, "notice": notice})
+    if visual_tokens is None:
+        return image_rows
+    made = visual_rows(image_rows)
+    if not 1 <= visual_tokens <= made:
+        raise TaskError(
+            f"visual_tokens must be 1 to {made}, the rows that this bundle makes of a face; found {visual_tokens}"
+        )
+    return image_rows - made + visual_tokens
 
 
 def visual_rows(image_rows: int) -> int:

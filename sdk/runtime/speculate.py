@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from sdk.arrays import Floats
-from sdk.runtime.backends.kv_cache import KVCache
-from sdk.runtime.backends.ort import OrtDecoder
+from sdk.runtime.backends.interface import Decoder, KVCache
 from sdk.runtime.drafts import Drafter
 from sdk.runtime.generate import Generation, check_cancel
 
@@ -30,7 +29,7 @@ class DraftedGeneration(Generation):
     """
 
     def __init__(
-        self, decoder: OrtDecoder, cache: KVCache, prompt_ids: Sequence[int], *, drafter: Drafter, **limits: Any
+        self, decoder: Decoder, cache: KVCache, prompt_ids: Sequence[int], *, drafter: Drafter, **limits: Any
     ) -> None:
         super().__init__(decoder, cache, prompt_ids, **limits)
         self._drafter, self._text = drafter, list(prompt_ids)

@@ -1,4 +1,4 @@
-"""Does this machine compute what the torch model computed? The reference travels in the bundle; torch does not."""
+"""Compare what this machine computes with the torch model, whose inputs and outputs travel in the bundle."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +13,6 @@ from sdk.bundles.measured import Parity
 from sdk.faba.prompts import Task
 from sdk.runtime.generate import Generation
 from sdk.runtime.pipeline import Pipeline
-
-FLOAT32_TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -51,17 +49,16 @@ class Reference:
 
 
 def measure_parity(pipeline: Pipeline, reference: Reference) -> list[Parity]:
-    """Every stage of an opened variant against the reference, each fed with the reference's own inputs."""
-    backend, variant = pipeline.backend, pipeline.backend.variant
-    measured = []
+    """Compare every stage of an opened variant with the reference; each stage gets the reference's own inputs."""
+    backend, measured = pipeline.backend, []
     if backend.landmark is not None and len(reference.landmark_pixels):
         features = backend.landmark(reference.landmark_pixels)
-        measured.append(_compare(variant.name, "landmark", features, reference.landmark_features))
+        measured.append(_compare(pipeline, "landmark", features, reference.landmark_features))
     rows = backend.vision(reference.pixel_values, reference.landmark_features)
-    measured.append(_compare(variant.name, "vision", rows, reference.rows))
+    measured.append(_compare(pipeline, "vision", rows, reference.rows))
     logits, token_ids = _decode(pipeline, reference)
     same = token_ids == reference.token_ids
-    decoder = _compare(variant.name, "decoder", logits, reference.logits)
+    decoder = _compare(pipeline, "decoder", logits, reference.logits)
     agreement = {"agreement": float(same.mean()), "first_tokens": float(same[..., 0].mean())}
     measured.append(decoder.model_copy(update=agreement))
     return measured
@@ -83,14 +80,16 @@ def _decode(pipeline: Pipeline, reference: Reference) -> tuple[Floats, npt.NDArr
     return logits, token_ids
 
 
-def _compare(variant: str, stage: str, found: Floats, expected: Floats) -> Parity:
+def _compare(pipeline: Pipeline, stage: str, found: Floats, expected: Floats) -> Parity:
+    backend = pipeline.backend
     found, expected = found.astype(np.float64), expected.astype(np.float64)
     difference, length = found - expected, float(np.linalg.norm(expected))
+    sealed = pipeline.manifest.tolerance(backend.variant.name, stage)
     return Parity(
-        variant=variant,
+        variant=backend.name,
         stage=stage,
         max_error=float(np.abs(difference).max()),
         relative_error=float(np.linalg.norm(difference)) / length,
-        tolerance=FLOAT32_TOLERANCE,
+        tolerance=backend.engine_tolerances.get(stage, sealed),
         cosine=float(np.vdot(found, expected) / (np.linalg.norm(found) * length)),
     )

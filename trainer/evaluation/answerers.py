@@ -8,15 +8,14 @@ from typing import Protocol
 
 import torch
 
-from sdk.analyzer import open_backend
 from sdk.bundles.files import file_sha256
 from sdk.bundles.manifest import Manifest, read_manifest
 from sdk.faba.prompts import TEMPLATES
 from sdk.faces.crop import aligned_face
 from sdk.faces.images import load_image
+from sdk.runtime.backends.select import open_backend
 from sdk.runtime.clock import Clock
 from sdk.runtime.pipeline import Pipeline
-from sdk.runtime.pruning import with_visual_tokens
 from trainer.checkpoint import Checkpoint
 from trainer.corpus.endpoint import ChatEndpoint, QuestionError
 from trainer.corpus.records import Record
@@ -127,11 +126,11 @@ class BundleAnswerer:
         visual_tokens: int | None = None,
         manifest: Manifest | None = None,
     ) -> None:
-        manifest = with_visual_tokens(manifest or read_manifest(folder), visual_tokens)
-        self._pipeline = Pipeline(folder, manifest, open_backend(folder, manifest, device))
+        manifest = manifest or read_manifest(folder)
+        self._pipeline = Pipeline(folder, manifest, open_backend(folder, manifest, device), visual_tokens)
         self._max_new_tokens = max_new_tokens
         limit = max_new_tokens or manifest.prompt.max_new_tokens
-        variant, digest = self._pipeline.backend.variant.name, manifest.digest or manifest.digest_of()
+        variant, digest = self._pipeline.backend.name, manifest.digest or manifest.digest_of()
         self.name = f"bundle {manifest.name} {variant} {digest[:12]}, {limit} tokens{_pruned(visual_tokens)}"
 
     def answer(self, records: Sequence[Record]) -> list[str]:

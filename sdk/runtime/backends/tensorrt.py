@@ -1,4 +1,4 @@
-"""The two encoders as TensorRT engines, built on this machine by `emola engines`; the decoder stays with ONNX Runtime.
+"""The two encoders as TensorRT engines, built on this machine by `emola engines`; any decoder can stand beside them.
 
 Memory and streams through cuda-python alone. An engine fits one TensorRT version and one GPU architecture: what it was
 built for is written beside it, and another machine is refused with the command that rebuilds.
@@ -7,6 +7,8 @@ built for is written beside it, and another machine is refused with the command 
 import importlib
 import threading
 import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +16,15 @@ import numpy as np
 from pydantic import ValidationError
 
 from sdk.arrays import Floats
-from sdk.bundles.files import FileRecord, Record, RelativePath, file_sha256
-from sdk.bundles.manifest import Manifest, Variant
+from sdk.bundles.files import FileRecord, FrozenModel, RelativePath, file_sha256
+from sdk.bundles.manifest import Manifest
+from sdk.bundles.measured import FLOAT32_TOLERANCE
 from sdk.errors import BackendError, DependencyError
-from sdk.runtime.backends.ort import Encoder, OrtBackend, OrtEncoder
 
 ENGINES, RECORD = "engines", "engines.json"
 
 
-class Platform(Record):
+class Platform(FrozenModel):
     """What decides whether an engine runs.
 
     Attributes:
@@ -42,7 +44,7 @@ class Platform(Record):
         return f"sm{self.sm.replace('.', '')}-trt{self.tensorrt}"
 
 
-class Plan(Record):
+class EngineFile(FrozenModel):
     """One engine file, beside `engines.json`.
 
     Attributes:
@@ -59,12 +61,17 @@ class Plan(Record):
     p50_ms: dict[int, float]
     p95_ms: dict[int, float]
 
+    @property
+    def tolerance(self) -> float:
+        """Largest relative error that passes: twice what was measured when the engine was built."""
+        return max(2 * self.relative_error, FLOAT32_TOLERANCE)
 
-class EngineRecord(Record):
+
+class EngineRecord(FrozenModel):
     """`engines.json`: for which machine the plans beside it were built, by encoder."""
 
     platform: Platform
-    plans: dict[str, Plan]
+    plans: dict[str, EngineFile]
 
 
 def load_tensorrt() -> Any:
@@ -204,8 +211,16 @@ def graph_files(manifest: Manifest, graph: RelativePath) -> dict[RelativePath, F
     return {name: manifest.files[name] for name in (graph, f"{graph}.data") if name in manifest.files}
 
 
-def open_engines(bundle: Path, manifest: Manifest) -> dict[str, TensorRTEncoder]:
-    """The engines of a bundle for this machine, by encoder.
+@dataclass(frozen=True)
+class Engines:
+    """The opened engines of a bundle, by encoder, and the relative error that each may have."""
+
+    encoders: Mapping[str, TensorRTEncoder]
+    tolerances: Mapping[str, float]
+
+
+def open_engines(bundle: Path, manifest: Manifest) -> Engines:
+    """Open the engines of a bundle for this machine.
 
     Raises:
         BackendError: none were built, or for another machine, TensorRT version or graph.
@@ -233,16 +248,7 @@ def open_engines(bundle: Path, manifest: Manifest) -> dict[str, TensorRTEncoder]
             raise BackendError(f"the {name} engine in {folder} was built from another graph; {rebuild}")
         if not (folder / plan.file).is_file() or file_sha256(folder / plan.file) != plan.sha256:
             raise BackendError(f"{folder / plan.file} is missing or was changed since it was built; {rebuild}")
-    return {name: TensorRTEncoder(folder / plan.file, plan.max_batch) for name, plan in record.plans.items()}
-
-
-class TensorRTBackend(OrtBackend):
-    """Encoders on TensorRT, decoder on ONNX Runtime; attributes as in `OrtBackend`."""
-
-    def __init__(self, bundle: Path, manifest: Manifest, variant: Variant, threads: int | None = None) -> None:
-        engines = open_engines(bundle, manifest)
-        self._engines = engines
-        super().__init__(bundle, manifest, variant.model_copy(update={"name": f"tensorrt+{variant.name}"}), threads)
-
-    def _open_encoder(self, name: str, path: Path, **where: Any) -> Encoder:
-        return self._engines.get(name) or OrtEncoder(path, **where)
+    return Engines(
+        {name: TensorRTEncoder(folder / plan.file, plan.max_batch) for name, plan in record.plans.items()},
+        {name: plan.tolerance for name, plan in record.plans.items()},
+    )

@@ -1,6 +1,5 @@
 """The decoder on a GPU: static KV cache, one CUDA graph for a whole step, tokens chosen where they are used."""
 
-import gc
 import threading
 import weakref
 from collections import deque
@@ -16,8 +15,7 @@ from torch import Tensor
 
 from sdk.arrays import Floats
 from sdk.errors import BackendError
-from sdk.runtime.backends.kv_cache import KVCache, KVPool
-from sdk.runtime.backends.ort import Decoder, check_room
+from sdk.runtime.backends.interface import Decoder, KVCache, KVPool
 
 from .prefill import Prefill
 from .rows import MOST, SIZES, Rows
@@ -76,16 +74,13 @@ class GpuPool(KVPool):
     """The caches of several sequences in one piece of device memory."""
 
     def __init__(self, memory: _Memory) -> None:
+        super().__init__(memory.cache.shape[4], len(memory.cache))
         self.memory = memory
-        self.capacity = memory.cache.shape[4]
-        self.caches = [KVCache(self, row) for row in range(len(memory.cache))]
 
-    def move(self, source: int, target: int) -> None:
-        length = self.caches[source].length
+    def _copy(self, source: int, target: int, length: int) -> None:
         cache = self.memory.cache
         with torch.inference_mode():  # memory made while a caller was in that mode can be changed in it alone
             cache[target, :, :, :, :length] = cache[source, :, :, :, :length]
-        self.caches[target].length = length
 
 
 class GptqDecoder(Decoder):
@@ -100,7 +95,7 @@ class GptqDecoder(Decoder):
         graphs: record each kind of step once and replay it.
 
     Attributes:
-        dense_bytes: what the weights for the dense path take once they are made; 0 where they are not kept.
+        held_bytes: what the weights for the dense path take once they are made; 0 where they are not kept.
     """
 
     def __init__(
@@ -113,20 +108,16 @@ class GptqDecoder(Decoder):
         keep_dense: bool = False,
         graphs: bool = True,
     ) -> None:
-        self._llama, self._kernels, self._table, self._dtype = llama, kernels, embeddings, dtype
+        super().__init__(embeddings)
+        self._llama, self._kernels, self._dtype = llama, kernels, dtype
         self._graphs = graphs
-        self.dense_bytes = llama.dense_bytes(dtype) if keep_dense else 0
+        self.held_bytes = llama.dense_bytes(dtype) if keep_dense else 0
         self._prefill = Prefill(llama, kernels, dtype, keep_dense)
         self._rows = Rows.allocate(llama)
         self._device = llama.norm.device
         self._free: dict[tuple[int, int], list[_Memory]] = {}
         self._placed: object = None  # whose sequences `_rows` names
         self._lock = threading.RLock()
-
-    def embed(self, token_ids: "npt.ArrayLike") -> Floats:
-        """(T,) token ids -> (T, D)."""
-        rows: Floats = self._table[np.asarray(token_ids, np.int64)].astype(np.float32)
-        return rows
 
     def new_pool(self, capacity: int, sequences: int) -> GpuPool:
         """Empty caches for sequences that will be stepped together.
@@ -135,8 +126,6 @@ class GptqDecoder(Decoder):
             BackendError: the GPU has no memory for them.
         """
         free = self._free.setdefault((capacity, sequences), [])
-        if not free:
-            gc.collect()  # a pool and its caches refer to each other, and Python does not see what memory they hold
         try:
             memory = free.pop()
         except IndexError:
@@ -156,8 +145,7 @@ class GptqDecoder(Decoder):
                     free.clear()
 
     def extend(self, cache: KVCache, rows: Floats, last: int = 1) -> Floats:
-        """Append rows to a sequence; see `OrtDecoder.extend`."""
-        check_room(cache, len(rows))
+        cache.check_room(len(rows))
         with self._lock, memory_errors(), torch.inference_mode():
             memory, hidden = _memory(cache.pool), torch.from_numpy(np.ascontiguousarray(rows)).to(self._device)
             if len(rows) > BY_STEPS:
@@ -188,10 +176,9 @@ class GptqDecoder(Decoder):
         return np.concatenate(logits)
 
     def step(self, pool: KVPool, rows: Floats) -> Floats:
-        """Append one row to each of the first N sequences of a pool; see `OrtDecoder.step`."""
         caches = pool.caches[: len(rows)]
         for cache in caches:
-            check_room(cache, 1)
+            cache.check_room(1)
         with self._lock, memory_errors(), torch.inference_mode():
             logits = []
             for at in range(0, len(rows), MOST):
@@ -219,7 +206,7 @@ class GptqDecoder(Decoder):
             memory.state[cache.row] = torch.tensor([token, cache.length], dtype=torch.int32)
         ahead: deque[Callable[[], int]] = deque()
         while True:
-            check_room(cache, 1)
+            cache.check_room(1)
             while len(ahead) < AHEAD and cache.length + len(ahead) < cache.capacity:
                 ahead.append(self._follow(memory, cache.row))
             token = ahead.popleft()()

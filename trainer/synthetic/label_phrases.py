@@ -1,14 +1,7 @@
-"""Phrases that name a label. A label is scored by how the decoder would go on among them, without writing an answer.
+"""Phrases by which labels are scored: those of FABA-Instruct's answers and of the texts about rendered faces."""
 
-The wording is that of FABA-Instruct's answers and of the one-word targets of the classic data sets. A phrase that the
-model does not use does no harm: its probability is what the model itself puts on it, at every word where phrases part.
-"""
-
-from dataclasses import dataclass
-
-from sdk.faba.vocabulary import ACTION_UNITS, DATASETS, Emotion
-
-UNITS: tuple[int, ...] = DATASETS["FABA"].labelled
+from sdk.bundles.phrases import LabelPhrases, UnitList
+from sdk.faba.vocabulary import Emotion
 
 _WORDS: dict[Emotion, tuple[str, str]] = {
     "happiness": ("happy", "happiness"),
@@ -23,7 +16,7 @@ _DEGREES = ("", "a little ", "slightly ", "very ")
 _STRENGTHS = ("", "a hint of ", "clear ", "strong ", "deep ")
 
 
-def emotion_phrases() -> dict[str, Emotion]:
+def _emotion_phrases() -> dict[str, Emotion]:
     """Beginnings of an answer that end with the word for an emotion."""
     phrases: dict[str, Emotion] = {}
     for emotion, (adjective, noun) in _WORDS.items():
@@ -66,39 +59,19 @@ _SIGNS: dict[int, str] = {
 }
 
 
-@dataclass(frozen=True)
-class UnitList:
-    """A way of listing action units in the order of their numbers.
-
-    Attributes:
-        opening: what comes before the number of the first unit.
-        ends: what may follow the last unit instead of another; "" is the end mark.
-    """
-
-    opening: str
-    ends: tuple[str, ...]
-
-    def rest(self, code: int) -> str:
-        """What follows a number at once."""
-        return ", AU" if self.opening == "AU" else f" ({ACTION_UNITS[code]}"
-
-    def first(self, code: int) -> str:
-        """The list up to its first number."""
-        return f"{self.opening}{code}"
-
-    def after(self, code: int) -> str:
-        """A list that has come to `code`, up to where the next number or the end follows."""
-        if self.opening == "AU":
-            return f"AU{code}"
-        return f"{self.opening}{code} ({ACTION_UNITS[code]}): {_SIGNS[code]}."
-
-    def following(self, code: int, following: int) -> str:
-        return self.after(code) + (f", AU{following}" if self.opening == "AU" else f"\n2. AU{following}")
-
-
-UNIT_LISTS = (
-    UnitList("The following action units (AUs) are visible in this face:\n\n1. AU", ("", "\n\nThe", "\n\nContext")),
-    UnitList("This image shows several facial action units (AUs):\n\n1. AU", ("", "\n\nPlease", "\n\nOverall")),
-    UnitList("AU", ("",)),
+_LISTS = (
+    UnitList(
+        opening="The following action units (AUs) are visible in this face:\n\n1. AU",
+        ends=("", "\n\nThe", "\n\nContext"),
+    ),
+    UnitList(
+        opening="This image shows several facial action units (AUs):\n\n1. AU", ends=("", "\n\nPlease", "\n\nOverall")
+    ),
+    UnitList(opening="AU", ends=("",)),
 )
-NO_UNITS = ("No action units are visible in this face", "There are no action units visible", "None")
+_NO_UNITS = ("No action units are visible in this face", "There are no action units visible", "None")
+
+
+def label_phrases() -> LabelPhrases:
+    """What an export writes into the manifest."""
+    return LabelPhrases(emotions=_emotion_phrases(), lists=_LISTS, signs=_SIGNS, no_units=_NO_UNITS)

@@ -1,16 +1,15 @@
-"""The bundle with its GPTQ decoder on an NVIDIA GPU through torch and Triton; the encoders stay with ONNX Runtime."""
+"""Open the GPTQ decoder on an NVIDIA GPU, through torch and Triton; torch is imported inside the functions."""
 
 import importlib
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sdk.bundles.manifest import Manifest, Variant
+from sdk.bundles.embeddings import read_embeddings
+from sdk.bundles.manifest import Geometry
 from sdk.errors import BackendError, DependencyError
-from sdk.runtime.backends.ort import OrtBackend, has_cuda, load_embeddings
-from sdk.runtime.memory import Memory
 
 if TYPE_CHECKING:
     from .decoder import GptqDecoder
@@ -41,46 +40,16 @@ def check_gpu() -> None:
         raise BackendError(f"{name} has compute capability {version}; the kernels need 8.0 or later")
 
 
-class GptqBackend(OrtBackend):
-    """Encoders on ONNX Runtime, on CUDA where it has that; decoder on this package's kernels.
-
-    Args:
-        device: "cuda", or "cpu" for the reference kernels in float32, which are slow.
-        memory_limit: bytes for weights and KV caches; where they are too few, none go into dense weights.
-    """
-
-    def __init__(
-        self,
-        bundle: Path,
-        manifest: Manifest,
-        variant: Variant,
-        threads: int | None = None,
-        device: str | None = None,
-        memory_limit: int | None = None,
-    ) -> None:
-        self._decoder_device, self._memory_limit = device or variant.device, memory_limit
-        if self._decoder_device == "cuda":
-            check_gpu()
-        super().__init__(bundle, manifest, variant, threads, "cuda" if device != "cpu" and has_cuda() else "cpu")
-
-    def _open_decoder(self, bundle: Path, manifest: Manifest, variant: Variant, **where: Any) -> "GptqDecoder":
-        folder, memory = (bundle / variant.decoder).parent, Memory.of(manifest, variant)
-        room = None if self._memory_limit is None else self._memory_limit - memory.weights - memory.per_face
-        decoder = open_decoder(folder, bundle / manifest.embeddings, manifest, self._decoder_device, room)
-        self.held_bytes = decoder.dense_bytes
-        return decoder
-
-
 def open_decoder(
-    folder: Path, embeddings: Path, manifest: Manifest, device: str, room: int | None = None
+    folder: Path, embeddings: Path, geometry: Geometry, device: str, room: int | None = None
 ) -> "GptqDecoder":
     """The decoder of a GPTQ folder.
 
     Args:
         embeddings: `.npy` token embeddings (vocabulary, D).
-        manifest: for the geometry.
+        geometry: of the decoder.
         device: "cuda", or "cpu" for the reference kernels in float32.
-        room: bytes that dense weights may take; None: what the GPU has free decides alone.
+        room: bytes that dense weights may take; None: the GPU's free memory alone decides.
 
     Raises:
         BackendError: the weights are of a kind that the kernels do not compute, do not fit, or nothing can be launched.
@@ -94,10 +63,10 @@ def open_decoder(
     on_gpu = device == "cuda"
     kernels = importlib.import_module(f"{__package__}.{'kernels' if on_gpu else 'reference'}")
     dtype = torch.float16 if on_gpu else torch.float32
-    table = load_embeddings(embeddings, manifest.geometry)
+    table = read_embeddings(embeddings, geometry)
     with memory_errors():
         _launch_once(kernels, device)
-        llama = read_llama(folder, manifest.geometry, torch.from_numpy(np.array(table)), device, dtype)
+        llama = read_llama(folder, geometry, torch.from_numpy(np.array(table)), device, dtype)
         dense = llama.dense_bytes(dtype)
         keep = _free_bytes(device) > _ROOM_FOR_DENSE * dense and (room is None or dense <= room)
         return GptqDecoder(llama, kernels, table, dtype=dtype, keep_dense=keep, graphs=on_gpu)

@@ -1,0 +1,24 @@
+"""The token embeddings of a bundle."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from sdk.bundles.damage import reading
+from sdk.bundles.manifest import Geometry
+from sdk.errors import IntegrityError
+
+
+def read_embeddings(path: Path, geometry: Geometry) -> "npt.NDArray[np.generic]":
+    """The table (vocabulary, D) in float16 or float32, read through memory mapping.
+
+    Raises:
+        IntegrityError: the file is damaged or of another shape.
+    """
+    with reading(path, "a table of embeddings"):
+        table: npt.NDArray[np.generic] = np.load(path, mmap_mode="r", allow_pickle=False)
+    expected = (geometry.vocabulary, geometry.hidden_size)
+    if table.shape != expected:
+        raise IntegrityError(f"{path}: expected a table of {expected}, found {table.shape}")
+    return table
