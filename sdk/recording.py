@@ -11,8 +11,9 @@ from PIL import Image
 
 from sdk.arrays import Pixels
 from sdk.errors import DependencyError, SdkError, VideoError
+from sdk.files import temporary
+from sdk.records import AnalysisRecord
 from sdk.render import annotate
-from sdk.results import Analysis
 from sdk.tables import CsvFile, GrowingFile
 from sdk.timeline import Timeline
 
@@ -20,7 +21,7 @@ from sdk.timeline import Timeline
 class JsonLines(GrowingFile):
     """One analysis per line."""
 
-    def add(self, analysis: Analysis) -> None:
+    def add(self, analysis: AnalysisRecord) -> None:
         self.file.write(analysis.to_json() + "\n")
 
 
@@ -43,11 +44,11 @@ class AnnotatedVideo:
         self._path = Path(path)
         if self._path.suffix != ".mp4":
             raise VideoError(f"{self._path}: expected a file name ending in .mp4")
-        self._partial = self._path.with_name(f"{self._path.stem}.partial.mp4")
+        self._partial = temporary(self._path)
         self._container: Any = None
         self._stream: Any = None
 
-    def add(self, pixels: Pixels, analysis: Analysis) -> None:
+    def add(self, pixels: Pixels, analysis: AnalysisRecord) -> None:
         """Append a frame: (H, W, 3) uint8 RGB and its analysis."""
         import av
 
@@ -112,7 +113,7 @@ class Recorder:
             self._timeline = opened.enter_context(Timeline(timeline)) if timeline else None
             self._open = opened.pop_all()
 
-    def add(self, pixels: Pixels, analysis: Analysis) -> None:
+    def add(self, pixels: Pixels, analysis: AnalysisRecord) -> None:
         for table in (self._jsonl, self._csv, self._timeline):
             if table:
                 table.add(analysis)

@@ -2,7 +2,7 @@
 
 import textwrap
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -10,9 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from sdk.arrays import Pixels
 from sdk.faba.vocabulary import ACTION_UNITS, Emotion
 from sdk.faces.images import ImageSource, load_image
-
-if TYPE_CHECKING:
-    from sdk.results import Analysis, Face
+from sdk.records import AnalysisRecord, Face
 
 _SHORTEST, _LONGEST = 640, 1600  # pixels of the longer side of a figure's picture
 _WORTH = 0.05  # least score that gets a bar
@@ -21,7 +19,7 @@ _QUIET = "#555555"
 _COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080")
 
 
-def describe(analysis: "Analysis", width: int = 100) -> str:
+def describe(analysis: AnalysisRecord, width: int = 100) -> str:
     """What was found, as indented lines of at most `width` characters."""
     size = "{} x {}".format(*analysis.image_size)
     count = {0: "no face", 1: "1 face"}.get(len(analysis.faces), f"{len(analysis.faces)} faces")
@@ -33,7 +31,7 @@ def describe(analysis: "Analysis", width: int = 100) -> str:
     return "\n".join([*lines, *(f"warning: {warning}" for warning in analysis.warnings), ""])
 
 
-def _describe_face(face: "Face", width: int) -> list[str]:
+def _describe_face(face: Face, width: int) -> list[str]:
     box = "{:.0f},{:.0f} - {:.0f},{:.0f}".format(*face.box_xyxy)
     score = "" if face.detection_score is None else f"  detection score {face.detection_score:.2f}"
     lines = [f"  face {face.id}  box {box}{score}"]
@@ -68,7 +66,7 @@ def _printable(text: str) -> str:
     )
 
 
-def annotate(image: Pixels, analysis: "Analysis", *, units: bool = True) -> Image.Image:
+def annotate(image: Pixels, analysis: AnalysisRecord, *, units: bool = True) -> Image.Image:
     """The picture with a box and a label at each face.
 
     Args:
@@ -102,14 +100,14 @@ def face_colour(face_id: int) -> str:
     return _COLOURS[face_id % len(_COLOURS)]
 
 
-def _label(face: "Face", units: bool) -> str:
+def _label(face: Face, units: bool) -> str:
     parts = [f"{face.id}  {face.emotion.label or '?'}" if face.emotion else f"{face.id}"]
     if units and face.action_units is not None:
         parts.append(" ".join(unit.id for unit in face.action_units if unit.present))
     return "\n".join(filter(None, parts))
 
 
-def figure(image: ImageSource, analysis: "Analysis") -> Image.Image:
+def figure(image: ImageSource, analysis: AnalysisRecord) -> Image.Image:
     """The annotated picture beside a panel: for each face its emotion and its action units, with the reasons.
 
     The reasons are left out where those of all faces do not fit beside the picture. With scores each unit has a bar as
@@ -149,7 +147,7 @@ class _Line(NamedTuple):
     colour: str = "black"
 
 
-def _lines(face: "Face", reasons: bool) -> list[_Line]:
+def _lines(face: Face, reasons: bool) -> list[_Line]:
     """The emotion's description, then each unit worth a line with its reason; without `reasons` the units alone."""
 
     def because(text: str | None) -> list[_Line]:
@@ -172,9 +170,7 @@ def _font(line: int) -> "ImageFont.FreeTypeFont | ImageFont.ImageFont":
     return ImageFont.load_default(size=0.72 * line)
 
 
-def _draw_panel(
-    draw: ImageDraw.ImageDraw, corner: tuple[int, int], line: int, face: "Face", lines: list[_Line]
-) -> None:
+def _draw_panel(draw: ImageDraw.ImageDraw, corner: tuple[int, int], line: int, face: Face, lines: list[_Line]) -> None:
     """A heading in the face's colour, and its lines below."""
     x, y = corner
     font = _font(line)

@@ -1,7 +1,7 @@
 """Analyses as tables: one row per face, always the same columns.
 
 source, frame, time_s      where the picture is from; the last two for video only
-face_id, age_ms            as in `sdk.results.Face`
+face_id, age_ms            as in `sdk.records.Face`
 x1, y1, x2, y2             the box in pixels
 detection_score            of the detector
 emotion, description       label and words of the emotion answer
@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from sdk.errors import DependencyError, SdkError
 from sdk.faba.vocabulary import EMOTIONS, FABA_UNITS
+from sdk.files import temporary
+from sdk.records import AnalysisRecord, Face
 
 if TYPE_CHECKING:
     import pandas
     from typing_extensions import Self
 
-    from sdk.results import Analysis, Face
 
 UNIT_COLUMNS = {f"AU{code:02}": code for code in FABA_UNITS}
 COLUMNS: tuple[str, ...] = (
@@ -34,7 +35,7 @@ COLUMNS: tuple[str, ...] = (
 )
 
 
-def rows(analysis: "Analysis") -> Iterator[dict[str, Any]]:
+def rows(analysis: AnalysisRecord) -> Iterator[dict[str, Any]]:
     """The rows of one analysis; None where a column says nothing."""
     frame = analysis.frame
     for face in analysis.faces:
@@ -46,14 +47,14 @@ def rows(analysis: "Analysis") -> Iterator[dict[str, Any]]:
         yield row
 
 
-def _emotion(face: "Face") -> dict[str, Any]:
+def _emotion(face: Face) -> dict[str, Any]:
     if face.emotion is None:
         return {}
     scores: dict[Any, float] = dict(face.emotion.scores or {})
     return {"emotion": face.emotion.label, "description": face.emotion.description, **scores}
 
 
-def _units(face: "Face") -> dict[str, Any]:
+def _units(face: Face) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if face.action_units is not None:
         present = {unit.code for unit in face.action_units if unit.present}
@@ -63,7 +64,7 @@ def _units(face: "Face") -> dict[str, Any]:
     return found
 
 
-def dataframe(analyses: "Iterable[Analysis]") -> "pandas.DataFrame":
+def dataframe(analyses: Iterable[AnalysisRecord]) -> "pandas.DataFrame":
     """The rows of several analyses as a pandas table.
 
     Raises:
@@ -90,7 +91,7 @@ class GrowingFile:
 
     def __init__(self, path: "str | os.PathLike[str]") -> None:
         self._path = Path(path)
-        self._partial = self._path.with_name(f"{self._path.name}.partial")
+        self._partial = temporary(self._path)
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self.file: TextIO = self._partial.open("w", newline="", encoding="utf-8")
@@ -119,5 +120,5 @@ class CsvFile(GrowingFile):
         self._writer.writeheader()
         self._head = self.file.tell()
 
-    def add(self, analysis: "Analysis") -> None:
+    def add(self, analysis: AnalysisRecord) -> None:
         self._writer.writerows(rows(analysis))

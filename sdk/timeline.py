@@ -4,15 +4,14 @@ import os
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from sdk.errors import DependencyError, SdkError
 from sdk.faba.vocabulary import EMOTIONS, FABA_UNITS, Emotion
-
-if TYPE_CHECKING:
-    from sdk.results import Analysis, Face
+from sdk.files import replacing
+from sdk.records import AnalysisRecord, Face
 
 _COLOURS: dict[Emotion, str] = {
     "happiness": "#f2b134",
@@ -59,7 +58,7 @@ class Timeline:
         self._figure = matplotlib.figure.Figure
         self._courses: defaultdict[int, _Course] = defaultdict(_Course)
 
-    def add(self, analysis: "Analysis") -> None:
+    def add(self, analysis: AnalysisRecord) -> None:
         """Append one frame."""
         time_s = analysis.frame.time_s if analysis.frame else 0.0
         for face in analysis.faces:
@@ -87,16 +86,14 @@ class Timeline:
     def __exit__(self, *exception: object) -> None:
         if exception[0] is not None and not self._courses:
             return
-        partial = self._path.with_name(f"{self._path.stem}.partial{self._path.suffix or '.png'}")
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self.draw().savefig(partial, dpi=110)
-            partial.replace(self._path)
+            with replacing(self._path) as partial:
+                self.draw().savefig(partial, dpi=110, format=self._path.suffix[1:] or "png")
         except (OSError, ValueError) as error:
             raise SdkError(f"{self._path} cannot be written ({error}); expected a name such as timeline.png") from None
 
 
-def _strengths(face: "Face") -> list[float]:
+def _strengths(face: Face) -> list[float]:
     if face.action_unit_scores is not None:
         return [face.action_unit_scores[f"AU{code}"] for code in FABA_UNITS]
     present = {unit.code for unit in face.action_units or () if unit.present}

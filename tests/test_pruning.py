@@ -117,7 +117,7 @@ def test_a_pruned_face_takes_fewer_positions(analyzers, astronaut):
     memory, less = (analyzer.info()["memory"] for analyzer in analyzers)
     geometry = analyzers[0].manifest.geometry
     assert memory["per_face"] - less["per_face"] == 11 * 8 * geometry.layers * geometry.kv_heads * geometry.head_size
-    prefixes = [analyzer._encode_largest(astronaut, "detect", "rgb").prefix for analyzer in analyzers]
+    prefixes = [analyzer.examiner.encode_largest(astronaut, "detect", Clock()).prefix for analyzer in analyzers]
     assert prefixes[0] - prefixes[1] == 11
 
 

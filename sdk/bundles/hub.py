@@ -13,6 +13,7 @@ from typing import Any
 
 from sdk.bundles.manifest import check_hashes, read_manifest
 from sdk.errors import BundleError, BundleNotFoundError, DependencyError, DownloadError, IntegrityError
+from sdk.files import temporary
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +119,7 @@ class _Repository:
         from filelock import FileLock
 
         hub, errors = _hub()
-        partial = folder.with_name(f"{commit}.partial")
+        partial = temporary(folder)  # kept when the download stops, so that it can go on
         self._home.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
             if folder.is_dir():
@@ -157,9 +158,9 @@ class _Repository:
 
     def _remember(self, commit: str) -> None:
         self._reference.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self._reference.with_name(f"{self._reference.name}.{os.getpid()}")
-        temporary.write_text(commit)
-        temporary.replace(self._reference)
+        own = self._reference.with_name(f"{self._reference.name}.{os.getpid()}")  # other processes do the same
+        own.write_text(commit)
+        own.replace(self._reference)
 
 
 def _hub() -> tuple[Any, Any]:
