@@ -1,6 +1,7 @@
 """The front door on real photographs. The bundle's words are noise; its path is the real one."""
 
 import dataclasses
+import inspect
 import io
 import json
 
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 from sdk import Analysis, Analyzer, SdkError
+from sdk.aio import AsyncAnalyzer
 from sdk.errors import BackendError, BundleNotFoundError, ImageError, TaskError
 from sdk.faces.detect import Detection
 from sdk.render import describe
@@ -204,3 +206,24 @@ def test_a_closed_analyzer_says_so(bundle, astronaut):
     analyzer.close()
     with pytest.raises(AttributeError, match="no attribute 'sing'"):
         analyzer.sing()
+
+
+VERBS = ("analyze", "analyze_batch", "iterate_batch", "analyze_video", "watch", "ask", "stream")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_an_unknown_option_is_a_type_error(analyzer, astronaut, verb):
+    """A misspelt option is refused by every verb, also where the call gives an iterator, before anything is read."""
+    arguments = {"ask": (astronaut, "Why?"), "stream": (astronaut, "Why?"), "analyze": (astronaut,)}.get(verb, ([],))
+    with pytest.raises(TypeError, match="unexpected keyword argument 'tsks'"):
+        getattr(analyzer, verb)(*arguments, tsks=("emotion",))
+
+
+@pytest.mark.parametrize("owner", [Analyzer, AsyncAnalyzer])
+def test_every_option_is_in_the_signature(owner):
+    """`help()` shows each option of a public verb with its default; nothing is passed on unseen."""
+    for name in (name for name in vars(owner) if name in VERBS):
+        for parameter in inspect.signature(getattr(owner, name)).parameters.values():
+            assert parameter.kind is not parameter.VAR_KEYWORD, f"{owner.__name__}.{name}(**{parameter.name})"
+            if parameter.kind is parameter.KEYWORD_ONLY:
+                assert parameter.default is not parameter.empty, f"{owner.__name__}.{name}({parameter.name})"

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -16,10 +17,13 @@ from sdk.bench.footprint import resident
 from sdk.bench.page import html_page, text
 from sdk.bench.probe import int4_matmul
 from sdk.bench.report import Ceilings, Energy, Report, Stage, read_report
+from sdk.bundles.hub import EMBEDDED
 from sdk.bundles.manifest import read_manifest
 from sdk.cli import main
 from sdk.commands.demo import PICTURES
 from sdk.errors import UsageError
+from sdk.runtime.backends.ort import OrtEncoder
+from sdk.runtime.backends.tensorrt import Engines
 
 pytest.importorskip("onnxruntime")
 BENCH = ["bench", "--rounds", "3", "--photo", str(PICTURES / "rendered.jpg"), "--faces", "aligned", "--json"]
@@ -104,8 +108,6 @@ def test_the_page_needs_nothing_else_and_says_the_notice():
 
 def test_floors_follow_from_the_geometry():
     """Of emola-nano by hand: a step reads all weights of the decoder and 73 rows of 3 x 2 x 192 floats."""
-    from sdk.bundles.hub import EMBEDDED
-
     manifest = read_manifest(EMBEDDED)
     (variant,) = manifest.variants
     ceilings = Ceilings(bandwidth_gbs=10.0, float32_gflops=100.0, int4_gflops=200.0)
@@ -256,3 +258,36 @@ def test_wrong_usage_is_said_before_anything_runs(tmp_path, capsys):
         assert not captured.out
     with pytest.raises(UsageError):
         read_report(tmp_path / "other.json")
+
+
+@pytest.fixture
+def with_engines(tmp_path, monkeypatch):
+    """The embedded bundle with a vision engine that differs from torch by 2e-4, as float16 may."""
+    bundle = shutil.copytree(EMBEDDED, tmp_path / "bundle")
+    (bundle / "engines").mkdir()
+    exact = OrtEncoder(bundle / read_manifest(bundle).vision)
+
+    def vision(*arrays):
+        return exact(*arrays) * np.float32(1 + 2e-4)
+
+    engines = Engines({"vision": vision}, {"vision": 4e-4})
+    monkeypatch.setattr("sdk.runtime.backends.tensorrt.open_engines", lambda bundle, manifest: engines)
+    return bundle
+
+
+def test_a_variant_with_engines_is_timed(with_engines, capsys):
+    """Its encoders may differ as `engines.json` allows, its decoder as was sealed for the variant of the manifest."""
+    assert main([*BENCH, "--bundle", str(with_engines)]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["variant"].startswith("tensorrt+")
+    assert content["parity"]["vision"] == pytest.approx(2e-4, rel=0.1)
+
+
+def test_verify_and_bench_allow_the_same_error():
+    """What was sealed for this variant, else for another one, else what float32 gives: one answer for both commands."""
+    manifest = read_manifest(EMBEDDED)
+    (variant,) = manifest.variants
+    sealed = {parity.stage: parity.tolerance for parity in manifest.parity}
+    assert manifest.tolerance(variant.name, "decoder") == sealed["decoder"] > 1e-3
+    assert manifest.tolerance("of another name", "decoder") == sealed["decoder"]
+    assert manifest.model_copy(update={"parity": ()}).tolerance(variant.name, "decoder") == 1e-4
