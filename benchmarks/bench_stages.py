@@ -71,7 +71,7 @@ def test_preprocess_336(benchmark, crop):
 
 def test_encode(benchmark, analyzer, crop):
     def encode():
-        with analyzer._pipeline.encode(crop, Clock()):
+        with analyzer.pipeline.encode(crop, Clock()):
             pass
 
     benchmark(encode)

@@ -77,7 +77,7 @@ def main() -> None:
 
 def compare(pipeline: Pipeline, tree: ContextTree, task: Task, records: list[Record]) -> tuple[dict, list]:
     """Decode every face both ways, alternating; return the figures and the answers."""
-    drafter = pipeline._drafter = CountingDrafter(tree)
+    drafter = pipeline.drafter = CountingDrafter(tree)
     times: dict[bool, list[float]] = {False: [], True: []}
     answers = []
     for index, record in enumerate(records):

@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--tokens", type=int, default=200)
     args = parser.parse_args()
-    nano = Analyzer()._pipeline
+    nano = Analyzer().pipeline
     result = {"benchmark": "overhead", "nano": measure(nano.backend.decoder, 65, 192, args.tokens)}
     with tempfile.TemporaryDirectory() as folder:
         result["vicuna"] = measure(random_vicuna(Path(folder), args.layers), PREFIX, 4096, args.tokens)
@@ -55,7 +55,7 @@ class TimedSession:
 
 def measure(decoder: object, prefix: int, width: int, tokens: int) -> dict[str, float]:
     """Return medians over the tokens of one answer of fixed length."""
-    session = decoder._session = TimedSession(decoder._session)
+    session = decoder.session = TimedSession(decoder.session)
     cache = decoder.new_cache(prefix + tokens + 8)
     decoder.extend(cache, np.random.default_rng(0).standard_normal((prefix, width)).astype(np.float32))
     generation = Generation(decoder, cache, (1, 2, 3), stop_ids=(), max_new_tokens=tokens)

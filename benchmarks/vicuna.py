@@ -90,6 +90,6 @@ def write_vicuna(folder: Path, layers: int, head_bits: int = 8) -> None:
 
 def open_vicuna(folder: Path, layers: int, options: Any = None, graph: str = "int4.onnx") -> OrtDecoder:
     """Open what `write_vicuna` wrote; `options` are onnxruntime.SessionOptions that replace those of the runtime."""
-    own = ort._open_session if options is None else lambda path, *_: InferenceSession(path, options)
-    with patch.object(ort, "_open_session", own):
+    own = ort.open_session if options is None else lambda path, *_: InferenceSession(path, options)
+    with patch.object(ort, "open_session", own):
         return OrtDecoder(folder / graph, folder / "embeddings.npy", vicuna_geometry(layers))
