@@ -1,6 +1,6 @@
-"""Decoding several faces at once at Vicuna-7B's shape: tokens per second of a batch over those of one face.
+"""Measure how many times more tokens per second a batch decodes than one face, at Vicuna-7B's shape.
 
-A step reads all weights for every face that is decoded alone, and once for all that are decoded together.
+A step of one face reads all weights for that face. A step of a batch reads them once for all faces.
 
     python benchmarks/batch_throughput.py [--layers 4] [--rounds 9]
 """
@@ -34,15 +34,16 @@ def main() -> None:
 
 
 def measure(decoder: OrtDecoder, layers: int, rounds: int) -> dict[str, object]:
-    """Alternate the sizes; in a batch every face must get the logits it gets alone, within 2 % of their spread.
+    """Time each batch size in turn and return the figures.
 
-    ONNX Runtime rounds int4 products of one row and of several rows in different kernels (0.4 % measured).
+    In a batch every face must get the logits that it gets alone, within 2 % of their spread. ONNX Runtime rounds int4
+    products of one row and of several rows in different kernels (0.4 % measured).
     """
     pool = decoder.new_pool(CAPACITY, max(SIZES))
     random = np.random.default_rng(0)
     prefix = random.standard_normal((PREFIX, 4096)).astype(np.float32)
     for index, cache in enumerate(pool.caches):
-        decoder.extend(cache, prefix[index:])  # faces differ, and so do their lengths
+        decoder.extend(cache, prefix[index:])  # sequences of different content and length
     rows = decoder.embed(random.integers(3, 32000, max(SIZES)))
     together = _step(decoder, pool, rows).copy()
     for index, cache in enumerate(pool.caches):
@@ -76,7 +77,7 @@ def _step(decoder: OrtDecoder, pool: KVPool, rows: np.ndarray) -> np.ndarray:
 
 
 def _time(decoder: OrtDecoder, pool: KVPool, rows: np.ndarray) -> float:
-    """Seconds per step."""
+    """Return the seconds per step."""
     _step(decoder, pool, rows)
     begin = time.perf_counter()
     for _ in range(STEPS):

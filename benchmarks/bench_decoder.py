@@ -1,4 +1,4 @@
-"""The decoder at Vicuna-7B's shape, 4 layers and head, random int4 weights: prefill, one step, a second question."""
+"""Time prefill, one step and a second question of the decoder at Vicuna-7B's shape, with random int4 weights."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def test_step(benchmark, vicuna, cache):
 
 
 def test_second_question(benchmark, vicuna, cache):
-    """To its first token."""
+    """Up to the first token of the answer."""
 
     def ask():
         cache.length = PREFIX

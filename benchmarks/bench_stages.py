@@ -1,4 +1,4 @@
-"""Each stage of an analysis on scikit-image's `astronaut`, with the golden bundle."""
+"""Time each stage of an analysis of scikit-image's `astronaut` with the golden bundle."""
 
 import io
 import subprocess
@@ -37,7 +37,7 @@ def crop():
 
 
 def test_import_sdk(benchmark):
-    """A new interpreter that imports sdk, less one that does nothing, is the cost of `import sdk`."""
+    """The cost of `import sdk` is this time minus that of an interpreter that imports nothing."""
     benchmark.pedantic(subprocess.run, ([sys.executable, "-c", "import sdk"],), {"check": True}, rounds=10)
 
 
@@ -71,7 +71,7 @@ def test_preprocess_336(benchmark, crop):
 
 def test_encode(benchmark, analyzer, crop):
     def encode():
-        with analyzer._pipeline.encode(crop, Clock()):
+        with analyzer.pipeline.encode(crop, Clock()):
             pass
 
     benchmark(encode)

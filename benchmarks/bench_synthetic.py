@@ -1,6 +1,6 @@
-"""Rendered faces per second, from the drawing of a person to JPEG bytes; the goal is 40 on two cores, so 20 on one.
+"""Measure rendered faces per second, from the random person to JPEG bytes; the goal is 40 on two cores, so 20 on one.
 
-Needs ICT-FaceKit: set EMOLA_FACE_MODEL to its folder FaceXModel or to the repacked archive.
+These benchmarks need ICT-FaceKit: set EMOLA_FACE_MODEL to its folder FaceXModel or to the repacked archive.
 """
 
 import os
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(not REAL.exists(), reason=f"no ICT-FaceKit at {R
 
 
 def test_one_core(benchmark):
-    """40 people, one after the other, one thread."""
+    """40 people, one after the other, in one thread."""
     studio = Studio(read_face_model(REAL))
 
     def render() -> int:
@@ -37,9 +37,10 @@ def test_one_core(benchmark):
 
 
 def test_two_processes(benchmark, tmp_path):
-    """A set of 400 faces on disk by two processes, less the start: counted from the first face that is written.
+    """Two processes write a set of 400 faces; the rate excludes the start-up.
 
-    By then both processes have their first chunk ready; those faces are not counted.
+    The clock starts with the first face that is written. At that moment both processes have finished their first chunk,
+    so the faces of these two chunks are not counted.
     """
     synthesize(tmp_path / "warm", 16, REAL, processes=2)  # compiles what numba has not cached yet
     rates = []

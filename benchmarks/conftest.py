@@ -1,4 +1,4 @@
-"""A golden bundle and a decoder of Vicuna's shape, each made once; parity is asserted before time is measured."""
+"""Fixtures: a golden bundle and a decoder of Vicuna's shape, each made once; parity is asserted before timing."""
 
 import sys
 from pathlib import Path
@@ -29,7 +29,7 @@ def golden_bundle(tmp_path_factory) -> Path:
 
 
 def pytest_addoption(parser):
-    parser.addoption("--layers", type=int, default=4, help="of the decoder of Vicuna-7B's shape")
+    parser.addoption("--layers", type=int, default=4, help="number of layers of the decoder of Vicuna-7B's shape")
 
 
 @pytest.fixture(scope="session")

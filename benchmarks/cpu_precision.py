@@ -1,11 +1,11 @@
-"""What a precision is worth on this CPU: one matrix product of the decoder, and the layers of the vision tower.
+"""Compare precisions on this CPU: one matrix product of the decoder, and the layers of the vision tower.
 
     python benchmarks/cpu_precision.py product [--rows 650] [--rounds 5]     # 4096 inputs, 11008 outputs
     python benchmarks/cpu_precision.py vision [--layers 3] [--rounds 5]      # CLIP-L/14-336: 577 rows of 1024
-    ... --cpu-time      # one thread and its CPU seconds, which other processes change little
+    ... --cpu-time      # one thread and its CPU seconds, on which other processes have little effect
 
-Random weights, the same ones in every form; ONNX Runtime computes the forms in turn, round by round. Each ends within
-its tolerance of float32.
+The weights are random and the same in every precision. ONNX Runtime computes all precisions once per round. Each result
+must be within its tolerance of float32.
 """
 
 import argparse
@@ -22,13 +22,13 @@ import onnx
 import onnxruntime
 from onnx import helper, numpy_helper
 
-GROUP, SETTLE = 128, 0.3  # seconds until the threads of the session before have stopped spinning
+GROUP, SETTLE_SECONDS = 128, 0.3  # until the threads of the previous session stop spinning
 WIDTH, INNER, HEADS, TOKENS = 1024, 4096, 16, 577
 
 
 @dataclass
 class Graph:
-    """Nodes and weights as they come; `linear` appends y = x W in one of the forms."""
+    """Nodes and weights of a graph under construction; `linear` appends y = x W in one precision."""
 
     linear: Callable[..., None]
     threads: int
@@ -58,7 +58,10 @@ def float32(graph: Graph, x: str, y: str, weight: np.ndarray) -> None:
 
 
 def integers(largest: int) -> Callable[..., None]:
-    """u8 activations by s8 weights, a scale per output. Without VNNI sums of two products end at 16 bits: 63 fits."""
+    """Return a layer of u8 activations and s8 weights with one scale per output.
+
+    Without VNNI, sums of two products saturate at 16 bits; weights of at most 63 cannot saturate them.
+    """
 
     def linear(graph: Graph, x: str, y: str, weight: np.ndarray) -> None:
         scales = np.abs(weight).max(0) / largest
@@ -69,7 +72,7 @@ def integers(largest: int) -> Callable[..., None]:
 
 
 def blocks(bits: int, level: int) -> Callable[..., None]:
-    """MatMulNBits: a scale per 128 inputs; level 4 multiplies bytes, level 1 floats."""
+    """Return a MatMulNBits layer with one scale per 128 inputs; level 4 multiplies bytes, level 1 multiplies floats."""
 
     def linear(graph: Graph, x: str, y: str, weight: np.ndarray) -> None:
         outputs, half = weight.shape[1], 2 ** (bits - 1)
@@ -83,7 +86,7 @@ def blocks(bits: int, level: int) -> Callable[..., None]:
     return linear
 
 
-FORMS = {  # with the largest relative error that is no mistake
+PRECISIONS = {  # with the largest relative error that rounding explains
     "float32": (float32, 0.0),
     "int8, 7-bit weights": (integers(63), 0.03),
     "8 bits in blocks, bytes": (blocks(8, 4), 0.02),
@@ -104,7 +107,7 @@ def product(linear: Callable[..., None], threads: int) -> onnxruntime.InferenceS
 
 
 def tower(linear: Callable[..., None], threads: int, layers: int) -> onnxruntime.InferenceSession:
-    """Layers of CLIP-L without what takes no time: biases, patches, the first norm."""
+    """Layers of CLIP-L without the parts that take almost no time: biases, patches, the first norm."""
     graph, x = Graph(linear, threads), "x"
     one, zero = (graph.weight(name, np.full(WIDTH, value, np.float32)) for name, value in (("one", 1), ("zero", 0)))
 
@@ -126,15 +129,15 @@ def tower(linear: Callable[..., None], threads: int, layers: int) -> onnxruntime
 def compare(
     open_session: Callable[..., onnxruntime.InferenceSession], shape: tuple[int, ...], rounds: int, cpu_time: bool
 ) -> dict[str, dict[str, float]]:
-    """Milliseconds of each form, how many times faster than float32 (median over rounds), and its relative error."""
+    """Return milliseconds, speed relative to float32 (median over rounds) and relative error of each precision."""
     clock, threads = (time.process_time, 1) if cpu_time else (time.perf_counter, 0)
-    sessions = {name: open_session(linear, threads) for name, (linear, _) in FORMS.items()}
+    sessions = {name: open_session(linear, threads) for name, (linear, _) in PRECISIONS.items()}
     x = np.random.default_rng(0).standard_normal(shape, np.float32)
-    results = {name: session.run(None, {"x": x})[0] for name, session in sessions.items()}  # warms up
+    results = {name: session.run(None, {"x": x})[0] for name, session in sessions.items()}  # also warms up
     times: dict[str, list[float]] = {name: [] for name in sessions}
     for _ in range(rounds):
         for name, session in sessions.items():
-            time.sleep(SETTLE)
+            time.sleep(SETTLE_SECONDS)
             begin = clock()
             session.run(None, {"x": x})
             times[name].append(1000 * (clock() - begin))
@@ -142,7 +145,9 @@ def compare(
     exact = results["float32"]
     for name, spent in times.items():
         error = float(np.linalg.norm(results[name] - exact) / np.linalg.norm(exact))
-        assert error <= FORMS[name][1], f"{name} differs from float32 by {error:.1%}, at most {FORMS[name][1]:.0%}"
+        assert error <= PRECISIONS[name][1], (
+            f"{name} differs from float32 by {error:.1%}, at most {PRECISIONS[name][1]:.0%}"
+        )
         faster = statistics.median(a / b for a, b in zip(times["float32"], spent, strict=True))
         found[name] = {"ms": statistics.median(spent), "faster": round(faster, 3), "error": round(error, 4)}
     return found

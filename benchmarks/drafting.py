@@ -1,12 +1,12 @@
-"""Drafted decoding: tokens per second and forwards per token with and without drafts, on held-out faces.
+"""Measure tokens per second and forward passes per token with and without drafts, on held-out faces.
 
     python benchmarks/drafting.py --data eval_au_anno.json eval_emotion_anno.json [--bundle B] [--table answers.ngrams]
         [--limit 150] [--layers 4]
 
-Each face is answered both ways in turn, and both answers must be equal. `--layers` also measures a forward of 1 to 16
-rows at Vicuna-7B's shape and replays the answers there: the same drafter decides at those prices, by a clock that they
-drive. Its acceptance is the small model's, whose tokenizer has pieces of several words: Vicuna needs more tokens for a
-sentence and finds more of them certain.
+Each face is answered both ways, alternating, and both answers must be equal. `--layers` also times forward passes of 1
+to 16 rows at Vicuna-7B's shape and replays the answers with these times: the same drafter decides, and each pass takes
+the measured time. The acceptance is that of the small model, whose tokenizer has pieces of several words. Vicuna needs
+more tokens for a sentence, and more of them are certain.
 """
 
 import argparse
@@ -36,8 +36,8 @@ from trainer.corpus.records import Record, read_records
 ROWS = (1, 2, 3, 4, 6, 8, 12, 16)
 
 
-class Watched(Drafter):
-    """Also counts forwards and rows."""
+class CountingDrafter(Drafter):
+    """A drafter that also counts forward passes and rows."""
 
     forwards = rows = 0
 
@@ -51,9 +51,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, nargs=2, required=True, metavar=("AU", "EMOTION"))
     parser.add_argument("--bundle")
-    parser.add_argument("--table", type=Path, help="for a bundle without one")
+    parser.add_argument("--table", type=Path, help="n-gram table (answers.ngrams), for a bundle without one")
     parser.add_argument("--limit", type=int, default=150)
-    parser.add_argument("--layers", type=int, help="measure and replay at Vicuna-7B's shape")
+    parser.add_argument(
+        "--layers", type=int, help="number of layers at Vicuna-7B's shape; also measures and replays there"
+    )
     args = parser.parse_args()
     folder = resolve_bundle(args.bundle)
     manifest = read_manifest(folder)
@@ -66,18 +68,18 @@ def main() -> None:
     costs = vicuna_costs(args.layers) if args.layers else None
     for task, path in zip(("action_units", "emotion"), args.data, strict=True):
         records = read_records(path, task=task)[: args.limit]
-        measured, said = compare(pipeline, tree, task, records)
+        measured, answers = compare(pipeline, tree, task, records)
         if costs:
-            measured["at_vicuna_prices"] = replay(tree, pipeline.question_ids(task), said, costs)
+            measured["at_vicuna_prices"] = replay(tree, pipeline.question_ids(task), answers, costs)
         result[task] = measured
     print(json.dumps({**result, "vicuna_ms": costs}))
 
 
 def compare(pipeline: Pipeline, tree: ContextTree, task: Task, records: list[Record]) -> tuple[dict, list]:
-    """Alternate both ways face by face; what was measured, and the answers."""
-    drafter = pipeline._drafter = Watched(tree)
+    """Decode every face both ways, alternating; return the figures and the answers."""
+    drafter = pipeline.drafter = CountingDrafter(tree)
     times: dict[bool, list[float]] = {False: [], True: []}
-    said = []
+    answers = []
     for index, record in enumerate(records):
         crop = aligned_face(load_image(record.image_path), pipeline.manifest.preprocessing.face_scale)
         with pipeline.encode(crop, Clock()) as face:
@@ -86,26 +88,26 @@ def compare(pipeline: Pipeline, tree: ContextTree, task: Task, records: list[Rec
                 found[drafts], seconds = decode(pipeline, face, task, drafts)
                 times[drafts].append(seconds)
         assert found[True] == found[False], f"{record.id}: drafts changed the answer"
-        said.append(found[False])
-    tokens = sum(map(len, said)) - len(said)  # the first comes with the question
+        answers.append(found[False])
+    tokens = sum(map(len, answers)) - len(answers)  # the first token comes with the question
     plain, drafted = (tokens / sum(times[drafts]) for drafts in (False, True))
     ratio = statistics.median(a / b for a, b in zip(times[False], times[True], strict=True))
     per_forward, rows = tokens / drafter.forwards, drafter.rows / drafter.forwards
-    print(f"{task}: {len(said)} equal answers; {plain:.0f} -> {drafted:.0f} tokens/s: {drafted / plain:.2f}x")
+    print(f"{task}: {len(answers)} equal answers; {plain:.0f} -> {drafted:.0f} tokens/s: {drafted / plain:.2f}x")
     print(f"  median of pairs {ratio:.2f}x; {per_forward:.2f} tokens and {rows:.2f} rows per forward")
     return {
-        "answers": len(said),
+        "answers": len(answers),
         "plain_tokens_s": round(plain),
         "drafted_tokens_s": round(drafted),
         "gain": round(drafted / plain, 3),
         "median_gain": round(ratio, 3),
         "tokens_per_forward": round(per_forward, 3),
         "rows_per_forward": round(rows, 3),
-    }, said
+    }, answers
 
 
 def decode(pipeline: Pipeline, face: EncodedFace, task: Task, drafts: bool) -> tuple[list[int], float]:
-    """Token ids, and the seconds that all but the first took."""
+    """Return the token ids, and the seconds that all tokens after the first took."""
     generation = pipeline.generate(face, task, drafts=drafts)
     first = next(generation)
     begin = time.perf_counter()
@@ -114,7 +116,7 @@ def decode(pipeline: Pipeline, face: EncodedFace, task: Task, drafts: bool) -> t
 
 
 def vicuna_costs(layers: int, rounds: int = 6) -> dict[int, float]:
-    """Median milliseconds of a forward by its rows, between measured numbers on a line."""
+    """Return the median milliseconds of a forward pass by its number of rows, linearly interpolated."""
     with tempfile.TemporaryDirectory() as folder:
         decoder = random_vicuna(Path(folder), layers)
         random = np.random.default_rng(0)
@@ -133,10 +135,10 @@ def vicuna_costs(layers: int, rounds: int = 6) -> dict[int, float]:
     return costs
 
 
-def replay(tree: ContextTree, question: tuple[int, ...], said: list[list[int]], costs: dict[int, float]) -> dict:
-    """What the drafter makes of known answers where forwards cost so much."""
+def replay(tree: ContextTree, question: tuple[int, ...], answers: list[list[int]], costs: dict[int, float]) -> dict:
+    """Replay known answers with these costs per forward pass; return gain and tokens per forward pass."""
     drafter, spent, forwards, tokens = Drafter(tree), 0.0, 0, 0
-    for answer in said:
+    for answer in answers:
         text, left = [*question, answer[0]], answer[1:]
         while left:
             draft = drafter.propose(text, len(left) + 1)
@@ -149,7 +151,7 @@ def replay(tree: ContextTree, question: tuple[int, ...], said: list[list[int]], 
             spent, forwards = spent + cost, forwards + 1
         tokens += len(answer) - 1
     gain = tokens * costs[1] / spent
-    print(f"  at Vicuna's prices {gain:.2f}x, {tokens / forwards:.2f} tokens per forward")
+    print(f"  with Vicuna's times {gain:.2f}x, {tokens / forwards:.2f} tokens per forward")
     return {"gain": round(gain, 3), "tokens_per_forward": round(tokens / forwards, 3)}
 
 

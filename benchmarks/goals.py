@@ -1,9 +1,10 @@
-"""Every goal of docs/performance.md that this machine can measure, in one table: `make bench`.
+"""Print one table with every goal of docs/performance.md that this machine can measure: `make bench`.
 
     python benchmarks/goals.py [--only peers overhead] [--layers 4] [--rounds 5] [--limit 403]
 
-Each row comes from the JSON line in which a script of this folder ends; scripts assert that what they time is right.
-What lacks a library, data or a GPU is a row that says so. Exit code 1 when a script failed for another reason.
+Each row comes from the last line of a script of this folder, which is JSON. The scripts assert that what they time is
+correct. If a library, data or a GPU is missing, the row says so. The exit code is 1 if a script failed for another
+reason.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from typing import Any
 HERE = Path(__file__).parent
 EVALUATION = [str(HERE.parent / f"build/nano/eval/eval_{task}_anno.json") for task in ("au", "emotion")]
 NANO = str(HERE.parent / "sdk/assets/emola-nano")
-RUNS: dict[str, tuple[str, ...]] = {  # script and options; {names} are options of this one
+RUNS: dict[str, tuple[str, ...]] = {  # script and options; {names} are options of this script
     "peers": ("peers", "--layers", "{layers}", "--rounds", "{rounds}"),
     "second question": ("second_question", "--layers", "{layers}", "--rounds", "{rounds}"),
     "overhead": ("overhead", "--layers", "{layers}"),
@@ -33,7 +34,16 @@ RUNS: dict[str, tuple[str, ...]] = {  # script and options; {names} are options 
 
 @dataclass(frozen=True)
 class Goal:
-    """A row: what, where it started, what is asked for, and where the figure stands in the JSON of a run."""
+    """A row of the table.
+
+    Attributes:
+        what: what is measured.
+        start: figure before the work on it began.
+        goal: figure to reach.
+        run: the script that measures it, a key of RUNS.
+        key: where the figure is in the JSON line of that script.
+        form: format of the figure.
+    """
 
     what: str
     start: str
@@ -44,7 +54,7 @@ class Goal:
 
 
 LLAMA, COMMANDS = ("peers", "llama.cpp"), ("commands_ms",)
-QUARTER = ("difference", "13 landmarks", "difference")  # of its 49 visual rows
+QUARTER = ("difference", "13 landmarks", "difference")  # 13 of the 49 visual rows
 STEP, TIME = ("figures", "decode step, batch 1"), "{:.1f} ms"
 GOALS = (
     Goal("CPU prefill, 4 Vicuna layers, vs llama.cpp", "1.13x", "1.30x", "peers", (*LLAMA, "prefill_ours_faster")),
@@ -68,7 +78,9 @@ GOALS = (
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=RUNS, default=tuple(RUNS))
-    parser.add_argument("--layers", type=int, default=4, help="of Vicuna-7B's shape; the goals are for 4")
+    parser.add_argument(
+        "--layers", type=int, default=4, help="number of layers of Vicuna-7B's shape; the goals are for 4"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--limit", type=int, default=403, help="evaluation samples; the goals are for 403")
     parser.add_argument("--output", type=Path, default=HERE.parent / "build/bench.json")
@@ -80,12 +92,12 @@ def main() -> int:
     for goal in GOALS:
         if goal.run in found:
             print(f"{goal.what:46} {goal.start:10} {goal.goal:12} {measured(goal, found[goal.run])}")
-    print(f"\neverything: {args.output}")
+    print(f"\nall figures: {args.output}")
     return int(any(result.get("failed") for result in found.values()))
 
 
 def run(name: str, sizes: dict[str, Any]) -> dict[str, Any]:
-    """The last line of a script as JSON, or why there is none; what it prints before is passed on."""
+    """Run a script, print its output and return its last line as JSON, or the reason why there is none."""
     script, *options = (option.format_map(sizes) for option in RUNS[name])
     if missing := [option for option in options if option.endswith(".json") and not Path(option).exists()]:
         return {"skipped": f"no {Path(missing[0]).relative_to(HERE.parent)}, which `make nano` renders"}
@@ -94,16 +106,17 @@ def run(name: str, sizes: dict[str, Any]) -> dict[str, Any]:
     lines = child.stdout.strip().splitlines()
     print("\n".join(lines if child.returncode else lines[:-1]))
     if child.returncode:
-        reason = (child.stderr.strip().splitlines() or ["it failed without a word"])[-1]
-        missing = child.returncode == 2 or "ModuleNotFoundError" in reason  # 2: what it needs is not there
+        reason = (child.stderr.strip().splitlines() or ["it failed without a message"])[-1]
+        missing = child.returncode == 2 or "ModuleNotFoundError" in reason  # 2 means that an input is missing
         return {"skipped": reason, "failed": not missing}
     result: dict[str, Any] = json.loads(lines[-1])
     return result
 
 
 def measured(goal: Goal, result: dict[str, Any]) -> str:
+    """Return the figure of a goal, or the reason why there is none."""
     if "--tiny" in RUNS[goal.run] and "skipped" not in result:
-        return "not here: no GPU; the kernels were right in Triton's interpreter"
+        return "not here: no GPU; the kernels were correct in Triton's interpreter"
     value: Any = result
     for key in goal.key:
         try:

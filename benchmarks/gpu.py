@@ -1,11 +1,11 @@
-"""The GPU decoder at Vicuna-7B's shape: correctness, ceilings, every stage, one table and one JSON line.
+"""Check and time the GPU decoder at Vicuna-7B's shape; print ceilings and stages as one table and one JSON line.
 
-    python benchmarks/gpu.py                         # random GPTQ weights, made on the device; some minutes
-    python benchmarks/gpu.py --sweep                 # the best launch configuration of every linear layer
-    python benchmarks/gpu.py --tiny --device cpu     # the same path in Triton's interpreter
+    python benchmarks/gpu.py                         # random GPTQ weights, made on the device; takes some minutes
+    python benchmarks/gpu.py --sweep                 # the fastest launch configuration of every linear layer
+    python benchmarks/gpu.py --tiny --device cpu     # the same code in Triton's interpreter
 
-Every kernel is checked against its reference in torch before anything is timed. Needs torch, triton and numpy; the
-vision tower is torch's own encoder layers at CLIP-L/14-336's shape.
+Every kernel is checked against its reference in torch before anything is timed. The script needs torch, triton and
+numpy. The vision tower consists of torch's own encoder layers at CLIP-L/14-336's shape.
 """
 
 import argparse
@@ -25,15 +25,15 @@ GOALS = {"tokens_per_s_1": 600, "first_token_ms": 20, "second_question_ms": 8, "
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--tiny", action="store_true", help="a toy shape; times mean nothing")
+    parser.add_argument("--tiny", action="store_true", help="use a toy shape, whose times mean nothing")
     parser.add_argument("--layers", type=int, help="default 32")
     parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--sweep", action="store_true", help="time launch configurations instead")
+    parser.add_argument("--sweep", action="store_true", help="time launch configurations instead of stages")
     args = parser.parse_args()
     if args.device == "cuda" and not torch.cuda.is_available():
-        parser.error("torch finds no GPU here; --tiny --device cpu tries the path on a CPU")
+        parser.error("torch finds no GPU here; --tiny --device cpu runs the same code on a CPU")
     if args.device == "cpu":
-        os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined, hence the imports below
+        os.environ["TRITON_INTERPRET"] = "1"  # Triton reads it when a kernel is defined, hence the imports below
     from gpu_model import check, open_model
     from gpu_stages import Stages
     from gpu_sweep import sweep

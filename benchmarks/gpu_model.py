@@ -1,4 +1,4 @@
-"""A random GPTQ decoder at Vicuna-7B's shape, or a toy one, on a device; every kernel checked against its reference."""
+"""Make a random GPTQ decoder at Vicuna-7B's or a toy shape, and check every kernel against its reference."""
 
 import itertools
 import sys
@@ -20,7 +20,7 @@ GROUP, QUESTION = 128, 14
 
 @dataclass(frozen=True)
 class Model:
-    """What is checked and timed; `prefix` rows are read before a question, `context` positions before a step."""
+    """The decoder that is checked and timed; a question follows `prefix` rows, a step follows `context` positions."""
 
     llama: Llama
     decoder: GptqDecoder
@@ -30,7 +30,7 @@ class Model:
     context: int
 
     def rows(self, count: int) -> np.ndarray:
-        """(count, D) embeddings."""
+        """Return (count, D) random embeddings."""
         width = self.llama.geometry.hidden_size
         return np.random.default_rng(0).standard_normal((count, width)).astype(np.float32)
 
@@ -54,7 +54,7 @@ def geometry(tiny: bool, layers: int | None) -> Geometry:
 
 
 def random_llama(g: Geometry, device: str) -> Llama:
-    """Weights whose activations stay near 1, in groups of 128."""
+    """Return random weights in groups of 128 whose activations stay near 1."""
     width, inner = g.hidden_size, g.intermediate_size
 
     def linear(inputs: int, outputs: int) -> Linear4:
@@ -77,18 +77,18 @@ def random_llama(g: Geometry, device: str) -> Llama:
 
 
 def check(model: Model) -> None:
-    """Every kernel on the same buffers as its reference, at one row and at several; then the decoder's paths."""
+    """Run every kernel and its reference on the same buffers, with one row and with several; then check the decoder."""
     for count, (name, call) in itertools.product((1, 5), kernel_calls(model.llama).items()):
         states = []
         for module in (reference, kernels):
-            rows, cache = made_up(model, count)
+            rows, cache = random_buffers(model, count)
             call(module, rows, cache)
             states.append({**vars(rows), "cache": cache})
-            assert not rows.counters.any(), f"{name} leaves its counters"
+            assert not rows.counters.any(), f"{name} does not reset its counters"
         for buffer in ("hidden", "weighted", "query", "attended", "product", "logits", "cache"):
             expected, found = (state[buffer].float() for state in states)
             error = float((found - expected).norm() / expected.norm().clamp(min=1e-20))
-            assert error <= 3e-3, f"{name}, {count} rows: {buffer} differs by {error:.1e} (relative), 3e-3 allowed"
+            assert error <= 3e-3, f"{name}, {count} rows: {buffer} differs by {error:.1e} (relative), at most 3e-3"
     _check_paths(model)
     print("every kernel computes what its reference computes", file=sys.stderr)
 
@@ -105,8 +105,8 @@ def kernel_calls(llama: Llama) -> dict[str, Callable[[Any, Rows, torch.Tensor], 
     }
 
 
-def made_up(model: Model, count: int) -> tuple[Rows, torch.Tensor]:
-    """Rows of three sequences of different lengths, and a cache."""
+def random_buffers(model: Model, count: int) -> tuple[Rows, torch.Tensor]:
+    """Return rows of three sequences of different lengths, and a cache."""
     g, random = model.llama.geometry, torch.Generator(model.device).manual_seed(count)
     rows = Rows.allocate(model.llama).first(count)
     for name in ("hidden", "weighted", "query", "attended", "product"):
@@ -119,16 +119,16 @@ def made_up(model: Model, count: int) -> tuple[Rows, torch.Tensor]:
 
 
 def _check_paths(model: Model) -> None:
-    """The dense path and the steps give the same logits; graphs give what single launches give."""
+    """Check that the dense path and the steps give the same logits, and graphs the same as single launches."""
     decoder, prefix, rows = model.decoder, model.prefix, model.rows(model.prefix)
     dense, steps = decoder.new_cache(prefix + 8), decoder.new_cache(prefix + 8)
     whole = decoder.extend(dense, rows)
     decoder.extend(steps, rows[:-QUESTION])
-    for _ in range(3):  # by hand, while recorded, replayed
+    for _ in range(3):  # launched, recorded, replayed
         steps.length = prefix - QUESTION
         parts = decoder.extend(steps, rows[-QUESTION:])
         error = np.linalg.norm(parts - whole) / np.linalg.norm(whole)
-        assert error < 0.03, f"steps differ from the dense path by {error:.1e} (relative), 3e-2 allowed"
+        assert error < 0.03, f"steps differ from the dense path by {error:.1e} (relative), at most 3e-2 is allowed"
     drawn = []
     for _ in range(3):
         dense.length = prefix

@@ -1,4 +1,4 @@
-"""Times of every stage of the GPU decoder, and the ceilings that bound them."""
+"""Time every stage of the GPU decoder and measure the ceilings that limit them."""
 
 import statistics
 import time
@@ -13,7 +13,7 @@ from sdk.runtime.generate import Generation
 
 
 def timed(action: Callable[[], object], device: str, rounds: int) -> tuple[float, float]:
-    """Median and spread (interquartile range) in seconds, after two runs to warm up."""
+    """Return median and spread (interquartile range) in seconds, after two runs to warm up."""
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None
     seconds = []
     for _ in range(2 + rounds):
@@ -31,10 +31,10 @@ def _median_and_spread(seconds: list[float]) -> tuple[float, float]:
 
 
 class Stages:
-    """Measures a model.
+    """Measures the stages of a model.
 
     Attributes:
-        found: a row for each stage: ms, spread_ms, share_of_ceiling where something bounds it, and more.
+        found: a row for each stage: ms, spread_ms, share_of_ceiling where a ceiling limits it, and more figures.
     """
 
     def __init__(self, model: Model, rounds: int) -> None:
@@ -76,7 +76,7 @@ class Stages:
         return timed(action, self._model.device, self._rounds)
 
     def _ceilings(self) -> tuple[float, float]:
-        """(bytes/s of reading, 16-bit FLOP/s) that torch reaches here."""
+        """Return (bytes/s of reading, 16-bit FLOP/s) that torch reaches here."""
         device, tiny = self._model.device, self._model.tiny
         size, side = (1 << 16, 64) if tiny else (1 << 31, 8192)
         read = self._time(torch.ones(size // 4, device=device).sum)
@@ -87,11 +87,11 @@ class Stages:
         return size / read[0], 2 * side**3 / product[0]
 
     def _vision_shape(self) -> tuple[int, int, int]:
-        """(width, layers, patches) of CLIP-L/14-336 up to its last layer but one."""
+        """Return (width, layers, patches) of CLIP-L/14-336 without its last layer."""
         return (64, 1, 16) if self._model.tiny else (1024, 23, 576)
 
     def _vision(self) -> tuple[float, float]:
-        """The tower and the projector; random weights, float16 on a GPU."""
+        """Time the tower and the projector with random weights, in float16 on a GPU."""
         width, layers, patches = self._vision_shape()
         device, out = self._model.device, self._model.llama.geometry.hidden_size
         block = nn.TransformerEncoderLayer(
@@ -117,14 +117,14 @@ class Stages:
         return float(2 * count * weights + 2 * count**2 * g.heads * g.head_size * g.layers)
 
     def _step_bytes(self, batch: int) -> float:
-        """What one step reads: all weights, and the keys and values of every sequence."""
+        """Return the bytes that one step reads: all weights, and the keys and values of every sequence."""
         llama = self._model.llama
         g, weights = llama.geometry, sum(w.nbytes() for layer in llama.layers for w in layer.linears)
         row = 4 * g.layers * g.kv_heads * g.head_size
         return float(weights + llama.head.nbytes + batch * self._model.context * row)
 
     def _step(self, batch: int) -> tuple[float, float]:
-        """One step on the device, with tokens that stay there: what `greedy` replays."""
+        """Time one step on the device whose tokens stay there, as `greedy` replays it."""
         decoder, context = self._model.decoder, self._model.context
         pool = decoder.new_pool(context + 300, batch)
         memory, count = pool.memory, 1 if self._model.tiny else 16
@@ -141,7 +141,7 @@ class Stages:
         return median / count, spread / count
 
     def _loop(self, cache: Any) -> tuple[float, float]:
-        """Seconds per token of `Generation`, as `Analyzer` runs it, from the second token on."""
+        """Time a token of `Generation`, as `Analyzer` runs it, from the second token on."""
         count = 4 if self._model.tiny else 128
 
         def run() -> float:

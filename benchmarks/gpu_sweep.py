@@ -1,11 +1,11 @@
-"""The quickest launch configuration of each linear layer, for `kernels.tuned`."""
+"""Find the fastest launch configuration of each linear layer, for `kernels.tuned`."""
 
 import itertools
 import statistics
 from collections.abc import Callable
 
 import torch
-from gpu_model import Model, kernel_calls, made_up
+from gpu_model import Model, kernel_calls, random_buffers
 from gpu_stages import timed
 
 from sdk.runtime.backends.gptq_cuda import kernels
@@ -14,12 +14,12 @@ SPLITS, WARPS, STAGES = (1, 2, 4, 8, 16), (2, 4, 8), (2, 4, 6)
 
 
 def sweep(model: Model) -> None:
-    """One line per linear layer and kind."""
+    """Print one line per linear layer and number of rows."""
     llama, layer = model.llama, model.llama.layers[0]
     calls = kernel_calls(llama) | {"out": lambda k, rows, cache: k.add(rows, rows.attended, layer.out, llama.norm)}
     matrices = {"read": layer.qkv, "out": layer.out, "gate_up": layer.gate_up, "add": layer.down}
     for count, (name, linear) in itertools.product((1, 8), matrices.items()):
-        rows, cache = made_up(model, count)
+        rows, cache = random_buffers(model, count)
         key, found = (linear.outputs, linear.inputs, count == 1), {}
         for launch in itertools.starmap(kernels.Launch, itertools.product(SPLITS, WARPS, STAGES)):
             kernels.tuned[key] = launch
@@ -31,7 +31,7 @@ def sweep(model: Model) -> None:
 
 
 def _seconds(call: Callable[[], None], device: str) -> float:
-    """Of one launch; on a GPU the median of 20 replays of a graph, with nothing of the weights left in the L2 cache."""
+    """Return the seconds of one launch: on a GPU the median of 20 graph replays, each after flushing the L2 cache."""
     if device == "cpu":
         return timed(call, device, 2)[0]
     flush = torch.empty(1 << 28, dtype=torch.int8, device=device)

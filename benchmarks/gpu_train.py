@@ -1,11 +1,11 @@
-"""One training step of EmoLA-7B: tokens per second, peak memory, model FLOP utilisation (goal: 45 %).
+"""Measure one training step of EmoLA-7B: tokens per second, peak memory, model FLOP utilisation (goal: 45 %).
 
-Random weights in bfloat16, LoRA as in the paper, gradient checkpointing, records of 740 rows. Model FLOPs are what the
-mathematics needs: 2 per parameter and token forward, 2 for the gradient of the activations, 2 for that of trained
-weights, and attention; the forward pass that checkpointing repeats is not counted as useful.
+The weights are random bfloat16, LoRA is as in the paper, with gradient checkpointing and records of 740 rows. Model
+FLOPs count per parameter and token 2 for the forward pass, 2 for the gradient of the activations and 2 for the gradient
+of trained weights, and also attention. The forward pass that checkpointing repeats does not count as useful.
 
     python benchmarks/gpu_train.py [--batch-size 16] [--steps 5] [--peak TFLOPS]
-    python benchmarks/gpu_train.py --tiny        # the same path at a toy shape, on a CPU
+    python benchmarks/gpu_train.py --tiny        # the same code at a toy shape, on a CPU
 """
 
 import argparse
@@ -32,12 +32,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--steps", type=int, default=5)
-    parser.add_argument("--peak", type=float, help="dense bfloat16 TFLOP/s of the device, if it is not known here")
+    parser.add_argument(
+        "--peak", type=float, help="dense bfloat16 TFLOP/s of the device, if this script does not know it"
+    )
     parser.add_argument("--tiny", action="store_true")
     args = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu" and not args.tiny:
-        parser.error("no GPU here: a step at 7B needs one with 40 GB; --tiny tries the path on a CPU")
+        parser.error("no GPU here: a step at 7B needs one with 40 GB; --tiny runs the same code on a CPU")
     print(json.dumps(measure(tiny() if args.tiny else llava_7b(), args, device)))
 
 
@@ -52,7 +54,7 @@ def tiny() -> EmolaConfig:
 
 
 def measure(config: EmolaConfig, args: argparse.Namespace, device: str) -> dict[str, Any]:
-    """Warm up with two steps, then the median over `args.steps`; the loss must fall, since one batch is repeated."""
+    """Return the median over `args.steps` after a warm-up of two; one batch is repeated, so the loss must fall."""
     recipe = Recipe(batch_size=args.batch_size)
     model = random_model(config, recipe, device)
     settings = training_arguments(recipe, "unused", tensorboard=False)
@@ -66,7 +68,7 @@ def measure(config: EmolaConfig, args: argparse.Namespace, device: str) -> dict[
         _synchronise(device)
         seconds.append(time.perf_counter() - begin)
     if not losses[-1] < losses[0]:
-        raise SystemExit(f"the loss rose from {losses[0]:.3f} to {losses[-1]:.3f}: this is no training step")
+        raise SystemExit(f"the loss rose from {losses[0]:.3f} to {losses[-1]:.3f}: this is not a training step")
     median = statistics.median(seconds[2:])
     tokens = args.batch_size * (config.image_rows - 1 + PROMPT + ANSWER)
     flops = model_flops(model, args.batch_size, tokens)
@@ -86,7 +88,7 @@ def measure(config: EmolaConfig, args: argparse.Namespace, device: str) -> dict[
 
 
 def random_model(config: EmolaConfig, recipe: Recipe, device: str) -> EmoLA:
-    """Frozen weights in bfloat16, trained ones in float32, as `trainer.training.train` has them."""
+    """Return a model with frozen weights in bfloat16 and trained weights in float32, as in `trainer.training.train`."""
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)
     try:
@@ -119,7 +121,7 @@ def random_batch(config: EmolaConfig, size: int, device: str) -> dict[str, torch
 
 
 def step(model: EmoLA, optimizer: torch.optim.Optimizer, batch: dict[str, torch.Tensor], device: str) -> float:
-    """Forward, backward, clipping and update, as transformers' Trainer does them."""
+    """Run forward, backward, clipping and update like transformers' Trainer; return the loss."""
     with torch.autocast(device, torch.bfloat16):
         loss = model(**batch).loss
     loss.backward()
@@ -130,14 +132,16 @@ def step(model: EmoLA, optimizer: torch.optim.Optimizer, batch: dict[str, torch.
 
 
 def model_flops(model: EmoLA, size: int, tokens: int) -> float:
-    """FLOPs that one step needs: the decoder forth and back, the vision tower forth."""
+    """Return the FLOPs of one step: the decoder forward and backward, the vision tower forward."""
     text, vision = model.config.text, model.config.vision
     patches = (vision.image_size // vision.patch_size) ** 2 + 1
     tower = sum(parameter.numel() for parameter in model.vision_tower.parameters())
     head = text.vocab_size * text.hidden_size
     layers = sum(p.numel() for name, p in model.language_model.named_parameters()) - 2 * head
     trained = sum(p.numel() for p in model.language_model.parameters() if p.requires_grad)
-    attention = 3 * 2 * tokens * (tokens // size) * text.hidden_size * text.num_hidden_layers  # causal, forth and back
+    attention = (
+        3 * 2 * tokens * (tokens // size) * text.hidden_size * text.num_hidden_layers
+    )  # causal, forward and backward
     decoder = (4 * layers + 2 * trained) * tokens + 4 * head * size * (ANSWER + 1) + attention
     return float(decoder + 2 * tower * patches * size)
 

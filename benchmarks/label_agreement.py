@@ -1,4 +1,4 @@
-"""Do label scores, which cost no decoding, agree with the decoded answers? On an evaluation set, with times.
+"""Compare label scores, which need no decoding, with the decoded answers of an evaluation set, and time both.
 
 python benchmarks/label_agreement.py BUNDLE --emotion eval_emotion_anno.json --units eval_au_anno.json [--limit 200]
 """
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def measure(examiner: Examiner, task: Task, path: Path, limit: int) -> dict[str, float]:
-    """Share of faces (emotion) or of face and unit pairs (action units) on which both agree."""
+    """Return the share of faces (emotion) or of pairs of face and unit on which both agree, and the times."""
     agreed: list[bool] = []
     times: dict[str, list[float]] = {"labels": [], "words": [], "prefill": []}
     for record in read_records(path, task=task)[:limit]:

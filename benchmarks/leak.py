@@ -1,6 +1,7 @@
-"""Resident memory over a thousand analyses: whatever is kept from call to call shows as growth.
+"""Measure resident memory over a thousand analyses; memory that calls do not release shows as growth.
 
-Pictures, batches, labels, questions, abandoned streams and cancelled calls in turn, after a warm-up.
+After a warm-up, the calls alternate between pictures, batches, labels, questions, abandoned streams and cancelled
+calls.
 
     python benchmarks/leak.py [BUNDLE] [--analyses 1000]
 """
@@ -18,7 +19,7 @@ from sdk import Analyzer
 from sdk.errors import CancelledError
 
 WARM_UP = 100
-LIMIT = 0.05  # growth of resident memory that passes
+MAX_GROWTH = 0.05  # share of resident memory
 
 
 def main() -> None:
@@ -30,22 +31,22 @@ def main() -> None:
 
 
 def measure(bundle: str | None, analyses: int) -> dict[str, object]:
-    """Run every verb in turn; resident memory at the end over that after the warm-up, less 1, must stay below LIMIT."""
+    """Run every kind of call in turn; resident memory must grow by less than MAX_GROWTH after the warm-up."""
     analyzer, crop = Analyzer(bundle), skimage.data.astronaut()[40:210, 140:310]
     for count in range(WARM_UP):
-        _one(analyzer, crop, count)
-    start = _resident()
+        _call(analyzer, crop, count)
+    start = _resident_bytes()
     for count in range(analyses):
-        _one(analyzer, crop, count)
+        _call(analyzer, crop, count)
         if count % 250 == 249:
-            print(f"{count + 1:5} analyses  {_resident() / 1e6:7.1f} MB")
-    growth = _resident() / start - 1
-    print(f"{analyses} analyses: {start / 1e6:.1f} MB -> {_resident() / 1e6:.1f} MB, {100 * growth:+.2f} %")
-    assert growth < LIMIT, f"resident memory grew by {100 * growth:.1f} %"
+            print(f"{count + 1:5} analyses  {_resident_bytes() / 1e6:7.1f} MB")
+    growth = _resident_bytes() / start - 1
+    print(f"{analyses} analyses: {start / 1e6:.1f} MB -> {_resident_bytes() / 1e6:.1f} MB, {100 * growth:+.2f} %")
+    assert growth < MAX_GROWTH, f"resident memory grew by {100 * growth:.1f} %, at most {100 * MAX_GROWTH:.0f} %"
     return {"benchmark": "leak", "analyses": analyses, "start_mb": round(start / 1e6, 1), "growth": round(growth, 4)}
 
 
-def _one(analyzer: Analyzer, crop: np.ndarray, count: int) -> None:
+def _call(analyzer: Analyzer, crop: np.ndarray, count: int) -> None:
     options = {"color": "rgb", "faces": "aligned", "max_new_tokens": 24}
     match count % 6:
         case 0 | 1:
@@ -65,8 +66,8 @@ def _one(analyzer: Analyzer, crop: np.ndarray, count: int) -> None:
                 return
 
 
-def _resident() -> int:
-    """Bytes of this process in memory, garbage collected."""
+def _resident_bytes() -> int:
+    """Return the resident bytes of this process after a garbage collection."""
     gc.collect()
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * 4096

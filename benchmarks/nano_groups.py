@@ -1,8 +1,8 @@
-"""Scores of a run on rendered faces by skin tone and by pose: is any group served worse than the others?
+"""Score a run on rendered faces by skin tone and by pose, to find groups with worse results.
 
     python benchmarks/nano_groups.py RUN DATA --task emotion|au
 
-RUN is the output of `emola evaluate`, DATA the folder of `emola data synthesize` that it was asked about.
+RUN is the output of `emola evaluate`, and DATA the folder of `emola data synthesize` that was evaluated.
 """
 
 import argparse

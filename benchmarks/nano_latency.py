@@ -1,8 +1,8 @@
-"""How long a user of the embedded model waits: one face, both tasks, warm; and `emola analyze` from a cold start.
+"""Time the embedded model: one face with both tasks, warm, and `emola analyze` from a cold start.
 
     python benchmarks/nano_latency.py [--rounds 15]
 
-Both alternate in one run; medians and quartiles in milliseconds. The answers must be equal in every round.
+Both alternate in one run. Figures are medians and quartiles in milliseconds. The answers must be equal in every round.
 """
 
 import argparse
@@ -53,6 +53,7 @@ def main() -> None:
 
 
 def quartiles(seconds: list[float]) -> list[float]:
+    """Return lower quartile, median and upper quartile in milliseconds."""
     return [round(1000 * float(value), 1) for value in np.quantile(seconds, (0.25, 0.5, 0.75))]
 
 

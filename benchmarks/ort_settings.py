@@ -1,10 +1,11 @@
-"""What settings of ONNX Runtime and other products do to prefill and step, each beside the default in one run.
+"""Compare settings of ONNX Runtime and other matrix products with the default: times of prefill and step.
 
     python benchmarks/ort_settings.py [--layers 2] [--rounds 4] [--only "no spinning" ...] [--folder build/settings]
 
-N layers of Vicuna-7B's shape and the head. Every way has a session of its own; in each round all of them take their
-turn, and the default takes two, whose ratio is the noise. Logits are compared before anything is timed. With
---cpu-time, CPU seconds of one thread, which other processes change little: threads and spinning need a quiet machine.
+The decoder has N layers of Vicuna-7B's shape and the head. Every setting has its own session. Each round times all of
+them once and the default twice; the ratio of these two is the noise. Logits are compared before anything is timed.
+--cpu-time reports CPU seconds of one thread, on which other processes have little effect; compare threads and spinning
+only on a quiet machine.
 """
 
 import argparse
@@ -22,20 +23,21 @@ import onnx
 import onnxruntime
 from vicuna import open_vicuna, write_vicuna
 
-PROMPT, STEPS, SETTLE = 650, 5, 0.1  # seconds until the threads of the session before have stopped spinning
+PROMPT, STEPS = 650, 5
+SETTLE_SECONDS = 0.1  # until the threads of the previous session stop spinning
 ROWS = np.random.default_rng(0).standard_normal((PROMPT + 1, 4096)).astype(np.float32)
 
 
 @dataclass(frozen=True)
-class Way:
-    """What differs from the default.
+class Setting:
+    """The differences from the default.
 
     Attributes:
         options: attributes of SessionOptions; `entries` are its configuration entries.
-        piece: rows of prefill that are read at a time.
+        piece: rows of one call of the prefill.
         head_bits: of the output head.
         level: accuracy level of MatMulNBits; 4 multiplies bytes, 1 floats.
-        tolerance: relative, of logits; None where the weights are others.
+        tolerance: relative, of logits; None if the weights differ.
     """
 
     options: tuple[tuple[str, Any], ...] = ()
@@ -46,18 +48,18 @@ class Way:
     tolerance: float | None = 1e-5
 
 
-WAYS = {
-    "default": Way(),
-    "default again": Way(),
-    "no spinning": Way(entries=(("session.intra_op.allow_spinning", "0"),)),
-    "one thread": Way(options=(("intra_op_num_threads", 1),)),
-    "no arena": Way(options=(("enable_cpu_mem_arena", False),)),
-    "no memory pattern": Way(options=(("enable_mem_pattern", False),)),
-    "weights outside the arena": Way(entries=(("session.use_device_allocator_for_initializers", "1"),)),
-    "pieces of 325": Way(piece=325),
-    "pieces of 128": Way(piece=128),
-    "float products": Way(level=1, tolerance=0.05),
-    "head in 4 bits": Way(head_bits=4, tolerance=None),
+SETTINGS = {
+    "default": Setting(),
+    "default again": Setting(),
+    "no spinning": Setting(entries=(("session.intra_op.allow_spinning", "0"),)),
+    "one thread": Setting(options=(("intra_op_num_threads", 1),)),
+    "no arena": Setting(options=(("enable_cpu_mem_arena", False),)),
+    "no memory pattern": Setting(options=(("enable_mem_pattern", False),)),
+    "weights outside the arena": Setting(entries=(("session.use_device_allocator_for_initializers", "1"),)),
+    "pieces of 325": Setting(piece=325),
+    "pieces of 128": Setting(piece=128),
+    "float products": Setting(level=1, tolerance=0.05),
+    "head in 4 bits": Setting(head_bits=4, tolerance=None),
 }
 
 
@@ -65,36 +67,36 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--only", nargs="+", choices=WAYS, default=tuple(WAYS))
+    parser.add_argument("--only", nargs="+", choices=SETTINGS, default=tuple(SETTINGS))
     parser.add_argument("--cpu-time", action="store_true", help="one thread, CPU seconds")
-    parser.add_argument("--folder", type=Path, help="keeps the decoders for another run")
+    parser.add_argument("--folder", type=Path, help="keep the decoders there for another run")
     args = parser.parse_args()
-    names = [name for name in WAYS if name in args.only or name.startswith("default")]
+    names = [name for name in SETTINGS if name in args.only or name.startswith("default")]
     with tempfile.TemporaryDirectory() as temporary:
         folder, threads = args.folder or Path(temporary), 1 if args.cpu_time else 0
-        subjects = {name: Subject(folder, args.layers, WAYS[name], threads) for name in names}
-        check(subjects)
-        found = measure(subjects, args.rounds, time.process_time if args.cpu_time else time.perf_counter)
+        variants = {name: Variant(folder, args.layers, SETTINGS[name], threads) for name in names}
+        check(variants)
+        found = measure(variants, args.rounds, time.process_time if args.cpu_time else time.perf_counter)
     for name, row in found.items():
         print(f"{name:26} prefill {row['prefill_ms']:8.1f} ms {row['prefill_faster']:6.3f}x", end="")
         print(f"   step {row['step_ms']:7.2f} ms {row['step_faster']:6.3f}x")
     print(json.dumps({"benchmark": "ort_settings", "layers": args.layers, "rounds": args.rounds, "ways": found}))
 
 
-class Subject:
-    """A decoder opened in one of the ways."""
+class Variant:
+    """A decoder that was opened with one setting."""
 
-    def __init__(self, folder: Path, layers: int, way: Way, threads: int) -> None:
-        folder = folder / f"{layers}-{way.head_bits}"
-        write_vicuna(folder, layers, way.head_bits)
+    def __init__(self, folder: Path, layers: int, setting: Setting, threads: int) -> None:
+        folder = folder / f"{layers}-{setting.head_bits}"
+        write_vicuna(folder, layers, setting.head_bits)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        for name, value in way.options:
+        for name, value in setting.options:
             setattr(options, name, value)
-        for name, text in way.entries:
+        for name, text in setting.entries:
             options.add_session_config_entry(name, text)
-        self._piece = way.piece
-        self._decoder = open_vicuna(folder, layers, options, _at_level(folder / "int4.onnx", way.level))
+        self._piece = setting.piece
+        self._decoder = open_vicuna(folder, layers, options, _at_level(folder / "int4.onnx", setting.level))
         self._cache = self._decoder.new_cache(1024)
 
     def prefill(self) -> np.ndarray:
@@ -109,7 +111,7 @@ class Subject:
 
 
 def _at_level(path: Path, level: int) -> str:
-    """The name of a graph beside `path` whose products have this accuracy level; the weights are the same file."""
+    """Write a graph beside `path` whose products have this accuracy level, on the same weight file; return its name."""
     model = onnx.load(path, load_external_data=False)
     for attribute in (attribute for node in model.graph.node for attribute in node.attribute):
         if attribute.name == "accuracy_level":
@@ -118,25 +120,25 @@ def _at_level(path: Path, level: int) -> str:
     return f"level{level}.onnx"
 
 
-def check(subjects: dict[str, Subject]) -> None:
-    """Every way gives the logits of the default; this also warms up."""
-    default = subjects["default"]
+def check(variants: dict[str, Variant]) -> None:
+    """Check that every variant gives the logits of the default; this also warms up."""
+    default = variants["default"]
     expected = default.prefill(), default.step()
-    for name, subject in subjects.items():
-        for found, wanted in zip((subject.prefill(), subject.step()), expected, strict=True):
+    for name, variant in variants.items():
+        for found, wanted in zip((variant.prefill(), variant.step()), expected, strict=True):
             error = float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
-            tolerance = WAYS[name].tolerance
+            tolerance = SETTINGS[name].tolerance
             assert tolerance is None or error <= tolerance, f"{name}: logits differ by {error:.1e}, at most {tolerance}"
 
 
-def measure(subjects: dict[str, Subject], rounds: int, clock: Callable[[], float]) -> dict[str, dict[str, float]]:
-    """Medians, and how many times faster than the default: the median of the ratios of a round."""
-    times: dict[str, dict[str, list[float]]] = {name: {"prefill": [], "step": []} for name in subjects}
+def measure(variants: dict[str, Variant], rounds: int, clock: Callable[[], float]) -> dict[str, dict[str, float]]:
+    """Return medians, and the speed relative to the default as the median of the ratios of each round."""
+    times: dict[str, dict[str, list[float]]] = {name: {"prefill": [], "step": []} for name in variants}
     for stage, repeats, count in (("prefill", 1, rounds), ("step", STEPS, 5 * rounds)):
         for _ in range(count):
-            for name, subject in subjects.items():
-                time.sleep(SETTLE)
-                spent = [milliseconds(getattr(subject, stage), clock) for _ in range(repeats)]
+            for name, variant in variants.items():
+                time.sleep(SETTLE_SECONDS)
+                spent = [milliseconds(getattr(variant, stage), clock) for _ in range(repeats)]
                 times[name][stage].append(statistics.median(spent))
     found: dict[str, dict[str, float]] = {}
     for name, mine in times.items():

@@ -1,8 +1,8 @@
-"""What the decode loop costs outside the kernels: time of a token less time inside ONNX Runtime's run, per token.
+"""Measure the time that the decode loop spends outside ONNX Runtime's run, per token.
 
     python benchmarks/overhead.py [--layers 4] [--tokens 200]
 
-For emola-nano and for a decoder of Vicuna's shape. The loop takes no longer with 32 layers than with 4.
+It measures emola-nano and a decoder of Vicuna's shape. The loop takes no longer with 32 layers than with 4.
 """
 
 import argparse
@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--tokens", type=int, default=200)
     args = parser.parse_args()
-    nano = Analyzer()._pipeline
+    nano = Analyzer().pipeline
     result = {"benchmark": "overhead", "nano": measure(nano.backend.decoder, 65, 192, args.tokens)}
     with tempfile.TemporaryDirectory() as folder:
         result["vicuna"] = measure(random_vicuna(Path(folder), args.layers), PREFIX, 4096, args.tokens)
@@ -38,8 +38,8 @@ def main() -> None:
     print(json.dumps({**result, "layers": args.layers}))
 
 
-class Watched:
-    """A session whose runs are timed; everything else is the session's own."""
+class TimedSession:
+    """A session that adds up the seconds of its runs in `inside`; it passes everything else on."""
 
     def __init__(self, session: object) -> None:
         self._session, self.inside = session, 0.0
@@ -54,8 +54,8 @@ class Watched:
 
 
 def measure(decoder: object, prefix: int, width: int, tokens: int) -> dict[str, float]:
-    """Medians over the tokens of one answer of fixed length."""
-    session = decoder._session = Watched(decoder._session)
+    """Return medians over the tokens of one answer of fixed length."""
+    session = decoder.session = TimedSession(decoder.session)
     cache = decoder.new_cache(prefix + tokens + 8)
     decoder.extend(cache, np.random.default_rng(0).standard_normal((prefix, width)).astype(np.float32))
     generation = Generation(decoder, cache, (1, 2, 3), stop_ids=(), max_new_tokens=tokens)

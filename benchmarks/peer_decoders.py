@@ -1,4 +1,4 @@
-"""Each peer behind one call: rewind to some position, append tokens, give the logits of the last."""
+"""Give each peer the same interface: rewind to a position, append tokens, return the logits of the last one."""
 
 import ctypes
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ class Decoder(Protocol):
     cache: int
 
     def extend(self, start: int, ids: Sequence[int]) -> np.ndarray:
-        """Keep the first `start` positions, append tokens -> (vocabulary,) logits after the last."""
+        """Keep the first `start` positions, append tokens and return (vocabulary,) logits after the last one."""
         ...
 
 
@@ -67,7 +67,7 @@ class LlamaCpp:
 
 @ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
 def _SILENT(level: int, text: bytes, user: object) -> None:  # noqa: N802
-    """llama.cpp logs to stderr unless it is given a function."""
+    """Drop a message; llama.cpp logs to stderr unless it gets a function."""
 
 
 class Transformers:

@@ -1,4 +1,4 @@
-"""One random Vicuna in the file formats of the peers: GGUF, Hugging Face's Llama, GPTQ, ONNX Runtime GenAI."""
+"""Write one random Vicuna in the file formats of the peers: GGUF, Hugging Face's Llama, GPTQ, ONNX Runtime GenAI."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def write_ours(folder: Path, layers: int, head_bits: int) -> None:
 
 
 def write_gguf(folder: Path, layers: int, head_bits: int) -> None:
-    """Linear layers in Q4_0, the head in Q4_0 or Q8_0, token embeddings in float16."""
+    """Write linear layers in Q4_0, the head in Q4_0 or Q8_0, and token embeddings in float16."""
     import gguf
 
     text = LlamaConfig()
@@ -58,7 +58,7 @@ def write_gguf(folder: Path, layers: int, head_bits: int) -> None:
 
 
 def rotary_pairs(name: str, linear: QuantizedLinear) -> QuantizedLinear:
-    """Queries and keys in GGML's order: the two outputs that rotate together are neighbours."""
+    """Reorder queries and keys for GGML, where the two outputs that rotate together are neighbours."""
     if "q_proj" not in name and "k_proj" not in name:
         return linear
 
@@ -69,7 +69,7 @@ def rotary_pairs(name: str, linear: QuantizedLinear) -> QuantizedLinear:
 
 
 def ggml_blocks(linear: QuantizedLinear) -> np.ndarray:
-    """(N, bytes of a row): per 32 inputs a float16 scale, then signed bytes, or nibbles (j and j + 16 share a byte)."""
+    """Return (N, bytes of a row): per 32 inputs a float16 scale, then bytes, or nibbles (j and j + 16 share a byte)."""
     outputs = len(linear.values)
     scales = np.repeat(linear.scales, linear.group // 32, axis=1).astype(np.float16)[..., None].view(np.uint8)
     values = linear.values.reshape(outputs, -1, 32)
@@ -78,7 +78,7 @@ def ggml_blocks(linear: QuantizedLinear) -> np.ndarray:
 
 
 def write_llama(folder: Path, layers: int, head_bits: int) -> None:
-    """Dense float16."""
+    """Write dense float16 weights."""
 
     def dense(name: str, weight: Any) -> dict[str, torch.Tensor]:
         array = weight.dequantize() if isinstance(weight, QuantizedLinear) else weight
@@ -91,7 +91,7 @@ def write_llama(folder: Path, layers: int, head_bits: int) -> None:
 
 
 def write_genai(folder: Path, layers: int, head_bits: int) -> None:
-    """Through a GPTQ folder, whose head is dense, and GenAI's model builder, which rounds the head itself."""
+    """Write a GPTQ folder with a dense head and convert it with GenAI's model builder, which rounds the head itself."""
     source = folder / "gptq"
     source.mkdir()
 
@@ -104,7 +104,7 @@ def write_genai(folder: Path, layers: int, head_bits: int) -> None:
 
     _write_hugging_face(source, layers, head_bits, packed)
     for name in ("tokenizer.model", "tokenizer_config.json", "special_tokens_map.json"):
-        shutil.copyfile(TOKENIZER / name, source / name)  # the builder wants one; nothing is tokenised with it
+        shutil.copyfile(TOKENIZER / name, source / name)  # the builder asks for a tokenizer, but nothing is tokenised
     options = ["accuracy_level=4", "prune_lm_head=true", *(["algo_config=rtn_last"] if head_bits == 8 else [])]
     command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", str(source), "-o", str(folder)]
     command += ["-p", "int4", "-e", "cpu", "-c", str(folder / "cache"), "--extra_options", *options]
@@ -132,7 +132,7 @@ WRITERS = {"ours": write_ours, "llama.cpp": write_gguf, "transformers": write_ll
 
 
 def prepare(root: Path, peer: str, layers: int, head_bits: int) -> Path:
-    """The folder of a peer's files, written now unless it is there.
+    """Return the folder of a peer's files, and write it if it does not exist.
 
     Raises:
         ImportError: the peer's tools are not installed.

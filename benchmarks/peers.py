@@ -1,12 +1,12 @@
-"""The decoder beside llama.cpp, transformers and ONNX Runtime GenAI: one run, the same weights, alternating.
+"""Compare the decoder with llama.cpp, transformers and ONNX Runtime GenAI on the same weights, alternating in one run.
 
     pip install -e '.[cpu,export,peers]'
     python benchmarks/peers.py [--layers 4] [--rounds 5] [--head-bits 8] [--peers llama.cpp ...] [--folder build/peers]
 
-N layers of Vicuna-7B's shape and the head, random weights in int4. Prefill of 650 tokens; a second question: 14 tokens
-after 636 that are cached; one step at context 650. Each decoder has a process of its own, which sleeps while another is
-measured. Logits are compared in the same run, and the machine's ceilings are measured between the rounds. With --folder
-the files stay for the next run.
+The decoder has N layers of Vicuna-7B's shape and the head, with random weights in int4. The stages are a prefill of 650
+tokens, a second question (14 tokens after 636 cached ones) and one step at context 650. Each decoder has its own
+process, which sleeps while another is measured. Logits are compared in the same run, and the ceilings of the machine
+are measured between the rounds. With --folder the files are kept for the next run.
 """
 
 import argparse
@@ -29,17 +29,18 @@ import numpy as np
 
 from sdk.bench.machine import processor
 
-PROMPT, QUESTION, SETTLE = 650, 14, 0.3  # seconds until the threads of the one before have stopped spinning
+PROMPT, QUESTION = 650, 14
+SETTLE_SECONDS = 0.3  # until the threads of the previous decoder stop spinning
 STAGES = {"prefill": (0, PROMPT, 1), "question": (PROMPT - QUESTION, PROMPT, 3), "step": (PROMPT, PROMPT + 1, 12)}
 IDS = np.random.default_rng(3).integers(3, 32000, PROMPT + 1).tolist()
 TOLERANCE = 0.08  # relative, of logits: decoders round activations to 8 bits in blocks of 32, 128 or not at all
 PEERS = ("ours", "llama.cpp", "transformers", "genai")
-PARAMETERS = 4 * 4096**2 + 3 * 4096 * 11008  # of a layer
+LAYER_PARAMETERS = 4 * 4096**2 + 3 * 4096 * 11008
 
 
 @dataclass
 class Peer:
-    """A decoder in a process of its own, and what was measured of it."""
+    """A decoder in its own process, and its measurements."""
 
     name: str
     pipe: Connection
@@ -48,9 +49,9 @@ class Peer:
     logits: dict[str, np.ndarray] = field(default_factory=dict)
 
     def measure(self, stage: str) -> None:
-        time.sleep(SETTLE)
+        time.sleep(SETTLE_SECONDS)
         self.pipe.send(stage)
-        elapsed, self.logits[stage] = _answer(self.pipe)
+        elapsed, self.logits[stage] = _receive(self.pipe)
         self.times[stage].append(elapsed)
         print(f"{self.name} {stage} {statistics.median(elapsed):.1f} ms", file=sys.stderr)
 
@@ -58,13 +59,13 @@ class Peer:
         return statistics.median(itertools.chain(*self.times[stage]))
 
     def ratio(self, other: "Peer", stage: str) -> float:
-        """How many times faster it is; the median over the rounds."""
+        """Return how many times faster this peer is than the other, as the median over the rounds."""
         pairs = zip(other.times[stage], self.times[stage], strict=True)
         return statistics.median(statistics.median(theirs) / statistics.median(mine) for theirs, mine in pairs)
 
 
 def serve(pipe: Connection, name: str, root: Path, layers: int, head_bits: int, threads: int) -> None:
-    """In the child: make files and decoder, then measure one stage per request."""
+    """Make files and decoder in the child process, then measure one stage per message."""
     try:
         folder = importlib.import_module("peer_weights").prepare(root, name, layers, head_bits)
         decoder = importlib.import_module("peer_decoders").DECODERS[name](folder, layers, threads)
@@ -86,7 +87,7 @@ def serve(pipe: Connection, name: str, root: Path, layers: int, head_bits: int, 
 
 
 def ceilings(pipe: Connection, threads: int) -> None:
-    """In a child: GB/s of reading memory; GFLOP/s of matrix products in fp32 and, the first time, in bf16."""
+    """Measure GB/s of reading memory and GFLOP/s in fp32 in a child process, once per message; bf16 only once."""
     import torch
 
     from sdk.bench.ceilings import fastest
@@ -94,7 +95,7 @@ def ceilings(pipe: Connection, threads: int) -> None:
 
     torch.set_num_threads(threads)
     block, rows, weight = torch.ones(1 << 27), torch.randn(PROMPT, 4096), torch.randn(4096, 4096)
-    few = rows if multiplies_bfloat16() else rows[:16]  # emulated, it is hundreds of times slower
+    few = rows if multiplies_bfloat16() else rows[:16]  # emulated bfloat16 is hundreds of times slower
 
     def gflops(left: Any, right: Any) -> float:
         return 2 * len(left) * right.numel() / fastest(lambda: left @ right, 3) / 1e9
@@ -115,7 +116,7 @@ def _start(target: Any, *args: Any) -> Connection:
     return ours
 
 
-def _answer(pipe: Connection) -> Any:
+def _receive(pipe: Connection) -> Any:
     try:
         good, content = pipe.recv()
     except EOFError:
@@ -126,12 +127,12 @@ def _answer(pipe: Connection) -> Any:
 
 
 def open_peers(names: list[str], *where: Any) -> tuple[list[Peer], dict[str, str]]:
-    """Those that can be opened and have done every stage once, and why the others cannot."""
+    """Open the peers and run every stage once; return those that work, and the reasons why the others do not."""
     peers, missing = [], {}
     for name in names:
         pipe = _start(serve, name, *where)
         try:
-            peer = Peer(name, pipe, _answer(pipe))
+            peer = Peer(name, pipe, _receive(pipe))
             for stage in STAGES:
                 peer.measure(stage)
         except RuntimeError as error:
@@ -144,7 +145,7 @@ def open_peers(names: list[str], *where: Any) -> tuple[list[Peer], dict[str, str
 
 
 def compare_logits(peers: list[Peer]) -> dict[str, float]:
-    """Largest relative difference from our logits over the stages."""
+    """Return the largest relative difference of each peer from our logits over the stages."""
     found = {}
     for peer in peers[1:]:
         pairs = [(peer.logits[stage], peers[0].logits[stage]) for stage in STAGES]
@@ -155,10 +156,11 @@ def compare_logits(peers: list[Peer]) -> dict[str, float]:
 
 
 def measure(args: argparse.Namespace, root: Path) -> None:
+    """Alternate the peers stage by stage, and report."""
     names = [name for name in PEERS if name == "ours" or name in args.peers]
     peers, missing = open_peers(names, root, args.layers, args.head_bits, args.threads)
     machine = _start(ceilings, args.threads)
-    _answer(machine)
+    _receive(machine)
     limits = []
     differences = compare_logits(peers)
     for peer in peers:
@@ -168,10 +170,10 @@ def measure(args: argparse.Namespace, root: Path) -> None:
             for peer in peers:
                 peer.measure(stage)
         machine.send(True)
-        limits.append(_answer(machine))
+        limits.append(_receive(machine))
     compare_logits(peers)
     for pipe in (*(peer.pipe for peer in peers), machine):
-        pipe.send(None)  # the end
+        pipe.send(None)  # ends the process
     ceiling = {name: statistics.median(limit[name] for limit in limits) for name in limits[0]}
     report(args, peers, missing, differences, ceiling)
 
@@ -183,7 +185,7 @@ def report(
     differences: dict[str, float],
     ceiling: dict[str, float],
 ) -> None:
-    """The table and, as the last line, JSON."""
+    """Print the table and, as the last line, JSON."""
     rows = {peer.name: figures(peer, peers[0], args.layers) for peer in peers}
     print(
         f"{args.layers} layers of Vicuna-7B and the head in {args.head_bits} bits; {args.threads} threads; "
@@ -224,10 +226,10 @@ def report(
 
 
 def figures(peer: Peer, ours: Peer, layers: int) -> dict[str, Any]:
-    """Medians, ratios (how many times faster we are) and rates."""
+    """Return medians, ratios (how many times faster we are) and rates."""
     prefill, step, question = (peer.median(stage) for stage in ("prefill", "step", "question"))
     attention = 2 * PROMPT**2 * 4096  # the two products, the causal half of them
-    flops = layers * (2 * PROMPT * PARAMETERS + attention)
+    flops = layers * (2 * PROMPT * LAYER_PARAMETERS + attention)
     return {
         "description": peer.facts["description"],
         "prefill_ms": prefill,

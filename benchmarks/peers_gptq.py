@@ -1,13 +1,14 @@
-"""The same checkpoint quantised by us, by GPTQModel and by optimum: error on unseen fused sequences, time, memory.
+"""Quantise one checkpoint with ours, GPTQModel and optimum; compare error on unseen fused sequences, time and memory.
 
     pip install '.[peers-gptq]'
     GPTQMODEL_CPU_WORKERS=4 python benchmarks/peers_gptq.py CHECKPOINT --calibration records.json -n 96 --unseen 32
 
-CHECKPOINT is complete (LoRA merged). The peers calibrate on text, because they take no embeddings: on the same
-questions and answers. `text` is ours on the same text, `nearest` rounds with searched scales and no data: they tell
-what comes from the fused calibration and what from the algorithm. Errors are relative errors of each linear layer's
-outputs, by the same code on the same rows. Seconds and memory are of a process that reads, quantises and saves; imports
-and our encoder are not counted in the seconds. A peer that cannot run here is one line that says why.
+CHECKPOINT is a complete checkpoint with LoRA merged. The peers accept no embeddings, so they calibrate on the text of
+the same questions and answers. `text` is our GPTQ on the same text, and `nearest` rounds with searched scales and no
+data; they separate the effect of the fused calibration from that of the algorithm. Errors are relative errors of the
+outputs of each linear layer, computed by the same code on the same rows. Seconds and memory are those of a process that
+reads, quantises and saves; the seconds exclude imports and our encoder. For a peer that cannot run here, one line gives
+the reason.
 """
 
 import argparse
@@ -76,25 +77,25 @@ def main() -> None:
 
 
 def run(out: Path, checkpoint: Checkpoint, records: list, group: int) -> None:
-    """One method, in a process of its own: peak memory is of a process."""
+    """Run one method in its own process, because peak memory is measured per process."""
     out.mkdir(parents=True)
     method = {"gptqmodel": with_gptqmodel, "optimum": with_optimum}.get(out.parent.name)
     if method:
         source = out.with_name("llama")
         write_llama(checkpoint, source)
-        quantise_it = method(source, out, [f"{record.question} {record.answer}" for record in records], group)
+        action = method(source, out, [f"{record.question} {record.answer}" for record in records], group)
     else:
         sequences = text_sequences if out.parent.name == "text" else fused_sequences
-        quantise_it = with_ours(sequences(checkpoint, records), checkpoint, out, group)
+        action = with_ours(sequences(checkpoint, records), checkpoint, out, group)
     begin = time.perf_counter()
-    quantise_it()
+    action()
     seconds = round(time.perf_counter() - begin, 1)
     memory = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2)
     print(json.dumps({"seconds": seconds, "peak_memory_gb": memory}))
 
 
 def write_llama(checkpoint: Checkpoint, folder: Path) -> None:
-    """The decoder alone as Hugging Face's Llama, which the peers read; a file per layer, so that memory holds one."""
+    """Write the decoder as Hugging Face's Llama, which the peers read; one file per layer saves memory."""
     folder.mkdir()
     prefix, shards = "language_model.", {}
     for name in filter(lambda name: name.startswith(prefix), checkpoint.merged):
@@ -120,7 +121,7 @@ def with_ours(
 
 
 def with_gptqmodel(source: Path, out: Path, texts: list[Any], group: int) -> Action:
-    os.chdir(out.parent)  # it writes its logs where it runs
+    os.chdir(out.parent)  # it writes its logs into the working folder
     from gptqmodel import GPTQModel, QuantizeConfig
 
     def action() -> None:
@@ -144,7 +145,7 @@ def with_optimum(source: Path, out: Path, texts: list[Any], group: int) -> Actio
 
 
 def unseen_errors(folder: Path, records: list, linears: dict[str, Linears]) -> dict[str, dict[str, float]]:
-    """Mean relative output error by method and kind of linear layer, on rows of the unquantised model."""
+    """Return the mean relative output error by method and kind of linear layer, on rows of the unquantised model."""
     checkpoint = Checkpoint(None, folder)
     found: dict[str, dict[str, list[float]]] = {method: {} for method in linears}
     with tempfile.TemporaryDirectory() as scratch:

@@ -1,10 +1,11 @@
-"""Our GPTQ folder read by transformers and by GPTQModel: their logits against the same weights in float32.
+"""Read our GPTQ folder with transformers and GPTQModel; compare their logits with the same weights in float32.
 
     pip install '.[peers-gptq]'
-    python benchmarks/peers_read.py FOLDER   # of `emola export --keep-gptq`: BUNDLE/decoder/gptq
+    python benchmarks/peers_read.py FOLDER   # from `emola export --keep-gptq`: BUNDLE/decoder/gptq
 
-One JSON line each. A peer that cannot run here says why; one whose logits differ by more than what its own arithmetic
-loses ends the script with 1. ONNX Runtime GenAI reads the folder in tests/test_layerwise.py.
+The script prints one JSON line per peer; for a peer that cannot run here, the line gives the reason. The exit code is 1
+if the logits of a peer differ by more than its arithmetic explains. ONNX Runtime GenAI reads the folder in
+tests/test_layerwise.py.
 """
 
 import argparse
@@ -27,7 +28,7 @@ TOLERANCE = 1e-2  # relative, of logits; kernels on a CPU multiply in 16 bits
 
 
 def dequantised(folder: Path) -> torch.nn.Module:
-    """Hugging Face's Llama with the weights that the folder stands for."""
+    """Return Hugging Face's Llama with the dequantised weights of the folder."""
     weights = dict(GptqWeights(folder))
     state = {n: w.dequantize() if isinstance(w, QuantizedLinear) else w for n, w in weights.items()}
     model = LlamaForCausalLM(LlamaConfig.from_pretrained(folder)).float()
@@ -56,12 +57,12 @@ def main() -> None:
     folder = parser.parse_args().folder.resolve()
     expected, wrong = logits(dequantised, folder), False
     with tempfile.TemporaryDirectory() as scratch:
-        os.chdir(scratch)  # GPTQModel writes its logs where it runs
+        os.chdir(scratch)  # GPTQModel writes its logs into the working folder
         for name, load in {"transformers": by_transformers, "gptqmodel": by_gptqmodel}.items():
             try:
                 with contextlib.redirect_stdout(sys.stderr):
                     found = logits(load, folder)
-            except Exception as error:  # whatever a peer raises is what is reported
+            except Exception as error:  # report any error of a peer
                 print(json.dumps({"reader": name, "cannot run here": str(error).split("\n")[0]}))
                 continue
             difference = float((found - expected).norm() / expected.norm())

@@ -1,10 +1,11 @@
-"""What fewer visual rows save and cost: prefill at Vicuna-7B's shape, and REGE of a bundle on evaluation sets.
+"""Measure what fewer visual rows save and cost: prefill at Vicuna-7B's shape, REGE of a bundle on evaluation sets.
 
     python benchmarks/pruning.py prefill [--layers 4] [--rounds 5]
     python benchmarks/pruning.py rege BUNDLE --data eval_emotion_anno.json --task emotion [--limit 403]
 
-`prefill` alternates 576, 288 and 144 rows in one run. `rege` keeps all, a half and a quarter of the rows, as the bundle
-ranks its patches and, as controls, in an even grid and at random; differences from all rows by paired bootstrap.
+`prefill` alternates 576, 288 and 144 rows in one run. `rege` keeps all, a half and a quarter of the rows. It chooses
+them in the order of the bundle and, as controls, in an even grid and at random. Differences from all rows are by paired
+bootstrap.
 """
 
 import argparse
@@ -29,7 +30,7 @@ from trainer.evaluation.bootstrap import SampleScores, compare, sample_scores
 from trainer.evaluation.evaluate import EvaluationSet
 
 ROWS = (576, 288, 144)
-REST = PREFIX - ROWS[0]  # system text and landmark row
+OTHER_ROWS = PREFIX - ROWS[0]  # system text and landmark row
 
 
 def main() -> None:
@@ -38,7 +39,7 @@ def main() -> None:
     speed = parts.add_parser("prefill")
     speed.add_argument("--layers", type=int, default=4)
     speed.add_argument("--rounds", type=int, default=5)
-    speed.add_argument("--folder", type=Path, help="keeps the decoder for another run")
+    speed.add_argument("--folder", type=Path, help="keep the decoder there for another run")
     speed.set_defaults(run=lambda args: prefill(args.layers, args.rounds, args.folder))
     rege = parts.add_parser("rege")
     rege.add_argument("bundle", type=Path)
@@ -51,18 +52,18 @@ def main() -> None:
 
 
 def prefill(layers: int, rounds: int, folder: Path | None) -> dict[str, Any]:
-    """Milliseconds to the first token of a first question, and how many times faster than with all rows."""
+    """Return the milliseconds up to the first token of a first question, and the speed relative to all rows."""
     with tempfile.TemporaryDirectory() as temporary:
         decoder = random_vicuna(folder or Path(temporary), layers)
         cache = decoder.new_cache(1024)
         embeddings = np.random.default_rng(0).standard_normal((PREFIX + QUESTION, 4096)).astype(np.float32)
         times: dict[int, list[float]] = {rows: [] for rows in ROWS}
-        for _ in range(rounds + 1):  # the first warms up
+        for _ in range(rounds + 1):  # the first round warms up
             for rows in ROWS:
                 cache.length, begin = 0, time.perf_counter()
-                decoder.extend(cache, embeddings[: REST + rows + QUESTION])
+                decoder.extend(cache, embeddings[: OTHER_ROWS + rows + QUESTION])
                 times[rows].append(1000 * (time.perf_counter() - begin))
-                assert cache.length == REST + rows + QUESTION
+                assert cache.length == OTHER_ROWS + rows + QUESTION
     found = {}
     for rows, spent in times.items():
         ratio = statistics.median(a / b for a, b in zip(times[ROWS[0]][1:], spent[1:], strict=True))
@@ -72,16 +73,16 @@ def prefill(layers: int, rounds: int, folder: Path | None) -> dict[str, Any]:
 
 
 def cost(bundle: Path, data: Path, task: str, limit: int | None) -> dict[str, Any]:
-    """REGE with fewer rows minus REGE with all of them, in points."""
+    """Return REGE with fewer rows minus REGE with all rows, in points."""
     evaluation = EvaluationSet.read(data, task, limit=limit)
-    made = visual_rows(read_manifest(bundle).prompt.image_rows)
+    total = visual_rows(read_manifest(bundle).prompt.image_rows)
     whole = scores(bundle, evaluation, None, patch_order)
     rows: dict[str, Any] = {}
-    for count in ((made + 1) // 2, (made + 3) // 4):
-        for name, order in (("landmarks", patch_order), ("grid", even_grid(count)), ("random", at_random())):
+    for count in ((total + 1) // 2, (total + 3) // 4):
+        for name, order in (("landmarks", patch_order), ("grid", even_grid(count)), ("random", random_order())):
             found = compare(scores(bundle, evaluation, count, order), whole)["s_rege"]
             rows[f"{count} {name}"] = {k: round(v, 2) for k, v in vars(found).items()}
-            line = f"{task}, {count} of {made} rows, {name:9} {found.difference:+.2f}"
+            line = f"{task}, {count} of {total} rows, {name:9} {found.difference:+.2f}"
             print(f"{line} ({found.low:+.2f} .. {found.high:+.2f})", flush=True)
     all_rows = {name: round(value, 2) for name, value in whole.totals().items()}
     return {"task": task, "samples": len(whole), "all_rows": all_rows, "difference": rows}
@@ -97,7 +98,7 @@ def even_grid(count: int) -> Callable[..., Any]:
     return lambda crop, features, settings, side: np.linspace(0, side * side - 1, count).round().astype(int)
 
 
-def at_random() -> Callable[..., Any]:
+def random_order() -> Callable[..., Any]:
     random = np.random.default_rng(0)
     return lambda crop, features, settings, side: random.permutation(side * side)
 

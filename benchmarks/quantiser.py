@@ -1,10 +1,10 @@
-"""Seconds per layer and peak memory of GPTQ at Vicuna-7B's shape with random weights; memory must not grow with depth.
+"""Measure seconds per layer and peak memory of GPTQ at Vicuna-7B's shape; memory must not grow with depth.
 
     python benchmarks/quantiser.py [--layers 1 2] [--sequences 8] [--rows 720] [--hidden 4096] [--device cpu]
-    GPTQMODEL_CPU_WORKERS=4 python benchmarks/quantiser.py --peer gptqmodel   # the same by a peer; extra `peers`
+    GPTQMODEL_CPU_WORKERS=4 python benchmarks/quantiser.py --peer gptqmodel   # the same with a peer; extra `peers-gptq`
 
-Each depth runs in a process of its own, because peak memory is of a process. Seconds per layer are those of the whole,
-reading and saving included, by the number of layers.
+The weights are random. Each depth runs in its own process, because peak memory is measured per process. Seconds per
+layer are the total time, including reading and saving, divided by the number of layers.
 """
 
 import argparse
@@ -27,12 +27,12 @@ from export.quantise.linear import fitting_group
 from sdk.bench.footprint import resident
 from trainer.model.weights import WeightFiles, weight_files
 
-TOKENIZER = Path(__file__).parents[1] / "tests/data/golden/llava-base/tokenizer.model"  # the peers ask for one
+TOKENIZER = Path(__file__).parents[1] / "tests/data/golden/llava-base/tokenizer.model"  # the peers ask for a tokenizer
 PEERS = {"gptqmodel": with_gptqmodel, "optimum": with_optimum}
 
 
 class RandomVicuna(Mapping[str, torch.Tensor]):
-    """Weights of Vicuna-7B's shape in float16, cut from the same random numbers: drawing takes longer than reading."""
+    """Weights of Vicuna-7B's shape in float16, cut from one array, because drawing random numbers takes long."""
 
     def __init__(self, text: LlamaConfig) -> None:
         with torch.device("meta"):
@@ -58,8 +58,8 @@ class RandomVicuna(Mapping[str, torch.Tensor]):
         return len(self._names)
 
 
-def measure(layers: int, hidden: int, sequences: int, rows: int, device: str, peer: "str | None") -> dict[str, object]:
-    """Quantise a decoder of some layers, in Vicuna's proportions."""
+def measure(layers: int, hidden: int, sequences: int, rows: int, device: str, peer: str | None) -> dict[str, object]:
+    """Quantise a decoder in Vicuna's proportions and return the figures."""
     text = LlamaConfig(
         num_hidden_layers=layers,
         hidden_size=hidden,
@@ -108,10 +108,12 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=720)
     parser.add_argument("--hidden", type=int, default=4096, help="hidden size, a multiple of 128 (default 4096)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--peer", choices=tuple(PEERS), help="measure this one instead of ours, on the CPU")
+    parser.add_argument("--peer", choices=tuple(PEERS), help="measure this peer instead of ours, on the CPU")
     args = parser.parse_args()
     if args.device == "cuda" and not torch.cuda.is_available():
-        sys.exit("this machine or this build of torch has no CUDA; run it on a machine with an NVIDIA GPU")
+        sys.exit(
+            "--device cuda: this machine or this build of torch has no CUDA; run it on a machine with an NVIDIA GPU"
+        )
     if len(args.layers) == 1:
         found = measure(args.layers[0], args.hidden, args.sequences, args.rows, args.device, args.peer)
         print(json.dumps(found))

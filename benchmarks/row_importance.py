@@ -1,11 +1,11 @@
-"""What a bundle reads of a face: REGE when its image rows, or its landmark row, are those of the face before.
+"""Measure REGE of a bundle when the image rows, or the landmark row, of a face come from the previous face.
 
     python benchmarks/row_importance.py BUNDLE --data eval_au_anno.json --task au [--limit 325] [--visual-tokens N]
 
-What Table 8 of the paper asks of models that are trained without one kind of row, asked here of one finished model:
-rows that it does not use can be another face's without a loss. Where crops are aligned by landmarks, as those of
-the model in the package are, the tower keeps that use of the face's own. With `--visual-tokens` only so many image
-rows are read at all, and swapped. Differences by paired bootstrap.
+Table 8 of the paper compares models that are trained without one kind of row. This script asks the same of one finished
+model: rows that it does not use can come from another face without a loss. If landmarks align the crop, as in the model
+in the package, the tower still uses the landmarks of the right face. `--visual-tokens` limits the number of image rows
+that are read and swapped. Differences are by paired bootstrap.
 """
 
 import argparse
@@ -31,14 +31,14 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--task", choices=("emotion", "au"), required=True)
     parser.add_argument("--limit", type=int)
-    parser.add_argument("--visual-tokens", type=int, help="image rows that are kept; default all")
+    parser.add_argument("--visual-tokens", type=int, help="number of image rows that are kept (default all)")
     args = parser.parse_args()
     evaluation = EvaluationSet.read(args.data, args.task, limit=args.limit)
     print(json.dumps({"benchmark": "row_importance", **measure(args.bundle, evaluation, args.visual_tokens)}))
 
 
 def measure(bundle: Path, evaluation: EvaluationSet, visual_tokens: int | None = None) -> dict[str, Any]:
-    """`own`, figures with the rows of each face; `difference` of those with another's, by part."""
+    """Return `own`, the figures with each face's rows, and `difference`, the change with another face's, by part."""
     own = scores(bundle, evaluation, slice(0, 0), visual_tokens)
     figures = {name: round(value, 2) for name, value in own.totals().items()}
     print(
@@ -63,17 +63,17 @@ def measure(bundle: Path, evaluation: EvaluationSet, visual_tokens: int | None =
 
 
 def scores(bundle: Path, evaluation: EvaluationSet, part: slice, visual_tokens: int | None) -> SampleScores:
-    """With this part of every face's rows taken from the face that was asked about before it."""
-    plain = Pipeline.encode_rows
-    before: npt.NDArray[np.float32] | None = None
+    """Return scores where this part of the rows of every face comes from the previous face."""
+    original = Pipeline.encode_rows
+    previous: npt.NDArray[np.float32] | None = None
 
     def encode_rows(pipeline: Pipeline, rows: npt.NDArray[np.float32], *rest: Any) -> EncodedFace:
-        nonlocal before
+        nonlocal previous
         mixed = rows.copy()
-        if before is not None:  # the first face keeps its own
-            mixed[part] = before[part]
-        before = rows
-        return plain(pipeline, mixed, *rest)
+        if previous is not None:  # the first face keeps its own rows
+            mixed[part] = previous[part]
+        previous = rows
+        return original(pipeline, mixed, *rest)
 
     with patch.object(Pipeline, "encode_rows", encode_rows):
         answers = BundleAnswerer(bundle, visual_tokens=visual_tokens).answer(evaluation.records)

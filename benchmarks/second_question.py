@@ -1,10 +1,11 @@
-"""Time to first token of the first and of the second question about a face, at Vicuna-7B's shape.
+"""Compare the time to first token of the first and of the second question about a face, at Vicuna-7B's shape.
 
-The first question pays for the prefix (system text, image and landmark rows); the second rewinds the KV cache.
+The first question includes the prefill of the prefix (system text, image and landmark rows); the second rewinds the KV
+cache.
 
     python benchmarks/second_question.py [--layers 4] [--rounds 7]
 
-Four layers are written first, which takes a minute or two; `--layers 1` is a quick look.
+It first writes four layers, which takes a minute or two; `--layers 1` is faster.
 """
 
 import argparse
@@ -29,7 +30,7 @@ def main() -> None:
 
 
 def measure(folder: Path, layers: int, rounds: int) -> dict[str, object]:
-    """Alternate first and second question; the answer's first logits must not depend on which came before."""
+    """Alternate first and second question; the first logits of an answer must not depend on the previous question."""
     decoder = random_vicuna(folder, layers)
     cache = decoder.new_cache(1024)
     random = np.random.default_rng(0)

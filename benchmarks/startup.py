@@ -1,9 +1,9 @@
-"""How long until something happens, and how much memory it takes: the command line, `import sdk`, opening, first token.
+"""Measure start-up time and memory: the command line, `import sdk`, opening a bundle, the first token.
 
     python benchmarks/startup.py [--rounds 9] [--layers 4]
 
-Fresh processes in turn, medians in milliseconds; then what is resident after a decoder of Vicuna's shape was opened in
-several ways. The logits must be the same in all of them.
+Every command runs in fresh processes; figures are medians in milliseconds. Then a decoder of Vicuna's shape is opened
+with several settings, and its resident memory is measured. The logits must be the same with all settings.
 """
 
 import argparse
@@ -32,14 +32,14 @@ COMMANDS = {
     "emola info": ("-m", "sdk", "info"),
     "emola analyze": ("-m", "sdk", "analyze", str(PHOTO)),
 }
-WAYS = ("default", "no prepacking", "no arena")
+SETTINGS = ("default", "no prepacking", "no arena")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--layers", type=int, default=4, help="of the decoder; 0 leaves it out")
-    parser.add_argument("--open", nargs=3, metavar=("FOLDER", "LAYERS", "WAY"), help=argparse.SUPPRESS)
+    parser.add_argument("--layers", type=int, default=4, help="number of layers of the decoder; 0 skips it")
+    parser.add_argument("--open", nargs=3, metavar=("FOLDER", "LAYERS", "SETTING"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.open:
         print(json.dumps(open_decoder(Path(args.open[0]), int(args.open[1]), args.open[2])))
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def measure(rounds: int) -> dict[str, object]:
-    """Every command in turn, round by round; the bundle of the package is opened in processes of its own."""
+    """Time every command once per round, and open the bundle of the package in its own process."""
     seconds: dict[str, list[float]] = {name: [] for name in COMMANDS}
     manifest, footprints = read_manifest(EMBEDDED), []
     for _ in range(rounds):
@@ -66,35 +66,35 @@ def measure(rounds: int) -> dict[str, object]:
 
 
 def decoders(layers: int) -> dict[str, dict[str, float]]:
-    """A decoder of Vicuna's shape in a process per way."""
+    """Open a decoder of Vicuna's shape in one process per setting; return the figures of each."""
     if not layers:
         return {}
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         random_vicuna(Path(folder), layers)
-        for way in WAYS:
-            command = [sys.executable, __file__, "--open", folder, str(layers), way]
+        for setting in SETTINGS:
+            command = [sys.executable, __file__, "--open", folder, str(layers), setting]
             lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
-            found[way] = json.loads(lines[-1])
+            found[setting] = json.loads(lines[-1])
             print(
-                f"{layers} layers, {way:24} "
-                + ", ".join(f"{k} {v:.0f}" for k, v in found[way].items() if k != "logits")
+                f"{layers} layers, {setting:24} "
+                + ", ".join(f"{k} {v:.0f}" for k, v in found[setting].items() if k != "logits")
             )
-    # Unpacked weights go through another kernel: equal but for rounding.
+    # Another kernel reads weights that are not prepacked; only rounding may differ.
     expected = found["default"].pop("logits")
-    for way in WAYS[1:]:
-        assert abs(found[way].pop("logits") - expected) < 1e-2 * abs(expected), f"{way}: other logits"
+    for setting in SETTINGS[1:]:
+        assert abs(found[setting].pop("logits") - expected) < 1e-2 * abs(expected), f"{setting}: other logits"
     return found
 
 
-def open_decoder(folder: Path, layers: int, way: str) -> dict[str, float]:
-    """What the child does: open, read a prefix, take a step; megabytes and milliseconds."""
+def open_decoder(folder: Path, layers: int, setting: str) -> dict[str, float]:
+    """Open the decoder, read a prefix and decode steps, in the child process; return megabytes and milliseconds."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    if way == "no prepacking":
+    if setting == "no prepacking":
         options.add_session_config_entry("session.disable_prepacking", "1")
-    options.enable_cpu_mem_arena = way != "no arena"
+    options.enable_cpu_mem_arena = setting != "no arena"
     before = resident()
     begin = time.perf_counter()
     decoder = open_vicuna(folder, layers, options)

@@ -1,4 +1,4 @@
-"""A decoder of Vicuna-7B's shape with random int4 weights, written directly: speed does not depend on their values."""
+"""Write and open a decoder of Vicuna-7B's shape with random int4 weights; speed does not depend on their values."""
 
 import zlib
 from collections.abc import Iterator, Mapping
@@ -15,7 +15,8 @@ from sdk.bundles.manifest import Geometry
 from sdk.runtime.backends import ort
 from sdk.runtime.backends.ort import OrtDecoder
 
-PREFIX, QUESTION = 612, 14  # system text, 577 rows and the landmark row; "What AUs are conveyed ..." with its frame
+PREFIX = 612  # rows: system text, 576 image rows and the landmark row
+QUESTION = 14  # tokens: "What AUs are conveyed ..." with its frame
 
 
 def vicuna_geometry(layers: int) -> Geometry:
@@ -37,10 +38,10 @@ SHAPES = {
 
 
 class RandomWeights(Mapping[str, Any]):
-    """Linear layers quantised in groups of 128 with scales that keep activations near 1; norms of ones.
+    """Linear layers quantised in groups of 128 with scales that keep activations near 1, and norms of ones.
 
-    A weight depends on its name only. Scales are float16 and each 32 inputs hold the lowest value, so that formats with
-    smaller blocks, and tools that quantise again, hold the same weights.
+    A weight depends only on its name. Scales are float16, and every 32 inputs contain the lowest value. Formats with
+    smaller blocks, and tools that quantise again, therefore get the same weights.
     """
 
     def __init__(self, layers: int, head_bits: int = 8) -> None:
@@ -73,7 +74,7 @@ class RandomWeights(Mapping[str, Any]):
 
 
 def random_vicuna(folder: Path, layers: int = 4, head_bits: int = 8) -> OrtDecoder:
-    """Write the decoder into a folder, unless it is there, and open it."""
+    """Write the decoder into a folder if it is not there yet, and open it."""
     write_vicuna(folder, layers, head_bits)
     return open_vicuna(folder, layers)
 
@@ -88,7 +89,7 @@ def write_vicuna(folder: Path, layers: int, head_bits: int = 8) -> None:
 
 
 def open_vicuna(folder: Path, layers: int, options: Any = None, graph: str = "int4.onnx") -> OrtDecoder:
-    """What `write_vicuna` wrote; with onnxruntime.SessionOptions in place of the runtime's own."""
-    own = ort._open_session if options is None else lambda path, *_: InferenceSession(path, options)
-    with patch.object(ort, "_open_session", own):
+    """Open what `write_vicuna` wrote; `options` are onnxruntime.SessionOptions that replace those of the runtime."""
+    own = ort.open_session if options is None else lambda path, *_: InferenceSession(path, options)
+    with patch.object(ort, "open_session", own):
         return OrtDecoder(folder / graph, folder / "embeddings.npy", vicuna_geometry(layers))
