@@ -103,7 +103,7 @@ def train(
         report(f"{len(dataset)} records; trained parameters: {trainable_parts(trainer.model)}")
         report(f"going on from {resume.name}" if resume else "starting")
     with _clear_errors(output), closing(log):
-        trainer.training.train(resume_from_checkpoint=str(resume) if resume else None)
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         trained = trainer.trained_state()
         card = _card(sources, recipe, trainer.state)
         if trainer.is_world_process_zero():
