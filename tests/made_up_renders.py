@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 
 from sdk.faba.prompts import QUESTIONS
 from trainer.corpus.records import Record, evaluation_row, training_row
-from trainer.pretrain.renders import TWINS
+from trainer.pretrain.renders import MIRRORED_LANDMARKS
 
 SIDE = 224
 ANSWERS = {
@@ -23,7 +23,7 @@ def write_made_up_renders(folder: Path, count: int, seed: int = 0, split: str = 
     for name in ("images", "landmarks"):
         (folder / name).mkdir(parents=True)
     rest = np.random.default_rng(0).uniform(-0.5, 0.5, (106, 2))
-    rest = (rest + rest[TWINS] * (-1, 1)) / 2  # as symmetric as a face
+    rest = (rest + rest[MIRRORED_LANDMARKS] * (-1, 1)) / 2  # as symmetric as a face
     metadata, points, rows = [], [], {"emotion": [], "au": []}
     for index in range(count):
         smiles, name = bool(index % 2), f"{index:06d}"

@@ -8,7 +8,7 @@ from export.graphs.write import write_vision
 from sdk.runtime.backends.ort import OrtEncoder
 from trainer.checkpoint import Checkpoint
 from trainer.model import EmoLA
-from trainer.model.alignment import AlignedShape, into, similarity
+from trainer.model.alignment import AlignedShape, similarity, to_frame
 from trainer.pretrain.base import pretrain
 from trainer.pretrain.shape import nano_config
 from trainer.pretrain.tower import TowerRecipe
@@ -22,7 +22,7 @@ def test_a_similarity_is_found_again():
     wanted = torch.tensor([anchor[1:] for anchor in ANCHORS])
     seen = wanted @ TURN[:, :, :2].mT + TURN[:, None, :, 2]
     torch.testing.assert_close(similarity(seen, wanted), TURN)
-    torch.testing.assert_close(into(TURN, seen), wanted[None])
+    torch.testing.assert_close(to_frame(TURN, seen), wanted[None])
 
 
 def test_the_landmark_row_does_not_depend_on_where_the_head_is():

@@ -11,7 +11,7 @@ from sdk.faba.rege import annotated_action_units, emotion_index, official_action
 from sdk.faba.vocabulary import EMOTIONS
 from trainer.corpus.datasets import (
     NO_UNITS,
-    Sample,
+    LabelledFace,
     average_folds,
     bp4d,
     disfa,
@@ -31,11 +31,11 @@ def by_name(found):
 def test_answers_and_labels_are_what_rege_reads(tmp_path):
     """Every emotion, and no, one and several units: the label comes back from the text and from the label."""
     for index, emotion in enumerate(EMOTIONS):
-        sample = Sample("a", tmp_path, None, "", "train", emotion=emotion)
+        sample = LabelledFace("a", tmp_path, None, "", "train", emotion=emotion)
         assert (sample.task, emotion_index(sample.label)) == ("emotion", index)
         assert sample.answer == emotion.capitalize()
     for units, answer in ((set(), NO_UNITS), ({4}, "AU4"), ({12, 1}, "AU1, AU12")):
-        sample = Sample("a", tmp_path, None, "", "train", units=frozenset(units))
+        sample = LabelledFace("a", tmp_path, None, "", "train", units=frozenset(units))
         assert (sample.task, sample.answer) == ("action_units", answer)
         assert official_action_units(sample.answer) == annotated_action_units(sample.label) == units
 
@@ -118,7 +118,7 @@ def test_disfa_failures(tmp_path):
 def test_a_broken_video(tmp_path):
     pytest.importorskip("av")
     (tmp_path / "LeftVideoSN001_comp.avi").write_bytes(b"RIFF, but no video")
-    sample = Sample("SN001_00001", tmp_path / "LeftVideoSN001_comp.avi", 1, "SN001", "part1", units=frozenset())
+    sample = LabelledFace("SN001_00001", tmp_path / "LeftVideoSN001_comp.avi", 1, "SN001", "part1", units=frozenset())
     with pytest.raises(DataError, match="cannot be decoded"):
         list(read_pictures([sample]))
 
@@ -207,7 +207,7 @@ def test_folds_hold_every_subject_once(tmp_path):
     for parts, count in ((disfa.PARTS, 27), (bp4d.PARTS, 41)):
         assert len({subject for part in parts.values() for subject in part}) == count
         assert sum(map(len, parts.values())) == count
-    samples = [Sample(f"s{i}", tmp_path, None, "", f"part{i}", units=frozenset()) for i in (1, 2, 3)]
+    samples = [LabelledFace(f"s{i}", tmp_path, None, "", f"part{i}", units=frozenset()) for i in (1, 2, 3)]
     train, evaluation = split_fold(samples, 2)
     assert [sample.split for sample in train] == ["part1", "part3"]
     assert [sample.split for sample in evaluation] == ["part2"]

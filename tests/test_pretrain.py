@@ -21,9 +21,10 @@ from trainer.model.config import ImageStatistics
 from trainer.pretrain.base import pretrain
 from trainer.pretrain.landmark_network import landmark_error, train_landmark_network, write_landmark_network
 from trainer.pretrain.muon import Muon
+from trainer.pretrain.points import cell_centres, count_votes
 from trainer.pretrain.renders import Renders, batches, mean_anchors, read_renders
 from trainer.pretrain.shape import nano_config
-from trainer.pretrain.tower import TowerRecipe, TowerTask, grid, pretrain_tower, score_tower, votes
+from trainer.pretrain.tower import TowerRecipe, TowerTask, pretrain_tower, score_tower
 from trainer.tokenization import load_tokenizer
 
 FAST = TowerRecipe(epochs=1, batch_size=16)
@@ -78,7 +79,7 @@ def test_aligning_undoes_a_turn(astronaut):
 
 def test_heat_maps_name_the_patch_of_a_point():
     task = TowerTask(nano_config().vision, ImageStatistics())
-    cells = task.soft_cells(torch.tensor([[[-1.0, -1.0], [0.0, 0.0], [1.0, 1.0]]]))[0]
+    cells = task.patch_shares(torch.tensor([[[-1.0, -1.0], [0.0, 0.0], [1.0, 1.0]]]))[0]
     torch.testing.assert_close(cells.sum(dim=1), torch.ones(3))
     assert [int(row.argmax()) for row in cells] == [0, 24, 48]
 
@@ -87,7 +88,7 @@ def test_where_all_vote_for_a_point_it_is():
     """One cell decides: the point is its centre and what it says to add."""
     said = torch.zeros(1, 3 * 106, 49)
     said[0, 5, 10], said[0, 106 + 5, 10], said[0, 212 + 5, 10] = 40.0, 0.02, -0.01
-    _, points = votes(said, grid(7).flatten(0, 1).T)
+    _, points = count_votes(said, cell_centres(7).flatten(0, 1).T)
     torch.testing.assert_close(points[0, 5], torch.tensor([3.5 / 7 * 2 - 1 + 0.02, 1.5 / 7 * 2 - 1 - 0.01]))
     torch.testing.assert_close(points[0, 6], torch.zeros(2))
 

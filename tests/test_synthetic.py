@@ -17,15 +17,15 @@ from sdk.faba.answers import read_action_units, read_emotion
 from sdk.faba.rege import official_action_units, official_emotion, paper_action_units, paper_emotion, rouge_l
 from sdk.faba.vocabulary import EMOTIONS
 from trainer.corpus.records import read_records
-from trainer.synthetic import sample
+from trainer.synthetic import rendered_face
 from trainer.synthetic.describe import degree, describe_emotion, describe_units
 from trainer.synthetic.expression import SHAPES as UNIT_SHAPES
 from trainer.synthetic.expression import UNITS, WEAKEST, Expression, draw_emotion, draw_units
 from trainer.synthetic.face_model import FACES, PARTS, VERTICES, FaceModel, read_face_model
 from trainer.synthetic.preview import preview
 from trainer.synthetic.raster import rasterise
+from trainer.synthetic.rendered_face import EYES_SHUT, FACE_SCALE, LIPS_PARTED, as_visible, detected_crop
 from trainer.synthetic.resting import at_rest, draw_rotation
-from trainer.synthetic.sample import EYES_SHUT, FACE_SCALE, LIPS_PARTED, as_visible, detected_crop
 from trainer.synthetic.scene import CLOSED_LIPS, Render, Studio, render
 from trainer.synthetic.synthesize import synthesize, use_one_thread
 
@@ -447,13 +447,13 @@ def test_points_are_where_the_picture_shows_them(head, monkeypatch):
         drawn.append(replace(render(*args), image=colours))
         return drawn[-1]
 
-    monkeypatch.setattr(sample, "render", coloured)
-    monkeypatch.setattr(sample, "_photograph", lambda crop, random: np.asarray(crop))
+    monkeypatch.setattr(rendered_face, "render", coloured)
+    monkeypatch.setattr(rendered_face, "_photograph", lambda crop, random: np.asarray(crop))
     for box in ((20.0, 30.0, 200.0), (-30.0, -20.0, 220.0), (90.0, 60.0, 250.0)):
-        monkeypatch.setattr(sample, "detected_crop", lambda picture, random, box=box: box)
-        made = sample.make_sample(studio, np.random.default_rng(0))
-        places = (made.landmarks.reshape(-1, 2) + 1) / 2 * sample.SIDE - 0.5
-        inside = ((places >= 2) & (places < sample.SIDE - 3)).all(axis=1)
+        monkeypatch.setattr(rendered_face, "detected_crop", lambda picture, random, box=box: box)
+        made = rendered_face.render_face(studio, np.random.default_rng(0))
+        places = (made.landmarks.reshape(-1, 2) + 1) / 2 * rendered_face.SIDE - 0.5
+        inside = ((places >= 2) & (places < rendered_face.SIDE - 3)).all(axis=1)
         low = np.floor(places[inside]).astype(int)
         near, (x, y) = places[inside] - low, low.T
         across = made.image[y, x, 0] * (1 - near[:, 0]) + made.image[y, x + 1, 0] * near[:, 0]

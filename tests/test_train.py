@@ -20,9 +20,9 @@ import trainer.training.train
 from trainer.checkpoint import load_emola
 from trainer.corpus.records import read_records
 from trainer.model.config import Conventions
+from trainer.model.save import official_name
 from trainer.training.plot import read_log
 from trainer.training.recipe import Recipe
-from trainer.training.save import official_name
 from trainer.training.train import Sources, train
 
 OFFICIAL_FILES = ("adapter_model.bin", "non_lora_trainables.bin", "landmark_feature_projector.bin")

@@ -126,7 +126,7 @@ class Checkpoint:
 
     def _layers(self) -> "list[WeightFiles | NewProjector]":
         """Weight files, those that win first."""
-        layers = [WeightFiles(weight_files(self.base))]
+        layers: list[WeightFiles | NewProjector] = [WeightFiles(weight_files(self.base))]
         if self.vision_tower and _has_weights(self.vision_tower):
             layers.insert(0, WeightFiles(weight_files(self.vision_tower), vision_only=True))
         if self.adapter:
@@ -143,7 +143,9 @@ class NewProjector(Mapping[str, Tensor]):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             projector = new_landmark_projector(config)
-        self._tensors = {f"landmark_feature_projector.{k}": v for k, v in projector.state_dict().items()}
+        self._tensors: dict[str, Tensor] = {
+            f"landmark_feature_projector.{k}": v for k, v in projector.state_dict().items()
+        }
 
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self[name].shape)
@@ -197,7 +199,7 @@ class _Layers(Mapping[str, Tensor]):
                 )
 
     def __getitem__(self, name: str) -> Tensor:
-        tensor = self._layers[name][name]
+        tensor: Tensor = self._layers[name][name]
         return tensor[: self._vocabulary] if _is_vocabulary(name) else tensor
 
     def __iter__(self) -> Iterator[str]:

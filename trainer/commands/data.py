@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 from sdk.errors import DataError
 from sdk.faba.prompts import Task
-from trainer.corpus.datasets import Dataset
+from trainer.corpus.datasets import DatasetName
 
 _TASKS: dict[str, Task] = {"emotion": "emotion", "au": "action_units"}  # as the files are named
 _ROOT_HELP = "folder that the pictures are relative to; default: found above the file"
@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _add_prepare(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("dataset", choices=get_args(Dataset))
+    parser.add_argument("dataset", choices=get_args(DatasetName))
     parser.add_argument("folder", type=Path, metavar="DIR", help="the data set as its makers distribute it")
     parser.add_argument("--out", type=Path, required=True, help="new folder; an unfinished one goes on")
     parser.add_argument("--fold", type=int, choices=(1, 2, 3), help="of DISFA and BP4D; default: all three")

@@ -61,15 +61,15 @@ def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
 
     missing = [flag for flag in ("data", "task", "output") if getattr(args, flag) is None]
     if missing or (args.checkpoint is None) == (args.endpoint is None):
-        found = ", ".join(missing) or "the model"
-        raise DataError(f"expected a model or --endpoint, and --data, --task, --output; missing: {found}")
+        lacking = ", ".join(missing) or "the model"
+        raise DataError(f"expected a model or --endpoint, and --data, --task, --output; missing: {lacking}")
     evaluation = EvaluationSet.read(args.data, args.task, args.dataset, root=args.root, limit=args.limit)
     with tqdm(total=len(evaluation.records), unit="face") as bar:
         predictions = answer(_open(args), evaluation, args.output, lambda done, _: bar.update(done - bar.n))
-    found = evaluate(predictions, evaluation, args.output)
+    scores = evaluate(predictions, evaluation, args.output)
     if args.against:
-        found["against"] = compare_runs(predictions, args.against, evaluation)
-    return found
+        scores["against"] = compare_runs(predictions, args.against, evaluation)
+    return scores
 
 
 def _open(args: argparse.Namespace) -> Any:

@@ -118,7 +118,7 @@ def _conventions(args: argparse.Namespace, records: Sequence[Any]) -> Any:
     ]
     if recorded:
         start = read_conventions(recorded[0])
-    changes = {"landmark_mode": args.landmark_mode or recorded_mode(records)}
+    changes: dict[str, Any] = {"landmark_mode": args.landmark_mode or recorded_mode(records)}
     if args.template:
         changes["template"] = args.template
     if args.image_aspect:

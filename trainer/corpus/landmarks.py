@@ -17,7 +17,7 @@ from sdk.arrays import Floats
 from sdk.errors import DataError
 from sdk.faces.crop import aligned_face
 from sdk.faces.images import load_image
-from sdk.faces.preprocess import LANDMARK_SIZE, LandmarkMode, landmark_pixels
+from sdk.faces.preprocess import LANDMARK_FEATURES, LANDMARK_SIDE, LandmarkMode, landmark_pixels
 from sdk.files import write_file, write_json
 from sdk.runtime.backends.ort import OrtEncoder
 from trainer.corpus.records import Record
@@ -25,7 +25,6 @@ from trainer.corpus.tensors import read_landmarks
 from trainer.model.config import Conventions
 
 ABOUT = "about.json"
-FEATURES = 212
 
 
 def fill_landmarks(
@@ -103,11 +102,11 @@ def _mode_of(folder: Path) -> LandmarkMode:
 
 def _check_interface(encoder: OrtEncoder, network: Path) -> None:
     try:
-        shape = encoder(np.zeros((2, 3, LANDMARK_SIZE, LANDMARK_SIZE), np.float32)).shape
+        shape = encoder(np.zeros((2, 3, LANDMARK_SIDE, LANDMARK_SIDE), np.float32)).shape
     except Exception as error:  # onnxruntime's own exception types are not public
         raise DataError(f"{network} does not take (N, 3, 192, 192) pixels as 2d106det does: {error}") from None
-    if shape != (2, FEATURES):
-        raise DataError(f"{network}: expected (N, {FEATURES}) outputs as of 2d106det, found {shape} for N = 2")
+    if shape != (2, LANDMARK_FEATURES):
+        raise DataError(f"{network}: expected (N, {LANDMARK_FEATURES}) outputs as of 2d106det, found {shape} for N = 2")
 
 
 def _claim(folder: Path, about: dict[str, Any], replace: bool) -> None:
@@ -145,7 +144,7 @@ def _read(path: Path) -> Any:
 
 def _is_there(record: Record) -> bool:
     try:
-        read_landmarks(record, FEATURES)
+        read_landmarks(record, LANDMARK_FEATURES)
     except DataError:
         return False
     return True

@@ -11,7 +11,16 @@ from sdk.errors import DataError
 from sdk.faba.prompts import QUESTIONS, Task
 from sdk.files import write_file, write_json
 from trainer.corpus.crops import FaceCropper, jpeg
-from trainer.corpus.datasets import NO_UNITS, Dataset, Sample, SampleSet, read_bp4d, read_disfa, read_gft, read_rafdb
+from trainer.corpus.datasets import (
+    NO_UNITS,
+    DatasetName,
+    LabelledFace,
+    LabelledFaceSet,
+    read_bp4d,
+    read_disfa,
+    read_gft,
+    read_rafdb,
+)
 from trainer.corpus.datasets.folds import split_fold
 from trainer.corpus.datasets.frames import read_pictures
 from trainer.corpus.records import Record, evaluation_row, training_row
@@ -22,7 +31,7 @@ ABOUT = "about.json"
 
 
 def prepare(
-    dataset: Dataset,
+    dataset: DatasetName,
     folder: Path,
     out: Path,
     *,
@@ -78,7 +87,7 @@ def annotation_name(split: str, task: Task) -> str:
     return f"{split}_{'emotion' if task == 'emotion' else 'au'}_anno.json"
 
 
-def _folds(dataset: Dataset, fold: int | None) -> tuple[int, ...]:
+def _folds(dataset: DatasetName, fold: int | None) -> tuple[int, ...]:
     """The folds to write; none for a data set with an official division."""
     known = FOLDS if dataset in ("disfa", "bp4d") else ()
     if fold is not None and fold not in known:
@@ -86,7 +95,7 @@ def _folds(dataset: Dataset, fold: int | None) -> tuple[int, ...]:
     return known if fold is None else (fold,)
 
 
-def _read(dataset: Dataset, folder: Path, partition: Path | None) -> SampleSet:
+def _read(dataset: DatasetName, folder: Path, partition: Path | None) -> LabelledFaceSet:
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder; expected the data set {dataset} as its makers distribute it")
     if dataset == "gft":
@@ -96,7 +105,7 @@ def _read(dataset: Dataset, folder: Path, partition: Path | None) -> SampleSet:
     return {"rafdb": read_rafdb, "disfa": read_disfa, "bp4d": read_bp4d}[dataset](folder)
 
 
-def _options(dataset: Dataset, detector: str | None, every: int) -> dict[str, Any]:
+def _options(dataset: DatasetName, detector: str | None, every: int) -> dict[str, Any]:
     """What decides the content of the output folder."""
     detector = None if dataset == "rafdb" else detector
     scale = Conventions.face_scale if detector else None
@@ -117,7 +126,7 @@ def _claim(out: Path, options: dict[str, Any]) -> None:
 
 
 def _crop(
-    samples: Sequence[Sample], out: Path, detector: str | None, progress: Callable[[int, int], None]
+    samples: Sequence[LabelledFace], out: Path, detector: str | None, progress: Callable[[int, int], None]
 ) -> Counter[str]:
     """Write the pictures that are missing from `out`; returns how many samples have none, and why."""
     waiting = [sample for sample in samples if not (out / _image(sample)).exists()]
@@ -133,7 +142,7 @@ def _crop(
     return lost
 
 
-def _face(sample: Sample, picture: Pixels, cropper: FaceCropper | None) -> bytes | None:
+def _face(sample: LabelledFace, picture: Pixels, cropper: FaceCropper | None) -> bytes | None:
     """The file of a face crop; a JPEG file that needs no cropping is kept as it is."""
     if cropper is None:
         return sample.picture.read_bytes() if sample.picture.suffix == ".jpg" else jpeg(picture)
@@ -141,11 +150,13 @@ def _face(sample: Sample, picture: Pixels, cropper: FaceCropper | None) -> bytes
     return None if face is None else jpeg(face)
 
 
-def _image(sample: Sample) -> str:
+def _image(sample: LabelledFace) -> str:
     return f"images/{sample.name}.jpg"
 
 
-def _divide(samples: Sequence[Sample], folds: Iterable[int]) -> Iterator[tuple[str, list[Sample], list[Sample]]]:
+def _divide(
+    samples: Sequence[LabelledFace], folds: Iterable[int]
+) -> Iterator[tuple[str, list[LabelledFace], list[LabelledFace]]]:
     """Folder, training samples and evaluation samples of each division."""
     if not folds:
         yield "", [s for s in samples if s.split == "train"], [s for s in samples if s.split == "eval"]
@@ -153,14 +164,14 @@ def _divide(samples: Sequence[Sample], folds: Iterable[int]) -> Iterator[tuple[s
         yield f"fold{fold}", *split_fold(samples, fold)
 
 
-def _write(folder: Path, train: Sequence[Sample], evaluation: Sequence[Sample], dataset: str) -> None:
+def _write(folder: Path, train: Sequence[LabelledFace], evaluation: Sequence[LabelledFace], dataset: str) -> None:
     """The annotation files of one division."""
     for split, samples in (("train", train), ("eval", evaluation)):
         rows = [_row(sample, split, dataset) for sample in samples]
         write_json(folder / annotation_name(split, "emotion" if dataset == "rafdb" else "action_units"), rows)
 
 
-def _row(sample: Sample, split: str, dataset: str) -> dict[str, Any]:
+def _row(sample: LabelledFace, split: str, dataset: str) -> dict[str, Any]:
     landmark = f"landmarks/{sample.name}.npy"
     question = QUESTIONS[sample.task]
     record = Record(sample.name, Path(), _image(sample), landmark, question, sample.answer, sample.label)

@@ -104,9 +104,9 @@ def parse_record(row: Any, name: str, root: Path, task: Task | None = None) -> R
 
 def _turns(row: Mapping[str, Any], name: str) -> tuple[str, str]:
     """Question and answer of a training record; the image mark may stand anywhere in the question."""
-    turns = row.get("conversations")
+    turns: Any = row.get("conversations")
     try:
-        (human, gpt) = turns
+        human, gpt = turns
         if (human["from"], gpt["from"]) != ("human", "gpt"):
             raise ValueError
         question, answer = human["value"], gpt["value"]

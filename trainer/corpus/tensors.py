@@ -11,14 +11,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from sdk.arrays import Floats
 from sdk.errors import DataError
 from sdk.faba.prompts import TEMPLATES
 from sdk.faces.crop import FaceCrop, aligned_face
 from sdk.faces.images import load_image
 from sdk.faces.patches import patch_order
-from sdk.faces.preprocess import Preprocessing, vision_pixels
+from sdk.faces.preprocess import LANDMARK_FEATURES, Preprocessing, vision_pixels
 from trainer.corpus.records import Record
-from trainer.model.config import Conventions, EmolaConfig, ImageStatistics, preprocessing
+from trainer.model.config import Conventions, EmolaConfig, ImageStatistics, patches_per_side, preprocessing
 from trainer.tokenization import IGNORED, conversation_ids
 
 
@@ -37,14 +38,14 @@ class Encoding:
 
     def ranked_pixels(self, record: Record) -> tuple[Tensor, Tensor]:
         """`pixels`, and (patches,) indices of their patches, the most telling first."""
-        side = self.config.vision.image_size // self.config.vision.patch_size
+        side = patches_per_side(self.config.vision)
         face = self._face(record, self.conventions.landmark_mode == "insightface")
         return torch.from_numpy(vision_pixels(*face)), torch.from_numpy(patch_order(*face, side))
 
-    def _face(self, record: Record, located: bool) -> tuple[FaceCrop, np.ndarray, Preprocessing]:
+    def _face(self, record: Record, located: bool) -> tuple[FaceCrop, Floats, Preprocessing]:
         """Crop, landmark feature and settings; the feature is read only where its points are needed."""
         crop = aligned_face(load_image(record.image_path), self.conventions.face_scale)
-        features = read_landmarks(record, self.config.landmark_size) if located else np.empty(0)
+        features = read_landmarks(record, self.config.landmark_size) if located else np.empty(0, np.float32)
         return crop, features, preprocessing(self.config, self.conventions, self.statistics)
 
     def landmarks(self, record: Record) -> Tensor:
@@ -56,7 +57,7 @@ class Encoding:
         return conversation_ids(self.tokenizer, TEMPLATES[self.conventions.template], record.question, record.answer)
 
 
-def read_landmarks(record: Record, size: int = 212) -> np.ndarray:
+def read_landmarks(record: Record, size: int = LANDMARK_FEATURES) -> Floats:
     """The landmark feature of a record as (size,) float32.
 
     Raises:
@@ -71,7 +72,7 @@ def read_landmarks(record: Record, size: int = 212) -> np.ndarray:
             f"{record.id}: {record.landmark_path}: expected {size} finite numbers, found {feature.dtype} of shape "
             f"{feature.shape}"
         )
-    return feature.astype(np.float32)
+    return np.asarray(feature, np.float32)
 
 
 class RecordDataset(Dataset[dict[str, Any]]):
@@ -156,7 +157,7 @@ class RecordOrder(Sampler[int]):
         """The records of a step, longest first to whichever pass has the fewest tokens so far."""
         if len(step) < self._batch_size * self._passes:
             return iter(step)  # the end of an epoch
-        lengths, passes = self._lengths or (), [[] for _ in range(self._passes)]
+        lengths, passes = self._lengths or (), [list[int]() for _ in range(self._passes)]
         totals = [0] * self._passes
         for index in sorted(step, key=lambda index: -lengths[index]):
             open_passes = (number for number, dealt in enumerate(passes) if len(dealt) < self._batch_size)

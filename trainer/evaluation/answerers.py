@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import torch
+from torch import Tensor
 
 from sdk.analyzer import open_backend
 from sdk.bundles.files import file_sha256
@@ -78,7 +79,7 @@ class TorchAnswerer:
         self._encoding = Encoding(checkpoint.config, checkpoint.conventions, checkpoint.statistics, self._tokenizer)
 
     def answer(self, records: Sequence[Record]) -> list[str]:
-        answers = {}
+        answers: dict[int, str] = {}
         for question in dict.fromkeys(record.question for record in records):  # equal questions need no padding
             group = [index for index, record in enumerate(records) if record.question == question]
             texts = self._answer_one_question(question, [records[index] for index in group])
@@ -94,7 +95,8 @@ class TorchAnswerer:
         landmarks = torch.stack([self._encoding.landmarks(record) for record in records]).to(self._device)
         kept = patches[:, : self._visual_tokens] if self._visual_tokens else None
         fused = self._model.fuse(ids, self._model.encode(pixels, landmarks, kept))
-        tokens = self._model.language_model.generate(
+        decoder = cast(Any, self._model.language_model)  # transformers' types do not let a LlamaForCausalLM generate
+        tokens: Tensor = decoder.generate(
             inputs_embeds=fused.embeds,
             attention_mask=fused.attention_mask.long(),
             do_sample=False,
@@ -107,7 +109,7 @@ class TorchAnswerer:
     def _decode(self, token_ids: list[int]) -> str:
         end = self._tokenizer.eos_id()
         kept = token_ids[: token_ids.index(end)] if end in token_ids else token_ids
-        return self._tokenizer.decode(kept).strip()
+        return str(self._tokenizer.decode(kept)).strip()
 
 
 class BundleAnswerer:

@@ -166,7 +166,7 @@ def compare_runs(predictions: Sequence[str], other: Path, evaluation: Evaluation
             f"{other}: {len(answers)} of {len(evaluation.records)} records are answered; finish that run first"
         )
     theirs = [answers[index] for index in range(len(answers))]
-    found = compare(*(_sample_scores(texts, evaluation) for texts in (predictions, theirs)))
+    found = compare(_sample_scores(predictions, evaluation), _sample_scores(theirs, evaluation))
     if evaluation.dataset == NOUNS:
         return {"accuracy": asdict(found["s_re"])}
     return {name: asdict(comparison) for name, comparison in found.items()}

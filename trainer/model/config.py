@@ -11,7 +11,7 @@ from transformers import CLIPVisionConfig, LlamaConfig
 
 from sdk.errors import CheckpointError
 from sdk.faba.prompts import TEMPLATES
-from sdk.faces.preprocess import Anchor, Aspect, LandmarkMode, Preprocessing
+from sdk.faces.preprocess import LANDMARK_FEATURES, Anchor, Aspect, LandmarkMode, Preprocessing
 from trainer.tokenization import load_tokenizer
 
 Tokens = Literal["both", "visual", "prior"]
@@ -51,7 +51,7 @@ class EmolaConfig:
 
     text: LlamaConfig
     vision: CLIPVisionConfig
-    landmark_size: int = 212
+    landmark_size: int = LANDMARK_FEATURES
     landmark_anchors: tuple[Anchor, ...] = ()
     vision_layer: int = -2
     projector: str = "mlp2x_gelu"
@@ -61,8 +61,29 @@ class EmolaConfig:
     @property
     def image_rows(self) -> int:
         """Rows at the image's place: one per patch and one for the landmarks, as far as `tokens` keeps them."""
-        patches = (self.vision.image_size // self.vision.patch_size) ** 2
+        patches = patches_per_side(self.vision) ** 2
         return {"both": patches + 1, "visual": patches, "prior": 1}[self.tokens]
+
+
+def image_side(vision: CLIPVisionConfig) -> int:
+    """Side in pixels of the picture that a vision tower reads."""
+    return _square_side(vision.image_size)
+
+
+def patch_side(vision: CLIPVisionConfig) -> int:
+    """Side in pixels of a patch of a vision tower."""
+    return _square_side(vision.patch_size)
+
+
+def patches_per_side(vision: CLIPVisionConfig) -> int:
+    """Patches along a side of the picture that a vision tower reads."""
+    return image_side(vision) // patch_side(vision)
+
+
+def _square_side(size: int | list[int] | tuple[int, int] | None) -> int:
+    if not isinstance(size, int):
+        raise CheckpointError(f"expected one number as the side of pictures and patches in config.json, found {size}")
+    return size
 
 
 @dataclass(frozen=True)
@@ -117,7 +138,7 @@ def preprocessing(config: EmolaConfig, conventions: Conventions, statistics: Ima
     """What the runtime must do to a picture, as it is written into a bundle."""
     return Preprocessing(
         face_scale=conventions.face_scale,
-        image_size=config.vision.image_size,
+        image_size=image_side(config.vision),
         image_mean=statistics.mean,
         image_std=statistics.std,
         image_aspect=conventions.image_aspect,
@@ -143,7 +164,7 @@ def read_config(base: Path, vision_tower: Path | None) -> EmolaConfig:
     return EmolaConfig(
         text=llama,
         vision=_vision_config(content, base, vision_tower),
-        landmark_size=content.get("landmark_feature_hidden_size", 212),
+        landmark_size=content.get("landmark_feature_hidden_size", LANDMARK_FEATURES),
         landmark_anchors=tuple(tuple(anchor) for anchor in content.get("emola_landmark_anchors", ())),
         vision_layer=content.get("mm_vision_select_layer", content.get("vision_feature_layer", -2)),
         projector=content.get("mm_projector_type", "mlp2x_gelu"),

@@ -1,7 +1,7 @@
 """EmoLA: a face as rows of a language model. CLIP rows, one landmark row, and Vicuna reads on (Sec. 4 of the paper)."""
 
 import re
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +68,7 @@ class EmoLA(nn.Module):
             inputs_embeds=fused.embeds, attention_mask=padded, use_cache=False, logits_to_keep=kept
         ).logits
         if labels is None:
-            return logits
+            return cast(Tensor, logits)
         loss = nn.functional.cross_entropy(
             logits[:, :-1].float().flatten(0, 1), fused.labels[:, first:].flatten(), ignore_index=IGNORED
         )
@@ -80,7 +80,7 @@ class EmoLA(nn.Module):
         Args:
             pixel_values, landmarks, patches: as in `forward`; kept patches stay in the order of the picture.
         """
-        dtype = self.mm_projector[0].weight.dtype
+        dtype = next(self.mm_projector.parameters()).dtype
         rows = []
         if self.config.tokens != "prior":
             hidden = self.vision_tower(pixel_values.to(dtype), output_hidden_states=True).hidden_states

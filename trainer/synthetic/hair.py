@@ -97,7 +97,8 @@ def strands(style: HairStyle, rest: Floats, noise: NoiseBank, random: np.random.
     turn = turn + 0.05 * style.curl * np.sin(down * 1.7 + random.uniform(0, 6)) + 0.02 * style.curl * np.sin(down * 4)
     across = 320 + 170 * turn + random.uniform(-40, 40)
     along = down * random.uniform(9, 14) + random.uniform(0, 250)
-    return sample_map(noise.strands, across, along)[0]
+    streaks: Floats = sample_map(noise.strands, across, along)[0]
+    return streaks
 
 
 def locks(style: HairStyle, marks: Floats, size: int, random: np.random.Generator) -> tuple[Image.Image, Image.Image]:
@@ -109,7 +110,8 @@ def locks(style: HairStyle, marks: Floats, size: int, random: np.random.Generato
     def at(mark: int, outwards: float, upwards: float) -> Floats:
         """A place beside a landmark of one side, in widths of the face."""
         sign = -1 if mark in (0, 4, 17) else 1
-        return marks[mark] + width * (sign * outwards * right + upwards * up)
+        place: Floats = marks[mark] + width * (sign * outwards * right + upwards * up)
+        return place
 
     length, reach = random.uniform(0.0, 1.4) * width, random.uniform(0.06, 0.26)
     top, part = marks[27] + up * 0.84 * width, marks[27] + up * 0.66 * width + right * style.parting * width / 14.5
@@ -163,4 +165,5 @@ def lock_colours(
     along = np.broadcast_to(rows * 0.6 + random.uniform(0, 300), across.shape)
     streaks = sample_map(noise.strands, across.ravel(), along.ravel()).reshape(1, size, size)
     base = np.asarray(colour, np.float32)[:, None, None]
-    return (base * (0.92 + 0.2 * streaks) + 0.02 * (1 + streaks)).clip(0, 1)
+    colours: Floats = (base * (0.92 + 0.2 * streaks) + 0.02 * (1 + streaks)).clip(0, 1)
+    return colours

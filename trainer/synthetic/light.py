@@ -54,7 +54,8 @@ def illuminate(
     irradiance, grey = float(light[1].mean()), float(albedo.mean())
     exposure = 0.95 * random.uniform(0.7, 1.3) / max(irradiance, 0.02) * (max(grey, 0.02) / 0.4) ** -0.4
     bright = exposure * (albedo * light + 0.25 * white[:, None] * shine)
-    return np.where(bright > 0.6, 1 - 0.4 * np.exp((0.6 - bright) / 0.4), bright)  # a camera's soft shoulder
+    shouldered: Floats = np.where(bright > 0.6, 1 - 0.4 * np.exp((0.6 - bright) / 0.4), bright)  # as cameras do
+    return shouldered
 
 
 def _lit(place: Floats, posed: Floats, triangles: npt.NDArray[np.int32], towards: Floats) -> Floats:

@@ -24,7 +24,8 @@ class NoiseBank:
         rows, columns = max(4, self._side // height), max(4, self._side // width)
         coarse = random.standard_normal((rows, columns)).astype(np.float32)
         fine = np.asarray(Image.fromarray(coarse).resize((self._side, self._side), Image.Resampling.BICUBIC))
-        return (fine - fine.mean()) / fine.std()
+        standardised: Floats = (fine - fine.mean()) / fine.std()
+        return standardised
 
     def cut(
         self, random: np.random.Generator, grain: int, height: int, width: int, *, long: int | None = None

@@ -60,7 +60,8 @@ def turned_eye(eyeball: Floats, weights: dict[str, float], side: Side) -> Floats
     low, high = eyeball.min(axis=0), eyeball.max(axis=0)
     centre = (low + high) / 2
     centre[2] = low[2] + (high[1] - low[1]) / 2  # of the ball, without the cornea that bulges out of its front
-    return (eyeball - centre) @ _facing(SIDEWAYS * sideways, UPWARDS * upwards).T + centre
+    turned: Floats = (eyeball - centre) @ _facing(SIDEWAYS * sideways, UPWARDS * upwards).T + centre
+    return turned
 
 
 def draw_rotation(random: np.random.Generator) -> tuple[Floats, tuple[float, float, float]]:
@@ -69,7 +70,8 @@ def draw_rotation(random: np.random.Generator) -> tuple[Floats, tuple[float, flo
     yaw, pitch, roll = (float(angle) for angle in np.clip(drawn, (-42, -26, -32), (42, 26, 32)))
     cos, sin = np.cos(np.radians(roll)), np.sin(np.radians(roll))
     tilt = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]], np.float32)
-    return tilt @ _facing(np.radians(yaw), np.radians(pitch)), (yaw, pitch, roll)
+    rotation: Floats = tilt @ _facing(np.radians(yaw), np.radians(pitch))
+    return rotation, (yaw, pitch, roll)
 
 
 def _facing(yaw: float, pitch: float) -> Floats:
@@ -77,7 +79,8 @@ def _facing(yaw: float, pitch: float) -> Floats:
     (cy, sy), (cp, sp) = ((np.cos(angle), np.sin(angle)) for angle in (yaw, pitch))
     turn = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
     nod = np.array([[1, 0, 0], [0, cp, sp], [0, -sp, cp]])
-    return (nod @ turn).astype(np.float32)
+    rotation: Floats = (nod @ turn).astype(np.float32)
+    return rotation
 
 
 def project(posed: Floats, size: int, face_pixels: float, random: np.random.Generator) -> Floats:

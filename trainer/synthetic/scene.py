@@ -18,7 +18,7 @@ from trainer.synthetic.noise import NoiseBank
 from trainer.synthetic.raster import interpolate, rasterise, sample_map, vertex_normals
 from trainer.synthetic.regions import Regions, place_on_map
 from trainer.synthetic.resting import Side, at_rest, draw_rotation, project, turned_eye
-from trainer.synthetic.skin import Look, draw_look, paint
+from trainer.synthetic.skin import Skin, draw_skin, paint
 
 CLOSED_LIPS = 0.03  # centimetres between the inner lips of a closed mouth
 LIDS = np.array([[[37, 38], [43, 44]], [[41, 40], [47, 46]]])  # of the 68: upper and lower, each of two eyes
@@ -37,7 +37,7 @@ class Render:
             anticlockwise, as the picture shows it.
         lip_gap: centimetres between the inner lips.
         lid_gap: centimetres between the lids of the eye that is wider open; below 0 where they overlap.
-        look: the person.
+        skin: the person.
         hidden: action units that cannot be seen whatever the face does.
     """
 
@@ -49,7 +49,7 @@ class Render:
     roll: float
     lip_gap: float
     lid_gap: float
-    look: Look
+    skin: Skin
     hidden: frozenset[int]
 
 
@@ -117,7 +117,7 @@ def points106(model: FaceModel) -> npt.NDArray[np.int32]:
     distance[np.abs(face[:, 0]) < 0.5] = 0  # a point of the middle has no other side
     while len(chosen) < 106:  # farthest point sampling
         farthest = int(distance.argmax())
-        twin = int(np.linalg.norm(face - face[farthest] * np.float32([-1, 1, 1]), axis=1).argmin())
+        twin = int(np.linalg.norm(face - face[farthest] * np.array([-1, 1, 1], np.float32), axis=1).argmin())
         for vertex in (farthest, twin):
             chosen.append(vertex)
             distance = np.minimum(distance, np.linalg.norm(face - face[vertex], axis=1))
@@ -160,10 +160,10 @@ def render(studio: Studio, expression: Expression, random: np.random.Generator, 
         face_pixels: width of the face in pixels of the picture; the head is centred.
     """
     model, size = studio.model, studio.size
-    look = draw_look(random)
+    skin = draw_skin(random)
     style = draw_style(random, draw_colour(random))
     if style.cut == "long" and random.random() < 0.8:
-        look = replace(look, beard=0.0)
+        skin = replace(skin, beard=0.0)
     clothes = draw_clothes(random, draw_colour(random), draw_colour(random))
     weights = at_rest(expression, random)
     for name, weight in expression.weights().items():
@@ -174,13 +174,13 @@ def render(studio: Studio, expression: Expression, random: np.random.Generator, 
     rotation, angles = draw_rotation(random)
     posed = (vertices @ rotation.T).astype(np.float32)
     screen = project(posed, size, face_pixels, random)
-    head = _Head(posed, hair, rotation, look, style, clothes)
+    head = _Head(posed, hair, rotation, skin, style, clothes)
     light, mask = _shade(studio, head, screen, expression, random)
     marks = screen[model.landmarks68, :2]
     glasses = int(random.choice((0, 25, 70, 225), p=(0.6, 0.22, 0.1, 0.08))) if random.random() < 0.2 else None
     picture = _compose(light, mask, marks, studio, head, glasses, random)
     hidden = frozenset((5, 7, 43) if glasses and glasses > 200 else ())
-    return Render(picture, marks, screen[studio.points106, :2], *angles, *gaps, look, hidden)
+    return Render(picture, marks, screen[studio.points106, :2], *angles, *gaps, skin, hidden)
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ class _Head:
     posed: Floats
     hair: Floats
     rotation: Floats
-    look: Look
+    skin: Skin
     style: HairStyle
     clothes: Clothes
 
@@ -209,13 +209,13 @@ def _shade(
         interpolate(seen, weights, model.triangles, each) for each in (normals, model.neutral, head.posed, covers)
     )
     kind = studio.triangle_kind[seen]
-    maps = paint(head.look, expression.units, studio.regions, studio.noise, random)
-    *albedo, right, down = sample_map(maps, *place_on_map(rest[0], rest[1]))
+    maps = paint(head.skin, expression.units, studio.regions, studio.noise, random)
+    *colour, right, down = sample_map(maps, *place_on_map(rest[0], rest[1]))
     bumpy = (kind == SKIN) & (hairy < 0.5) & (rotation[:, 2] @ normal > 0.2)
     normal -= bumpy * (right * rotation[:, :1] - down * rotation[:, 1:2])
     normal /= np.sqrt((normal * normal).sum(axis=0)) + 1e-6
     albedo, gloss = materials(
-        kind, rest, np.stack(albedo), hairy, mask, head.look, head.style, head.clothes, studio.noise, random
+        kind, rest, np.stack(colour), hairy, mask, head.skin, head.style, head.clothes, studio.noise, random
     )
     picture = np.full(mask.shape, -1, np.int32)
     picture[mask] = kind
@@ -249,7 +249,7 @@ def _compose(
     if style.cut == "long":
         behind, front = locks(style, marks, size, random)
         brightness = float(np.clip(2.2 * light[1].mean(), 0.35, 1.3)) ** 0.45
-        tint = brightness * lock_colours(style, head.look.hair, size, studio.noise, random)
+        tint = brightness * lock_colours(style, head.skin.hair, size, studio.noise, random)
         picture.paste(as_image(0.55 * tint), mask=behind)
     rim = _levels(0.1 * light.mean(axis=1))  # what the soft edge mixes in: dark, as every rim
     shown = np.empty((3, size, size), np.uint8)

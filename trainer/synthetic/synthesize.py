@@ -19,7 +19,7 @@ from trainer.corpus.records import Record, evaluation_row, training_row
 from trainer.corpus.templates import QUESTION_TEMPLATES
 from trainer.synthetic.describe import describe_emotion, describe_units
 from trainer.synthetic.face_model import read_face_model
-from trainer.synthetic.sample import FACE_SCALE, Sample, make_sample
+from trainer.synthetic.rendered_face import FACE_SCALE, RenderedFace, render_face
 from trainer.synthetic.scene import Studio
 
 CHUNK = 8  # faces that a process makes before it asks for more
@@ -63,28 +63,28 @@ def synthesize(
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        _write(partial, out.name, _samples(count, face_model, seed, processes), seed, split, report)
+        _write(partial, out.name, _render_all(count, face_model, seed, processes), seed, split, report)
         partial.replace(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def _write(
-    folder: Path, set_name: str, samples: Iterator[Sample], seed: int, split: str, report: Callable[[int], None]
+    folder: Path, set_name: str, faces: Iterator[RenderedFace], seed: int, split: str, report: Callable[[int], None]
 ) -> None:
     for name in ("images", "landmarks"):
         (folder / name).mkdir(parents=True)
     rows: dict[str, list[Any]] = {"emotion": [], "au": []}
     points = []
     with (folder / "metadata.jsonl").open("w", encoding="utf-8") as metadata:
-        for index, sample in enumerate(samples):
+        for index, face in enumerate(faces):
             name = f"{index:06d}"
-            (folder / "images" / f"{name}.jpg").write_bytes(sample.image)
-            np.save(folder / "landmarks" / f"{name}.npy", sample.landmarks)
-            points.append(sample.landmarks.reshape(-1, 2))
-            metadata.write(json.dumps({"id": name, **sample.about}) + "\n")
+            (folder / "images" / f"{name}.jpg").write_bytes(face.image)
+            np.save(folder / "landmarks" / f"{name}.npy", face.landmarks)
+            points.append(face.landmarks.reshape(-1, 2))
+            metadata.write(json.dumps({"id": name, **face.about}) + "\n")
             random = np.random.default_rng((seed, index, 1))
-            for task, row in _rows(folder.parent, set_name, name, sample, split, random):
+            for task, row in _rows(folder.parent, set_name, name, face, split, random):
                 rows[task].append(row)
             report(index + 1)
     np.save(folder / "points.npy", np.stack(points))
@@ -94,8 +94,8 @@ def _write(
         write_json(folder / f"{split}_{task}_anno.json", content)
 
 
-def _samples(count: int, face_model: Path, seed: int, processes: int) -> Iterator[Sample]:
-    """Every sample in order, made by several processes."""
+def _render_all(count: int, face_model: Path, seed: int, processes: int) -> Iterator[RenderedFace]:
+    """Every face in order, rendered by several processes."""
     jobs = [(face_model, seed, index) for index in range(count)]
     if processes <= 1:
         with threadpool_limits(1):
@@ -115,17 +115,17 @@ def _studio(face_model: Path) -> Studio:
     return Studio(read_face_model(face_model))
 
 
-def _make(job: tuple[Path, int, int]) -> Sample:
+def _make(job: tuple[Path, int, int]) -> RenderedFace:
     face_model, seed, index = job
-    return make_sample(_studio(face_model), np.random.default_rng((seed, index)))
+    return render_face(_studio(face_model), np.random.default_rng((seed, index)))
 
 
 def _rows(
-    root: Path, set_name: str, name: str, sample: Sample, split: str, random: np.random.Generator
+    root: Path, set_name: str, name: str, face: RenderedFace, split: str, random: np.random.Generator
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """The records of a face: its emotion, if it was drawn for one, and its action units."""
     image, landmark = f"{set_name}/images/{name}.jpg", f"{set_name}/landmarks/{name}.npy"
-    expression = sample.expression
+    expression = face.expression
     answers: dict[str, tuple[str, Any]] = {}
     if expression.emotion:
         answers["emotion"] = (describe_emotion(expression, random), EMOTIONS.index(expression.emotion))

@@ -12,10 +12,9 @@ from transformers import LlamaConfig
 from sdk.errors import TrainingError
 from trainer.model import EmoLA
 from trainer.model.config import EmolaConfig, clip_large
-from trainer.model.lora import attach_lora
+from trainer.model.lora import LORA_TARGETS, attach_lora
 
 Tune = Literal["all", "lora", "landmark", "everything"]
-LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 @dataclass(frozen=True)
@@ -70,6 +69,16 @@ class Recipe:
         """Whether some passes read less than all visual rows."""
         return self.keep_visual < 1 or self.prior_only > 0
 
+    def lora_config(self) -> LoraConfig:
+        """LoRA on the linear layers of the decoder, for peft."""
+        return LoraConfig(
+            r=self.rank,
+            lora_alpha=self.alpha,
+            lora_dropout=self.dropout,
+            target_modules=list(LORA_TARGETS),
+            task_type="CAUSAL_LM",
+        )
+
     def __post_init__(self) -> None:
         below_1 = "a share of at least 0, below 1"
         ranges = {
@@ -95,7 +104,7 @@ def prepare_model(model: EmoLA, recipe: Recipe) -> None:
     model.requires_grad_(recipe.tune == "everything")
     if recipe.tune in ("all", "lora"):
         if not isinstance(model.language_model, PeftModel):
-            model.language_model = attach_lora(model.language_model, _lora_config(recipe))
+            model.language_model = attach_lora(model.language_model, recipe.lora_config())
         for name, parameter in model.language_model.named_parameters():
             parameter.requires_grad = ".lora_" in name
     tokens = model.config.tokens
@@ -110,16 +119,6 @@ def prepare_model(model: EmoLA, recipe: Recipe) -> None:
         raise TrainingError(f"--prior-only chooses between visual and landmark rows; --tokens {tokens} has one of them")
     if not trainable_parts(model):
         raise TrainingError(f"--tune {recipe.tune} with --tokens {tokens} trains nothing")
-
-
-def _lora_config(recipe: Recipe) -> LoraConfig:
-    return LoraConfig(
-        r=recipe.rank,
-        lora_alpha=recipe.alpha,
-        lora_dropout=recipe.dropout,
-        target_modules=list(LORA_TARGETS),
-        task_type="CAUSAL_LM",
-    )
 
 
 def trainable_parts(model: nn.Module) -> dict[str, int]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate.utils import parse_flag_from_env
@@ -21,17 +21,17 @@ from sdk.errors import SdkError, TrainingError
 from sdk.files import write_json
 from trainer.checkpoint import Checkpoint
 from trainer.corpus.records import Record
-from trainer.corpus.tensors import Encoding, FixedOrder, RecordDataset, RecordOrder, collate
+from trainer.corpus.tensors import Encoding, FixedOrder, RecordDataset, RecordOrder
 from trainer.model import EmoLA
 from trainer.model.config import CONVENTIONS, Conventions, Tokens
-from trainer.model.lora import load_in_4bit
+from trainer.model.lora import LORA_TARGETS, load_in_4bit
 from trainer.model.processor import attend_plainly
+from trainer.model.save import write_adapter, write_complete
 from trainer.model.weights import canonical_name
 from trainer.tokenization import load_tokenizer
 from trainer.training.loop import COMPLETE, Arguments, RecordTrainer, StepLog, training_arguments
 from trainer.training.plot import plot_training, read_log
-from trainer.training.recipe import LORA_TARGETS, Recipe, prepare_model, trainable_parts
-from trainer.training.save import write_adapter, write_complete
+from trainer.training.recipe import Recipe, prepare_model, trainable_parts
 
 LOG, RUN = "log.jsonl", "run.json"
 
@@ -90,17 +90,11 @@ def train(
     encoding = Encoding(checkpoint.config, sources.conventions, checkpoint.statistics, load_tokenizer(checkpoint.base))
     dataset, log = RecordDataset(sources.records, encoding, ranked=recipe.leaves_rows_out), StepLog(output / LOG)
     torch.manual_seed(recipe.seed)  # LoRA starts at random
-    trainer = RecordTrainer(
-        model=_load(checkpoint, recipe, arguments),
-        args=arguments,
-        train_dataset=dataset,
-        data_collator=collate,
-        callbacks=[log],
-        order=_order(dataset, recipe, arguments.world_size, order),
-        recipe=recipe,
-    )
+    model = _load(checkpoint, recipe, arguments)
+    given = _order(dataset, recipe, arguments.world_size, order)
+    trainer = RecordTrainer(model, arguments, dataset, given, recipe, log)
     if trainer.is_world_process_zero():
-        report(f"{len(dataset)} records; trained parameters: {trainable_parts(trainer.model)}")
+        report(f"{len(dataset)} records; trained parameters: {trainable_parts(model)}")
         report(f"going on from {resume.name}" if resume else "starting")
     with _clear_errors(output), closing(log):
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
@@ -136,7 +130,7 @@ def _load(checkpoint: Checkpoint, recipe: Recipe, arguments: Arguments) -> EmoLA
     """The model with its trained parameters in float32 and, in a bfloat16 run, the frozen ones in bfloat16."""
     sharded = parse_flag_from_env("ACCELERATE_USE_FSDP")  # which wants one type within a layer
     halved = arguments.bf16 and not sharded and recipe.tune != "everything"
-    lora = "live" if checkpoint.lora else "merged"
+    lora: Literal["live", "merged"] = "live" if checkpoint.lora else "merged"
     model = checkpoint.load(dtype=torch.bfloat16 if halved else torch.float32, lora=lora)
     if arguments.bf16 and arguments.use_cpu:
         attend_plainly(model.language_model, model.vision_tower)
@@ -270,7 +264,7 @@ def _write(
             {**kept, **trained},
             checkpoint.config,
             conventions,
-            recipe,
+            recipe.lora_config(),
             card,
             official_layout=official_layout,
         )

@@ -4,14 +4,14 @@ from trainer.corpus.datasets.bp4d import read_bp4d
 from trainer.corpus.datasets.disfa import read_disfa
 from trainer.corpus.datasets.folds import average_folds
 from trainer.corpus.datasets.gft import read_gft
+from trainer.corpus.datasets.labelled_face import NO_UNITS, DatasetName, LabelledFace, LabelledFaceSet
 from trainer.corpus.datasets.rafdb import read_rafdb
-from trainer.corpus.datasets.sample import NO_UNITS, Dataset, Sample, SampleSet
 
 __all__ = [
     "NO_UNITS",
-    "Dataset",
-    "Sample",
-    "SampleSet",
+    "DatasetName",
+    "LabelledFace",
+    "LabelledFaceSet",
     "average_folds",
     "read_bp4d",
     "read_disfa",

@@ -5,8 +5,8 @@ from pathlib import Path
 from sdk.errors import DataError
 from sdk.faba.vocabulary import DATASETS
 from trainer.corpus.datasets.folds import name_parts
-from trainer.corpus.datasets.frames import Frames, find_frames, frame_samples
-from trainer.corpus.datasets.sample import Sample, SampleSet
+from trainer.corpus.datasets.frames import Frames, find_frames, label_frames
+from trainer.corpus.datasets.labelled_face import LabelledFace, LabelledFaceSet
 
 PARTS = name_parts(
     "SN002 SN010 SN001 SN026 SN027 SN032 SN030 SN009 SN016",
@@ -17,7 +17,7 @@ PRESENT = 2  # intensity from which a unit counts as active
 LABELS = "ActionUnit_Labels"
 
 
-def read_disfa(folder: Path) -> SampleSet:
+def read_disfa(folder: Path) -> LabelledFaceSet:
     """The frames of all 27 subjects, seen by the left camera.
 
     Args:
@@ -27,15 +27,15 @@ def read_disfa(folder: Path) -> SampleSet:
     Raises:
         DataError: a subject or a label file is missing, or a line of one is wrong.
     """
-    samples: list[Sample] = []
+    samples: list[LabelledFace] = []
     unseen = 0
     for part, subjects in PARTS.items():
         for subject in subjects:
             units = _read_units(folder / LABELS / subject, subject)
-            found = frame_samples(_find_frames(folder, subject), units, subject, subject, part)
+            found = label_frames(_find_frames(folder, subject), units, subject, subject, part)
             unseen += len(units) - len(found)
             samples += found
-    return SampleSet(samples, {"no picture of the labelled frame": unseen})
+    return LabelledFaceSet(samples, {"no picture of the labelled frame": unseen})
 
 
 def _read_units(folder: Path, subject: str) -> dict[int, frozenset[int]]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from sdk.errors import DataError
-from trainer.corpus.datasets.sample import Sample
+from trainer.corpus.datasets.labelled_face import LabelledFace
 
 
 def name_parts(*subjects: str) -> dict[str, list[str]]:
@@ -11,7 +11,7 @@ def name_parts(*subjects: str) -> dict[str, list[str]]:
     return {f"part{number}": names.split() for number, names in enumerate(subjects, 1)}
 
 
-def split_fold(samples: Sequence[Sample], fold: int) -> tuple[list[Sample], list[Sample]]:
+def split_fold(samples: Sequence[LabelledFace], fold: int) -> tuple[list[LabelledFace], list[LabelledFace]]:
     """Training and evaluation samples of fold 1, 2 or 3: its own part is evaluated, the two others are trained on."""
     part = f"part{fold}"
     return [s for s in samples if s.split != part], [s for s in samples if s.split == part]

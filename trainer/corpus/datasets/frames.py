@@ -11,7 +11,7 @@ import numpy as np
 from sdk.arrays import Pixels
 from sdk.errors import DataError, DependencyError, ImageError
 from sdk.faces.images import PICTURE_SUFFIXES, load_image
-from trainer.corpus.datasets.sample import Sample
+from trainer.corpus.datasets.labelled_face import LabelledFace
 
 VIDEOS = {".avi", ".mp4", ".mov", ".mkv", ".mpg", ".wmv"}
 
@@ -33,9 +33,9 @@ def find_frames(places: Iterable[Path]) -> Frames | None:
     return videos[0] if videos else next(filter(None, folders), None)
 
 
-def frame_samples(
+def label_frames(
     frames: Frames, units: Mapping[int, frozenset[int]], sequence: str, subject: str, split: str
-) -> list[Sample]:
+) -> list[LabelledFace]:
     """Samples of the labelled frames that have a picture; of a video each is taken to have one.
 
     Args:
@@ -47,11 +47,11 @@ def frame_samples(
         picture, frame = (frames, number) if isinstance(frames, Path) else (frames.get(number), None)
         if picture:
             name = f"{sequence}_{number:05}"
-            samples.append(Sample(name, picture, frame, subject, split, units=units[number]))
+            samples.append(LabelledFace(name, picture, frame, subject, split, units=units[number]))
     return samples
 
 
-def read_pictures(samples: Sequence[Sample]) -> Iterator[tuple[Sample, Pixels | None]]:
+def read_pictures(samples: Sequence[LabelledFace]) -> Iterator[tuple[LabelledFace, Pixels | None]]:
     """Each sample with its (H, W, 3) uint8 RGB picture; None where it cannot be read or the video has no such frame.
 
     Samples of one video must follow each other in the order of their frames, so that it is decoded once.

@@ -6,14 +6,14 @@ from pathlib import Path
 
 from sdk.errors import DataError
 from sdk.faba.vocabulary import DATASETS
-from trainer.corpus.datasets.frames import Frames, find_frames, frame_samples
+from trainer.corpus.datasets.frames import Frames, find_frames, label_frames
+from trainer.corpus.datasets.labelled_face import LabelledFace, LabelledFaceSet
 from trainer.corpus.datasets.occurrence import read_occurrence
-from trainer.corpus.datasets.sample import Sample, SampleSet
 
 _SPLITS = {"train": "train", "training": "train", "test": "eval", "eval": "eval"}
 
 
-def read_gft(folder: Path, partition: Path) -> SampleSet:
+def read_gft(folder: Path, partition: Path) -> LabelledFaceSet:
     """The coded frames of the participants that a partition names.
 
     A frame in which one of the ten scored units is not coded is left out.
@@ -26,16 +26,16 @@ def read_gft(folder: Path, partition: Path) -> SampleSet:
     Raises:
         DataError: the partition is not of this form, or a participant has no sheet or no pictures.
     """
-    samples: list[Sample] = []
+    samples: list[LabelledFace] = []
     uncoded = unseen = 0
     places = _places(folder)
     for participant, split in read_partition(partition).items():
         own = places.get(participant, [])
         units, left_out = read_occurrence(_sheet(own, participant), DATASETS["GFT"].scored)
-        found = frame_samples(_frames(own, participant), units, participant, participant, split)
+        found = label_frames(_frames(own, participant), units, participant, participant, split)
         uncoded, unseen = uncoded + left_out, unseen + len(units) - len(found)
         samples += found
-    return SampleSet(samples, {"a unit is not coded": uncoded, "no picture of the coded frame": unseen})
+    return LabelledFaceSet(samples, {"a unit is not coded": uncoded, "no picture of the coded frame": unseen})
 
 
 def read_partition(path: Path) -> dict[str, str]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from sdk.errors import DataError
 from sdk.faba.vocabulary import Emotion
-from trainer.corpus.datasets.sample import Sample, SampleSet
+from trainer.corpus.datasets.labelled_face import LabelledFace, LabelledFaceSet
 
 LABELS: dict[str, Emotion] = {
     "1": "surprise",
@@ -19,7 +19,7 @@ LIST = "EmoLabel/list_patition_label.txt"  # spelled so by its makers
 PICTURES = "Image/aligned"
 
 
-def read_rafdb(folder: Path) -> SampleSet:
+def read_rafdb(folder: Path) -> LabelledFaceSet:
     """The samples of the folder `basic` of RAF-DB.
 
     Args:
@@ -38,13 +38,13 @@ def read_rafdb(folder: Path) -> SampleSet:
         raise DataError(
             f"{len(missing)} of {len(samples)} aligned pictures are missing, first {missing[0]}: unpack aligned.zip"
         )
-    return SampleSet(samples, {})
+    return LabelledFaceSet(samples, {})
 
 
-def _sample(folder: Path, words: list[str], place: str) -> Sample:
+def _sample(folder: Path, words: list[str], place: str) -> LabelledFace:
     file, label = words if len(words) == 2 else ("", "")
     split = {"train": "train", "test": "eval"}.get(file.split("_")[0])
     if split is None or label not in LABELS:
         raise DataError(f"{place}: expected a line such as 'train_00001.jpg 5' with a label 1..7, found {words}")
     name = Path(file).stem
-    return Sample(name, folder / PICTURES / f"{name}_aligned.jpg", None, "", split, emotion=LABELS[label])
+    return LabelledFace(name, folder / PICTURES / f"{name}_aligned.jpg", None, "", split, emotion=LABELS[label])

@@ -8,12 +8,12 @@ from typing import Literal
 from sdk.faba.prompts import Task
 from sdk.faba.vocabulary import Emotion
 
-Dataset = Literal["rafdb", "disfa", "bp4d", "gft"]
+DatasetName = Literal["rafdb", "disfa", "bp4d", "gft"]
 NO_UNITS = "No AU"  # the answer for a face without an active unit; the paper names none
 
 
 @dataclass(frozen=True)
-class Sample:
+class LabelledFace:
     """One labelled face.
 
     Attributes:
@@ -53,8 +53,8 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class SampleSet:
+class LabelledFaceSet:
     """What a reader found: samples in a fixed order, and how many frames were left out for which reason."""
 
-    samples: Sequence[Sample]
+    samples: Sequence[LabelledFace]
     left_out: Mapping[str, int]
