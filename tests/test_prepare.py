@@ -145,7 +145,10 @@ def test_failures(tmp_path):
     gft = write_gft(tmp_path / "gft")
     cases = [
         (dict(dataset="rafdb", folder=tmp_path / "none", out=out), "is no folder"),
-        (dict(dataset="rafdb", folder=rafdb, out=out, every=2), "holds another data set: every differ"),
+        (
+            dict(dataset="rafdb", folder=rafdb, out=out, every=2),
+            r"holds another prepared data set: every \(found 1\) differ",
+        ),
         (dict(dataset="rafdb", folder=rafdb, out=tmp_path / "full"), "is not empty"),
         (dict(dataset="rafdb", folder=rafdb, out=tmp_path / "a", fold=1), "one official division"),
         (dict(dataset="disfa", folder=rafdb, out=tmp_path / "a", fold=4), "folds 1 to 3"),

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import GOLDEN, golden_json
-from training import RECORDS, arguments, emola_train, launch, losses, write_records
+from training import ONE_THREAD, RECORDS, arguments, emola_train, kill_after, launch, losses, write_records
 
 pytest.importorskip("torch")
 
@@ -27,6 +27,15 @@ from trainer.training.train import Sources, train
 
 OFFICIAL_FILES = ("adapter_model.bin", "non_lora_trainables.bin", "landmark_feature_projector.bin")
 CONFIGURATIONS = Path(__file__).parents[1] / "trainer/accelerate"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """As the processes that the tests start, see `ONE_THREAD`."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -174,23 +183,14 @@ def test_killed_three_times_and_resumed(tmp_path):
     options = ("--epochs", "4", "--batch-size", "2", "--save-steps", "2", "--keep-visual", "0.5")
     killed, straight = tmp_path / "killed", tmp_path / "straight"
     assert emola_train(straight, *options) == 0
-    for last in np.sort(np.random.default_rng().choice(np.arange(3, 22), 3, replace=False)):
-        _kill_after(arguments(killed, *options), killed / "log.jsonl", int(last))
+    for step in np.sort(np.random.default_rng(0).choice(np.arange(3, 22), 3, replace=False)):
+        kill_after(int(step), killed, *options)
         assert not (killed / "adapter_model.safetensors").exists()
     assert emola_train(killed, *options) == 0
     for name in ("adapter_model.safetensors", "non_lora_trainables.safetensors"):
         first, second = load_file(killed / name), load_file(straight / name)
         assert all(torch.equal(first[key], second[key]) for key in first), name
     assert losses(killed) == losses(straight)
-
-
-def _kill_after(command: list[str], log: Path, step: int) -> None:
-    """Run `emola` and end it with SIGKILL as soon as its log shows the step."""
-    process = subprocess.Popen([sys.executable, "-m", "sdk", *command], stderr=subprocess.DEVNULL)
-    while process.poll() is None:
-        if log.exists() and any(row["step"] >= step for row in read_log(log)):
-            process.kill()
-    assert process.wait() == -9, f"the run ended with {process.returncode} before step {step}"
 
 
 def test_a_full_disk_costs_nothing_that_was_saved(tmp_path, capsys):
@@ -201,7 +201,7 @@ def test_a_full_disk_costs_nothing_that_was_saved(tmp_path, capsys):
         "resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000)); sys.exit(main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", limited, *arguments(tmp_path / "run", *options)]
-    failed = subprocess.run(command, capture_output=True, text=True, check=False)
+    failed = subprocess.run(command, capture_output=True, text=True, check=False, env=ONE_THREAD)
     assert failed.returncode == 1
     last = failed.stderr.splitlines()[-1]
     assert last.startswith("emola: error: ")
@@ -278,8 +278,11 @@ def test_a_base_without_a_visual_projector_is_refused(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        (("--batch-size", "2", "--seed", "2"), "holds another run: recipe differ"),
-        (("--batch-size", "2", "--template", "llava_v1"), "holds another run: conventions differ"),
+        (("--batch-size", "2", "--seed", "2"), "holds another training run: recipe.seed (found 1) differ"),
+        (
+            ("--batch-size", "2", "--template", "llava_v1"),
+            "holds another training run: conventions.template (found 'vicuna_v1') differ",
+        ),
     ],
 )
 def test_a_folder_of_another_run_is_left_alone(one_process, capsys, changed, message):

@@ -1,8 +1,10 @@
 """Runs of `emola train` on the golden model, as a command line and as a call."""
 
 import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from conftest import GOLDEN
@@ -12,6 +14,7 @@ from trainer.training.plot import read_log
 
 RECORDS = GOLDEN / "data/FABAInstruct/train/train_anno.json"
 SHAPE = ("--rank", "8", "--alpha", "16", "--learning-rate", "1e-3", "--projector-learning-rate", "2e-4")
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}  # several wait for each other in a loop, minutes on a busy machine
 PLAIN = ("--precision", "float32", "--workers", "0")
 
 
@@ -28,7 +31,19 @@ def emola_train(output: Path, *options: str, **files) -> int:
 
 def launch(launcher: list[str], output: Path, *options: str) -> None:
     """`emola train` in processes of its own, below torchrun or the like."""
-    subprocess.run([sys.executable, *launcher, *arguments(output, *options)], check=True, capture_output=True)
+    command = [sys.executable, *launcher, *arguments(output, *options)]
+    subprocess.run(command, check=True, capture_output=True, env=ONE_THREAD)
+
+
+def kill_after(step: int, output: Path, *options: str) -> None:
+    """Run `emola train` in a process of its own and end it with SIGKILL as soon as its log shows the step."""
+    command, log = [sys.executable, "-m", "sdk", *arguments(output, *options)], output / "log.jsonl"
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=ONE_THREAD)
+    while process.poll() is None:
+        if log.exists() and any(row["step"] >= step for row in read_log(log)):
+            process.kill()
+        time.sleep(0.02)
+    assert process.wait() == -9, f"the run ended with {process.returncode} before step {step}"
 
 
 def losses(output: Path) -> list[float]:

@@ -6,7 +6,6 @@ paid for, `left_out.csv`, `about.json` with model, counts, tokens and cost, and,
 
 import csv
 import io
-import json
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -18,7 +17,7 @@ from typing import Any, Literal
 from sdk.errors import DataError, ImageError
 from sdk.faba.prompts import TASKS, Task
 from sdk.faces.images import PICTURE_SUFFIXES, load_image
-from sdk.files import append_journal, read_journal, write_file, write_json
+from sdk.files import append_journal, claim_folder, read_journal, write_file, write_json
 from trainer.corpus.answer_filter import label_of, unusable
 from trainer.corpus.crops import FaceCropper, jpeg
 from trainer.corpus.endpoint import ChatEndpoint, EndpointError
@@ -97,7 +96,7 @@ def annotate(
     """
     pictures, cropper, folder = _find_pictures(images, out), FaceCropper(detector), out / split
     about = {"model": endpoint.model, "seed": seed, "face_scale": Conventions.face_scale}
-    _claim(folder, about)
+    claim_folder(folder / ABOUT, about, "annotated set", DataError, shared=True)
     report(f"{len(pictures)} photographs; cropping faces")
     faces, left_out = _crop_faces(pictures, folder / "images", cropper, progress)
     answered = {(row["name"], row["task"]) for row in read_journal(folder / JOURNAL)}
@@ -110,16 +109,6 @@ def annotate(
     about |= _summary(rows, usable, left_out + filtered, prices)
     write_json(folder / ABOUT, about)
     return about
-
-
-def _claim(folder: Path, about: dict[str, Any]) -> None:
-    """Record whose answers a folder will hold; refuse one with the answers of another model, or other questions."""
-    if not (folder / ABOUT).exists():
-        write_json(folder / ABOUT, about)
-    known = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-    differing = [f"{key} {known.get(key)!r}" for key in about if known.get(key) != about[key]]
-    if differing:
-        raise DataError(f"{folder} holds answers made with {' and '.join(differing)}; choose another folder")
 
 
 def _find_pictures(images: Path, out: Path) -> dict[str, Path]:

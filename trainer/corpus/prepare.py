@@ -1,6 +1,5 @@
 """A classic data set as instruction records: face crops, and annotation files in the layout of FABA-Instruct."""
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 from sdk.arrays import Pixels
 from sdk.errors import DataError
 from sdk.faba.prompts import QUESTIONS, Task
-from sdk.files import write_file, write_json
+from sdk.files import claim_folder, write_file, write_json
 from trainer.corpus.crops import FaceCropper, jpeg
 from trainer.corpus.datasets import (
     NO_UNITS,
@@ -68,7 +67,7 @@ def prepare(
     found = _read(dataset, folder, partition)
     samples = found.samples[::every]
     options = _options(dataset, detector, every)
-    _claim(out, options)
+    claim_folder(out / ABOUT, options, "prepared data set", DataError)
     report(f"{len(samples)} samples of {dataset}")
     lost = _crop(samples, out, options["detector"], progress)
     kept = [sample for sample in samples if (out / _image(sample)).exists()]
@@ -110,19 +109,6 @@ def _options(dataset: DatasetName, detector: str | None, every: int) -> dict[str
     detector = None if dataset == "rafdb" else detector
     scale = Conventions.face_scale if detector else None
     return {"dataset": dataset, "detector": detector, "face_scale": scale, "every": every, "no_units": NO_UNITS}
-
-
-def _claim(out: Path, options: dict[str, Any]) -> None:
-    """Record what a folder will hold before the first crop; refuse one that holds something else."""
-    if (out / ABOUT).exists():
-        known = json.loads((out / ABOUT).read_text(encoding="utf-8"))
-        differing = [key for key, value in options.items() if known.get(key) != value]
-        if differing:
-            raise DataError(f"{out} holds another data set: {', '.join(differing)} differ; choose another folder")
-    elif out.exists() and any(out.iterdir()):
-        raise DataError(f"{out} is not empty and holds no prepared data set; choose another folder")
-    else:
-        write_json(out / ABOUT, options)
 
 
 def _crop(

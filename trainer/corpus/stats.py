@@ -10,6 +10,7 @@ from sdk.errors import DependencyError
 from sdk.faba.prompts import TASKS, Task
 from sdk.faba.rege import official_action_units, official_emotion
 from sdk.faba.vocabulary import EMOTIONS
+from sdk.files import replacing
 from trainer.corpus.records import Record
 
 FREQUENT = 100  # words that are listed
@@ -87,4 +88,5 @@ def plot(stats: dict[str, Any], path: Path) -> None:
         if stats["words"].get(task):
             cloud = WordCloud(width=900, height=520, background_color="white", random_state=0)
             axes.imshow(cloud.generate_from_frequencies(stats["words"][task]))
-    figure.savefig(path, dpi=110)
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=110, format=path.suffix.removeprefix(".") or "png")

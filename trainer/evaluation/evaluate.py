@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 
 from sdk.errors import DataError
 from sdk.faba.rege import score
-from sdk.files import append_journal, read_journal, write_json
+from sdk.files import append_journal, claim_folder, read_journal, write_json
 from trainer.corpus.records import Record, read_records
 from trainer.evaluation.answerers import Answerer, Refused
 from trainer.evaluation.bootstrap import SampleScores, compare, intervals, sample_scores
@@ -64,7 +64,8 @@ def answer(
     Raises:
         DataError: the folder holds the answers of another model or to another set, or record after record is refused.
     """
-    _open_folder(folder, {"model": answerer.name, "data": evaluation.digest})
+    run = {"model": answerer.name, "data": evaluation.digest}
+    claim_folder(folder / RUN, run, "evaluation", DataError, shared=True)
     path, count = folder / PREDICTIONS, len(evaluation.records)
     done, held = read_answers(path), list[dict[str, Any]]()
     for start in range(0, count, answerer.batch_size):
@@ -99,17 +100,6 @@ def _record(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 def read_answers(path: Path) -> dict[int, str]:
     """The answers of a run by index."""
     return {row["index"]: row["prediction"] for row in read_journal(path)}
-
-
-def _open_folder(folder: Path, run: Mapping[str, str]) -> None:
-    known = folder / RUN
-    if not known.exists():
-        write_json(known, run)
-    found = json.loads(known.read_text())
-    if found != run:
-        raise DataError(
-            f"{folder} holds the answers of {found.get('model')!r} or to another set; choose another folder"
-        )
 
 
 def evaluate(predictions: Sequence[str], evaluation: EvaluationSet, folder: Path) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import json
 import multiprocessing
-import shutil
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -14,7 +13,7 @@ from threadpoolctl import threadpool_limits
 from sdk.errors import DataError
 from sdk.faba.prompts import QUESTIONS, Task
 from sdk.faba.vocabulary import EMOTIONS
-from sdk.files import write_json
+from sdk.files import replacing, write_json
 from trainer.corpus.records import Record, evaluation_row, training_row
 from trainer.corpus.templates import QUESTION_TEMPLATES
 from trainer.synthetic.describe import describe_emotion, describe_units
@@ -60,13 +59,8 @@ def synthesize(
         if number < 1:
             raise DataError(f"the {name} must be at least 1, not {number}")
     read_face_model(face_model)  # says what is wrong before any process is started
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    with replacing(out) as partial:
         _write(partial, out.name, _render_all(count, face_model, seed, processes), seed, split, report)
-        partial.replace(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _write(

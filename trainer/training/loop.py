@@ -1,7 +1,6 @@
 """The training loop: transformers' Trainer with the authors' parameter groups, a given order of records, one log."""
 
 import dataclasses
-import json
 import math
 import time
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from tqdm import tqdm
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from sdk.errors import TrainingError
+from sdk.files import append_journal
 from trainer.corpus.tensors import RecordDataset, RecordOrder, collate
 from trainer.model import EmoLA
 from trainer.tokenization import IGNORED
@@ -63,8 +63,7 @@ class StepLog(TrainerCallback):
                 "learning_rates": self._rates,
                 "seconds": round(time.perf_counter() - self._begin, 2),
             }
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+            append_journal(self._path, row)
             self._bar.update(state.global_step - self._bar.n)
             self._bar.set_postfix(loss=f"{logs['loss']:.3f}", rate=f"{self._rates[0]:.1e}")
 
