@@ -25,7 +25,7 @@ from trainer.corpus.datasets.frames import read_pictures
 
 
 def by_name(found):
-    return {sample.name: sample for sample in found.samples}
+    return {sample.name: sample for sample in found.faces}
 
 
 def test_answers_and_labels_are_what_rege_reads(tmp_path):
@@ -65,8 +65,8 @@ def test_rafdb_failures(tmp_path):
 def test_disfa_labels_and_parts(tmp_path):
     """27 subjects in three parts of nine; a unit is active from intensity 2 on; only the eight scored units count."""
     found = read_disfa(write_disfa(tmp_path))
-    assert len(found.samples) == 27 * 4
-    assert {sample.split: sample.subject for sample in found.samples}.keys() == {"part1", "part2", "part3"}
+    assert len(found.faces) == 27 * 4
+    assert {sample.split: sample.subject for sample in found.faces}.keys() == {"part1", "part2", "part3"}
     # Intensities of AU 1, 2, 4, 5, 6, 9, 12, 15, 17, 20, 25, 26 in frame 1: 1 2 3 4 5 0 1 2 3 4 5 0.
     sample = by_name(found)["SN004_00001"]
     assert (sample.units, sample.split, sample.subject) == ({2, 4, 6, 25}, "part3", "SN004")
@@ -76,7 +76,7 @@ def test_disfa_frames_of_videos_and_folders_are_the_same(tmp_path):
     """The picture of frame n shows n, within 4 of 255 after the codec."""
     pytest.importorskip("av")
     for name, videos in (("video", True), ("folder", False)):
-        samples = read_disfa(write_disfa(tmp_path / name, videos=videos)).samples[1:6]
+        samples = read_disfa(write_disfa(tmp_path / name, videos=videos)).faces[1:6]
         for sample, picture in read_pictures(samples):
             number = int(sample.name[-5:])
             assert sample.frame == (number if videos else None)
@@ -92,7 +92,7 @@ def test_disfa_missing_frames(tmp_path):
     assert found.left_out == {"no picture of the labelled frame": 1}
     pytest.importorskip("av")
     write_video(tmp_path / "Videos_LeftCamera/LeftVideoSN002_comp.avi", frames=3)
-    samples = [sample for sample in read_disfa(tmp_path).samples if sample.subject == "SN002"]
+    samples = [sample for sample in read_disfa(tmp_path).faces if sample.subject == "SN002"]
     assert [picture is None for _, picture in read_pictures(samples)] == [False, False, False, True]
 
 
@@ -179,7 +179,7 @@ def test_gft_videos(tmp_path):
     for participant in ("001A", "001B", "002A"):
         write_video(tmp_path / f"videos/{participant}.mp4", frames=3)
     found = read_gft(tmp_path, tmp_path / "partition.csv")
-    assert [sample.frame for sample in found.samples] == [1, 2] * 3
+    assert [sample.frame for sample in found.faces] == [1, 2] * 3
 
 
 def test_gft_failures(tmp_path):

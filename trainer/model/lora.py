@@ -30,7 +30,7 @@ def attach_lora(decoder: LlamaForCausalLM, config: LoraConfig) -> LlamaForCausal
 
 
 def load_in_4bit(decoder: LlamaForCausalLM) -> None:
-    """Put the linear layers of a decoder in bitsandbytes' 4-bit NormalFloat, in place; LoRA trains on top.
+    """Replace the linear layers of a decoder by bitsandbytes' 4-bit NormalFloat; LoRA is trained on top of them.
 
     Raises:
         DependencyError: bitsandbytes is not installed.

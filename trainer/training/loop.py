@@ -1,4 +1,4 @@
-"""The training loop: transformers' Trainer with the authors' parameter groups, a given order of records, one log."""
+"""The training loop: transformers' Trainer with the authors' parameter groups, a given order of records and a log."""
 
 import dataclasses
 import math
@@ -19,16 +19,18 @@ from trainer.model import EmoLA
 from trainer.tokenization import IGNORED
 from trainer.training.recipe import Recipe
 
-COMPLETE = "COMPLETE"  # a file in each checkpoint folder that is written to its end
+COMPLETE = "COMPLETE"  # a file that marks a complete checkpoint folder
 
 
 @dataclasses.dataclass
 class Arguments(TrainingArguments):
+    """Options of transformers' Trainer with a learning rate of the visual projector."""
+
     projector_learning_rate: float = 2e-5
 
 
 class StepLog(TrainerCallback):
-    """One JSON line per step, a progress bar, a mark on complete checkpoints, and a stop when the loss is no number."""
+    """One JSON line per step, a progress bar, a mark in complete checkpoints, an error if the loss is not finite."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -73,13 +75,13 @@ class StepLog(TrainerCallback):
             (Path(args.output_dir or "") / f"checkpoint-{state.global_step}" / COMPLETE).touch()
 
     def close(self) -> None:
-        """End the progress bar, so that it is not drawn again below a message."""
+        """Close the progress bar, so that it is not drawn again below a message."""
         if self._bar is not None:
             self._bar.close()
 
 
 class RecordTrainer(Trainer):
-    """transformers' Trainer with a given order of records, four parameter groups, checkpoints of what is trained."""
+    """transformers' Trainer with a given order of records, four parameter groups and checkpoints of trained weights."""
 
     args: Arguments
     model: nn.Module
@@ -97,7 +99,7 @@ class RecordTrainer(Trainer):
         self.remove_callback(PrinterCallback)  # it writes to stdout
         self._order, self._recipe = order, recipe
         self._trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-        self.model_accepts_loss_kwargs = True  # so that the loss is a mean over the tokens of all processes and passes
+        self.model_accepts_loss_kwargs = True  # makes the loss a mean over the tokens of all processes and passes
 
     def _get_train_sampler(self, *_: Any) -> RecordOrder:
         return self._order
@@ -116,7 +118,7 @@ class RecordTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        if self._recipe.leaves_rows_out:  # the patches kept are those that `visual_tokens` would keep
+        if self._recipe.leaves_rows_out:  # keeps the same patches as `visual_tokens` at run time
             ranked = inputs["patches"]
             inputs = {**inputs, "patches": ranked[:, : self._patches_read(ranked.shape[1])]}
         outputs = model(**inputs)
@@ -127,9 +129,9 @@ class RecordTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def _patches_read(self, patches: int) -> int:
-        """How many of the patches this pass reads, by chance."""
+        """Number of patches that this pass reads, drawn at random."""
         if self._recipe.prior_only and torch.rand(()).item() < self._recipe.prior_only:
-            return 0  # the tower still runs, so that every parameter has a gradient, which DDP expects
+            return 0  # the tower still runs: DDP expects a gradient of every parameter
         least = self._recipe.keep_visual
         return max(1, round((least + (1 - least) * torch.rand(()).item()) * patches))
 
@@ -138,18 +140,19 @@ class RecordTrainer(Trainer):
         super()._save(output_dir, {name: state[name] for name in self._trained if name in state})
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """Of a checkpoint that is gone on from: it holds all that is trained, and nothing else."""
+        """Check that the checkpoint of a resumed run holds exactly the trained parameters."""
         wrong = [name for name in self._trained if name in load_result.missing_keys] + load_result.unexpected_keys
         if wrong:
             raise TrainingError(f"the checkpoint is not of this model ({wrong[0]} and {len(wrong) - 1} more differ)")
 
     def trained_state(self) -> dict[str, Tensor]:
-        """What was trained, gathered from all processes."""
+        """The trained parameters, gathered from all processes."""
         state = self.accelerator.get_state_dict(self.model_wrapped)
         return {name: state[name] for name in self._trained if name in state}
 
 
 def parameter_groups(model: nn.Module, arguments: Arguments) -> list[dict[str, Any]]:
+    """The trained parameters in four groups: by learning rate, and with or without weight decay."""
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {(p, d): [] for p in (False, True) for d in (True, False)}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -170,7 +173,7 @@ def training_arguments(recipe: Recipe, output: "Path | str", tensorboard: bool) 
     bfloat16 = recipe.precision == "bfloat16" or (recipe.precision == "auto" and torch.cuda.is_available())
     arguments = Arguments(
         output_dir=str(output),
-        use_cpu=not torch.accelerator.is_available(),  # without it two processes on a CPU do not find each other
+        use_cpu=not torch.accelerator.is_available(),  # otherwise two processes on a CPU do not connect
         learning_rate=recipe.learning_rate,
         projector_learning_rate=recipe.projector_learning_rate,
         num_train_epochs=recipe.epochs,
@@ -197,5 +200,5 @@ def training_arguments(recipe: Recipe, output: "Path | str", tensorboard: bool) 
         report_to="tensorboard" if tensorboard else "none",
     )
     if arguments.n_gpu > 1:
-        arguments._n_gpu = 1  # one process drives one device: torchrun uses several, never nn.DataParallel
+        arguments._n_gpu = 1  # one device per process: several need torchrun, not nn.DataParallel
     return arguments

@@ -1,4 +1,4 @@
-"""Readers of the classic data sets: a folder as its makers distribute it becomes a list of labelled faces."""
+"""Readers of the classic data sets: from a folder as distributed to a list of labelled faces."""
 
 from trainer.corpus.datasets.bp4d import read_bp4d
 from trainer.corpus.datasets.disfa import read_disfa

@@ -18,9 +18,9 @@ SHEETS = "AUCoding/AU_OCC"
 
 
 def read_bp4d(folder: Path) -> LabelledFaceSet:
-    """The coded frames of all 41 subjects.
+    """Read the coded frames of all 41 subjects.
 
-    A frame in which one of the twelve units is not coded (9) is left out.
+    Frames in which one of the twelve units is not coded (9) are left out.
 
     Args:
         folder: holds `AUCoding/AU_OCC/F001_T1.csv`, and `F001/T1/2440.jpg` in it or in one of its folders.
@@ -28,7 +28,7 @@ def read_bp4d(folder: Path) -> LabelledFaceSet:
     Raises:
         DataError: a subject has no coding sheet, a sheet is wrong, or its pictures are missing.
     """
-    samples: list[LabelledFace] = []
+    faces: list[LabelledFace] = []
     uncoded = unseen = 0
     for part, subjects in PARTS.items():
         for subject in subjects:
@@ -36,8 +36,8 @@ def read_bp4d(folder: Path) -> LabelledFaceSet:
                 units, left_out = read_occurrence(sheet, DATASETS["BP4D"].scored)
                 found = label_frames(_find_frames(folder, sheet.stem), units, sheet.stem, subject, part)
                 uncoded, unseen = uncoded + left_out, unseen + len(units) - len(found)
-                samples += found
-    return LabelledFaceSet(samples, {"a unit is not coded": uncoded, "no picture of the coded frame": unseen})
+                faces += found
+    return LabelledFaceSet(faces, {"a unit is not coded": uncoded, "no picture of the coded frame": unseen})
 
 
 def _sheets(folder: Path, subject: str) -> list[Path]:

@@ -13,12 +13,12 @@ PARTS = name_parts(
     "SN013 SN018 SN011 SN028 SN012 SN006 SN031 SN021 SN024",
     "SN003 SN029 SN023 SN025 SN008 SN005 SN007 SN017 SN004",
 )
-PRESENT = 2  # intensity from which a unit counts as active
+MIN_INTENSITY = 2  # from which a unit counts as active
 LABELS = "ActionUnit_Labels"
 
 
 def read_disfa(folder: Path) -> LabelledFaceSet:
-    """The frames of all 27 subjects, seen by the left camera.
+    """Read the frames of all 27 subjects, from the left camera.
 
     Args:
         folder: holds `ActionUnit_Labels/SN001/SN001_au1.txt` and, in any folder, `LeftVideoSN001_comp.avi` or a folder
@@ -27,15 +27,15 @@ def read_disfa(folder: Path) -> LabelledFaceSet:
     Raises:
         DataError: a subject or a label file is missing, or a line of one is wrong.
     """
-    samples: list[LabelledFace] = []
+    faces: list[LabelledFace] = []
     unseen = 0
     for part, subjects in PARTS.items():
         for subject in subjects:
             units = _read_units(folder / LABELS / subject, subject)
             found = label_frames(_find_frames(folder, subject), units, subject, subject, part)
             unseen += len(units) - len(found)
-            samples += found
-    return LabelledFaceSet(samples, {"no picture of the labelled frame": unseen})
+            faces += found
+    return LabelledFaceSet(faces, {"no picture of the labelled frame": unseen})
 
 
 def _read_units(folder: Path, subject: str) -> dict[int, frozenset[int]]:
@@ -46,7 +46,7 @@ def _read_units(folder: Path, subject: str) -> dict[int, frozenset[int]]:
     if uneven:
         raise DataError(f"{folder}: AU{uneven[0]} is not labelled in all {len(frames)} frames; copy the folder again")
     return {
-        frame: frozenset(unit for unit, values in intensities.items() if values[frame] >= PRESENT)
+        frame: frozenset(unit for unit, values in intensities.items() if values[frame] >= MIN_INTENSITY)
         for frame in sorted(frames)
     }
 

@@ -15,33 +15,35 @@ LABELS: dict[str, Emotion] = {
     "6": "anger",
     "7": "neutral",
 }
-LIST = "EmoLabel/list_patition_label.txt"  # spelled so by its makers
+LIST = "EmoLabel/list_patition_label.txt"  # their spelling
 PICTURES = "Image/aligned"
 
 
 def read_rafdb(folder: Path) -> LabelledFaceSet:
-    """The samples of the folder `basic` of RAF-DB.
+    """Read the folder `basic` of RAF-DB.
 
     Args:
         folder: holds `EmoLabel/list_patition_label.txt` and `Image/aligned/train_00001_aligned.jpg`.
 
     Raises:
-        DataError: says what is missing or which line is wrong.
+        DataError: names the missing file or the wrong line.
     """
     listed = folder / LIST
     if not listed.is_file():
         raise DataError(f"{listed} is missing: expected the folder 'basic' of RAF-DB, with EmoLabel and Image in it")
     lines = listed.read_text(encoding="utf-8").split("\n")
-    samples = [_sample(folder, line.split(), f"{listed}, line {i}") for i, line in enumerate(lines, 1) if line.strip()]
-    missing = [sample.picture for sample in samples if not sample.picture.is_file()]
+    faces = [
+        _labelled_face(folder, line.split(), f"{listed}, line {i}") for i, line in enumerate(lines, 1) if line.strip()
+    ]
+    missing = [face.picture for face in faces if not face.picture.is_file()]
     if missing:
         raise DataError(
-            f"{len(missing)} of {len(samples)} aligned pictures are missing, first {missing[0]}: unpack aligned.zip"
+            f"{len(missing)} of {len(faces)} aligned pictures are missing, first {missing[0]}: unpack aligned.zip"
         )
-    return LabelledFaceSet(samples, {})
+    return LabelledFaceSet(faces, {})
 
 
-def _sample(folder: Path, words: list[str], place: str) -> LabelledFace:
+def _labelled_face(folder: Path, words: list[str], place: str) -> LabelledFace:
     file, label = words if len(words) == 2 else ("", "")
     split = {"train": "train", "test": "eval"}.get(file.split("_")[0])
     if split is None or label not in LABELS:
