@@ -225,7 +225,7 @@ def test_a_hopeless_endpoint_stops_the_run(photographs, tmp_path):
 
 def test_an_endpoint_that_only_fails_stops_the_run(photographs, tmp_path, monkeypatch):
     """Two failures in a row stop it here; three that alternate with answers do not."""
-    monkeypatch.setattr("trainer.corpus.annotate._FAILURES_IN_A_ROW", 2)
+    monkeypatch.setattr("trainer.corpus.annotate.MAX_FAILURES", 2)
     with pytest.raises(EndpointError, match="2 questions in a row failed.*status 400: bad"):
         run(photographs, tmp_path / "out", lambda request: (400, {}, b"bad"), concurrency=1)
     failures = cycle((True, False))

@@ -19,8 +19,8 @@ from sdk.faba.vocabulary import EMOTIONS
 from trainer.corpus.records import read_records
 from trainer.synthetic import rendered_face
 from trainer.synthetic.describe import degree, describe_emotion, describe_units
+from trainer.synthetic.expression import MIN_INTENSITY, UNITS, Expression, draw_emotion, draw_units
 from trainer.synthetic.expression import SHAPES as UNIT_SHAPES
-from trainer.synthetic.expression import UNITS, WEAKEST, Expression, draw_emotion, draw_units
 from trainer.synthetic.face_model import FACES, PARTS, VERTICES, FaceModel, read_face_model
 from trainer.synthetic.preview import preview
 from trainer.synthetic.raster import rasterise
@@ -139,7 +139,7 @@ def test_wording_follows_the_face():
     for seed in range(300):
         random = np.random.default_rng(seed)
         one = draw_emotion(random)
-        two = Expression({code: random.uniform(WEAKEST, 1) for code in one.units}, {}, one.emotion)
+        two = Expression({code: random.uniform(MIN_INTENSITY, 1) for code in one.units}, {}, one.emotion)
         scores["emotion"].append(rouge_l(describe_emotion(one, random), describe_emotion(two, random)) or 0)
         scores["units"].append(rouge_l(describe_units(one, random), describe_units(two, random)) or 0)
     means = {name: float(np.mean(values)) for name, values in scores.items()}
@@ -157,7 +157,7 @@ def test_expressions_are_possible():
         expression = draw(seed)
         units = expression.units.keys()
         seen |= units
-        assert all(WEAKEST <= intensity <= 1 for intensity in expression.units.values()), expression
+        assert all(MIN_INTENSITY <= intensity <= 1 for intensity in expression.units.values()), expression
         assert not any(pair <= units for pair in ({12, 15}, {24, 25}, {5, 43}, {7, 43}, {26, 27})), expression
         assert 25 in units or not units & {16, 26, 27}, expression
         for code in units & {17, 23, 26, 27, 43}:

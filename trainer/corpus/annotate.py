@@ -29,7 +29,7 @@ from trainer.model.config import Conventions
 
 Split = Literal["train", "eval"]
 JOURNAL, ABOUT, LEFT_OUT = "journal.jsonl", "about.json", "left_out.csv"
-_MAX_FAILURES = 10  # in a row; after them the endpoint counts as broken
+MAX_FAILURES = 10  # in a row; after them the endpoint counts as broken
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def _ask_all(
             except DataError as error:
                 failed.append(LeftOut(futures[future].name, futures[future].task, str(error)))
                 in_a_row += 1
-                if in_a_row == _MAX_FAILURES:
+                if in_a_row == MAX_FAILURES:
                     raise EndpointError(f"{in_a_row} questions in a row failed; start again later: {error}") from None
             progress(done, len(questions))
     finally:

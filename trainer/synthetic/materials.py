@@ -1,4 +1,4 @@
-"""Of what each visible point is made: hair, cloth, eyes, teeth, gums, or the skin that was painted."""
+"""Reflectance and gloss of the visible points: hair, cloth, eyes, teeth, gums or skin."""
 
 from dataclasses import dataclass
 
@@ -25,11 +25,11 @@ _TOOTH_EDGES = (0.0, 0.85, 1.5, 2.2, 2.75)  # centimetres from the middle
 
 @dataclass(frozen=True)
 class Clothes:
-    """What covers the shoulders.
+    """Clothes on the shoulders.
 
     Attributes:
         neckline: height of its edge in the middle, in centimetres at rest (chin at -7.6).
-        opening: how much the edge rises per centimetre to the side.
+        opening: rise of the edge per centimetre to the side.
         colour, second: sRGB of the cloth and of its pattern.
         stripes: (across, down) per centimetre; (0, 0) for plain cloth.
     """
@@ -42,7 +42,7 @@ class Clothes:
 
 
 def draw_clothes(random: np.random.Generator, colour: npt.ArrayLike, second: npt.ArrayLike) -> Clothes:
-    """Clothes at random, in the colours given."""
+    """Draw clothes in the given colours."""
     across, down = (float(random.choice((0.0, random.uniform(1, 4)))) for _ in range(2))
     return Clothes(
         neckline=random.uniform(-15.5, -9.2),
@@ -70,7 +70,7 @@ def materials(
     Args:
         kind, rest: (N,) part of the head, and (3, N) place on the mean face.
         bare, hairy: (3, N) reflectance of bare skin, and (N,) share of hair.
-        mask: (S, S) which pixels the points are.
+        mask: (S, S) the pixels of the points.
     """
     albedo, gloss = bare.copy(), np.full(len(kind), random.uniform(0.03, 0.28), np.float32)
     on_skin = kind == SKIN
@@ -104,7 +104,7 @@ def _cloth(
     noise: NoiseBank,
     random: np.random.Generator,
 ) -> tuple[Floats, Floats]:
-    """(3, N) reflectance of the clothes, and (N,) where they are."""
+    """(3, N) reflectance of the clothes, and (N,) their share."""
     x, y, _ = rest
     height = y - clothes.neckline - clothes.opening * np.abs(x)
     inside = (-height * 6 + 0.5).clip(0, 1) * on_skin
@@ -119,7 +119,7 @@ def _cloth(
 
 
 def _eye(rest: Floats, skin: Skin, random: np.random.Generator) -> Floats:
-    """(N, 3) of the eyeballs at (N, 3) places: sclera redder towards the corners, iris with a dark rim, pupil."""
+    """(N, 3) reflectance of the eyeballs at (N, 3) places: sclera, reddish in the corners, iris with a rim, pupil."""
     side = np.where(rest[..., 0] > 0, 3.13, -3.13)
     off = np.hypot(rest[..., 0] - side, rest[..., 1] - 3.52)
     brown = skin.tone > 4.5 or max(skin.hair) < 0.2
@@ -138,7 +138,7 @@ def _eye(rest: Floats, skin: Skin, random: np.random.Generator) -> Floats:
 
 
 def _teeth(rest: Floats, random: np.random.Generator) -> Floats:
-    """(N, 3) of the teeth at (N, 3) places, with a shade where two of them meet."""
+    """(N, 3) reflectance of the teeth at (N, 3) places, darker between two teeth."""
     across = np.abs(rest[..., 0])
     gap = np.min([np.abs(across - edge) for edge in _TOOTH_EDGES], axis=0)
     tooth = np.array([0.84, 0.8, 0.71], np.float32) * random.uniform(0.75, 1.05)

@@ -1,7 +1,7 @@
-"""Places on the mean face: soft masks and lines on maps over its front.
+"""Regions of the mean face: soft masks and lines on maps over its front.
 
-Maps lie in the frontal plane of the mean face at rest, so that brows, lips and wrinkles stay on their place of the skin
-whatever the identity and the expression do to it.
+Maps lie in the frontal plane of the mean face at rest, so that brows, lips and wrinkles keep their place on the skin
+when identity and expression move it.
 """
 
 import itertools
@@ -24,7 +24,7 @@ def place_on_map(x: Floats, y: Floats) -> tuple[Floats, Floats]:
 
 
 class Regions:
-    """Soft masks (HEIGHT, WIDTH) in 0..1 of the places on the mean face, drawn once."""
+    """Soft masks (HEIGHT, WIDTH) in 0..1 of the regions of the mean face, computed once."""
 
     def __init__(self, model: FaceModel) -> None:
         rest = model.neutral[model.landmarks68][:, :2]
@@ -45,7 +45,7 @@ class Regions:
         self.moustache = self._blobs([(x, -1.75 - 0.14 * x * x) for x in (-2.4, -1.6, -0.8, 0.8, 1.6, 2.4)], 0.85)
         self.flat = (
             1 / (1 + np.exp(-3.0 * (self.y + 8.0) - 1.0)) * (np.abs(self.x) < 7.2).astype(np.float32)
-        )  # where the map is not stretched
+        )  # the part of the map that is not stretched
         self.wrinkles = self._wrinkles()
         self.relief = np.stack(list(self.wrinkles.values()))  # (7, HEIGHT, WIDTH)
         self.furrows = np.maximum(-self.relief, 0)
@@ -69,14 +69,14 @@ class Regions:
         return distance
 
     def _beard(self) -> Floats:
-        """Jaw, cheeks below the nose, and upper lip, without the lips."""
+        """Mask of jaw, cheeks below the nose and upper lip, without the lips."""
         below = 1 / (1 + np.exp(-3.0 * (-0.9 - self.y + 0.55 * np.maximum(np.abs(self.x) - 3.2, 0))))
         above_neck = 1 / (1 + np.exp(-2.0 * (self.y + 9.0)))
         beard: Floats = (below * above_neck * (1 - self.lips)).astype(np.float32)
         return beard
 
     def _wrinkles(self) -> dict[str, Floats]:
-        """Relief of each kind of wrinkle: furrows are negative."""
+        """Relief of each kind of wrinkle; furrows are negative."""
 
         def mirrored(line: list[tuple[float, float]]) -> list[Doubles]:
             points = np.array(line)

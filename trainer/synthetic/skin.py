@@ -1,4 +1,4 @@
-"""The skin of a head as maps over its front: colour, and the relief that wrinkles and pores make."""
+"""The skin of a head as maps over its front: colour, and the relief of wrinkles and pores."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from sdk.arrays import Floats
 from trainer.synthetic.noise import NoiseBank
 from trainer.synthetic.regions import HEIGHT, SCALE, TOP, WIDTH, Regions
 
-# From light to dark in ten steps, sRGB: as far apart as the Monk Skin Tone scale (Monk 2019), with the chroma that skin
+# From light to dark in ten steps, sRGB: spaced as the Monk Skin Tone scale (Monk 2019), with the chroma that skin
 # has on photographs.
 TONES = np.array(
     [
@@ -22,8 +22,8 @@ TONES = np.array(
 ) / 255  # fmt: skip
 
 
-# Which wrinkles an action unit deepens, and how much at full intensity.
-FURROWED_BY: dict[str, dict[int, float]] = {
+# Wrinkles -> action units that deepen them, with their weight at full intensity.
+WRINKLE_UNITS: dict[str, dict[int, float]] = {
     "forehead": {1: 0.7, 2: 0.8},
     "glabella": {4: 1.3, 9: 0.5},
     "crows_feet": {6: 1.0, 12: 0.3, 7: 0.3},
@@ -36,14 +36,16 @@ FURROWED_BY: dict[str, dict[int, float]] = {
 
 @dataclass(frozen=True)
 class Skin:
-    """Everything about a person's skin that does not move.
+    """Skin and hair colour of a person.
 
     Attributes:
         tone: 0 light to 9 dark, an index of TONES.
-        age: 0 young to 1 old; decides how deep wrinkles are and how grey hair is.
+        age: 0 young to 1 old; decides the depth of wrinkles and the grey of hair.
         hair: sRGB of scalp hair and brows.
-        beard: 0 none, to 0.5 a shade, to 1 a full beard.
-        brow_width, brow_density, lip_colour, lip_strength, eye_shadow, freckles, redness: what their names say.
+        beard: 0 none, 0.5 a shade, 1 a full beard.
+        brow_width: half the height of the brows in centimetres.
+        lip_colour, shadow_colour: sRGB of lipstick and eye shadow.
+        brow_density, lip_strength, eye_shadow, freckles, redness: strengths in 0..1; 0 is none.
     """
 
     tone: float
@@ -70,6 +72,7 @@ _HAIR = (
 
 
 def draw_skin(random: np.random.Generator) -> Skin:
+    """Draw the skin and hair colour of a person."""
     tone = random.uniform(0, 9)
     age = random.beta(1.3, 1.6)
     dark = tone > 5 or random.random() < 0.4
@@ -102,10 +105,10 @@ def draw_skin(random: np.random.Generator) -> Skin:
 def paint(
     skin: Skin, units: dict[int, float], regions: Regions, noise: NoiseBank, random: np.random.Generator
 ) -> Floats:
-    """The maps of one face.
+    """Draw the maps of one face.
 
     Args:
-        units: action unit -> intensity, which deepen wrinkles.
+        units: action unit -> intensity; they deepen wrinkles.
 
     Returns:
         (5, HEIGHT, WIDTH): linear RGB reflectance, and the slope of the relief to the right and downwards.
@@ -123,7 +126,7 @@ def paint(
     _mix(colour[:, _BROW_ROWS], hair, _brows(skin, regions, grain, random))
     relief = 0.002 * (grain(2) + grain(4)) * (0.4 + skin.age) + 0.02 * beard * grain(1, 6)
     active = [
-        sum(units.get(code, 0.0) * depth for code, depth in FURROWED_BY[name].items()) for name in regions.wrinkles
+        sum(units.get(code, 0.0) * depth for code, depth in WRINKLE_UNITS[name].items()) for name in regions.wrinkles
     ]
     depth = (0.012 + 0.05 * skin.age) * skin.age + np.array(active) * (0.03 + 0.07 * skin.age)
     deep = (depth * random.uniform(0.7, 1.2, len(depth))).astype(np.float32)
@@ -133,7 +136,7 @@ def paint(
         relief = relief + 0.03 * units[17] * regions.chin * grain(4)
     down, right = np.gradient(relief * regions.flat)
     linear = colour.clip(0.03, 1)
-    linear = linear * linear * (0.65 * linear + 0.35)  # close to the sRGB curve, and cheap
+    linear = linear * linear * (0.65 * linear + 0.35)  # close to the sRGB curve, and faster
     return np.concatenate([linear, SCALE * right[None], SCALE * down[None]])
 
 
@@ -158,7 +161,7 @@ def _complexion(skin: Skin, regions: Regions, grain: Grain, random: np.random.Ge
 
 
 def _make_up(colour: Floats, skin: Skin, regions: Regions) -> None:
-    """Lipstick, eye shadow and liner; lashes for everybody."""
+    """Add lipstick, eye shadow and liner; everybody has lashes."""
     if skin.lip_strength:
         _mix(colour, skin.lip_colour, skin.lip_strength * regions.lips)
     if skin.eye_shadow:
@@ -169,7 +172,7 @@ def _make_up(colour: Floats, skin: Skin, regions: Regions) -> None:
 
 
 def _beard(skin: Skin, regions: Regions, grain: Grain, random: np.random.Generator) -> Floats:
-    """How much of each pixel is beard: an even shade of stubble up to dense hair."""
+    """(HEIGHT, WIDTH) share of beard: from an even shade of stubble to dense hair."""
     if not skin.beard:
         return np.zeros((HEIGHT, WIDTH), np.float32)
     kind = random.choice(4, p=(0.55, 0.2, 0.15, 0.1))
@@ -181,6 +184,7 @@ def _beard(skin: Skin, regions: Regions, grain: Grain, random: np.random.Generat
 
 
 def _mix(colour: Floats, other: npt.ArrayLike, share: Floats) -> None:
+    """Move a share of each pixel of (3, H, W) towards another colour, in place."""
     colour += (np.asarray(other, np.float32)[:, None, None] - colour) * share
 
 
@@ -188,7 +192,7 @@ _BROW_ROWS = slice(*((TOP - np.array([8.4, 4.2])) * SCALE).astype(int))
 
 
 def _brows(skin: Skin, regions: Regions, grain: Grain, random: np.random.Generator) -> Floats:
-    """How much of each pixel of `_BROW_ROWS` is brow."""
+    """Share of brow in the rows `_BROW_ROWS`."""
     lift, bend = random.normal(0, 0.12), random.uniform(0.85, 1.15)
     lines = []
     for line in regions.brow_lines:

@@ -21,7 +21,7 @@ from trainer.synthetic.face_model import read_face_model
 from trainer.synthetic.rendered_face import FACE_SCALE, RenderedFace, render_face
 from trainer.synthetic.scene import Studio
 
-CHUNK = 8  # faces that a process makes before it asks for more
+CHUNK = 8  # faces that a process renders at a time
 
 
 def synthesize(
@@ -34,17 +34,17 @@ def synthesize(
     processes: int = 2,
     report: Callable[[int], None] = lambda done: None,
 ) -> None:
-    """Write `count` faces to `out`: each has a record of its action units, most also one of their emotion.
+    """Write `count` faces to `out`; each has a record of its action units, most also have one of their emotion.
 
-    `images/*.jpg`, `landmarks/*.npy` ((212,) each), two files of annotations, and what else is known of each face:
-    `metadata.jsonl` (exact intensities, skin tone from 0 light to 9 dark, age, yaw, pitch and roll in degrees: positive
-    where the face turns to the right of the picture, looks up, and leans anticlockwise) and `points.npy` ((N, 106, 2)
-    float32, the exact landmarks, for when `landmarks/` is filled by a network).
+    Files: `images/*.jpg`, `landmarks/*.npy` ((212,) each), two annotation files, `metadata.jsonl` (exact intensities,
+    skin tone from 0 light to 9 dark, age, yaw, pitch and roll in degrees: positive if the face turns to the right of
+    the picture, looks up, and leans anticlockwise) and `points.npy` ((N, 106, 2) float32, the exact landmarks, also
+    after a network replaced those in `landmarks/`).
 
     Args:
-        out: a folder that does not exist or is empty; it appears when everything is written.
+        out: a folder that does not exist or is empty; it gets its name when it is complete.
         face_model: ICT-FaceKit, see `read_face_model`.
-        seed: decides every face; the same seed gives the same files, by however many processes.
+        seed: decides every face; the same seed gives the same files for any number of processes.
         split: "train" writes train_emotion_anno.json and train_au_anno.json, "eval" evaluation files.
         report: told how many faces are written.
 
@@ -52,13 +52,13 @@ def synthesize(
         DataError: `out` is not empty or has no name, a count is below 1, or the model cannot be read.
     """
     if not out.name:
-        raise DataError(f"{out} is renamed into place when it is whole, which takes a name; choose a new folder")
+        raise DataError(f"{out} is renamed into place when it is complete, which takes a name; choose a new folder")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} is not an empty folder; choose a new one")
     for name, number in (("number of faces", count), ("number of processes", processes)):
         if number < 1:
             raise DataError(f"the {name} must be at least 1, not {number}")
-    read_face_model(face_model)  # says what is wrong before any process is started
+    read_face_model(face_model)  # fails before any process is started
     with replacing(out) as partial:
         _write(partial, out.name, _render_all(count, face_model, seed, processes), seed, split, report)
 
@@ -100,7 +100,7 @@ def _render_all(count: int, face_model: Path, seed: int, processes: int) -> Iter
 
 
 def use_one_thread() -> None:
-    """Limit the libraries loaded by now: finding this function imports this module, and so NumPy, first."""
+    """Limit the loaded libraries to one thread; unpickling this function imports this module and NumPy first."""
     threadpool_limits(1)
 
 
