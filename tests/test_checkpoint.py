@@ -149,7 +149,7 @@ LORA = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
             "vision_model.extra in .*no such weight",
         ),
         (lambda b, c, a: drop(a / "adapter_model.bin", LORA), "only one of its LoRA factors"),
-        (lambda b, c, a: add(a / "adapter_model.bin", "base_model.model.x", 1), "x is no LoRA weight"),
+        (lambda b, c, a: add(a / "adapter_model.bin", "base_model.model.x", 1), "x is not a LoRA weight"),
         (lambda b, c, a: (a / "landmark_feature_projector.bin").unlink(), "landmark_feature_projector.bin missing"),
         (lambda b, c, a: (a / "adapter_model.bin").unlink(), "adapter_model.bin is missing"),
         (lambda b, c, a: (b / "pytorch_model-00001-of-00002.bin").unlink(), "pytorch_model-00001-of-00002.bin missing"),
@@ -158,7 +158,7 @@ LORA = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
         (lambda b, c, a: edit_json(b / "config.json", hidden_size=128), "hidden_size is 64, the base has 128"),
         (lambda b, c, a: edit_json(b / "config.json", rope_scaling={"type": "linear"}), "scaled rotary"),
         (lambda b, c, a: edit_json(a / "adapter_config.json", use_dora=True), "expected plain LoRA"),
-        (lambda b, c, a: edit_json(a / "adapter_config.json", target_modules=["q_proj"]), "is no target"),
+        (lambda b, c, a: edit_json(a / "adapter_config.json", target_modules=["q_proj"]), "is not a target"),
         (lambda b, c, a: edit_json(a / "adapter_config.json", target_modules=".*_proj"), "target_modules is a pattern"),
         (lambda b, c, a: edit_json(c / "config.json", hidden_size=96), "expected shape .* found"),
     ],
@@ -186,7 +186,7 @@ def test_no_vision_tower_and_no_adapter(copies):
         load_emola(adapter, base)
     with pytest.raises(CheckpointError, match="landmark_feature_projector.*pass an adapter"):
         load_emola(None, base, clip)
-    with pytest.raises(CheckpointError, match="adapter 'nowhere' is no folder"):
+    with pytest.raises(CheckpointError, match="adapter 'nowhere' is not a folder"):
         load_emola("nowhere", base, clip)
 
 

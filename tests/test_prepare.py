@@ -144,7 +144,7 @@ def test_failures(tmp_path):
     save(tmp_path / "full/picture.png", grey(1))
     gft = write_gft(tmp_path / "gft")
     cases = [
-        (dict(dataset="rafdb", folder=tmp_path / "none", out=out), "is no folder"),
+        (dict(dataset="rafdb", folder=tmp_path / "none", out=out), "is not a folder"),
         (
             dict(dataset="rafdb", folder=rafdb, out=out, every=2),
             r"holds another prepared data set: every \(found 1\) differ",

@@ -24,7 +24,7 @@ from trainer.synthetic.expression import SHAPES as UNIT_SHAPES
 from trainer.synthetic.face_model import FACES, PARTS, VERTICES, FaceModel, read_face_model
 from trainer.synthetic.preview import preview
 from trainer.synthetic.raster import rasterise
-from trainer.synthetic.rendered_face import EYES_SHUT, FACE_SCALE, LIPS_PARTED, as_visible, detected_crop
+from trainer.synthetic.rendered_face import FACE_SCALE, PARTED_LIPS, SHUT_EYES, as_visible, detected_crop
 from trainer.synthetic.resting import at_rest, draw_rotation
 from trainer.synthetic.scene import CLOSED_LIPS, Render, Studio, render
 from trainer.synthetic.synthesize import synthesize, use_one_thread
@@ -325,7 +325,7 @@ def test_lips_part_when_they_should(real_studio):
         random = np.random.default_rng(seed)
         apart = real_studio.shape({}, random, parted=True)
         closed = real_studio.shape({}, random, parted=False)
-        assert real_studio.lip_gap(apart) > LIPS_PARTED
+        assert real_studio.lip_gap(apart) > PARTED_LIPS
         assert real_studio.lip_gap(closed) <= CLOSED_LIPS + 1e-3
 
 
@@ -417,7 +417,7 @@ def test_lids_part_and_meet(real_studio):
 
     rest, wide, shut = gap({}), gap({5: 1.0}), gap({43: 1.0})
     assert wide > rest + 0.1 > 0.5
-    assert shut < EYES_SHUT
+    assert shut < SHUT_EYES
 
 
 def test_angles_have_the_signs_that_are_documented():

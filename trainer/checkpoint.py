@@ -164,7 +164,7 @@ class NewProjector(Mapping[str, Tensor]):
 
 
 class _Layers(Mapping[str, Tensor]):
-    """Exactly the weights of a model, each from the first source that has it.
+    """Exactly the weights of a model, each from the first source with its name.
 
     Args:
         layers: sources of weights; earlier ones win.
@@ -260,7 +260,7 @@ def _projector_files(adapter: Path) -> list[Path]:
 def _folder(path: "str | os.PathLike[str]", role: str) -> Path:
     folder = Path(path)
     if not folder.is_dir():
-        raise CheckpointError(f"{role} {os.fspath(path)!r} is no folder; expected the files of the checkpoint")
+        raise CheckpointError(f"{role} {os.fspath(path)!r} is not a folder; expected the files of the checkpoint")
     return folder
 
 

@@ -126,7 +126,7 @@ def _image_messages(path: Path, decode: bool) -> Iterator[str]:
     except FileNotFoundError:
         yield f"{path} does not exist: expected the path of an image file"
     except (OSError, ValueError, Image.DecompressionBombError) as error:
-        yield f"{path} is no readable image ({error})"
+        yield f"{path} is not a readable image ({error})"
 
 
 def _landmark_messages(record: Record) -> Iterator[str]:

@@ -96,7 +96,7 @@ def _folds(dataset: DatasetName, fold: int | None) -> tuple[int, ...]:
 
 def _read(dataset: DatasetName, folder: Path, partition: Path | None) -> LabelledFaceSet:
     if not folder.is_dir():
-        raise DataError(f"{folder} is no folder; expected the data set {dataset} as its makers distribute it")
+        raise DataError(f"{folder} is not a folder; expected the data set {dataset} as distributed by its makers")
     if dataset == "gft":
         if partition is None:
             raise DataError("GFT's official division is not public: pass it as a file of lines 'participant,split'")

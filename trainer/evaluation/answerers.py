@@ -69,8 +69,8 @@ class TorchAnswerer:
     ) -> None:
         folder = checkpoint.adapter or checkpoint.base
         card = folder / CONVENTIONS  # distinguishes two trainings in folders of the same name
-        mark = file_sha256(card)[:12] if card.is_file() else ""
-        self.name = f"torch {folder.name} {mark} {str(dtype).removeprefix('torch.')}, {max_new_tokens} tokens"
+        digest = file_sha256(card)[:12] if card.is_file() else ""
+        self.name = f"torch {folder.name} {digest} {str(dtype).removeprefix('torch.')}, {max_new_tokens} tokens"
         self.name += _pruning_suffix(visual_tokens)
         self.batch_size = batch_size
         self._device, self._max_new_tokens, self._visual_tokens = device, max_new_tokens, visual_tokens

@@ -57,15 +57,15 @@ def sample_scores(
     predictions: Sequence[str], annotations: Sequence[Mapping[str, Any]], *, task: str, dataset: str = "FABA"
 ) -> SampleScores:
     """Score each sample; arguments as in `sdk.faba.rege.score`."""
-    whole = score(predictions, annotations, task=task, dataset=dataset)
+    overall = score(predictions, annotations, task=task, dataset=dataset)
     rouge = np.array([rouge_l(p, a["gpt4"]) or 0.0 for p, a in zip(predictions, annotations, strict=True)])
-    if whole.task == "emotion":
+    if overall.task == "emotion":
         right = [
             official_emotion(p) == emotion_index(a["label"]) for p, a in zip(predictions, annotations, strict=True)
         ]
         hits = np.array(right, np.float64)[:, None]
         return SampleScores(hits, np.zeros_like(hits), np.zeros_like(hits), rouge, emotion=True)
-    units = [code for code, f1 in whole.per_au.items() if f1 is not None]
+    units = [code for code, f1 in overall.per_au.items() if f1 is not None]
     found = _marks([official_action_units(prediction) for prediction in predictions], units)
     true = _marks([annotated_action_units(annotation["label"]) for annotation in annotations], units)
     return SampleScores(found * true, found * (1 - true), true * (1 - found), rouge, emotion=False)
@@ -102,11 +102,11 @@ def compare(first: SampleScores, second: SampleScores, seed: int = 0) -> dict[st
         raise ScoreError(f"the two runs have {len(first)} and {len(second)} samples; they must be of the same set")
     weights, ones = _resample(len(first), seed), np.ones((1, len(first)))
     found = first.figures(weights) - second.figures(weights)
-    whole = (first.figures(ones) - second.figures(ones))[0]
+    overall = (first.figures(ones) - second.figures(ones))[0]
     low, high = np.percentile(found, (2.5, 97.5), axis=0)
     p_values = 2 * np.minimum((found <= 0).mean(axis=0), (found >= 0).mean(axis=0)).clip(max=0.5)
     return {
-        name: Comparison(float(whole[i]), float(low[i]), float(high[i]), float(p_values[i]))
+        name: Comparison(float(overall[i]), float(low[i]), float(high[i]), float(p_values[i]))
         for i, name in enumerate(FIGURES)
     }
 

@@ -10,7 +10,7 @@ __all__ = ["EmoLA"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import EmoLA on first use, so that the modules beside it can be imported without torch."""
+    """Import EmoLA on first use, so that the other modules can be imported without torch."""
     if name != "EmoLA":
         raise AttributeError(f"module 'trainer.model' has no attribute {name!r}")
     globals()[name] = found = import_module("trainer.model.emola").EmoLA

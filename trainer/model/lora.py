@@ -85,7 +85,7 @@ class LoraUpdates:
         for name, tensor in WeightFiles([found]).items():
             match = _FACTOR.match(name)
             if not match:
-                raise CheckpointError(f"{found}: {name} is no LoRA weight")
+                raise CheckpointError(f"{found}: {name} is not a LoRA weight")
             halves.setdefault(f"{match[1]}.weight", {})[match[2]] = tensor
         broken = [name for name, pair in halves.items() if len(pair) < 2]
         if broken:
@@ -105,7 +105,7 @@ class LoraUpdates:
         expected = {name for name in layers if name.removesuffix(".weight").endswith(targets)}
         wrong = sorted(expected ^ set(self.pairs))
         if wrong:
-            state = "is missing in the adapter" if wrong[0] in expected else "is no target of the adapter in this base"
+            state = "is missing in the adapter" if wrong[0] in expected else "is not a target of the adapter"
             raise CheckpointError(f"{self.path}: {wrong[0]} {state} ({len(wrong)} weights in all)")
         for name, (low, high) in self.pairs.items():
             update = (len(high), low.shape[1])

@@ -1,6 +1,6 @@
 """Muon (Jordan et al. 2024): orthogonalised momentum, for the matrices of a transformer's layers.
 
-`torch.optim.Muon` takes one matrix after the other in bfloat16. This one takes all matrices of one shape at once, in
+`torch.optim.Muon` processes one matrix at a time, in bfloat16. This one processes all matrices of one shape at once, in
 float32: on processors that emulate bfloat16, torch's version takes three times as long as the network itself.
 """
 

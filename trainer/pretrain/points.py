@@ -3,7 +3,9 @@
 import torch
 from torch import Tensor
 
-POINTS = 106
+from sdk.faces.preprocess import LANDMARK_FEATURES
+
+POINTS = LANDMARK_FEATURES // 2
 
 
 def cell_centres(side: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""A rendered set in memory, with the exact labels that `emola data synthesize` writes beside it."""
+"""A rendered set in memory, with the exact labels that `emola data synthesize` writes with it."""
 
 import json
 import math

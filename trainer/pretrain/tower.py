@@ -1,8 +1,8 @@
 """Pretraining of a small vision tower: where the landmarks are, which action units act, which emotion is shown.
 
-The 7B model starts from CLIP; a small tower has to learn to see first. The landmarks are asked of each patch (whether
-it holds one, and where), which gives a transformer without convolutions the dense supervision that it needs. Action
-units and emotion are asked of all patches together.
+The 7B model starts from CLIP; a small tower has to learn to see first. Each patch predicts the landmarks (whether it
+holds one, and where), which gives a transformer without convolutions the dense supervision that it needs. All patches
+together predict action units and emotion.
 """
 
 from collections.abc import Callable

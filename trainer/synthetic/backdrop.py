@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from sdk.arrays import Floats
 from trainer.synthetic.noise import NoiseBank
 
-SOFTEN = ImageFilter.Kernel((3, 3), (1, 2, 1, 2, 4, 2, 1, 2, 1))  # for edges; takes a third of GaussianBlur's time
+SOFT_EDGES = ImageFilter.Kernel((3, 3), (1, 2, 1, 2, 4, 2, 1, 2, 1))  # for edges; takes a third of GaussianBlur's time
 
 
 def draw_colour(random: np.random.Generator) -> Floats:
@@ -87,7 +87,7 @@ def body(backdrop: Image.Image, size: int, marks: Floats, colour: npt.ArrayLike)
     box = [chin[0] - 1.7 * width, chin[1] + 0.35 * width, chin[0] + 1.7 * width, chin[1] + 3.0 * width]
     ImageDraw.Draw(shoulders).ellipse(box, fill=255)
     fill = tuple((255 * np.asarray(colour)).astype(int).tolist())
-    picture.paste(fill, mask=shoulders.filter(SOFTEN))
+    picture.paste(fill, mask=shoulders.filter(SOFT_EDGES))
     return picture
 
 

@@ -67,7 +67,7 @@ def read_face_model(path: Path) -> FaceModel:
         _check(*content)
     except ARRAY_ERRORS as error:
         raise DataError(
-            f"{path}: not ICT-FaceKit's light model, or not whole ({error}); clone {HOME}, pass its FaceXModel"
+            f"{path}: not ICT-FaceKit's light model, or incomplete ({error}); clone {HOME}, pass its FaceXModel"
         ) from error
     neutral, faces, identity, expression, landmarks = content
     return FaceModel(neutral, _triangles(faces), identity, expression, landmarks.astype(np.int32))

@@ -15,12 +15,10 @@ from trainer.synthetic.scene import Render, Studio, render
 SIDE = 224  # pixels of the pictures that are written
 EMOTION_SHARE = 0.62  # of faces drawn for an emotion; the others combine units freely
 FACE_SCALE = 1.5  # the landmark network sees exactly the crop
-LIPS_PARTED = 0.14  # centimetres between the inner lips from which AU25 is present, whichever action parted them
-LIPS_WIDE = 1.5  # centimetres at intensity 1 of AU25; alone it parts the lips by 0.3 to 1.3, with AU26 by 0.9 to 2.2
-EYES_SHUT, EYES_OPEN = (
-    0.1,
-    0.2,
-)  # centimetres between the lids: AU43 is present below the first, absent above the second
+PARTED_LIPS = 0.14  # centimetres between the inner lips from which AU25 is present, whichever action parted them
+WIDE_LIPS = 1.5  # centimetres at intensity 1 of AU25; alone it parts the lips by 0.3 to 1.3, with AU26 by 0.9 to 2.2
+# Centimetres between the lids: AU43 is present below the first, absent above the second.
+SHUT_EYES, OPEN_EYES = 0.1, 0.2
 
 
 @dataclass(frozen=True)
@@ -68,14 +66,14 @@ def as_visible(expression: Expression, picture: Render) -> Expression:
     Raised lips and a dropped jaw part the lips too. A broad smile shuts the eyes of some people.
     """
     units = dict(expression.units)
-    if picture.lip_gap >= LIPS_PARTED:
-        units[25] = float(np.clip(picture.lip_gap / LIPS_WIDE, 0.35, 1.0))
+    if picture.lip_gap >= PARTED_LIPS:
+        units[25] = float(np.clip(picture.lip_gap / WIDE_LIPS, 0.35, 1.0))
     else:
         units.pop(25, None)
-    if picture.lid_gap < EYES_SHUT:
+    if picture.lid_gap < SHUT_EYES:
         units.setdefault(43, 1.0)
         units.pop(7, None)  # shut lids do not show that they are tight
-    elif picture.lid_gap > EYES_OPEN:
+    elif picture.lid_gap > OPEN_EYES:
         units.pop(43, None)
     units = {code: intensity for code, intensity in units.items() if code not in picture.hidden}
     return Expression(units, expression.sides, expression.emotion)

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from PIL import Image, ImageFilter
 
 from sdk.arrays import Floats
-from trainer.synthetic.backdrop import SOFTEN, as_image, background, body, draw_colour, merge_planes, wear
+from trainer.synthetic.backdrop import SOFT_EDGES, as_image, background, body, draw_colour, merge_planes, wear
 from trainer.synthetic.expression import Expression
 from trainer.synthetic.face_model import PARTS, FaceModel
 from trainer.synthetic.hair import HairStyle, draw_style, grow, lock_colours, locks
@@ -256,7 +256,7 @@ def _compose(
     for plane, outside, inside in zip(shown, rim, _levels(light), strict=True):
         plane[:] = outside
         plane[mask] = inside  # one plane at a time: a mask over several axes is ten times slower
-    soft = Image.fromarray(255 * mask.astype(np.uint8)).filter(SOFTEN)
+    soft = Image.fromarray(255 * mask.astype(np.uint8)).filter(SOFT_EDGES)
     picture.paste(merge_planes(shown), mask=soft)
     if front is not None and tint is not None:
         shadow = front.filter(ImageFilter.GaussianBlur(5))

@@ -35,7 +35,7 @@ class Recipe:
         prior_only: share of the passes that read the landmark row alone, so that the model learns from that row also
             where the visual rows carry the same information. 0, as the authors did.
         group_by_length: assign the records of a step to devices and passes by their lengths, see `RecordOrder`.
-        precision: "bfloat16", "float32", or "auto": bfloat16 if there is an accelerator that has it.
+        precision: "bfloat16", "float32", or "auto": bfloat16 if there is an accelerator.
         checkpointing: recompute activations in the backward pass.
         save_steps: steps between two checkpoints for resuming.
         workers: processes that load pictures.

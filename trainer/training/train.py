@@ -95,15 +95,15 @@ def train(
     torch.manual_seed(recipe.seed)  # LoRA starts at random
     model = _load(checkpoint, recipe, arguments)
     given = _order(dataset, recipe, arguments.world_size, order)
-    trainer = RecordTrainer(model, arguments, dataset, given, recipe, log)
-    if trainer.is_world_process_zero():
+    loop = RecordTrainer(model, arguments, dataset, given, recipe, log)
+    if loop.is_world_process_zero():
         report(f"{len(dataset)} records; trained parameters: {trainable_parts(model)}")
         report(f"resuming from {resume.name}" if resume else "starting")
     with _one_line_errors(output), closing(log):
-        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-        trained = trainer.trained_state()
-        card = _card(sources, recipe, trainer.state)
-        if trainer.is_world_process_zero():
+        loop.train(resume_from_checkpoint=str(resume) if resume else None)
+        trained = loop.trained_state()
+        card = _card(sources, recipe, loop.state)
+        if loop.is_world_process_zero():
             _write(output, trained, checkpoint, sources.conventions, recipe, card, official_layout)
     return card
 
