@@ -1,4 +1,4 @@
-"""A folder as `emola data synthesize` writes it, of pictures that take no face model: two eyes and a mouth."""
+"""A folder as `emola data synthesize` writes it, with drawn pictures (two eyes and a mouth) that need no face model."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ ANSWERS = {
 
 
 def write_made_up_renders(folder: Path, count: int, seed: int = 0, split: str = "train") -> Path:
-    """Faces that smile or do not: the mouth is bright or dark, all the rest is chance."""
+    """Faces that smile or do not: the mouth is bright or dark, the rest is random."""
     random = np.random.default_rng(seed)
     for name in ("images", "landmarks"):
         (folder / name).mkdir(parents=True)

@@ -58,7 +58,7 @@ def test_safetensors_and_vision_tower_inside(tmp_path, emola):
 
 @pytest.mark.parametrize("prefix", ["", "model."], ids=["before 4.52", "since 4.52"])
 def test_llava_hf_layout(tmp_path, emola, prefix):
-    """Names, configuration and a vocabulary padded by 64 rows, as the converted releases have them."""
+    """Names, configuration and a vocabulary padded by 64 rows, as in the converted releases."""
     tensors = {}
     for name, tensor in read_base().items():
         if name.endswith(("embed_tokens.weight", "lm_head.weight")):
@@ -170,7 +170,7 @@ def test_damage_is_named(copies, damage, message):
 
 
 def test_an_adapter_for_another_base_is_refused_by_its_weights(copies):
-    """Even without the adapter's config.json."""
+    """The wrong base is found without the adapter's config.json, too."""
     base, clip, adapter = copies
     (adapter / "config.json").unlink()
     tensors = torch.load(adapter / "adapter_model.bin", weights_only=True)
@@ -209,7 +209,7 @@ def test_weights_are_read_when_asked_for():
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux's list of mappings")
 def test_a_weight_that_is_let_go_is_not_in_memory(tmp_path):
-    """A file of weights is mapped as long as one of its tensors lives: memory does not grow with what was read."""
+    """A weight file is mapped only while one of its tensors is in use: memory does not grow with the tensors read."""
     path = tmp_path / "model.safetensors"
     save_file({name: torch.ones(1000, 1000) for name in ("lm_head.weight", "model.norm.weight")}, path)
     files = WeightFiles([path])

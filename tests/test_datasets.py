@@ -1,4 +1,4 @@
-"""Each reader turns a folder of the true shape into the right samples, and says what is wrong with another one."""
+"""Each reader turns a folder of the original layout into labelled faces, and names the defect of other folders."""
 
 import shutil
 
@@ -29,7 +29,7 @@ def by_name(found):
 
 
 def test_answers_and_labels_are_what_rege_reads(tmp_path):
-    """Every emotion, and no, one and several units: the label comes back from the text and from the label."""
+    """For every emotion, and for no, one and several units, the label can be read back from text and label."""
     for index, emotion in enumerate(EMOTIONS):
         sample = LabelledFace("a", tmp_path, None, "", "train", emotion=emotion)
         assert (sample.task, emotion_index(sample.label)) == ("emotion", index)
@@ -203,7 +203,7 @@ def test_gft_failures(tmp_path):
 
 
 def test_folds_hold_every_subject_once(tmp_path):
-    """27 and 41 subjects; a fold evaluates its part and trains on the two others."""
+    """27 and 41 subjects; a fold evaluates its part and trains on the other two."""
     for parts, count in ((disfa.PARTS, 27), (bp4d.PARTS, 41)):
         assert len({subject for part in parts.values() for subject in part}) == count
         assert sum(map(len, parts.values())) == count

@@ -17,7 +17,7 @@ LABELS = {"train_00001": 5, "train_00002": 1, "test_0001": 4}
 
 @pytest.fixture
 def face(astronaut):
-    """The astronaut's face at frames of odd number, nothing at the others."""
+    """The astronaut's face in frames of odd number, no face in the others."""
     pytest.importorskip("dlib")
     return lambda number: astronaut[30:230, 120:320] if number % 2 else grey(number)
 
@@ -63,7 +63,7 @@ def test_disfa_folds(tmp_path, face):
 
 
 def test_crops_are_squares_around_the_largest_face(tmp_path, t1):
-    """Of t1's six faces the largest; side = 1.7 x the box of the detector, within one pixel."""
+    """The largest of the six faces of t1; side = 1.7 x the box of the detector, within one pixel."""
     pytest.importorskip("dlib")
     from sdk.faces.detect import open_detector
 
@@ -94,7 +94,7 @@ def test_bp4d_and_the_answer_without_units(tmp_path, face):
 
 
 def test_an_interrupted_run_gives_the_same_files(tmp_path, face):
-    """Crops lost, one cut, annotation files gone: afterwards each file has the bytes of the uninterrupted run."""
+    """With crops lost, one truncated and annotation files deleted, a resumed run restores every file to the byte."""
     folder = write_disfa(tmp_path / "disfa", face, frames=1)
     whole, again = tmp_path / "whole", tmp_path / "again"
     prepare("disfa", folder, whole)

@@ -1,4 +1,4 @@
-"""Runs of `emola train` on the golden model, as a command line and as a call."""
+"""Runs of `emola train` on the golden model, in this process and in others."""
 
 import json
 import os
@@ -19,7 +19,7 @@ PLAIN = ("--precision", "float32", "--workers", "0")
 
 
 def arguments(output: Path, *options: str, base=GOLDEN / "llava-base", data=RECORDS) -> list[str]:
-    """The command line of a run on `data`; options that are given last win."""
+    """The command line of a run on `data`; later options take precedence."""
     files = ("--base", str(base), "--vision-tower", str(GOLDEN / "clip"), "--data", str(data), "--output", str(output))
     return ["train", *files, *SHAPE, *PLAIN, *options]
 
@@ -51,7 +51,7 @@ def losses(output: Path) -> list[float]:
 
 
 def write_records(path: Path, count: int = 12) -> list[dict]:
-    """The first golden records, to be spoiled; pictures and landmark files are those of the goldens."""
+    """The first golden records, for a test to damage; pictures and landmark files are those of the goldens."""
     rows = json.loads(RECORDS.read_text(encoding="utf-8"))[:count]
     for row in rows:
         for key in ("image", "landmark"):
