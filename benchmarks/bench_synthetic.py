@@ -12,7 +12,7 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from trainer.synthetic.face_model import read_face_model
-from trainer.synthetic.sample import make_sample
+from trainer.synthetic.rendered_face import render_face
 from trainer.synthetic.scene import Studio
 from trainer.synthetic.synthesize import CHUNK, synthesize
 
@@ -29,7 +29,7 @@ def test_one_core(benchmark):
     studio = Studio(read_face_model(REAL))
 
     def render() -> int:
-        return sum(len(make_sample(studio, np.random.default_rng(seed)).image) for seed in range(FACES))
+        return sum(len(render_face(studio, np.random.default_rng(seed)).image) for seed in range(FACES))
 
     with threadpool_limits(1):
         assert benchmark.pedantic(render, rounds=5, warmup_rounds=1) > 0

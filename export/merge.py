@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.checkpoint import Checkpoint
-from trainer.training.save import write_complete
+from trainer.model.save import write_complete
 
 
 def merge(checkpoint: Checkpoint, folder: Path) -> dict[str, Any]:

@@ -52,7 +52,9 @@ def write_json(path: Path, content: Any) -> None:
     write_file(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
 
 
-def claim_folder(record: Path, content: Mapping[str, Any], what: str, error: type[SdkError]) -> bool:
+def claim_folder(
+    record: Path, content: Mapping[str, Any], what: str, error: type[SdkError], *, shared: bool = False
+) -> bool:
     """Write into a folder what it will hold, before anything else is written there.
 
     Args:
@@ -60,6 +62,7 @@ def claim_folder(record: Path, content: Mapping[str, Any], what: str, error: typ
         content: what decides the folder's content; further keys of an existing record are ignored.
         what: the folder holds, for the message, e.g. "training run".
         error: to raise.
+        shared: the folder may hold other files before it is claimed.
 
     Returns:
         True if the folder was claimed before with the same content.
@@ -73,14 +76,24 @@ def claim_folder(record: Path, content: Mapping[str, Any], what: str, error: typ
             found = dict(json.loads(record.read_text(encoding="utf-8")))
         except ValueError as cause:
             raise error(f"{record} is not a JSON object ({cause}); choose another folder") from None
-        changed = [f"{key} (found {found.get(key)!r})" for key, value in content.items() if found.get(key) != value]
+        changed = list(_changes(found, content))
         if changed:
             raise error(f"{folder} holds another {what}: {', '.join(changed)} differ; choose another folder")
         return True
-    if folder.exists() and any(folder.iterdir()):
+    if not shared and folder.exists() and any(folder.iterdir()):
         raise error(f"{folder} is not empty and holds no {what}; choose another folder")
     write_json(record, content)
     return False
+
+
+def _changes(found: Mapping[str, Any], content: Mapping[str, Any], inside: str = "") -> Iterator[str]:
+    """The keys whose values differ, each with the value found; keys of a nested object as `recipe.seed`."""
+    for key, value in content.items():
+        before = found.get(key)
+        if isinstance(before, dict) and isinstance(value, Mapping):
+            yield from _changes(before, value, f"{inside}{key}.")
+        elif before != value:
+            yield f"{inside}{key} (found {before!r})"
 
 
 def append_journal(path: Path, row: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Folders of the true shape of RAF-DB, DISFA, BP4D and GFT, with made-up labels and whatever picture is given."""
+"""Folders with the layout of RAF-DB, DISFA, BP4D and GFT, with made-up labels and given pictures."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A folder as `emola data synthesize` writes it, of pictures that take no face model: two eyes and a mouth."""
+"""A folder as `emola data synthesize` writes it, with drawn pictures (two eyes and a mouth) that need no face model."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 
 from sdk.faba.prompts import QUESTIONS
 from trainer.corpus.records import Record, evaluation_row, training_row
-from trainer.pretrain.renders import TWINS
+from trainer.pretrain.renders import MIRRORED_LANDMARKS
 
 SIDE = 224
 ANSWERS = {
@@ -18,12 +18,12 @@ ANSWERS = {
 
 
 def write_made_up_renders(folder: Path, count: int, seed: int = 0, split: str = "train") -> Path:
-    """Faces that smile or do not: the mouth is bright or dark, all the rest is chance."""
+    """Faces that smile or do not: the mouth is bright or dark, the rest is random."""
     random = np.random.default_rng(seed)
     for name in ("images", "landmarks"):
         (folder / name).mkdir(parents=True)
     rest = np.random.default_rng(0).uniform(-0.5, 0.5, (106, 2))
-    rest = (rest + rest[TWINS] * (-1, 1)) / 2  # as symmetric as a face
+    rest = (rest + rest[MIRRORED_LANDMARKS] * (-1, 1)) / 2  # as symmetric as a face
     metadata, points, rows = [], [], {"emotion": [], "au": []}
     for index in range(count):
         smiles, name = bool(index % 2), f"{index:06d}"

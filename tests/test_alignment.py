@@ -1,4 +1,4 @@
-"""Landmarks without the place of the head."""
+"""Landmarks in the frame of the head."""
 
 import numpy as np
 import torch
@@ -8,7 +8,7 @@ from export.graphs.write import write_vision
 from sdk.runtime.backends.ort import OrtEncoder
 from trainer.checkpoint import Checkpoint
 from trainer.model import EmoLA
-from trainer.model.alignment import AlignedShape, into, similarity
+from trainer.model.alignment import AlignedShape, similarity, to_frame
 from trainer.pretrain.base import pretrain
 from trainer.pretrain.shape import nano_config
 from trainer.pretrain.tower import TowerRecipe
@@ -18,11 +18,11 @@ TURN = torch.tensor([[[0.8, -0.3, 0.1], [0.3, 0.8, -0.2]]])  # turns, scales and
 
 
 def test_a_similarity_is_found_again():
-    """Points that are the anchors, turned, scaled and moved, give that map, and come back through it."""
+    """Anchors that are turned, scaled and moved give that similarity, and its inverse restores them."""
     wanted = torch.tensor([anchor[1:] for anchor in ANCHORS])
     seen = wanted @ TURN[:, :, :2].mT + TURN[:, None, :, 2]
     torch.testing.assert_close(similarity(seen, wanted), TURN)
-    torch.testing.assert_close(into(TURN, seen), wanted[None])
+    torch.testing.assert_close(to_frame(TURN, seen), wanted[None])
 
 
 def test_the_landmark_row_does_not_depend_on_where_the_head_is():
@@ -44,12 +44,12 @@ def test_the_landmark_row_does_not_depend_on_where_the_head_is():
 
 
 def test_raw_features_need_no_face():
-    """Zeros, which a missing file of landmarks is filled with, give numbers."""
+    """Zeros, which replace missing landmark files, give finite numbers."""
     assert AlignedShape(ANCHORS, 212)(torch.zeros(2, 212)).isfinite().all()
 
 
 def test_the_alignment_is_part_of_the_checkpoint_and_of_the_graph(tmp_path):
-    """What a base has measured is read back with it, and ONNX Runtime computes the same rows."""
+    """The statistics of a base are stored with it, and ONNX Runtime computes the same rows."""
     folder = write_made_up_renders(tmp_path / "train", 64)
     pretrain(folder, tmp_path / "base", recipe=TowerRecipe(epochs=0), landmark_epochs=0, vocabulary=600)
     checkpoint = Checkpoint(None, tmp_path / "base")

@@ -1,4 +1,4 @@
-"""A set is built from photographs by a model behind a real HTTP server: what is asked, what is kept, what it costs."""
+"""Sets built from photographs by a model behind a real HTTP server: questions, kept answers, cost."""
 
 import csv
 import json
@@ -51,7 +51,7 @@ def photographs(astronaut, tmp_path):
 
 
 def run(photographs, out, answer=describe, **options):
-    """Annotate against a server; returns what `about.json` says and the requests."""
+    """Annotate against a server; returns the content of `about.json` and the requests."""
     with chat_server(answer) as (url, requests):
         endpoint = ChatEndpoint(url, "seer", retries=1, pause=0.01)
         return annotate(photographs, out, endpoint, **options), requests
@@ -63,7 +63,7 @@ def left_out(folder):
 
 
 def test_a_training_set(photographs, tmp_path):
-    """Each face is asked about once per task, and the records read as those of FABA-Instruct."""
+    """There is one question per face and task, and the records have the layout of FABA-Instruct."""
     about, requests = run(photographs, tmp_path / "out", prices=Prices(2.5, 10.0))
     assert about["usable"] == {"action_units": 3, "emotion": 3}
     assert (about["prompt_tokens"], about["completion_tokens"]) == (1800, 120)
@@ -90,7 +90,7 @@ def test_photographs_that_give_no_face_are_listed(photographs, tmp_path):
 
 
 def test_questions_are_drawn_by_seed_and_name(photographs, tmp_path):
-    """The same again in any order of the answers; another seed draws others."""
+    """The same questions for any order of the answers; other questions with another seed."""
 
     def questions(name, seed, concurrency):
         _, requests = run(photographs, tmp_path / name, seed=seed, concurrency=concurrency)
@@ -184,7 +184,7 @@ def test_nothing_is_asked_twice(photographs, tmp_path):
 
 
 def test_a_killed_run_goes_on(photographs, tmp_path):
-    """SIGKILL in mid-run, twice: no answer that reached the journal is asked for again, and the files are whole."""
+    """After two SIGKILLs, no question with an answer in the journal is asked again, and the files are complete."""
     whole, _ = run(photographs, tmp_path / "whole")
     asked = Counter()
 
@@ -217,15 +217,15 @@ def test_a_killed_run_goes_on(photographs, tmp_path):
 
 
 def test_a_hopeless_endpoint_stops_the_run(photographs, tmp_path):
-    """A wrong key: at most the questions that were open are asked, and no set is written."""
+    """With a wrong key, only the questions already in flight are asked, and no set is written."""
     with pytest.raises(EndpointError, match="OPENAI_API_KEY"):
         run(photographs, tmp_path, lambda request: (401, {}, b"no"), concurrency=1)
     assert not (tmp_path / "train/train_emotion_anno.json").exists()
 
 
 def test_an_endpoint_that_only_fails_stops_the_run(photographs, tmp_path, monkeypatch):
-    """Two failures in a row stop it here; three that alternate with answers do not."""
-    monkeypatch.setattr("trainer.corpus.annotate._FAILURES_IN_A_ROW", 2)
+    """Two failures in a row stop the run here; three that alternate with answers do not."""
+    monkeypatch.setattr("trainer.corpus.annotate.MAX_FAILURES", 2)
     with pytest.raises(EndpointError, match="2 questions in a row failed.*status 400: bad"):
         run(photographs, tmp_path / "out", lambda request: (400, {}, b"bad"), concurrency=1)
     failures = cycle((True, False))
@@ -250,7 +250,7 @@ def test_what_cannot_be_annotated(photographs, tmp_path):
     assert not (tmp_path / "out").exists()
     (photographs / "more_b.png").unlink()
     run(photographs, tmp_path / "out", tasks=("emotion",))
-    with pytest.raises(DataError, match="holds answers made with seed 0"):
+    with pytest.raises(DataError, match=r"holds another annotated set: seed \(found 0\) differ"):
         run(photographs, tmp_path / "out", seed=1)
 
 

@@ -158,7 +158,7 @@ def _has_begun(folder, finished: int) -> bool:
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"base": "nowhere"}, CheckpointError, "base 'nowhere' is no folder"),
+        ({"base": "nowhere"}, CheckpointError, "base 'nowhere' is not a folder"),
         ({"vision_tower": None}, CheckpointError, "--vision-tower"),
         ({"quantize": "int2"}, ExportError, "quantize must be"),
         ({"landmark_model": GOLDEN / "absent.onnx"}, ExportError, "does not exist"),

@@ -58,7 +58,7 @@ def test_safetensors_and_vision_tower_inside(tmp_path, emola):
 
 @pytest.mark.parametrize("prefix", ["", "model."], ids=["before 4.52", "since 4.52"])
 def test_llava_hf_layout(tmp_path, emola, prefix):
-    """Names, configuration and a vocabulary padded by 64 rows, as the converted releases have them."""
+    """Names, configuration and a vocabulary padded by 64 rows, as in the converted releases."""
     tensors = {}
     for name, tensor in read_base().items():
         if name.endswith(("embed_tokens.weight", "lm_head.weight")):
@@ -149,7 +149,7 @@ LORA = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
             "vision_model.extra in .*no such weight",
         ),
         (lambda b, c, a: drop(a / "adapter_model.bin", LORA), "only one of its LoRA factors"),
-        (lambda b, c, a: add(a / "adapter_model.bin", "base_model.model.x", 1), "x is no LoRA weight"),
+        (lambda b, c, a: add(a / "adapter_model.bin", "base_model.model.x", 1), "x is not a LoRA weight"),
         (lambda b, c, a: (a / "landmark_feature_projector.bin").unlink(), "landmark_feature_projector.bin missing"),
         (lambda b, c, a: (a / "adapter_model.bin").unlink(), "adapter_model.bin is missing"),
         (lambda b, c, a: (b / "pytorch_model-00001-of-00002.bin").unlink(), "pytorch_model-00001-of-00002.bin missing"),
@@ -158,7 +158,7 @@ LORA = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
         (lambda b, c, a: edit_json(b / "config.json", hidden_size=128), "hidden_size is 64, the base has 128"),
         (lambda b, c, a: edit_json(b / "config.json", rope_scaling={"type": "linear"}), "scaled rotary"),
         (lambda b, c, a: edit_json(a / "adapter_config.json", use_dora=True), "expected plain LoRA"),
-        (lambda b, c, a: edit_json(a / "adapter_config.json", target_modules=["q_proj"]), "is no target"),
+        (lambda b, c, a: edit_json(a / "adapter_config.json", target_modules=["q_proj"]), "is not a target"),
         (lambda b, c, a: edit_json(a / "adapter_config.json", target_modules=".*_proj"), "target_modules is a pattern"),
         (lambda b, c, a: edit_json(c / "config.json", hidden_size=96), "expected shape .* found"),
     ],
@@ -170,7 +170,7 @@ def test_damage_is_named(copies, damage, message):
 
 
 def test_an_adapter_for_another_base_is_refused_by_its_weights(copies):
-    """Even without the adapter's config.json."""
+    """The wrong base is found without the adapter's config.json, too."""
     base, clip, adapter = copies
     (adapter / "config.json").unlink()
     tensors = torch.load(adapter / "adapter_model.bin", weights_only=True)
@@ -186,7 +186,7 @@ def test_no_vision_tower_and_no_adapter(copies):
         load_emola(adapter, base)
     with pytest.raises(CheckpointError, match="landmark_feature_projector.*pass an adapter"):
         load_emola(None, base, clip)
-    with pytest.raises(CheckpointError, match="adapter 'nowhere' is no folder"):
+    with pytest.raises(CheckpointError, match="adapter 'nowhere' is not a folder"):
         load_emola("nowhere", base, clip)
 
 
@@ -209,7 +209,7 @@ def test_weights_are_read_when_asked_for():
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux's list of mappings")
 def test_a_weight_that_is_let_go_is_not_in_memory(tmp_path):
-    """A file of weights is mapped as long as one of its tensors lives: memory does not grow with what was read."""
+    """A weight file is mapped only while one of its tensors is in use: memory does not grow with the tensors read."""
     path = tmp_path / "model.safetensors"
     save_file({name: torch.ones(1000, 1000) for name in ("lm_head.weight", "model.norm.weight")}, path)
     files = WeightFiles([path])

@@ -1,4 +1,4 @@
-"""Every broken record of a file is reported, each problem once, and a good record not at all."""
+"""Every problem of a file is reported once; good records are not reported."""
 
 import numpy as np
 import pytest
@@ -83,7 +83,7 @@ def test_ids_are_unique(root):
 
 
 def test_answers_longer_than_the_context(root, golden):
-    """A conversation of exactly as many tokens as fit is no problem, one more is."""
+    """A conversation that fits exactly is accepted; one token more is a problem."""
     tokenizer = load_tokenizer(golden / "llava-base")
     rows = [training(answer="smile " * 50)]
     (message,) = [text for _, text in problems(rows, root, tokenizer=tokenizer, max_tokens=10)]
@@ -113,13 +113,13 @@ def test_evaluation_records(root):
 
 
 def test_headers_only(root):
-    """Without decoding, a picture that is cut off behind its header passes, another one does not."""
+    """Without decoding, a picture truncated after its header passes; one truncated before does not."""
     rows = [training(image="cut.png"), training(image="text.png")]
     assert [record for record, _ in problems(rows, root, decode=False)] == ["set.json[1]"]
 
 
 def test_files_before_a_run(root):
-    """The quick check of records that could be read: names those whose files are missing or evidently wrong."""
+    """The quick check of records that could be read: it names those whose files are missing or of another kind."""
     rows = [row for row, _ in BROKEN[2:9]]
     records = [
         parse_record(training(), "good", root),
@@ -128,7 +128,7 @@ def test_files_before_a_run(root):
     found = check_files(records)
     assert [problem.record for problem in found] == ["r0", "r1", "r2", "r4", "r5", "r6"]  # r3 has a whole header
     assert "none.png does not exist" in str(found[0])
-    assert "no readable image" in str(found[1])
+    assert "not a readable image" in str(found[1])
 
 
 def test_the_golden_set_is_whole(golden):

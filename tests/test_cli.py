@@ -233,7 +233,7 @@ def test_failures(emola_cli, photo, tmp_path, bundle):
         (["analyze", photo, "--save", tmp_path / "read-only.psd"], 2, "such as out.png"),
         (["analyze", photo, "--frobnicate"], 2, "usage: emola analyze"),
         (["verify", tmp_path], 1, "no manifest.json"),
-        (["export", GOLDEN / "nowhere", tmp_path / "out", *EXPORT], 1, "is no folder"),
+        (["export", GOLDEN / "nowhere", tmp_path / "out", *EXPORT], 1, "is not a folder"),
         (["export", "none", tmp_path / "out", *EXPORT, "--group-size", 32], 1, "--group-size is for --quantize gptq"),
         (["analyze"], 2, "required: PHOTO"),
         (["analyze", photo, "--task", "age"], 2, "invalid choice"),

@@ -35,7 +35,7 @@ def rafdb(tmp_path):
 
 
 def test_from_a_data_set_to_a_checked_file(data, rafdb, landmark_network, tmp_path):
-    """prepare, landmarks, check and stats, one after the other."""
+    """Run prepare, landmarks, check and stats in sequence."""
     out = tmp_path / "out"
     code, text, _ = data("prepare", "rafdb", rafdb, "--out", out)
     assert (code, "samples           3" in text) == (0, True)
@@ -105,7 +105,7 @@ def test_check_knows_the_context_of_a_base(data, tmp_path):
 
 
 def test_the_task_of_an_evaluation_file(data, rafdb, tmp_path):
-    """Its name says it, or --task."""
+    """The task comes from the name of the file or from --task."""
     data("prepare", "rafdb", rafdb, "--out", tmp_path / "out")
     renamed = (tmp_path / "out/eval_emotion_anno.json").rename(tmp_path / "out/eval.json")
     code, _, err = data("check", renamed)
@@ -114,7 +114,7 @@ def test_the_task_of_an_evaluation_file(data, rafdb, tmp_path):
 
 
 def test_annotate(data, astronaut, tmp_path, monkeypatch):
-    """The key comes from the environment and goes nowhere but into the request."""
+    """The key comes from the environment and appears only in the request."""
     pytest.importorskip("dlib")
     photographs = tmp_path / "photographs"
     photographs.mkdir()
@@ -177,7 +177,7 @@ def test_a_missing_package_names_what_brings_all_that_the_subcommands_import(dat
 
 
 def test_help_is_light():
-    """`emola data --help` loads neither torch nor what only one subcommand needs."""
+    """`emola data --help` imports neither torch nor packages of a single subcommand."""
     code = (
         "import sys; from sdk.cli import main; main(['data', '--help']); "
         "heavy = {'torch', 'transformers', 'httpx', 'matplotlib', 'av', 'onnxruntime'} & sys.modules.keys(); "

@@ -1,4 +1,4 @@
-"""Each reader turns a folder of the true shape into the right samples, and says what is wrong with another one."""
+"""Each reader turns a folder of the original layout into labelled faces, and names the defect of other folders."""
 
 import shutil
 
@@ -11,7 +11,7 @@ from sdk.faba.rege import annotated_action_units, emotion_index, official_action
 from sdk.faba.vocabulary import EMOTIONS
 from trainer.corpus.datasets import (
     NO_UNITS,
-    Sample,
+    LabelledFace,
     average_folds,
     bp4d,
     disfa,
@@ -25,17 +25,17 @@ from trainer.corpus.datasets.frames import read_pictures
 
 
 def by_name(found):
-    return {sample.name: sample for sample in found.samples}
+    return {sample.name: sample for sample in found.faces}
 
 
 def test_answers_and_labels_are_what_rege_reads(tmp_path):
-    """Every emotion, and no, one and several units: the label comes back from the text and from the label."""
+    """For every emotion, and for no, one and several units, the label can be read back from text and label."""
     for index, emotion in enumerate(EMOTIONS):
-        sample = Sample("a", tmp_path, None, "", "train", emotion=emotion)
+        sample = LabelledFace("a", tmp_path, None, "", "train", emotion=emotion)
         assert (sample.task, emotion_index(sample.label)) == ("emotion", index)
         assert sample.answer == emotion.capitalize()
     for units, answer in ((set(), NO_UNITS), ({4}, "AU4"), ({12, 1}, "AU1, AU12")):
-        sample = Sample("a", tmp_path, None, "", "train", units=frozenset(units))
+        sample = LabelledFace("a", tmp_path, None, "", "train", units=frozenset(units))
         assert (sample.task, sample.answer) == ("action_units", answer)
         assert official_action_units(sample.answer) == annotated_action_units(sample.label) == units
 
@@ -65,8 +65,8 @@ def test_rafdb_failures(tmp_path):
 def test_disfa_labels_and_parts(tmp_path):
     """27 subjects in three parts of nine; a unit is active from intensity 2 on; only the eight scored units count."""
     found = read_disfa(write_disfa(tmp_path))
-    assert len(found.samples) == 27 * 4
-    assert {sample.split: sample.subject for sample in found.samples}.keys() == {"part1", "part2", "part3"}
+    assert len(found.faces) == 27 * 4
+    assert {sample.split: sample.subject for sample in found.faces}.keys() == {"part1", "part2", "part3"}
     # Intensities of AU 1, 2, 4, 5, 6, 9, 12, 15, 17, 20, 25, 26 in frame 1: 1 2 3 4 5 0 1 2 3 4 5 0.
     sample = by_name(found)["SN004_00001"]
     assert (sample.units, sample.split, sample.subject) == ({2, 4, 6, 25}, "part3", "SN004")
@@ -76,7 +76,7 @@ def test_disfa_frames_of_videos_and_folders_are_the_same(tmp_path):
     """The picture of frame n shows n, within 4 of 255 after the codec."""
     pytest.importorskip("av")
     for name, videos in (("video", True), ("folder", False)):
-        samples = read_disfa(write_disfa(tmp_path / name, videos=videos)).samples[1:6]
+        samples = read_disfa(write_disfa(tmp_path / name, videos=videos)).faces[1:6]
         for sample, picture in read_pictures(samples):
             number = int(sample.name[-5:])
             assert sample.frame == (number if videos else None)
@@ -92,7 +92,7 @@ def test_disfa_missing_frames(tmp_path):
     assert found.left_out == {"no picture of the labelled frame": 1}
     pytest.importorskip("av")
     write_video(tmp_path / "Videos_LeftCamera/LeftVideoSN002_comp.avi", frames=3)
-    samples = [sample for sample in read_disfa(tmp_path).samples if sample.subject == "SN002"]
+    samples = [sample for sample in read_disfa(tmp_path).faces if sample.subject == "SN002"]
     assert [picture is None for _, picture in read_pictures(samples)] == [False, False, False, True]
 
 
@@ -118,7 +118,7 @@ def test_disfa_failures(tmp_path):
 def test_a_broken_video(tmp_path):
     pytest.importorskip("av")
     (tmp_path / "LeftVideoSN001_comp.avi").write_bytes(b"RIFF, but no video")
-    sample = Sample("SN001_00001", tmp_path / "LeftVideoSN001_comp.avi", 1, "SN001", "part1", units=frozenset())
+    sample = LabelledFace("SN001_00001", tmp_path / "LeftVideoSN001_comp.avi", 1, "SN001", "part1", units=frozenset())
     with pytest.raises(DataError, match="cannot be decoded"):
         list(read_pictures([sample]))
 
@@ -179,7 +179,7 @@ def test_gft_videos(tmp_path):
     for participant in ("001A", "001B", "002A"):
         write_video(tmp_path / f"videos/{participant}.mp4", frames=3)
     found = read_gft(tmp_path, tmp_path / "partition.csv")
-    assert [sample.frame for sample in found.samples] == [1, 2] * 3
+    assert [sample.frame for sample in found.faces] == [1, 2] * 3
 
 
 def test_gft_failures(tmp_path):
@@ -203,11 +203,11 @@ def test_gft_failures(tmp_path):
 
 
 def test_folds_hold_every_subject_once(tmp_path):
-    """27 and 41 subjects; a fold evaluates its part and trains on the two others."""
+    """27 and 41 subjects; a fold evaluates its part and trains on the other two."""
     for parts, count in ((disfa.PARTS, 27), (bp4d.PARTS, 41)):
         assert len({subject for part in parts.values() for subject in part}) == count
         assert sum(map(len, parts.values())) == count
-    samples = [Sample(f"s{i}", tmp_path, None, "", f"part{i}", units=frozenset()) for i in (1, 2, 3)]
+    samples = [LabelledFace(f"s{i}", tmp_path, None, "", f"part{i}", units=frozenset()) for i in (1, 2, 3)]
     train, evaluation = split_fold(samples, 2)
     assert [sample.split for sample in train] == ["part1", "part3"]
     assert [sample.split for sample in evaluation] == ["part2"]

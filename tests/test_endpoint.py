@@ -1,4 +1,4 @@
-"""The endpoint client against a real HTTP server: what it sends, when it tries again, what it says when it fails."""
+"""The endpoint client against a real HTTP server: requests, retries and error messages."""
 
 import base64
 import email.utils
@@ -20,14 +20,14 @@ KEY = "sk-very-secret"
 
 
 def ask(answer, retries=3, image=PNG, timeout=5.0, pause=0.01):
-    """Ask a server that answers so; returns the reply and the requests."""
+    """Ask a server with the given answers; returns the reply and the requests."""
     with chat_server(answer) as (url, requests):
         asked = ChatEndpoint(url, "seer", KEY, timeout=timeout, retries=retries, pause=pause)
         return asked.ask(image, "Which emotion?", 64), requests
 
 
 def scripted(*replies):
-    """Give one reply after the other, the last one for ever."""
+    """Give the replies in order, then the last one repeatedly."""
     waiting = list(replies)
     return lambda request: waiting.pop(0) if len(waiting) > 1 else waiting[0]
 

@@ -1,4 +1,4 @@
-"""`emola evaluate`: torch, a bundle and an endpoint by one command; resumed runs, comparisons, and what is refused."""
+"""`emola evaluate`: torch, bundles and endpoints; resumed runs, comparisons and refusals."""
 
 import base64
 import json
@@ -41,7 +41,7 @@ def command(data: Path, output: Path, *options: str) -> list[str]:
 
 @pytest.mark.parametrize("options", [(), ("--visual-tokens", "8")], ids=["all rows", "eight rows"])
 def test_torch_and_its_bundle_are_scored_alike(data, tmp_path, bundle, capsys, options):
-    """The float32 bundle gives the torch model's five answers, so `--against` finds a difference of nothing."""
+    """The float32 bundle gives the torch model's five answers, so `--against` finds a difference of 0."""
     assert main(command(data, tmp_path / "torch", str(ADAPTER), *BASE, *options)) == 0
     against = ("--against", str(tmp_path / "torch"), "--json", *options)
     assert main(command(data, tmp_path / "bundle", str(bundle("trained")), *against)) == 0
@@ -60,12 +60,12 @@ def test_torch_and_its_bundle_are_scored_alike(data, tmp_path, bundle, capsys, o
 
 
 def _legible(text: str) -> str:
-    """A text without the bytes of no character that random weights utter, which tokenizers show in their own ways."""
+    """A text without invalid bytes, which random weights generate and tokenizers show in different ways."""
     return "".join(letter for letter in text if letter.isprintable() and letter != "\ufffd")
 
 
 def test_an_endpoint_is_scored_by_the_same_command(data, tmp_path, capsys):
-    """A served model that always says happy is right about one face of five: accuracy 20 %."""
+    """A served model that always answers happy is right about one face of five: accuracy 20 %."""
     with chat_server(lambda request: (200, {}, completion(ANSWERS[0]))) as (url, requests):
         options = ("--endpoint", url, "--model", "seer", "--batch-size", "2", "--json")
         assert main(command(data, tmp_path / "run", *options)) == 0
@@ -77,7 +77,7 @@ def test_an_endpoint_is_scored_by_the_same_command(data, tmp_path, capsys):
 
 
 def test_a_refused_record_counts_as_an_empty_answer(data, tmp_path, capsys):
-    """The filter of a served model refuses the third face: the run goes to its end, says why, and asks no one twice."""
+    """If a served model refuses the third face, the run finishes, reports the reason and asks no question twice."""
     third = json.loads(data.read_text())[2]["image"]
     picture = base64.b64encode((GOLDEN / "data" / third).read_bytes()).decode()
 
@@ -96,7 +96,7 @@ def test_a_refused_record_counts_as_an_empty_answer(data, tmp_path, capsys):
 
 
 def test_a_model_that_refuses_everything_is_no_score(data, tmp_path, capsys):
-    """The run stops, and nothing is recorded that a run with the right options would take for answers."""
+    """The run stops without recording anything that a run with the right options would read as answers."""
     with chat_server(lambda request: (400, {}, b"unknown option")) as (url, _):
         options = ("--endpoint", url, "--model", "seer", "--batch-size", "2")
         assert main(command(data, tmp_path / "run", *options)) == 1
@@ -105,7 +105,7 @@ def test_a_model_that_refuses_everything_is_no_score(data, tmp_path, capsys):
 
 
 class Scripted:
-    """Says what it is given, and remembers the batches; stops with an error after so many."""
+    """Gives scripted answers and records the batches; raises an error after a number of them."""
 
     name, batch_size = "scripted", 2
 
@@ -130,7 +130,7 @@ def records(count: int = 7) -> EvaluationSet:
 
 @pytest.mark.parametrize("cut", [0, 12], ids=["between batches", "within a line"])
 def test_a_resumed_run_is_an_uninterrupted_one(tmp_path, cut):
-    """Stopped after two of four batches, the last line cut off or not: the same batches, answers and figures."""
+    """A run stopped after two of four batches, with or without an incomplete last line, gives the same answers."""
     straight, resumed = tmp_path / "straight", tmp_path / "resumed"
     expected = answer(Scripted(), records(), straight, lambda done, total: None)
     with pytest.raises(KeyboardInterrupt):
@@ -149,9 +149,9 @@ def test_a_folder_of_another_model_or_set_is_refused(tmp_path):
     answer(Scripted(), records(), tmp_path, lambda done, total: None)
     other = Scripted()
     other.name = "another"
-    with pytest.raises(DataError, match="holds the answers of 'scripted' or to another set"):
+    with pytest.raises(DataError, match=r"holds another evaluation: model \(found 'scripted'\)"):
         answer(other, records(), tmp_path, lambda done, total: None)
-    with pytest.raises(DataError, match="or to another set"):
+    with pytest.raises(DataError, match=r"holds another evaluation: data \(found '[0-9a-f]{64}'\)"):
         answer(Scripted(), records(6), tmp_path, lambda done, total: None)
 
 

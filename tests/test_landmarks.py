@@ -1,4 +1,4 @@
-"""Landmark files are what the network says of each picture, computed once, and their folder says how."""
+"""Landmark files hold the outputs of the network, are computed once, and their folder records how."""
 
 import dataclasses
 import json
@@ -68,7 +68,7 @@ def test_the_folder_says_how(records, landmark_network):
 
 
 def test_what_is_there_is_kept(records, landmark_network):
-    """After a stop only missing and damaged files are computed; a whole one is not even opened for writing."""
+    """A resumed run computes only missing and damaged files and does not write the others."""
     progress = []
     fill_landmarks(records, landmark_network, "emola")
     whole = features(records)
@@ -114,7 +114,7 @@ def test_released_files_are_not_mixed_with_others(records, landmark_network):
 
 
 def test_sets_of_different_modes_do_not_mix(records, tmp_path):
-    """Two folders of one mode are fine; of two modes neither wins in silence."""
+    """Two folders of one mode are accepted; two modes are an error."""
     other = dataclasses.replace(records[0], landmark="elsewhere/a.npy")
     for record, mode in ((records[0], "insightface"), (other, "insightface")):
         record.landmark_path.parent.mkdir()
@@ -136,7 +136,7 @@ def test_a_folder_that_says_nonsense(records):
 
 @pytest.mark.parametrize(("side", "outputs", "message"), [(96, 212, "does not take"), (192, 10, "expected .N, 212.")])
 def test_another_network_is_refused(records, tmp_path, side, outputs, message):
-    """Before a file is written."""
+    """The error comes before a file is written."""
     info = helper.make_tensor_value_info
     nodes = [
         helper.make_node("GlobalAveragePool", ["data"], ["pooled"]),

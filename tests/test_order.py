@@ -1,4 +1,4 @@
-"""The order of training records: chance between the steps, evenly dealt within them."""
+"""The order of training records: random steps, and passes of similar length within a step."""
 
 import numpy as np
 
@@ -14,13 +14,13 @@ def order(epoch: int, lengths=LENGTHS, passes: int = 4) -> list[int]:
 
 
 def test_every_record_once_and_the_same_again():
-    """An epoch is a permutation that seed and epoch alone decide."""
+    """An epoch is a permutation that depends only on seed and epoch."""
     assert sorted(order(0)) == list(range(1000))
     assert order(0) == order(0) != order(1)
 
 
 def test_steps_are_chance():
-    """Grouping does not decide which records make a step: the sets are those of the plain shuffle."""
+    """Grouping does not change the records of a step: they are those of the plain shuffle."""
     plain, dealt = order(0, lengths=None), order(0)
     for start in range(0, 1000, 64):
         assert set(plain[start : start + 64]) == set(dealt[start : start + 64])

@@ -17,7 +17,7 @@ LABELS = {"train_00001": 5, "train_00002": 1, "test_0001": 4}
 
 @pytest.fixture
 def face(astronaut):
-    """The astronaut's face at frames of odd number, nothing at the others."""
+    """The astronaut's face in frames of odd number, no face in the others."""
     pytest.importorskip("dlib")
     return lambda number: astronaut[30:230, 120:320] if number % 2 else grey(number)
 
@@ -63,7 +63,7 @@ def test_disfa_folds(tmp_path, face):
 
 
 def test_crops_are_squares_around_the_largest_face(tmp_path, t1):
-    """Of t1's six faces the largest; side = 1.7 x the box of the detector, within one pixel."""
+    """The largest of the six faces of t1; side = 1.7 x the box of the detector, within one pixel."""
     pytest.importorskip("dlib")
     from sdk.faces.detect import open_detector
 
@@ -94,7 +94,7 @@ def test_bp4d_and_the_answer_without_units(tmp_path, face):
 
 
 def test_an_interrupted_run_gives_the_same_files(tmp_path, face):
-    """Crops lost, one cut, annotation files gone: afterwards each file has the bytes of the uninterrupted run."""
+    """With crops lost, one truncated and annotation files deleted, a resumed run restores every file to the byte."""
     folder = write_disfa(tmp_path / "disfa", face, frames=1)
     whole, again = tmp_path / "whole", tmp_path / "again"
     prepare("disfa", folder, whole)
@@ -144,8 +144,11 @@ def test_failures(tmp_path):
     save(tmp_path / "full/picture.png", grey(1))
     gft = write_gft(tmp_path / "gft")
     cases = [
-        (dict(dataset="rafdb", folder=tmp_path / "none", out=out), "is no folder"),
-        (dict(dataset="rafdb", folder=rafdb, out=out, every=2), "holds another data set: every differ"),
+        (dict(dataset="rafdb", folder=tmp_path / "none", out=out), "is not a folder"),
+        (
+            dict(dataset="rafdb", folder=rafdb, out=out, every=2),
+            r"holds another prepared data set: every \(found 1\) differ",
+        ),
         (dict(dataset="rafdb", folder=rafdb, out=tmp_path / "full"), "is not empty"),
         (dict(dataset="rafdb", folder=rafdb, out=tmp_path / "a", fold=1), "one official division"),
         (dict(dataset="disfa", folder=rafdb, out=tmp_path / "a", fold=4), "folds 1 to 3"),

@@ -1,4 +1,4 @@
-"""A base model made from rendered faces: what its parts learn, and that the whole path from there works."""
+"""A base model made from rendered faces: its parts learn, and the path from it to a bundle works."""
 
 import json
 import tracemalloc
@@ -21,9 +21,10 @@ from trainer.model.config import ImageStatistics
 from trainer.pretrain.base import pretrain
 from trainer.pretrain.landmark_network import landmark_error, train_landmark_network, write_landmark_network
 from trainer.pretrain.muon import Muon
+from trainer.pretrain.points import cell_centres, count_votes
 from trainer.pretrain.renders import Renders, batches, mean_anchors, read_renders
 from trainer.pretrain.shape import nano_config
-from trainer.pretrain.tower import TowerRecipe, TowerTask, grid, pretrain_tower, score_tower, votes
+from trainer.pretrain.tower import TowerRecipe, TowerTask, pretrain_tower, score_tower
 from trainer.tokenization import load_tokenizer
 
 FAST = TowerRecipe(epochs=1, batch_size=16)
@@ -47,7 +48,7 @@ def base(folder):
 
 
 def test_training_and_runtime_align_faces_alike(renders):
-    """The picture that the tower is trained on is, but for rounding, the one that the runtime gives it."""
+    """The tower is trained on the pictures that the runtime gives it, except for rounding."""
     anchors = mean_anchors(renders)
     ours = next(batches(renders, 112, len(renders), torch.Generator().manual_seed(0), anchors=anchors, jitter=0))
     order = torch.randperm(len(renders), generator=torch.Generator().manual_seed(0))
@@ -78,16 +79,16 @@ def test_aligning_undoes_a_turn(astronaut):
 
 def test_heat_maps_name_the_patch_of_a_point():
     task = TowerTask(nano_config().vision, ImageStatistics())
-    cells = task.soft_cells(torch.tensor([[[-1.0, -1.0], [0.0, 0.0], [1.0, 1.0]]]))[0]
+    cells = task.patch_shares(torch.tensor([[[-1.0, -1.0], [0.0, 0.0], [1.0, 1.0]]]))[0]
     torch.testing.assert_close(cells.sum(dim=1), torch.ones(3))
     assert [int(row.argmax()) for row in cells] == [0, 24, 48]
 
 
 def test_where_all_vote_for_a_point_it_is():
-    """One cell decides: the point is its centre and what it says to add."""
+    """With one deciding cell, the point is the centre of the cell plus its offset."""
     said = torch.zeros(1, 3 * 106, 49)
     said[0, 5, 10], said[0, 106 + 5, 10], said[0, 212 + 5, 10] = 40.0, 0.02, -0.01
-    _, points = votes(said, grid(7).flatten(0, 1).T)
+    _, points = count_votes(said, cell_centres(7).flatten(0, 1).T)
     torch.testing.assert_close(points[0, 5], torch.tensor([3.5 / 7 * 2 - 1 + 0.02, 1.5 / 7 * 2 - 1 - 0.01]))
     torch.testing.assert_close(points[0, 6], torch.zeros(2))
 
@@ -120,7 +121,7 @@ def test_a_set_is_read_once_and_whole(tmp_path):
 
 
 def test_half_of_the_pictures_are_mirrored():
-    """In training, and their points with them: bright halves and drooping brows change sides."""
+    """In training, pictures and points are mirrored together: bright halves and drooping brows change sides."""
     points = torch.zeros(64, 106, 2)
     points[:, 36], points[:, 45] = torch.tensor([-0.5, 0.3]), torch.tensor([0.5, -0.3])
     pixels = torch.zeros(64, 3, 192, 192, dtype=torch.uint8)
@@ -135,7 +136,7 @@ def test_half_of_the_pictures_are_mirrored():
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch 2.9 or later has Muon")
 def test_muon_steps_as_the_one_of_torch():
-    """Ten steps of wide, tall and square matrices, to the accuracy of the bfloat16 in which torch's works."""
+    """Ten steps of wide, tall and square matrices, within the accuracy of bfloat16, which torch's version uses."""
     torch.manual_seed(0)
     starts = [torch.randn(shape) for shape in ((8, 8), (8, 24), (24, 8), (8, 8))]
     ours, theirs = ([torch.nn.Parameter(start.clone()) for start in starts] for _ in range(2))
@@ -155,7 +156,7 @@ def test_muon_steps_as_the_one_of_torch():
 
 
 def test_the_tower_learns(renders):
-    """A few hundred steps on 64 faces: the smile is seen, the points are found."""
+    """After a few hundred steps on 64 faces the tower recognises the smile and finds the points."""
     config, anchors = nano_config().vision, mean_anchors(renders)
     recipe = TowerRecipe(epochs=40, batch_size=16)
     torch.manual_seed(0)
@@ -167,7 +168,7 @@ def test_the_tower_learns(renders):
 
 
 def test_the_tower_learns_the_same_in_bfloat16(renders):
-    """Attention is computed in another way there (`attend_plainly`): after four steps, losses within 2 %."""
+    """With attention as matrix products (`attend_plainly`), losses after four steps are within 2 %."""
     config, anchors, losses = nano_config().vision, mean_anchors(renders), []
     batch = next(batches(renders, 112, len(renders), torch.Generator().manual_seed(0), anchors=anchors, jitter=0))
     for bfloat16, attention in ((False, "sdpa"), (True, "eager")):
@@ -180,7 +181,7 @@ def test_the_tower_learns_the_same_in_bfloat16(renders):
 
 
 def test_the_landmark_network_learns_and_is_exported(renders, tmp_path):
-    """Its error falls, and the ONNX file gives the numbers of torch on the input of 2d106det."""
+    """The error falls, and the ONNX file gives the outputs of torch on the input of 2d106det."""
     anchors = mean_anchors(renders)
     before = landmark_error(train_landmark_network(renders, anchors, epochs=0, log=lambda row: None), renders)
     network = train_landmark_network(renders, anchors, epochs=120, log=lambda row: None)
@@ -197,7 +198,7 @@ def test_the_landmark_network_learns_and_is_exported(renders, tmp_path):
 
 
 def test_a_base_is_a_complete_checkpoint(base, folder):
-    """Everything that training needs, recorded; phrases of the answers are few tokens, anything else survives."""
+    """The base holds everything that training needs; phrases of the answers are few tokens, other text is preserved."""
     checkpoint = Checkpoint(None, base)
     assert checkpoint.conventions.image_aspect == "align"
     assert "rendered faces" in checkpoint.conventions.notice

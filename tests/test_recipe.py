@@ -1,4 +1,4 @@
-"""What a run is told to train: the ablations, the plan before it starts, and what cannot be meant."""
+"""The recipe of a run: the ablations, the plan, and refused options."""
 
 import dataclasses
 import json
@@ -39,7 +39,7 @@ CONFIGURATIONS = Path(__file__).parents[1] / "trainer/accelerate"
     ids=["landmark only", "without landmark", "visual tokens", "prior token"],
 )
 def test_an_ablation_trains_what_it_says(tmp_path, options, trained):
-    """Tables 8 and 9: the rest of the adapter stays as it started; the folder is a checkpoint that says its tokens."""
+    """Tables 8 and 9: the rest of the adapter is unchanged; the folder is a checkpoint that records its tokens."""
     output = tmp_path / "run"
     assert emola_train(output, "--batch-size", "4", "--max-steps", "3", "--seed", "3", *options) == 0
     model = load_emola(output, GOLDEN / "llava-base", GOLDEN / "clip")
@@ -54,7 +54,7 @@ def test_an_ablation_trains_what_it_says(tmp_path, options, trained):
 
 
 def _start(output: Path) -> dict[str, torch.Tensor]:
-    """Both projectors as a run with seed 3 starts them."""
+    """Both projectors at the start of a run with seed 3."""
     from trainer.checkpoint import Checkpoint
 
     frozen = Checkpoint(None, GOLDEN / "llava-base", GOLDEN / "clip", new_projector_seed=3).frozen

@@ -1,4 +1,4 @@
-"""The figures of a set are those counted by hand, and the picture is drawn."""
+"""The figures of a set equal those counted by hand, and the picture is drawn."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def test_table_2():
 
 
 def test_figure_6():
-    """By the official parse: "sad" is no word of its lists, "sadness" is."""
+    """By the official parse: "sad" is not in its word lists, "sadness" is."""
     stats = describe(RECORDS)
     assert stats["action_units"] == {"AU6": 1, "AU12": 2}
     assert {name: count for name, count in stats["emotions"].items() if count} == {"happiness": 2, "sadness": 1}

@@ -17,15 +17,15 @@ from sdk.faba.answers import read_action_units, read_emotion
 from sdk.faba.rege import official_action_units, official_emotion, paper_action_units, paper_emotion, rouge_l
 from sdk.faba.vocabulary import EMOTIONS
 from trainer.corpus.records import read_records
-from trainer.synthetic import sample
+from trainer.synthetic import rendered_face
 from trainer.synthetic.describe import degree, describe_emotion, describe_units
+from trainer.synthetic.expression import MIN_INTENSITY, UNITS, Expression, draw_emotion, draw_units
 from trainer.synthetic.expression import SHAPES as UNIT_SHAPES
-from trainer.synthetic.expression import UNITS, WEAKEST, Expression, draw_emotion, draw_units
 from trainer.synthetic.face_model import FACES, PARTS, VERTICES, FaceModel, read_face_model
 from trainer.synthetic.preview import preview
 from trainer.synthetic.raster import rasterise
+from trainer.synthetic.rendered_face import FACE_SCALE, PARTED_LIPS, SHUT_EYES, as_visible, detected_crop
 from trainer.synthetic.resting import at_rest, draw_rotation
-from trainer.synthetic.sample import EYES_SHUT, FACE_SCALE, LIPS_PARTED, as_visible, detected_crop
 from trainer.synthetic.scene import CLOSED_LIPS, Render, Studio, render
 from trainer.synthetic.synthesize import synthesize, use_one_thread
 
@@ -139,7 +139,7 @@ def test_wording_follows_the_face():
     for seed in range(300):
         random = np.random.default_rng(seed)
         one = draw_emotion(random)
-        two = Expression({code: random.uniform(WEAKEST, 1) for code in one.units}, {}, one.emotion)
+        two = Expression({code: random.uniform(MIN_INTENSITY, 1) for code in one.units}, {}, one.emotion)
         scores["emotion"].append(rouge_l(describe_emotion(one, random), describe_emotion(two, random)) or 0)
         scores["units"].append(rouge_l(describe_units(one, random), describe_units(two, random)) or 0)
     means = {name: float(np.mean(values)) for name, values in scores.items()}
@@ -157,7 +157,7 @@ def test_expressions_are_possible():
         expression = draw(seed)
         units = expression.units.keys()
         seen |= units
-        assert all(WEAKEST <= intensity <= 1 for intensity in expression.units.values()), expression
+        assert all(MIN_INTENSITY <= intensity <= 1 for intensity in expression.units.values()), expression
         assert not any(pair <= units for pair in ({12, 15}, {24, 25}, {5, 43}, {7, 43}, {26, 27})), expression
         assert 25 in units or not units & {16, 26, 27}, expression
         for code in units & {17, 23, 26, 27, 43}:
@@ -325,7 +325,7 @@ def test_lips_part_when_they_should(real_studio):
         random = np.random.default_rng(seed)
         apart = real_studio.shape({}, random, parted=True)
         closed = real_studio.shape({}, random, parted=False)
-        assert real_studio.lip_gap(apart) > LIPS_PARTED
+        assert real_studio.lip_gap(apart) > PARTED_LIPS
         assert real_studio.lip_gap(closed) <= CLOSED_LIPS + 1e-3
 
 
@@ -417,7 +417,7 @@ def test_lids_part_and_meet(real_studio):
 
     rest, wide, shut = gap({}), gap({5: 1.0}), gap({43: 1.0})
     assert wide > rest + 0.1 > 0.5
-    assert shut < EYES_SHUT
+    assert shut < SHUT_EYES
 
 
 def test_angles_have_the_signs_that_are_documented():
@@ -447,13 +447,13 @@ def test_points_are_where_the_picture_shows_them(head, monkeypatch):
         drawn.append(replace(render(*args), image=colours))
         return drawn[-1]
 
-    monkeypatch.setattr(sample, "render", coloured)
-    monkeypatch.setattr(sample, "_photograph", lambda crop, random: np.asarray(crop))
+    monkeypatch.setattr(rendered_face, "render", coloured)
+    monkeypatch.setattr(rendered_face, "_photograph", lambda crop, random: np.asarray(crop))
     for box in ((20.0, 30.0, 200.0), (-30.0, -20.0, 220.0), (90.0, 60.0, 250.0)):
-        monkeypatch.setattr(sample, "detected_crop", lambda picture, random, box=box: box)
-        made = sample.make_sample(studio, np.random.default_rng(0))
-        places = (made.landmarks.reshape(-1, 2) + 1) / 2 * sample.SIDE - 0.5
-        inside = ((places >= 2) & (places < sample.SIDE - 3)).all(axis=1)
+        monkeypatch.setattr(rendered_face, "detected_crop", lambda picture, random, box=box: box)
+        made = rendered_face.render_face(studio, np.random.default_rng(0))
+        places = (made.landmarks.reshape(-1, 2) + 1) / 2 * rendered_face.SIDE - 0.5
+        inside = ((places >= 2) & (places < rendered_face.SIDE - 3)).all(axis=1)
         low = np.floor(places[inside]).astype(int)
         near, (x, y) = places[inside] - low, low.T
         across = made.image[y, x, 0] * (1 - near[:, 0]) + made.image[y, x + 1, 0] * near[:, 0]

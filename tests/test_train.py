@@ -1,4 +1,4 @@
-"""`emola train` is the authors' training: their numbers, from one process or many, stopped and resumed, or refused."""
+"""`emola train` repeats the authors' training, in one process or several, resumes runs and refuses bad input."""
 
 import json
 import shutil
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import GOLDEN, golden_json
-from training import RECORDS, arguments, emola_train, launch, losses, write_records
+from training import ONE_THREAD, RECORDS, arguments, emola_train, kill_after, launch, losses, write_records
 
 pytest.importorskip("torch")
 
@@ -20,13 +20,22 @@ import trainer.training.train
 from trainer.checkpoint import load_emola
 from trainer.corpus.records import read_records
 from trainer.model.config import Conventions
+from trainer.model.save import official_name
 from trainer.training.plot import read_log
 from trainer.training.recipe import Recipe
-from trainer.training.save import official_name
 from trainer.training.train import Sources, train
 
 OFFICIAL_FILES = ("adapter_model.bin", "non_lora_trainables.bin", "landmark_feature_projector.bin")
 CONFIGURATIONS = Path(__file__).parents[1] / "trainer/accelerate"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """Use one thread, as the processes that the tests start; see `ONE_THREAD`."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +92,7 @@ def test_the_trained_adapter_is_the_authors_key_for_key(golden_run, name):
 
 @pytest.fixture(scope="module")
 def one_process(tmp_path_factory) -> Path:
-    """Six steps of two records, with dropout, over a shuffled set."""
+    """Six steps of two records, with dropout and shuffling."""
     output = tmp_path_factory.mktemp("one") / "run"
     assert emola_train(output, "--batch-size", "2", "--save-steps", "2") == 0
     return output
@@ -105,7 +114,7 @@ def test_peft_reads_the_adapter(one_process):
 
 
 def test_the_folder_says_how_it_was_made(one_process):
-    """Plot, card with recipe, data hash, conventions and versions; and it is a checkpoint."""
+    """The folder holds the plot and a card with recipe, data hash, conventions and versions."""
     card = json.loads((one_process / "emola.json").read_text())
     assert (card["template"], card["image_aspect"], card["landmark_mode"]) == ("vicuna_v1", "pad", "emola")
     assert card["trained_with"]["rank"] == 8
@@ -132,7 +141,7 @@ def test_the_folder_says_how_it_was_made(one_process):
     ids=["ddp", "fsdp"],
 )
 def test_two_processes_are_one(tmp_path, launcher, tolerance):
-    """Half the batch in each of two processes: the losses of one process, and its adapter, within the tolerance."""
+    """Two processes with half the batch each give the losses and the adapter of one process, within the tolerance."""
     options = ("--max-steps", "4", "--dropout", "0")
     assert emola_train(tmp_path / "one", "--batch-size", "2", *options) == 0
     launch(launcher, tmp_path / "two", "--batch-size", "1", "--save-steps", "2", *options)
@@ -144,7 +153,7 @@ def test_two_processes_are_one(tmp_path, launcher, tolerance):
 
 
 def test_accumulated_batches_are_one_batch(tmp_path):
-    """Two passes of one record are one pass of two: the loss is a mean over tokens, not over records. Within 1e-5."""
+    """Two passes of one record equal one pass of two within 1e-5: the loss is a mean over tokens, not over records."""
     options = ("--max-steps", "3", "--dropout", "0")
     assert emola_train(tmp_path / "one", "--batch-size", "2", *options) == 0
     assert emola_train(tmp_path / "two", "--batch-size", "1", "--accumulation", "2", *options) == 0
@@ -153,7 +162,7 @@ def test_accumulated_batches_are_one_batch(tmp_path):
 
 @pytest.mark.parametrize("tune", ["lora", "everything"])
 def test_bfloat16_on_a_processor_learns_the_same(tmp_path, monkeypatch, tune):
-    """Attention is computed in another way there (`attend_plainly`): losses within 1 % of those in float32."""
+    """With attention as matrix products (`attend_plainly`), losses are within 1 % of those in float32."""
     load, ways = trainer.training.train._load, []
 
     def spy(*given):
@@ -170,12 +179,12 @@ def test_bfloat16_on_a_processor_learns_the_same(tmp_path, monkeypatch, tune):
 
 
 def test_killed_three_times_and_resumed(tmp_path):
-    """SIGKILL after random steps, with dropout, shuffling and pruning: a straight run's weights to the bit."""
+    """SIGKILL at three random steps, with dropout, shuffling and pruning, weights of a straight run to the bit."""
     options = ("--epochs", "4", "--batch-size", "2", "--save-steps", "2", "--keep-visual", "0.5")
     killed, straight = tmp_path / "killed", tmp_path / "straight"
     assert emola_train(straight, *options) == 0
-    for last in np.sort(np.random.default_rng().choice(np.arange(3, 22), 3, replace=False)):
-        _kill_after(arguments(killed, *options), killed / "log.jsonl", int(last))
+    for step in np.sort(np.random.default_rng(0).choice(np.arange(3, 22), 3, replace=False)):
+        kill_after(int(step), killed, *options)
         assert not (killed / "adapter_model.safetensors").exists()
     assert emola_train(killed, *options) == 0
     for name in ("adapter_model.safetensors", "non_lora_trainables.safetensors"):
@@ -184,24 +193,15 @@ def test_killed_three_times_and_resumed(tmp_path):
     assert losses(killed) == losses(straight)
 
 
-def _kill_after(command: list[str], log: Path, step: int) -> None:
-    """Run `emola` and end it with SIGKILL as soon as its log shows the step."""
-    process = subprocess.Popen([sys.executable, "-m", "sdk", *command], stderr=subprocess.DEVNULL)
-    while process.poll() is None:
-        if log.exists() and any(row["step"] >= step for row in read_log(log)):
-            process.kill()
-    assert process.wait() == -9, f"the run ended with {process.returncode} before step {step}"
-
-
 def test_a_full_disk_costs_nothing_that_was_saved(tmp_path, capsys):
-    """The checkpoint does not fit: one line, nothing half written; with room again the run ends as usual."""
+    """If the checkpoint does not fit: one line, nothing half written; with enough space the run then finishes."""
     options = ("--batch-size", "2", "--max-steps", "6", "--save-steps", "4")
     limited = (
         "import resource, sys; from sdk.cli import main;"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000)); sys.exit(main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", limited, *arguments(tmp_path / "run", *options)]
-    failed = subprocess.run(command, capture_output=True, text=True, check=False)
+    failed = subprocess.run(command, capture_output=True, text=True, check=False, env=ONE_THREAD)
     assert failed.returncode == 1
     last = failed.stderr.splitlines()[-1]
     assert last.startswith("emola: error: ")
@@ -253,7 +253,7 @@ def _no_answer(rows, folder):
     ],
 )
 def test_a_corrupted_record_is_one_clear_line(tmp_path, capsys, spoil, message, workers):
-    """Whether it shows before the run or when the picture is decoded, here or in another process."""
+    """This holds for defects found before the run and for those found by decoding, in this or another process."""
     data = tmp_path / "records.json"
     rows = write_records(data)
     spoil(rows, tmp_path)
@@ -278,8 +278,11 @@ def test_a_base_without_a_visual_projector_is_refused(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        (("--batch-size", "2", "--seed", "2"), "holds another run: recipe differ"),
-        (("--batch-size", "2", "--template", "llava_v1"), "holds another run: conventions differ"),
+        (("--batch-size", "2", "--seed", "2"), "holds another training run: recipe.seed (found 1) differ"),
+        (
+            ("--batch-size", "2", "--template", "llava_v1"),
+            "holds another training run: conventions.template (found 'vicuna_v1') differ",
+        ),
     ],
 )
 def test_a_folder_of_another_run_is_left_alone(one_process, capsys, changed, message):
@@ -297,7 +300,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path, capsys):
 
 
 def test_going_on_from_an_adapter_keeps_its_lora(tmp_path):
-    """The landmark projector alone is trained; LoRA is written as it was."""
+    """Only the landmark projector is trained; LoRA is written unchanged."""
     start = GOLDEN / "llava-lora-emola-trained"
     options = ("--adapter", str(start), "--tune", "landmark", "--max-steps", "2", "--batch-size", "2")
     assert emola_train(tmp_path / "run", *options) == 0
@@ -307,7 +310,7 @@ def test_going_on_from_an_adapter_keeps_its_lora(tmp_path):
 
 
 def test_going_on_from_an_adapter_keeps_its_conventions(tmp_path):
-    """Template and image aspect are those that the adapter records, unless they are given."""
+    """Template and image aspect are those of the adapter, unless they are given."""
     once = ("--max-steps", "1", "--batch-size", "2", "--tune", "all")
     assert emola_train(tmp_path / "a", *once, "--template", "llava_v1", "--image-aspect", "crop") == 0
     assert emola_train(tmp_path / "b", *once, "--adapter", str(tmp_path / "a"), "--image-aspect", "pad") == 0
@@ -316,7 +319,7 @@ def test_going_on_from_an_adapter_keeps_its_conventions(tmp_path):
 
 
 def test_every_parameter_of_a_small_model(tmp_path):
-    """`--tune everything`: a complete checkpoint that needs no base, and each part that is used has moved."""
+    """`--tune everything`: a complete checkpoint that needs no base; every part has changed."""
     from export.merge import merge
     from trainer.checkpoint import Checkpoint
 

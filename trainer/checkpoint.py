@@ -1,4 +1,4 @@
-"""From released files to a model: LLaVA-1.5 base, vision tower, EmoLA adapter; every weight is accounted for."""
+"""From released files to a model: LLaVA-1.5 base, vision tower, EmoLA adapter; no weight is missing or left over."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -54,17 +54,17 @@ def load_emola(
 
 
 class Checkpoint:
-    """The files of one model, opened and checked against each other; no weight is read before it is asked for.
+    """The files of one model, opened and checked against each other; weights are read on access.
 
     Args:
         adapter, base, vision_tower: as in `load_emola`.
-        new_projector_seed: where a landmark projector is in none of the files, start one at random: for training only.
+        new_projector_seed: start a landmark projector at random if no file holds one; for training only.
 
     Attributes:
         config: shape of the model.
-        conventions: what it expects around it.
+        conventions: prompt format and preprocessing.
         statistics: of the vision tower's input.
-        frozen: every weight of the model by its name in `EmoLA`, LoRA left out.
+        frozen: every weight of the model by its name in `EmoLA`, without LoRA.
         merged: the same with LoRA added, computed in float32.
     """
 
@@ -108,7 +108,7 @@ class Checkpoint:
         return model.to(device).eval()
 
     def files(self) -> list[Path]:
-        """Every file that decides what the model computes, for hashing."""
+        """All files on which the output of the model depends, for hashing."""
         described = ("config.json", "tokenizer.model", "preprocessor_config.json", CONVENTIONS)
         found = [*weight_files(self.base), *(self.base / name for name in described)]
         for folder in filter(None, (self.vision_tower, self.adapter)):
@@ -116,7 +116,7 @@ class Checkpoint:
         return [path for path in found if path.is_file()]
 
     def adapter_weights(self) -> dict[str, Tensor]:
-        """What an adapter consists of, by name in the model: both projectors and, where there are, LoRA's factors."""
+        """The weights of an adapter by name in the model: both projectors and, if there are any, the LoRA factors."""
         projectors = ("mm_projector.", "landmark_feature_projector.")
         found = {name: tensor for name, tensor in self.frozen.items() if name.startswith(projectors)}
         for name, pair in self.lora.pairs.items() if self.lora else ():
@@ -125,8 +125,8 @@ class Checkpoint:
         return found
 
     def _layers(self) -> "list[WeightFiles | NewProjector]":
-        """Weight files, those that win first."""
-        layers = [WeightFiles(weight_files(self.base))]
+        """Sources of weights; earlier ones win."""
+        layers: list[WeightFiles | NewProjector] = [WeightFiles(weight_files(self.base))]
         if self.vision_tower and _has_weights(self.vision_tower):
             layers.insert(0, WeightFiles(weight_files(self.vision_tower), vision_only=True))
         if self.adapter:
@@ -137,13 +137,15 @@ class Checkpoint:
 
 
 class NewProjector(Mapping[str, Tensor]):
-    """A landmark projector that was not trained yet, as one more source of weights."""
+    """An untrained landmark projector as a source of weights."""
 
     def __init__(self, config: EmolaConfig, seed: int) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             projector = new_landmark_projector(config)
-        self._tensors = {f"landmark_feature_projector.{k}": v for k, v in projector.state_dict().items()}
+        self._tensors: dict[str, Tensor] = {
+            f"landmark_feature_projector.{k}": v for k, v in projector.state_dict().items()
+        }
 
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self[name].shape)
@@ -162,14 +164,14 @@ class NewProjector(Mapping[str, Tensor]):
 
 
 class _Layers(Mapping[str, Tensor]):
-    """Exactly the weights of a model, each from the first file that has it.
+    """Exactly the weights of a model, each from the first source with its name.
 
     Args:
-        layers: sources, those that win first.
+        layers: sources of weights; earlier ones win.
         padded: the vocabulary may have more rows than the tokenizer has pieces.
 
     Raises:
-        CheckpointError: a weight is missing, left over or of another shape than the configuration says.
+        CheckpointError: a weight is missing, left over or not of the shape in the configuration.
     """
 
     def __init__(self, layers: "list[WeightFiles | NewProjector]", config: EmolaConfig, *, padded: bool) -> None:
@@ -197,7 +199,7 @@ class _Layers(Mapping[str, Tensor]):
                 )
 
     def __getitem__(self, name: str) -> Tensor:
-        tensor = self._layers[name][name]
+        tensor: Tensor = self._layers[name][name]
         return tensor[: self._vocabulary] if _is_vocabulary(name) else tensor
 
     def __iter__(self) -> Iterator[str]:
@@ -222,7 +224,7 @@ def _missing_message(missing: list[str]) -> str:
 
 
 def _attach_lora(model: EmoLA, checkpoint: Checkpoint) -> None:
-    """Wrap the decoder in peft modules that hold the adapter's updates."""
+    """Wrap the decoder in peft modules that hold the factors of the adapter."""
     lora = checkpoint.lora
     if lora is None:
         raise CheckpointError("lora='live' needs an adapter")
@@ -241,7 +243,7 @@ def _attach_lora(model: EmoLA, checkpoint: Checkpoint) -> None:
 
 
 def _projector_files(adapter: Path) -> list[Path]:
-    """The files of the two projectors; ours hold both in one, the authors' need both files."""
+    """The files of the two projectors: one file in our layout, two in the authors'."""
     ours = adapter / "non_lora_trainables.safetensors"
     if ours.is_file():
         return [ours]
@@ -258,7 +260,7 @@ def _projector_files(adapter: Path) -> list[Path]:
 def _folder(path: "str | os.PathLike[str]", role: str) -> Path:
     folder = Path(path)
     if not folder.is_dir():
-        raise CheckpointError(f"{role} {os.fspath(path)!r} is no folder; expected the files of the checkpoint")
+        raise CheckpointError(f"{role} {os.fspath(path)!r} is not a folder; expected the files of the checkpoint")
     return folder
 
 

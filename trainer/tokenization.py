@@ -1,8 +1,8 @@
 """Text to token ids, exactly as EmoLA was trained.
 
-The pieces before and after `<image>` are tokenised on their own by SentencePiece; the second begins with the blank that
-SentencePiece puts in front ("▁", 29871 in Vicuna). The tokenizers of transformers 5 drop that blank without a word, so
-SentencePiece itself is used here.
+The texts before and after `<image>` are tokenised separately by SentencePiece. The second begins with the blank that
+SentencePiece puts in front ("▁", 29871 in Vicuna). The tokenizers of transformers 5 silently drop that blank, so this
+module uses SentencePiece itself.
 """
 
 import os
@@ -19,7 +19,7 @@ IGNORED = -100  # a label that is not trained
 
 
 def load_tokenizer(base: "str | os.PathLike[str]") -> sentencepiece.SentencePieceProcessor:
-    """The SentencePiece model of a base folder.
+    """Load the SentencePiece model of a base folder.
 
     Args:
         base: folder that holds `tokenizer.model`, or that file.
@@ -49,10 +49,10 @@ def prompt_ids(tokenizer: sentencepiece.SentencePieceProcessor, prompt: str) -> 
 def conversation_ids(
     tokenizer: sentencepiece.SentencePieceProcessor, template: Template, question: str, answer: str
 ) -> tuple[list[int], list[int]]:
-    """Input ids and labels of one training record; the answer and its end mark are trained, the rest is -100.
+    """Input ids and labels of one training record; the answer and its end token are trained, the other labels are -100.
 
     Args:
-        question: as in the record; `<image>` may stand anywhere in it and is moved to the front.
+        question: as in the record; `<image>` may occur anywhere in it and is moved to the front.
         answer: the description.
     """
     question = question.replace(IMAGE, "").strip()
@@ -62,7 +62,7 @@ def conversation_ids(
 
 
 def _encode(tokenizer: sentencepiece.SentencePieceProcessor, text: str) -> Iterator[int]:
-    """SentencePiece ids of a text in which `</s>` stands for the end token."""
+    """SentencePiece ids of a text; `</s>` becomes the end token."""
     for index, part in enumerate(text.split(END)):
         if index:
             yield tokenizer.eos_id()

@@ -23,7 +23,7 @@ from export.targets.plan import Workload, stored_decoder
 from sdk.bundles.manifest import Geometry
 from sdk.errors import ExportError
 from sdk.faba.prompts import IMAGE, QUESTIONS, TEMPLATES
-from sdk.faces.preprocess import LANDMARK_SIZE
+from sdk.faces.preprocess import LANDMARK_SIDE
 from trainer.checkpoint import Checkpoint
 from trainer.model import EmoLA
 from trainer.model.config import EmolaConfig
@@ -187,9 +187,9 @@ def check_landmark_model(path: Path, size: int) -> None:
     weights = {tensor.name for tensor in graph.initializer}
     inputs = [_shape(value) for value in graph.input if value.name not in weights]
     outputs = [_shape(value) for value in graph.output]
-    if [shape[1:] for shape in inputs] != [(3, LANDMARK_SIZE, LANDMARK_SIZE)] or [s[-1:] for s in outputs] != [(size,)]:
+    if [shape[1:] for shape in inputs] != [(3, LANDMARK_SIDE, LANDMARK_SIDE)] or [s[-1:] for s in outputs] != [(size,)]:
         raise ExportError(
-            f"{path}: expected one input (N, 3, {LANDMARK_SIZE}, {LANDMARK_SIZE}) and one output (N, {size}) as in "
+            f"{path}: expected one input (N, 3, {LANDMARK_SIDE}, {LANDMARK_SIDE}) and one output (N, {size}) as in "
             f"2d106det.onnx; found {inputs} and {outputs}"
         )
 

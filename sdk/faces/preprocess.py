@@ -18,8 +18,8 @@ Aspect = Literal["pad", "crop", "align"]
 LandmarkMode = Literal["emola", "insightface"]
 Anchor: TypeAlias = tuple[int, float, float]  # index of a landmark, and its place in the square: x and y in -1..1
 
-LANDMARK_SIZE = 192  # side of the landmark network's picture
-LANDMARK_FEATURES = 212  # its outputs: x and y of 106 points
+LANDMARK_SIDE = 192  # pixels of the landmark network's input
+LANDMARK_FEATURES = 212  # outputs of the landmark network: x and y of 106 points
 LANDMARK_WINDOW = 1.5  # side of the landmark network's input over the longer side of the face box (insightface)
 
 
@@ -182,13 +182,13 @@ def landmark_pixels(crop: Pixels, *, mode: LandmarkMode, box_xyxy: tuple[float, 
         (3, 192, 192) float32.
     """
     if mode == "emola":
-        resized = resize_bilinear(crop, LANDMARK_SIZE, LANDMARK_SIZE)
+        resized = resize_bilinear(crop, LANDMARK_SIDE, LANDMARK_SIDE)
         return np.ascontiguousarray(resized[:, :, ::-1].transpose(2, 0, 1).astype(np.float32) / np.float32(255))
     left, top, step = _landmark_window(box_xyxy)
     # Pillow's coordinates are those of pixel corners, insightface's (OpenCV's) those of pixel centres.
     matrix = (step, 0, left + (1 - step) / 2, 0, step, top + (1 - step) / 2)
     window = Image.fromarray(crop).transform(
-        (LANDMARK_SIZE, LANDMARK_SIZE), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR
+        (LANDMARK_SIDE, LANDMARK_SIDE), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR
     )
     return np.ascontiguousarray(np.asarray(window, dtype=np.float32).transpose(2, 0, 1))
 
@@ -197,13 +197,13 @@ def _landmark_window(box_xyxy: tuple[float, float, float, float]) -> tuple[float
     """Left, top and step of the grid of the "insightface" input, in pixels of the picture that the box refers to."""
     x1, y1, x2, y2 = box_xyxy
     side = max(x2 - x1, y2 - y1) * LANDMARK_WINDOW
-    return (x1 + x2 - side) / 2, (y1 + y2 - side) / 2, side / LANDMARK_SIZE
+    return (x1 + x2 - side) / 2, (y1 + y2 - side) / 2, side / LANDMARK_SIDE
 
 
 def landmark_points(feature: Floats, box_xyxy: tuple[float, float, float, float]) -> Floats:
     """(106, 2) points in pixels from the 212 raw outputs of the network in mode "insightface"."""
     left, top, step = _landmark_window(box_xyxy)
-    grid = (feature.reshape(-1, 2) + 1) * np.float32(LANDMARK_SIZE / 2)
+    grid = (feature.reshape(-1, 2) + 1) * np.float32(LANDMARK_SIDE / 2)
     return (grid * np.float32(step) + np.array([left, top], np.float32)).astype(np.float32)
 
 

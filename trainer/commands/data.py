@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 from sdk.errors import DataError
 from sdk.faba.prompts import Task
-from trainer.corpus.datasets import Dataset
+from trainer.corpus.datasets import DatasetName
 
 _TASKS: dict[str, Task] = {"emotion": "emotion", "au": "action_units"}  # as the files are named
 _ROOT_HELP = "folder that the pictures are relative to; default: found above the file"
@@ -30,13 +30,17 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _add_prepare(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("dataset", choices=get_args(Dataset))
-    parser.add_argument("folder", type=Path, metavar="DIR", help="the data set as its makers distribute it")
-    parser.add_argument("--out", type=Path, required=True, help="new folder; an unfinished one goes on")
+    parser.add_argument("dataset", choices=get_args(DatasetName))
+    parser.add_argument("folder", type=Path, metavar="DIR", help="the data set as distributed by its makers")
+    parser.add_argument("--out", type=Path, required=True, help="new folder; an unfinished run there resumes")
     parser.add_argument("--fold", type=int, choices=(1, 2, 3), help="of DISFA and BP4D; default: all three")
-    parser.add_argument("--detector", default="auto", help="auto (dlib), a SCRFD .onnx file, or none: already cropped")
+    parser.add_argument(
+        "--detector",
+        default="auto",
+        help="auto (dlib), a SCRFD .onnx file, or none if the pictures are cropped already",
+    )
     parser.add_argument("--every", type=int, default=1, help="keep every n-th frame (default %(default)s)")
-    parser.add_argument("--partition", type=Path, help="of GFT: the official division, lines participant,split")
+    parser.add_argument("--partition", type=Path, help="of GFT: the official division, lines 'participant,split'")
     parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
 
 
@@ -62,18 +66,20 @@ def _prepare(args: argparse.Namespace) -> None:
 
 def _add_landmarks(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="training or evaluation file")
-    parser.add_argument("--network", type=Path, required=True, help="insightface's 2d106det.onnx, or one like it")
+    parser.add_argument(
+        "--network", type=Path, required=True, help="2d106det.onnx of insightface, or a network with its interface"
+    )
     parser.add_argument(
         "--mode",
         choices=("insightface", "emola"),
         default="insightface",
-        help="what the network sees: what it was made for (default), or the dark input of the released data",
+        help="input of the network: that of insightface (default), or the dark input of the released data",
     )
     parser.add_argument("--root", type=Path, help=_ROOT_HELP)
     parser.add_argument(
         "--face-scale", type=float, default=1.7, help="side of the pictures over the face box (default %(default)s)"
     )
-    parser.add_argument("--replace", action="store_true", help="compute files of another network or mode anew")
+    parser.add_argument("--replace", action="store_true", help="compute the files of another network or mode again")
     parser.add_argument("--batch-size", type=int, default=64, help="(default %(default)s)")
     parser.add_argument("--threads", type=int, default=4, help="(default %(default)s)")
 
@@ -93,8 +99,8 @@ def _landmarks(args: argparse.Namespace) -> None:
 
 def _add_check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, metavar="FILE", help="training or evaluation file")
-    parser.add_argument("--task", choices=tuple(_TASKS), help="of an evaluation file, where its name does not say")
-    parser.add_argument("--base", type=Path, help="base model: find answers that are longer than its context")
+    parser.add_argument("--task", choices=tuple(_TASKS), help="of an evaluation file whose name does not contain it")
+    parser.add_argument("--base", type=Path, help="base model: report conversations longer than its context")
     parser.add_argument("--vision-tower", type=Path, help="folder of CLIP; not needed if the base describes it")
     parser.add_argument("--root", type=Path, help=_ROOT_HELP)
     parser.add_argument("--json", action="store_true", help="print the problems as a JSON list")
@@ -121,7 +127,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _reachable_root(path: Path, rows: list[Any]) -> Path:
-    """The folder from which the first picture that exists at all can be reached."""
+    """The folder from which the first existing picture can be reached."""
     from trainer.corpus.records import find_root
 
     for row in rows:
@@ -133,13 +139,13 @@ def _reachable_root(path: Path, rows: list[Any]) -> Path:
 
 
 def _task(args: argparse.Namespace, path: Path) -> Task | None:
-    """What a file is about: as --task or, as in FABA-Instruct, its name says."""
+    """The task of a file: from --task or, as in FABA-Instruct, from its name."""
     named = (task for name, task in _TASKS.items() if f"_{name}_" in path.name)
     return _TASKS[args.task] if args.task else next(named, None)
 
 
 def _context(args: argparse.Namespace) -> dict[str, Any]:
-    """Tokenizer of a base model, and how many tokens a conversation may have; one of them stands for the picture."""
+    """Tokenizer of a base model and maximum tokens of a conversation; the picture counts as one token."""
     from trainer.model.config import read_config
     from trainer.tokenization import load_tokenizer
 
@@ -151,17 +157,25 @@ def _context(args: argparse.Namespace) -> dict[str, Any]:
 
 def _add_annotate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", type=Path, metavar="IMAGES", help="folder of photographs")
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder of the set; an unfinished one goes on")
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder of the set; an unfinished run there resumes")
     parser.add_argument("--endpoint", required=True, metavar="URL", help="OpenAI-compatible; key in OPENAI_API_KEY")
     parser.add_argument("--model", required=True, help="name of the model there")
-    parser.add_argument("--task", action="append", choices=tuple(_TASKS), help="ask only this; may be given twice")
+    parser.add_argument(
+        "--task", action="append", choices=tuple(_TASKS), help="ask only about this task; may be given twice"
+    )
     parser.add_argument("--split", choices=("train", "eval"), default="train", help="eval adds a review sheet")
-    parser.add_argument("--seed", type=int, default=0, help="of the choice of questions (default %(default)s)")
-    parser.add_argument("--concurrency", type=int, default=4, help="open questions at once (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="decides which question is asked (default %(default)s)")
+    parser.add_argument(
+        "--concurrency", type=int, default=4, help="questions asked at the same time (default %(default)s)"
+    )
     parser.add_argument("--max-tokens", type=int, default=512, help="limit of an answer (default %(default)s)")
     parser.add_argument("--detector", default="auto", help="auto (dlib) or a SCRFD .onnx file")
     parser.add_argument(
-        "--prices", type=float, nargs=2, metavar=("PROMPT", "ANSWER"), help="dollars per million tokens, for the cost"
+        "--prices",
+        type=float,
+        nargs=2,
+        metavar=("PROMPT", "ANSWER"),
+        help="dollars per million tokens, to compute the cost",
     )
     parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
 
@@ -190,14 +204,14 @@ def _annotate(args: argparse.Namespace) -> None:
 
 def _add_synthesize(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", type=Path, metavar="OUT", help="new folder")
-    parser.add_argument("-n", type=int, required=True, dest="count", metavar="N", help="faces")
+    parser.add_argument("-n", type=int, required=True, dest="count", metavar="N", help="number of faces")
     parser.add_argument(
         "--face-model", type=Path, required=True, help="ICT-FaceKit: its folder FaceXModel, or the .npz"
     )
     parser.add_argument("--seed", type=int, default=0, help="decides every face (default %(default)s)")
     parser.add_argument("--split", choices=("train", "eval"), default="train", help="(default %(default)s)")
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="(default %(default)s)")
-    parser.add_argument("--preview", type=Path, metavar="PNG", help="also draw a contact sheet of the first faces")
+    parser.add_argument("--preview", type=Path, metavar="PNG", help="also write a contact sheet of the first faces")
 
 
 def _synthesize(args: argparse.Namespace) -> None:
@@ -217,7 +231,7 @@ def _synthesize(args: argparse.Namespace) -> None:
 
 def _add_stats(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="training or evaluation file")
-    parser.add_argument("--task", choices=tuple(_TASKS), help="of evaluation files whose name does not say")
+    parser.add_argument("--task", choices=tuple(_TASKS), help="of evaluation files whose name does not contain it")
     parser.add_argument("--root", type=Path, help=_ROOT_HELP)
     parser.add_argument("--save", type=Path, metavar="PNG", help="draw the distributions and word clouds")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON, with the frequent words")
@@ -237,7 +251,7 @@ def _stats(args: argparse.Namespace) -> None:
 
 @contextmanager
 def _bar(unit: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on stderr, as a function that is told how many of how many are done."""
+    """A progress bar on stderr, as a function of the numbers done and in all."""
     from tqdm import tqdm
 
     with tqdm(unit=unit, delay=0.5) as bar:
@@ -254,7 +268,7 @@ def _say(line: str) -> None:
 
 
 def _print(content: dict[str, Any], as_json: bool) -> None:
-    """A document, or one line per figure."""
+    """Print a JSON document, or one line per figure."""
     if as_json:
         print(json.dumps(content, indent=1, ensure_ascii=False))
         return
@@ -271,7 +285,7 @@ def _text(value: Any) -> str:
     return "-" if value is None else str(value)
 
 
-# name: one line about it, its arguments, what it does
+# name: summary, function that adds its arguments, function that runs it
 _ACTIONS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], None]]] = {
     "prepare": ("turn RAF-DB, DISFA, BP4D or GFT into instruction records", _add_prepare, _prepare),
     "landmarks": ("compute the landmark files of a set", _add_landmarks, _landmarks),

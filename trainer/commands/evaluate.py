@@ -23,28 +23,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--root", type=Path, help="folder that the pictures are relative to; default: found above the file"
     )
     parser.add_argument("--task", choices=("au", "emotion"))
-    parser.add_argument("--dataset", default="FABA", choices=(*DATASETS, "RAF-DB"), help="decides what is scored")
-    parser.add_argument("--output", type=Path, help="folder of this run; an unfinished run there goes on")
+    parser.add_argument(
+        "--dataset", default="FABA", choices=(*DATASETS, "RAF-DB"), help="decides which labels are scored"
+    )
+    parser.add_argument("--output", type=Path, help="folder of this run; an unfinished run there resumes")
     parser.add_argument("--base", help="base of an adapter")
     parser.add_argument("--vision-tower", help="folder of CLIP; not needed if the base holds it")
     parser.add_argument("--endpoint", metavar="URL", help="ask a model behind an OpenAI-compatible endpoint instead")
-    parser.add_argument("--model", metavar="NAME", help="its name there; the key is read from OPENAI_API_KEY")
+    parser.add_argument("--model", metavar="NAME", help="its name at the endpoint; the key is read from OPENAI_API_KEY")
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda", "tensorrt"), default="auto", help="cuda: torch; tensorrt: a bundle"
     )
-    parser.add_argument("--batch-size", type=int, default=8, help="answered at once (default %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=8, help="records of one batch (default %(default)s)")
     parser.add_argument("--max-new-tokens", type=int, default=512, help="limit of an answer (default %(default)s)")
     parser.add_argument(
-        "--visual-tokens", type=int, metavar="N", help="let the decoder read only N rows of each picture"
+        "--visual-tokens",
+        type=int,
+        metavar="N",
+        help="number of rows of each picture that the decoder reads (default: all)",
     )
     parser.add_argument("--limit", type=int, help="only the first records")
-    parser.add_argument("--against", type=Path, help="folder of another run on the same set: paired bootstrap")
+    parser.add_argument(
+        "--against", type=Path, help="folder of another run on the same set, compared by a paired bootstrap"
+    )
     parser.add_argument(
         "--average",
         type=Path,
         nargs="+",
         metavar="RUN",
-        help="no model: the row of Table 4 or 5 from the runs of all folds",
+        help="print the row of Table 4 or 5 from the runs of all folds; takes no model",
     )
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
 
@@ -61,26 +68,26 @@ def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
 
     missing = [flag for flag in ("data", "task", "output") if getattr(args, flag) is None]
     if missing or (args.checkpoint is None) == (args.endpoint is None):
-        found = ", ".join(missing) or "the model"
-        raise DataError(f"expected a model or --endpoint, and --data, --task, --output; missing: {found}")
+        lacking = ", ".join(missing) or "the model"
+        raise DataError(f"expected a model or --endpoint, and --data, --task, --output; missing: {lacking}")
     evaluation = EvaluationSet.read(args.data, args.task, args.dataset, root=args.root, limit=args.limit)
     with tqdm(total=len(evaluation.records), unit="face") as bar:
         predictions = answer(_open(args), evaluation, args.output, lambda done, _: bar.update(done - bar.n))
-    found = evaluate(predictions, evaluation, args.output)
+    scores = evaluate(predictions, evaluation, args.output)
     if args.against:
-        found["against"] = compare_runs(predictions, args.against, evaluation)
-    return found
+        scores["against"] = compare_runs(predictions, args.against, evaluation)
+    return scores
 
 
 def _open(args: argparse.Namespace) -> Any:
-    """The answerer that the options name."""
+    """Open the answerer that the options name."""
     from trainer.checkpoint import Checkpoint
     from trainer.corpus.endpoint import ChatEndpoint
     from trainer.evaluation.answerers import BundleAnswerer, EndpointAnswerer, TorchAnswerer
 
     if args.endpoint:
         if args.visual_tokens is not None:
-            raise DataError("--visual-tokens is for a bundle or a checkpoint; an endpoint reads what it likes")
+            raise DataError("--visual-tokens needs a bundle or a checkpoint; an endpoint does not take it")
         if not args.model:
             raise DataError("--endpoint needs --model")
         endpoint = ChatEndpoint(args.endpoint, args.model, os.environ.get("OPENAI_API_KEY"))

@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     default = TowerRecipe()
     parser.add_argument("data", type=Path, metavar="DATA", help="folder of `emola data synthesize`")
     parser.add_argument("out", type=Path, metavar="OUT", help="new folder: a base for `emola train --tune everything`")
-    parser.add_argument("--eval", type=Path, metavar="DATA", help="rendered faces of other people, to score on")
+    parser.add_argument("--eval", type=Path, metavar="DATA", help="rendered faces of other people, for scoring")
     parser.add_argument("--epochs", type=int, default=default.epochs, help="of the vision tower (default %(default)s)")
     parser.add_argument(
         "--landmark-epochs", type=int, default=EPOCHS, help="of the landmark network (default %(default)s)"

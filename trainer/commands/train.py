@@ -16,19 +16,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from trainer.training.recipe import Recipe, Tune
 
     default = Recipe()
-    files = parser.add_argument_group("what to train, and on what")
+    files = parser.add_argument_group("files")
     files.add_argument("--base", help="folder of LLaVA-1.5, as released or as converted by llava-hf")
     files.add_argument("--vision-tower", help="folder of CLIP; not needed if the base holds it")
-    files.add_argument("--adapter", help="adapter to go on from; default: a new one")
-    files.add_argument("--data", type=Path, action="append", default=[], help="training file; several are mixed")
+    files.add_argument("--adapter", help="adapter to train further; default: a new one")
+    files.add_argument(
+        "--data", type=Path, action="append", default=[], help="training file; may be given several times"
+    )
     files.add_argument(
         "--root", type=Path, help="folder that the pictures are relative to; default: found above the file"
     )
-    files.add_argument("--output", type=Path, help="folder of the new checkpoint; an unfinished run there goes on")
-    files.add_argument("--official-layout", action="store_true", help="write the authors' .bin files, key for key")
+    files.add_argument("--output", type=Path, help="folder of the new checkpoint; an unfinished run there resumes")
+    files.add_argument("--official-layout", action="store_true", help="write the adapter in the authors' .bin files")
     files.add_argument("--tensorboard", action="store_true")
     files.add_argument(
-        "--dry-run", action="store_true", help="print what would be trained; without --base: LLaVA-1.5-7b"
+        "--dry-run", action="store_true", help="print what would be trained; without --base for LLaVA-1.5-7b"
     )
     files.add_argument("--json", action="store_true", help="print the plan or the card as JSON")
     ablations = parser.add_argument_group("ablations")
@@ -36,14 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ablations.add_argument(
         "--tokens", choices=get_args(Tokens), help="rows that the decoder sees, Table 8 (default both)"
     )
+    ablations.add_argument("--template", help="conversation format (default: that of adapter or base, else vicuna_v1)")
     ablations.add_argument(
-        "--template", help="conversation format (default: what adapter or base records, else vicuna_v1)"
+        "--image-aspect", choices=("pad", "crop"), help="(default: that of adapter or base, else pad)"
     )
     ablations.add_argument(
-        "--image-aspect", choices=("pad", "crop"), help="(default: what adapter or base records, else pad)"
-    )
-    ablations.add_argument(
-        "--landmark-mode", choices=get_args(LandmarkMode), help="(default: what `emola data landmarks` recorded)"
+        "--landmark-mode", choices=get_args(LandmarkMode), help="(default: that of the landmark files)"
     )
     recipe = parser.add_argument_group("recipe (defaults: the authors')")
     skipped = {"tune"}
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> None:
 
     recipe = Recipe(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Recipe)})
     content = _plan(args, recipe) if args.dry_run else _train(args, recipe)
-    if os.environ.get("RANK", "0") == "0":  # of several processes the first speaks
+    if os.environ.get("RANK", "0") == "0":  # one of several processes prints
         print(json.dumps(content, indent=1) if args.json else _table(content))
 
 
@@ -108,7 +108,7 @@ def _train(args: argparse.Namespace, recipe: Any) -> dict[str, Any]:
 
 
 def _conventions(args: argparse.Namespace, records: Sequence[Any]) -> Any:
-    """What the adapter or the base records of itself, else those of the authors' training; options win."""
+    """The conventions of the adapter or the base, else those of the authors' training; options take precedence."""
     from trainer.corpus.landmarks import recorded_mode
     from trainer.model.config import CONVENTIONS, Conventions, read_conventions
 
@@ -118,7 +118,7 @@ def _conventions(args: argparse.Namespace, records: Sequence[Any]) -> Any:
     ]
     if recorded:
         start = read_conventions(recorded[0])
-    changes = {"landmark_mode": args.landmark_mode or recorded_mode(records)}
+    changes: dict[str, Any] = {"landmark_mode": args.landmark_mode or recorded_mode(records)}
     if args.template:
         changes["template"] = args.template
     if args.image_aspect:

@@ -1,12 +1,11 @@
 """Dataset construction (Sec. 3.1 of the paper): faces are cropped, and a vision-language model describes each of them.
 
-All of it lies in `out/train` or `out/eval`: `images/`, the annotation files, `journal.jsonl` with every answer that was
-paid for, `left_out.csv`, `about.json` with model, counts, tokens and cost, and, for "eval", the review sheet.
+The set is written to `out/train` or `out/eval`: `images/`, the annotation files, `journal.jsonl` with every answer of
+the endpoint, `left_out.csv`, `about.json` with model, counts, tokens and cost, and, for "eval", the review sheet.
 """
 
 import csv
 import io
-import json
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -18,7 +17,7 @@ from typing import Any, Literal
 from sdk.errors import DataError, ImageError
 from sdk.faba.prompts import TASKS, Task
 from sdk.faces.images import PICTURE_SUFFIXES, load_image
-from sdk.files import append_journal, read_journal, write_file, write_json
+from sdk.files import append_journal, claim_folder, read_journal, write_file, write_json
 from trainer.corpus.answer_filter import label_of, unusable
 from trainer.corpus.crops import FaceCropper, jpeg
 from trainer.corpus.endpoint import ChatEndpoint, EndpointError
@@ -30,12 +29,12 @@ from trainer.model.config import Conventions
 
 Split = Literal["train", "eval"]
 JOURNAL, ABOUT, LEFT_OUT = "journal.jsonl", "about.json", "left_out.csv"
-_FAILURES_IN_A_ROW = 10  # then the endpoint is taken to be broken
+MAX_FAILURES = 10  # in a row; after them the endpoint counts as broken
 
 
 @dataclass(frozen=True)
 class Prices:
-    """What tokens cost, in dollars per million."""
+    """Prices of tokens, in dollars per million."""
 
     prompt: float
     completion: float
@@ -43,7 +42,7 @@ class Prices:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A face or an answer that is not in the set, and why."""
+    """A face or an answer that is not in the set, and the reason."""
 
     name: str
     task: str
@@ -51,13 +50,13 @@ class LeftOut:
 
 
 @dataclass(frozen=True)
-class _Job:
+class _Question:
     """One question about one face."""
 
     name: str
     image: Path
     task: Task
-    question: str
+    text: str
 
 
 def annotate(
@@ -75,35 +74,37 @@ def annotate(
     report: Callable[[str], None] = lambda line: None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Make a training or evaluation set from photographs; a run that was stopped goes on without asking twice.
+    """Make a training or evaluation set from photographs; a resumed run does not ask a question twice.
 
     Args:
-        images: folder of photographs, searched with its subfolders; the largest face of each is used.
+        images: folder of photographs, searched with its subfolders; the largest face of each photograph is used.
         out: folder of the set; the paths in its files are relative to it.
-        tasks: what is asked about each face, a template per face and task drawn by `seed` and the face's name.
-        concurrency: questions that are open at once.
-        prices: of the model; None leaves the cost out.
+        tasks: tasks of the questions; `seed` and the name of the face choose a template per face and task.
+        concurrency: number of questions asked at the same time.
+        prices: of the model; None omits the cost.
         detector: as in `sdk.faces.detect.open_detector`.
-        max_tokens: limit of an answer; one that reaches it is left out.
+        max_tokens: limit of an answer; an answer that reaches it is left out.
         report: told one line per stage.
         progress: told how many of how many photographs are cropped, then how many questions are answered.
 
     Returns:
-        What `about.json` says.
+        The content of `about.json`.
 
     Raises:
-        DataError: no photograph, an `out` that holds answers of another model or seed, or an endpoint that answers
-            nothing; what was answered so far is kept.
+        DataError: there is no photograph, `out` holds answers of another model or seed, or the endpoint does not
+            answer; earlier answers are kept.
     """
     pictures, cropper, folder = _find_pictures(images, out), FaceCropper(detector), out / split
     about = {"model": endpoint.model, "seed": seed, "face_scale": Conventions.face_scale}
-    _claim(folder, about)
+    claim_folder(folder / ABOUT, about, "annotated set", DataError, shared=True)
     report(f"{len(pictures)} photographs; cropping faces")
     faces, left_out = _crop_faces(pictures, folder / "images", cropper, progress)
     answered = {(row["name"], row["task"]) for row in read_journal(folder / JOURNAL)}
-    jobs = [_job(face, task, seed) for face in faces for task in tasks if (face.stem, task) not in answered]
-    report(f"{len(faces)} faces; {len(jobs)} questions to ask, {len(answered)} answers from before")
-    left_out += _ask_all(jobs, endpoint, folder / JOURNAL, concurrency, max_tokens, progress)
+    questions = [
+        _draw_question(face, task, seed) for face in faces for task in tasks if (face.stem, task) not in answered
+    ]
+    report(f"{len(faces)} faces; {len(questions)} questions to ask, {len(answered)} answers from before")
+    left_out += _ask_all(questions, endpoint, folder / JOURNAL, concurrency, max_tokens, progress)
     rows = sorted(read_journal(folder / JOURNAL), key=lambda row: (row["name"], row["task"]))
     usable, filtered = _filter(rows)
     _write(usable, left_out + filtered, out, split, endpoint.model)
@@ -112,18 +113,8 @@ def annotate(
     return about
 
 
-def _claim(folder: Path, about: dict[str, Any]) -> None:
-    """Record whose answers a folder will hold; refuse one with the answers of another model, or other questions."""
-    if not (folder / ABOUT).exists():
-        write_json(folder / ABOUT, about)
-    known = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-    differing = [f"{key} {known.get(key)!r}" for key in about if known.get(key) != about[key]]
-    if differing:
-        raise DataError(f"{folder} holds answers made with {' and '.join(differing)}; choose another folder")
-
-
 def _find_pictures(images: Path, out: Path) -> dict[str, Path]:
-    """Photographs by the name that their crops will have."""
+    """Photographs by the names of their crops."""
     if out.resolve().is_relative_to(images.resolve()):
         raise DataError(f"{out} lies in {images}, so that crops would be taken for photographs; choose another folder")
     found: dict[str, Path] = {}
@@ -140,7 +131,7 @@ def _find_pictures(images: Path, out: Path) -> dict[str, Path]:
 def _crop_faces(
     pictures: dict[str, Path], folder: Path, cropper: FaceCropper, progress: Callable[[int, int], None]
 ) -> tuple[list[Path], list[LeftOut]]:
-    """The face crops, made where they are missing, and the photographs that give none."""
+    """Make missing face crops; returns the crops and the photographs without one."""
     faces, left_out = [], []
     for done, (name, picture) in enumerate(pictures.items(), 1):
         target = folder / f"{name}.jpg"
@@ -154,7 +145,7 @@ def _crop_faces(
 
 
 def _crop_face(picture: Path, target: Path, cropper: FaceCropper) -> str | None:
-    """Write one crop; returns why there is none."""
+    """Write one crop; returns the reason if there is none."""
     try:
         face = cropper(load_image(picture))
     except ImageError as error:
@@ -165,25 +156,25 @@ def _crop_face(picture: Path, target: Path, cropper: FaceCropper) -> str | None:
     return None
 
 
-def _job(face: Path, task: Task, seed: int) -> _Job:
-    question = random.Random(f"{seed} {task} {face.stem}").choice(QUESTION_TEMPLATES[task])
-    return _Job(face.stem, face, task, question)
+def _draw_question(face: Path, task: Task, seed: int) -> _Question:
+    text = random.Random(f"{seed} {task} {face.stem}").choice(QUESTION_TEMPLATES[task])
+    return _Question(face.stem, face, task, text)
 
 
 def _ask_all(
-    jobs: Sequence[_Job],
+    questions: Sequence[_Question],
     endpoint: ChatEndpoint,
     journal: Path,
     concurrency: int,
     max_tokens: int,
     progress: Callable[[int, int], None],
 ) -> list[LeftOut]:
-    """Ask and write each answer to the journal as it comes; returns the questions that failed."""
+    """Ask questions and write each answer to the journal; returns the questions that failed."""
     failed: list[LeftOut] = []
     in_a_row = 0
     pool = ThreadPoolExecutor(concurrency)
     try:
-        futures = {pool.submit(_ask, job, endpoint, max_tokens): job for job in jobs}
+        futures = {pool.submit(_ask, question, endpoint, max_tokens): question for question in questions}
         for done, future in enumerate(as_completed(futures), 1):
             try:
                 append_journal(journal, future.result())
@@ -193,22 +184,22 @@ def _ask_all(
             except DataError as error:
                 failed.append(LeftOut(futures[future].name, futures[future].task, str(error)))
                 in_a_row += 1
-                if in_a_row == _FAILURES_IN_A_ROW:
+                if in_a_row == MAX_FAILURES:
                     raise EndpointError(f"{in_a_row} questions in a row failed; start again later: {error}") from None
-            progress(done, len(jobs))
+            progress(done, len(questions))
     finally:
         pool.shutdown(cancel_futures=True)
     return failed
 
 
-def _ask(job: _Job, endpoint: ChatEndpoint, max_tokens: int) -> dict[str, Any]:
-    """The journal's row of one question."""
-    reply = endpoint.ask(job.image.read_bytes(), job.question, max_tokens)
-    return {"name": job.name, "task": job.task, "question": job.question, **vars(reply)}
+def _ask(question: _Question, endpoint: ChatEndpoint, max_tokens: int) -> dict[str, Any]:
+    """Ask one question; returns its row of the journal."""
+    reply = endpoint.ask(question.image.read_bytes(), question.text, max_tokens)
+    return {"name": question.name, "task": question.task, "question": question.text, **vars(reply)}
 
 
 def _filter(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[LeftOut]]:
-    """The rows of the journal that can be learnt from, and the others."""
+    """The rows of the journal that are usable for training, and the others."""
     usable, left_out = [], []
     for row in rows:
         reason = "cut off" if row["cut_off"] else unusable(row["text"], row["task"])
@@ -220,7 +211,7 @@ def _filter(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[
 
 
 def _write(usable: Sequence[dict[str, Any]], left_out: Sequence[LeftOut], out: Path, split: Split, model: str) -> None:
-    """The annotation file of each task, the list of what is missing from them, and the review sheet."""
+    """Write the annotation file of each task, the list of what was left out, and the review sheet."""
     records = {task: [_record(row, out, split) for row in usable if row["task"] == task] for task in TASKS}
     for task, chosen in records.items():
         if chosen:

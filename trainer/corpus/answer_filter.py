@@ -1,4 +1,4 @@
-"""Which answers of a vision-language model can be learnt from, and which label they carry."""
+"""Usable answers of a vision-language model, and their labels."""
 
 import re
 
@@ -16,9 +16,9 @@ _REFUSAL = re.compile(
 
 
 def unusable(text: str, task: Task) -> str | None:
-    """Why an answer cannot be learnt from, or None if it can.
+    """The reason why an answer is not usable for training, or None.
 
-    A refusal is looked for in the first sentence only: a remark at the end that nobody can be sure does no harm.
+    Only the first sentence is searched for a refusal: a caveat at the end does no harm.
     """
     if _REFUSAL.search(_SENTENCE.split(text.strip(), maxsplit=1)[0]):
         return "refused"
@@ -30,7 +30,7 @@ def unusable(text: str, task: Task) -> str | None:
 
 
 def label_of(text: str, task: Task) -> str:
-    """The label that an answer affirms, as `sdk.faba.rege` reads it: "Happiness" or "1, 4"; empty if there is none."""
+    """The label of an answer, as `sdk.faba.rege` reads it: "Happiness" or "1, 4"; empty if there is none."""
     if task == "emotion":
         return (read_emotion(text).label or "").capitalize()
     return ", ".join(str(unit.code) for unit in read_action_units(text) if unit.present)

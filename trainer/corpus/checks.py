@@ -1,4 +1,4 @@
-"""What is broken in a data set, found before a GPU hour is spent on it."""
+"""Broken records of a data set, found before the training starts."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +23,7 @@ _THREADS = 8
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with one record."""
+    """One defect of one record."""
 
     record: str
     message: str
@@ -33,8 +33,8 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class _Checks:
-    """What is checked; arguments of `check_rows`."""
+class _Options:
+    """Arguments of `check_rows`."""
 
     root: Path
     task: Task | None
@@ -60,8 +60,8 @@ def check_rows(
         path: names the records in messages.
         root: folder that pictures and landmark files are relative to.
         task: of an evaluation file, which carries no questions.
-        tokenizer, max_tokens: report conversations of more ids; one id stands for the image.
-        decode: read whole pictures, not only their headers.
+        tokenizer, max_tokens: report conversations of more token ids; one id stands for the image.
+        decode: decode the pictures instead of reading only their headers.
 
     Raises:
         DataError: an evaluation file without a task.
@@ -69,10 +69,10 @@ def check_rows(
     if task is None and any(_is_evaluation(row) for row in rows):
         raise DataError(f"{path} is an evaluation file: say which task it is of (--task)")
     names = [f"{path.name}[{index}]" for index in range(len(rows))]
-    checks = _Checks(root, task, tokenizer, max_tokens, decode)
+    options = _Options(root, task, tokenizer, max_tokens, decode)
     seen: dict[str, str] = {}
     with ThreadPoolExecutor(_THREADS) as pool:
-        found = pool.map(lambda row, name: list(_row_messages(row, name, checks)), rows, names)
+        found = pool.map(lambda row, name: list(_row_messages(row, name, options)), rows, names)
         for row, name, messages in zip(rows, names, found, strict=True):
             yield from (Problem(name, message) for message in messages)
             if isinstance(row, Mapping) and "id" in row:
@@ -82,7 +82,7 @@ def check_rows(
 
 
 def check_files(records: Sequence[Record]) -> list[Problem]:
-    """Records whose picture or landmark file is missing or evidently not one; reads no pixels."""
+    """Records whose picture or landmark file is missing or of another kind; decodes no picture."""
 
     def messages(record: Record) -> list[str]:
         return [*_image_messages(record.image_path, decode=False), *_landmark_messages(record)]
@@ -96,22 +96,22 @@ def _is_evaluation(row: Any) -> bool:
     return isinstance(row, Mapping) and "gpt4" in row
 
 
-def _row_messages(row: Any, name: str, checks: _Checks) -> Iterator[str]:
+def _row_messages(row: Any, name: str, options: _Options) -> Iterator[str]:
     record = None
     try:
-        record = parse_record(row, name, checks.root, checks.task)
+        record = parse_record(row, name, options.root, options.task)
     except DataError as error:
         yield str(error).removeprefix(f"{name}: ")
     if not isinstance(row, Mapping):
         return
     if isinstance(row.get("image"), str):
-        yield from _image_messages(checks.root / row["image"], checks.decode)
+        yield from _image_messages(options.root / row["image"], options.decode)
     if isinstance(row.get("landmark"), str):
-        yield from _landmark_messages(Record(name, checks.root, "", row["landmark"], "", ""))
-    if _is_evaluation(row) and checks.task:
-        yield from _label_messages(row, checks.task)
-    if record and checks.tokenizer and checks.max_tokens:
-        yield from _length_messages(record, checks.tokenizer, checks.max_tokens)
+        yield from _landmark_messages(Record(name, options.root, "", row["landmark"], "", ""))
+    if _is_evaluation(row) and options.task:
+        yield from _label_messages(row, options.task)
+    if record and options.tokenizer and options.max_tokens:
+        yield from _length_messages(record, options.tokenizer, options.max_tokens)
 
 
 def _image_messages(path: Path, decode: bool) -> Iterator[str]:
@@ -126,7 +126,7 @@ def _image_messages(path: Path, decode: bool) -> Iterator[str]:
     except FileNotFoundError:
         yield f"{path} does not exist: expected the path of an image file"
     except (OSError, ValueError, Image.DecompressionBombError) as error:
-        yield f"{path} is no readable image ({error})"
+        yield f"{path} is not a readable image ({error})"
 
 
 def _landmark_messages(record: Record) -> Iterator[str]:

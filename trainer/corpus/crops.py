@@ -1,4 +1,4 @@
-"""The face of a photograph as the square picture that a record holds."""
+"""Face crops of photographs, as records hold them."""
 
 import io
 
@@ -13,7 +13,7 @@ JPEG_QUALITY = 95
 
 
 class FaceCropper:
-    """Cuts out the largest face.
+    """Crops the largest face of a photograph.
 
     Args:
         detector: as in `sdk.faces.detect.open_detector`.
@@ -34,7 +34,7 @@ class FaceCropper:
 
 
 def jpeg(image: Pixels) -> bytes:
-    """The file of a picture."""
+    """The bytes of a JPEG file of a picture."""
     file = io.BytesIO()
     Image.fromarray(image).save(file, "JPEG", quality=JPEG_QUALITY)
     return file.getvalue()

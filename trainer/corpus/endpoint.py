@@ -11,19 +11,19 @@ import httpx
 from sdk.errors import DataError
 
 _MEDIA_TYPES = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg"}
-_LONGEST_PAUSE = 60.0  # seconds, of the exponential backoff
+_MAX_PAUSE = 60.0  # seconds, of the exponential backoff
 
 
 class EndpointError(DataError):
-    """No question at all can be asked there: wrong address, key or model."""
+    """The endpoint refuses every question: wrong address, key or model."""
 
 
 class QuestionError(DataError):
-    """This question is refused, now and at every other attempt; others may be answered."""
+    """The endpoint refuses this question at every attempt; it may answer others."""
 
 
 class _PassingError(Exception):
-    """A failure that may be gone at the next attempt, and what the endpoint says of when."""
+    """A failure that may pass, with the `Retry-After` header of the endpoint."""
 
     def __init__(self, error: DataError, retry_after: str = "") -> None:
         super().__init__(str(error))
@@ -35,8 +35,8 @@ class Reply:
     """An answer.
 
     Attributes:
-        text: as the model wrote it.
-        prompt_tokens, completion_tokens: as the endpoint counts them, 0 if it does not.
+        text: the answer without blanks around it.
+        prompt_tokens, completion_tokens: counts of the endpoint, 0 if it gives none.
         cut_off: the answer reached the limit of tokens.
     """
 
@@ -47,18 +47,17 @@ class Reply:
 
 
 class ChatEndpoint:
-    """Asks a model.
+    """Asks a model; may be used from several threads.
 
-    Each question has a connection of its own, which costs nothing beside the answer and leaves nothing to close; may be
-    used from several threads.
+    Each question opens its own connection, which takes little time compared to the answer and needs no closing.
 
     Args:
         url: of the API, e.g. "http://localhost:8000/v1".
         model: its name there.
         key: API key; never written to a message.
         timeout: seconds to wait for an answer.
-        retries: further attempts when the endpoint is overloaded (429), fails (5xx) or cannot be reached.
-        pause: seconds before the first retry, doubled each time; a `Retry-After` of the endpoint wins.
+        retries: further attempts if the endpoint is overloaded (429), fails (5xx) or cannot be reached.
+        pause: seconds before the first retry, doubled each time; a `Retry-After` header takes precedence.
     """
 
     def __init__(
@@ -87,9 +86,9 @@ class ChatEndpoint:
             max_tokens: limit of the answer.
 
         Raises:
-            EndpointError: it would refuse every other question too.
-            QuestionError: it refuses this one.
-            DataError: it was busy or silent for too long.
+            EndpointError: the endpoint refuses every question.
+            QuestionError: the endpoint refuses this question.
+            DataError: the endpoint was busy or silent for too long.
         """
         body = {
             "model": self.model,
@@ -147,13 +146,13 @@ class ChatEndpoint:
         return Reply(text.strip(), prompt, completion, cut_off=choice.get("finish_reason") == "length")
 
     def _excerpt(self, response: httpx.Response) -> str:
-        """The beginning of a reply for a message; some servers repeat the key in it."""
+        """The beginning of a reply for a message, without the key, which some servers repeat."""
         text = " ".join(response.text.split())
         return (text.replace(self._key, "***") if self._key else text)[:200]
 
 
 def _content(image: bytes, question: str) -> list[dict[str, Any]]:
-    """The two parts of a message: the picture as a data URL, and the question."""
+    """The content of a message: the picture as a data URL, and the question."""
     media_type = next((name for start, name in _MEDIA_TYPES.items() if image.startswith(start)), None)
     if media_type is None:
         raise QuestionError("expected the bytes of a PNG or JPEG file; convert the picture first")
@@ -162,10 +161,10 @@ def _content(image: bytes, question: str) -> list[dict[str, Any]]:
 
 
 def _wait(retry_after: str, pause: float) -> float:
-    """Seconds until the next attempt: what `Retry-After` says, in seconds or as a date, or else the backoff."""
+    """Seconds until the next attempt: from `Retry-After`, in seconds or as a date, or else the backoff."""
     if retry_after.isdecimal():
         return float(retry_after)
     try:
         return max(0.0, email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time())
     except (ValueError, TypeError):
-        return min(pause, _LONGEST_PAUSE)
+        return min(pause, _MAX_PAUSE)

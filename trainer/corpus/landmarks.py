@@ -1,6 +1,6 @@
 """The landmark files of a data set: the 212 outputs of a 2d106det network for each picture.
 
-Each landmark folder says in `about.json` how its files came about; a folder without it holds the released data.
+`about.json` in a landmark folder records how its files were made; a folder without it holds the released data.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from sdk.arrays import Floats
 from sdk.errors import DataError
 from sdk.faces.crop import aligned_face
 from sdk.faces.images import load_image
-from sdk.faces.preprocess import LANDMARK_SIZE, LandmarkMode, landmark_pixels
+from sdk.faces.preprocess import LANDMARK_FEATURES, LANDMARK_SIDE, LandmarkMode, landmark_pixels
 from sdk.files import write_file, write_json
 from sdk.runtime.backends.ort import OrtEncoder
 from trainer.corpus.records import Record
@@ -25,7 +25,6 @@ from trainer.corpus.tensors import read_landmarks
 from trainer.model.config import Conventions
 
 ABOUT = "about.json"
-FEATURES = 212
 
 
 def fill_landmarks(
@@ -40,15 +39,15 @@ def fill_landmarks(
     report: Callable[[str], None] = lambda line: None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> int:
-    """Compute the landmark files that are not there yet.
+    """Compute the missing landmark files.
 
     Args:
-        records: each names a picture of an aligned face and its landmark file; a file that several share is made once.
+        records: each has a picture of an aligned face and a landmark file; records may share files.
         network: ONNX file with the interface of insightface's 2d106det: (N, 3, 192, 192) -> (N, 212).
-        mode: what the network sees, see `sdk.faces.preprocess.landmark_pixels`.
-        threads: that load pictures, and that the network uses.
+        mode: input of the network, see `sdk.faces.preprocess.landmark_pixels`.
+        threads: number of threads that load pictures, and of those that the network uses.
         face_scale: side of the pictures over the face box inside; used by mode "insightface".
-        replace: files of another network or mode give way, instead of being an error.
+        replace: delete files of another network or mode instead of raising an error.
         report: told one line per stage.
         progress: told how many of how many files are done.
 
@@ -57,7 +56,7 @@ def fill_landmarks(
 
     Raises:
         DataError: a landmark folder holds files of another mode or network, or the network has another interface.
-        ImageError: a picture cannot be read; files made so far are kept.
+        ImageError: a picture cannot be read; files written earlier are kept.
     """
     encoder = OrtEncoder(network, threads)
     _check_interface(encoder, network)
@@ -66,7 +65,7 @@ def fill_landmarks(
     unique = list({record.landmark_path: record for record in records}.values())
     for folder in sorted({record.landmark_path.parent for record in unique}):
         _claim(folder, about, replace)
-    waiting = [record for record in unique if not _is_there(record)]
+    waiting = [record for record in unique if not _is_complete(record)]
     report(f"{len(waiting)} landmark files to compute, {len(unique) - len(waiting)} are there")
     with ThreadPoolExecutor(threads) as pool:
         for start in range(0, len(waiting), batch_size):
@@ -79,10 +78,10 @@ def fill_landmarks(
 
 
 def recorded_mode(records: Sequence[Record]) -> LandmarkMode:
-    """How the landmark files of a set were computed; "emola", as the released ones, if their folder does not say.
+    """The mode in which the landmark files of a set were computed; "emola", that of the released data, if not recorded.
 
     Raises:
-        DataError: an `about.json` is broken, or the files of mixed sets were computed in different ways.
+        DataError: an `about.json` is broken, or the files were computed in different modes.
     """
     modes = {folder: _mode_of(folder) for folder in sorted({record.landmark_path.parent for record in records})}
     if len(set(modes.values())) > 1:
@@ -103,15 +102,15 @@ def _mode_of(folder: Path) -> LandmarkMode:
 
 def _check_interface(encoder: OrtEncoder, network: Path) -> None:
     try:
-        shape = encoder(np.zeros((2, 3, LANDMARK_SIZE, LANDMARK_SIZE), np.float32)).shape
+        shape = encoder(np.zeros((2, 3, LANDMARK_SIDE, LANDMARK_SIDE), np.float32)).shape
     except Exception as error:  # onnxruntime's own exception types are not public
         raise DataError(f"{network} does not take (N, 3, 192, 192) pixels as 2d106det does: {error}") from None
-    if shape != (2, FEATURES):
-        raise DataError(f"{network}: expected (N, {FEATURES}) outputs as of 2d106det, found {shape} for N = 2")
+    if shape != (2, LANDMARK_FEATURES):
+        raise DataError(f"{network}: expected (N, {LANDMARK_FEATURES}) outputs as of 2d106det, found {shape} for N = 2")
 
 
 def _claim(folder: Path, about: dict[str, Any], replace: bool) -> None:
-    """Record how the files of a folder are made; refuse one whose files are made otherwise, or clear it."""
+    """Record how the files of a folder are made; if its files were made in another way, refuse or clear it."""
     found = _read(folder / ABOUT) if (folder / ABOUT).exists() else {}
     differing = [key for key in ("mode", "sha256", "face_scale") if found.get(key) != about[key]]
     if differing and replace:
@@ -143,9 +142,9 @@ def _read(path: Path) -> Any:
     return content
 
 
-def _is_there(record: Record) -> bool:
+def _is_complete(record: Record) -> bool:
     try:
-        read_landmarks(record, FEATURES)
+        read_landmarks(record, LANDMARK_FEATURES)
     except DataError:
         return False
     return True

@@ -1,6 +1,5 @@
 """A classic data set as instruction records: face crops, and annotation files in the layout of FABA-Instruct."""
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -9,9 +8,18 @@ from typing import Any
 from sdk.arrays import Pixels
 from sdk.errors import DataError
 from sdk.faba.prompts import QUESTIONS, Task
-from sdk.files import write_file, write_json
+from sdk.files import claim_folder, write_file, write_json
 from trainer.corpus.crops import FaceCropper, jpeg
-from trainer.corpus.datasets import NO_UNITS, Dataset, Sample, SampleSet, read_bp4d, read_disfa, read_gft, read_rafdb
+from trainer.corpus.datasets import (
+    NO_UNITS,
+    DatasetName,
+    LabelledFace,
+    LabelledFaceSet,
+    read_bp4d,
+    read_disfa,
+    read_gft,
+    read_rafdb,
+)
 from trainer.corpus.datasets.folds import split_fold
 from trainer.corpus.datasets.frames import read_pictures
 from trainer.corpus.records import Record, evaluation_row, training_row
@@ -22,7 +30,7 @@ ABOUT = "about.json"
 
 
 def prepare(
-    dataset: Dataset,
+    dataset: DatasetName,
     folder: Path,
     out: Path,
     *,
@@ -33,38 +41,38 @@ def prepare(
     report: Callable[[str], None] = lambda line: None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Write `images/`, `about.json` and the annotation files of a data set; landmark files are filled in later.
+    """Write `images/`, `about.json` and the annotation files of a data set; `emola data landmarks` adds landmark files.
 
     RAF-DB and GFT give `train_*_anno.json` and `eval_*_anno.json`, DISFA and BP4D the same in `fold1` to `fold3`, where
-    fold K evaluates part K and trains on the others. A run that was stopped goes on: crops that exist are kept.
+    fold K evaluates part K and trains on the others. A resumed run keeps the existing crops.
 
     Args:
         folder: the data set, see its reader in `trainer.corpus.datasets`.
         out: new folder; its paths are relative to it.
-        fold: write this fold only; its crops are those of all folds.
-        detector: as in `sdk.faces.detect.open_detector`; None takes the pictures for face crops already. The pictures
-            of RAF-DB are, and are copied as they are.
-        every: keep every n-th sample.
+        fold: write the annotation files of this fold only; all crops are written.
+        detector: as in `sdk.faces.detect.open_detector`; None: the pictures are face crops already. The pictures of
+            RAF-DB are always copied unchanged.
+        every: keep every n-th face.
         partition: of GFT, see `trainer.corpus.datasets.read_gft`.
         report: told one line per stage.
-        progress: told how many of how many samples are cropped.
+        progress: told how many of how many faces are cropped.
 
     Returns:
-        What `about.json` says: source, options, and how many samples were kept and left out for which reason.
+        The content of `about.json`: source, options, and how many faces were kept and left out for which reason.
 
     Raises:
-        DataError: the data set is not of the expected form, or `out` holds another one.
+        DataError: the data set does not have the expected form, or `out` holds another one.
     """
     folds = _folds(dataset, fold)
     found = _read(dataset, folder, partition)
-    samples = found.samples[::every]
+    faces = found.faces[::every]
     options = _options(dataset, detector, every)
-    _claim(out, options)
-    report(f"{len(samples)} samples of {dataset}")
-    lost = _crop(samples, out, options["detector"], progress)
-    kept = [sample for sample in samples if (out / _image(sample)).exists()]
+    claim_folder(out / ABOUT, options, "prepared data set", DataError)
+    report(f"{len(faces)} faces of {dataset}")
+    lost = _crop(faces, out, options["detector"], progress)
+    kept = [face for face in faces if (out / _image(face)).exists()]
     if not kept:
-        raise DataError(f"{folder}: no face was found in any of {len(samples)} pictures; try another --detector")
+        raise DataError(f"{folder}: no face was found in any of {len(faces)} pictures; try another --detector")
     for place, train, evaluation in _divide(kept, folds):
         _write(out / place, train, evaluation, dataset)
     left_out = {reason: count for reason, count in {**found.left_out, **lost}.items() if count}
@@ -78,17 +86,17 @@ def annotation_name(split: str, task: Task) -> str:
     return f"{split}_{'emotion' if task == 'emotion' else 'au'}_anno.json"
 
 
-def _folds(dataset: Dataset, fold: int | None) -> tuple[int, ...]:
-    """The folds to write; none for a data set with an official division."""
+def _folds(dataset: DatasetName, fold: int | None) -> tuple[int, ...]:
+    """The folds to write; empty for a data set with an official division."""
     known = FOLDS if dataset in ("disfa", "bp4d") else ()
     if fold is not None and fold not in known:
         raise DataError(f"{dataset} has no fold {fold}; it has {'folds 1 to 3' if known else 'one official division'}")
     return known if fold is None else (fold,)
 
 
-def _read(dataset: Dataset, folder: Path, partition: Path | None) -> SampleSet:
+def _read(dataset: DatasetName, folder: Path, partition: Path | None) -> LabelledFaceSet:
     if not folder.is_dir():
-        raise DataError(f"{folder} is no folder; expected the data set {dataset} as its makers distribute it")
+        raise DataError(f"{folder} is not a folder; expected the data set {dataset} as distributed by its makers")
     if dataset == "gft":
         if partition is None:
             raise DataError("GFT's official division is not public: pass it as a file of lines 'participant,split'")
@@ -96,72 +104,61 @@ def _read(dataset: Dataset, folder: Path, partition: Path | None) -> SampleSet:
     return {"rafdb": read_rafdb, "disfa": read_disfa, "bp4d": read_bp4d}[dataset](folder)
 
 
-def _options(dataset: Dataset, detector: str | None, every: int) -> dict[str, Any]:
-    """What decides the content of the output folder."""
+def _options(dataset: DatasetName, detector: str | None, every: int) -> dict[str, Any]:
+    """The options on which the content of the output folder depends."""
     detector = None if dataset == "rafdb" else detector
     scale = Conventions.face_scale if detector else None
     return {"dataset": dataset, "detector": detector, "face_scale": scale, "every": every, "no_units": NO_UNITS}
 
 
-def _claim(out: Path, options: dict[str, Any]) -> None:
-    """Record what a folder will hold before the first crop; refuse one that holds something else."""
-    if (out / ABOUT).exists():
-        known = json.loads((out / ABOUT).read_text(encoding="utf-8"))
-        differing = [key for key, value in options.items() if known.get(key) != value]
-        if differing:
-            raise DataError(f"{out} holds another data set: {', '.join(differing)} differ; choose another folder")
-    elif out.exists() and any(out.iterdir()):
-        raise DataError(f"{out} is not empty and holds no prepared data set; choose another folder")
-    else:
-        write_json(out / ABOUT, options)
-
-
 def _crop(
-    samples: Sequence[Sample], out: Path, detector: str | None, progress: Callable[[int, int], None]
+    faces: Sequence[LabelledFace], out: Path, detector: str | None, progress: Callable[[int, int], None]
 ) -> Counter[str]:
-    """Write the pictures that are missing from `out`; returns how many samples have none, and why."""
-    waiting = [sample for sample in samples if not (out / _image(sample)).exists()]
+    """Write the missing crops; returns how many faces have none for which reason."""
+    waiting = [face for face in faces if not (out / _image(face)).exists()]
     cropper = FaceCropper(detector) if detector else None
     lost: Counter[str] = Counter()
-    for done, (sample, picture) in enumerate(read_pictures(waiting), 1):
-        content = None if picture is None else _face(sample, picture, cropper)
+    for done, (face, picture) in enumerate(read_pictures(waiting), 1):
+        content = None if picture is None else _crop_bytes(face, picture, cropper)
         if content is not None:
-            write_file(out / _image(sample), content)
+            write_file(out / _image(face), content)
         else:
             lost["the picture cannot be read" if picture is None else "no face was found"] += 1
         progress(done, len(waiting))
     return lost
 
 
-def _face(sample: Sample, picture: Pixels, cropper: FaceCropper | None) -> bytes | None:
-    """The file of a face crop; a JPEG file that needs no cropping is kept as it is."""
+def _crop_bytes(face: LabelledFace, picture: Pixels, cropper: FaceCropper | None) -> bytes | None:
+    """The bytes of a face crop; without cropper a JPEG file is kept unchanged."""
     if cropper is None:
-        return sample.picture.read_bytes() if sample.picture.suffix == ".jpg" else jpeg(picture)
-    face = cropper(picture)
-    return None if face is None else jpeg(face)
+        return face.picture.read_bytes() if face.picture.suffix == ".jpg" else jpeg(picture)
+    crop = cropper(picture)
+    return None if crop is None else jpeg(crop)
 
 
-def _image(sample: Sample) -> str:
-    return f"images/{sample.name}.jpg"
+def _image(face: LabelledFace) -> str:
+    return f"images/{face.name}.jpg"
 
 
-def _divide(samples: Sequence[Sample], folds: Iterable[int]) -> Iterator[tuple[str, list[Sample], list[Sample]]]:
-    """Folder, training samples and evaluation samples of each division."""
+def _divide(
+    faces: Sequence[LabelledFace], folds: Iterable[int]
+) -> Iterator[tuple[str, list[LabelledFace], list[LabelledFace]]]:
+    """Folder, training faces and evaluation faces of each division."""
     if not folds:
-        yield "", [s for s in samples if s.split == "train"], [s for s in samples if s.split == "eval"]
+        yield "", [f for f in faces if f.split == "train"], [f for f in faces if f.split == "eval"]
     for fold in folds:
-        yield f"fold{fold}", *split_fold(samples, fold)
+        yield f"fold{fold}", *split_fold(faces, fold)
 
 
-def _write(folder: Path, train: Sequence[Sample], evaluation: Sequence[Sample], dataset: str) -> None:
+def _write(folder: Path, train: Sequence[LabelledFace], evaluation: Sequence[LabelledFace], dataset: str) -> None:
     """The annotation files of one division."""
-    for split, samples in (("train", train), ("eval", evaluation)):
-        rows = [_row(sample, split, dataset) for sample in samples]
+    for split, faces in (("train", train), ("eval", evaluation)):
+        rows = [_row(face, split, dataset) for face in faces]
         write_json(folder / annotation_name(split, "emotion" if dataset == "rafdb" else "action_units"), rows)
 
 
-def _row(sample: Sample, split: str, dataset: str) -> dict[str, Any]:
-    landmark = f"landmarks/{sample.name}.npy"
-    question = QUESTIONS[sample.task]
-    record = Record(sample.name, Path(), _image(sample), landmark, question, sample.answer, sample.label)
+def _row(face: LabelledFace, split: str, dataset: str) -> dict[str, Any]:
+    landmark = f"landmarks/{face.name}.npy"
+    question = QUESTIONS[face.task]
+    record = Record(face.name, Path(), _image(face), landmark, question, face.answer, face.label)
     return training_row(record, dataset) if split == "train" else evaluation_row(record)

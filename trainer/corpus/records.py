@@ -1,4 +1,4 @@
-"""One record type for every data set: a picture of a face, its landmark file, a question and the text that answers it.
+"""One record type for every data set: a picture of a face, its landmark file, a question and its answer.
 
 Files are lists in the layout of FABA-Instruct. Training: `image`, `landmark`, `conversations` (human, gpt). Evaluation:
 `image`, `landmark`, `label`, `gpt4` (the reference text). Paths are relative to a root folder that holds the data set.
@@ -25,7 +25,7 @@ class Record:
         landmark: `.npy` with the (212,) feature.
         question: without the image mark.
         answer: the text to learn, or the reference of an evaluation.
-        label: of an evaluation, as `sdk.faba.rege` reads it; None for training.
+        label: of an evaluation record, as `sdk.faba.rege` reads it; None for training.
     """
 
     id: str
@@ -50,11 +50,11 @@ def read_records(path: Path, root: Path | None = None, task: Task | None = None)
 
     Args:
         path: JSON list in the FABA-Instruct layout.
-        root: folder of the relative paths; None looks for it above the file.
-        task: decides the question of evaluation records, which carry none.
+        root: folder that the paths are relative to; None: the folder is searched above the file.
+        task: of evaluation records, which hold no question.
 
     Raises:
-        DataError: names the first record that is not of this form; `emola data check` lists them all.
+        DataError: names the first broken record; `emola data check` lists all of them.
     """
     rows = read_rows(path)
     root = root or find_root(path, rows)
@@ -87,7 +87,7 @@ def parse_record(row: Any, name: str, root: Path, task: Task | None = None) -> R
     """A record from its JSON object.
 
     Raises:
-        DataError: says which key is missing or of the wrong kind.
+        DataError: names the key that is missing or of the wrong type.
     """
     if not isinstance(row, Mapping):
         raise DataError(f"{name}: expected an object, found {type(row).__name__}")
@@ -103,10 +103,10 @@ def parse_record(row: Any, name: str, root: Path, task: Task | None = None) -> R
 
 
 def _turns(row: Mapping[str, Any], name: str) -> tuple[str, str]:
-    """Question and answer of a training record; the image mark may stand anywhere in the question."""
-    turns = row.get("conversations")
+    """Question and answer of a training record; the image mark may occur anywhere in the question."""
+    turns: Any = row.get("conversations")
     try:
-        (human, gpt) = turns
+        human, gpt = turns
         if (human["from"], gpt["from"]) != ("human", "gpt"):
             raise ValueError
         question, answer = human["value"], gpt["value"]

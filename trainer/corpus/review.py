@@ -34,7 +34,8 @@ def write_review(records: Sequence[Record], folder: Path) -> None:
     rows = [(os.path.relpath(r.image_path, folder), r.question, r.answer, str(r.label), "") for r in records]
     table = io.StringIO()
     csv.writer(table).writerows([COLUMNS, *rows])
-    write_file(folder / "review.csv", table.getvalue().encode("utf-8-sig"))  # the mark by which Excel knows UTF-8
+    content = table.getvalue().encode("utf-8-sig")  # Excel recognises UTF-8 by its byte order mark
+    write_file(folder / "review.csv", content)
     head = "".join(f"<th>{column}</th>" for column in COLUMNS)
     lines = "\n".join(f"<tr>{_cells(*map(html.escape, row))}</tr>" for row in rows)
     write_file(folder / "review.html", _PAGE.format(count=len(rows), head=head, rows=lines).encode())

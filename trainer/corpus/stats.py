@@ -1,4 +1,4 @@
-"""What a data set is made of: Table 2 (counts, lengths) and Fig. 6 (distributions, frequent words) of the paper."""
+"""Statistics of a data set: Table 2 (counts, lengths) and Fig. 6 (distributions, frequent words) of the paper."""
 
 import re
 from collections import Counter
@@ -10,9 +10,10 @@ from sdk.errors import DependencyError
 from sdk.faba.prompts import TASKS, Task
 from sdk.faba.rege import official_action_units, official_emotion
 from sdk.faba.vocabulary import EMOTIONS
+from sdk.files import replacing
 from trainer.corpus.records import Record
 
-FREQUENT = 100  # words that are listed
+WORD_COUNT = 100  # frequent words that are listed
 _UNITS = re.compile(r"\bAUs?\b|\bAU\d|\baction units?\b", re.IGNORECASE)
 _STOP_WORDS = (
     "a about above after again all also although an and another any are around as at au aus be because been being "
@@ -26,7 +27,7 @@ _STOP_WORDS = (
 
 
 def task_of(record: Record) -> Task:
-    """What a record is about; training records do not say, so the question tells or, failing that, the answer."""
+    """The task of a record, found from the question or, if that is unclear, from the answer."""
     if _UNITS.search(record.question):
         return "action_units"
     named = official_action_units(record.answer) and "emotion" not in record.question.lower()
@@ -42,7 +43,7 @@ def describe(records: Sequence[Record]) -> dict[str, Any]:
     Returns:
         `images`; `samples` per task: train, test and the mean length of the answers in words; `emotions` and
         `action_units`: how many answers name each of them by the official parse of REGE; `words` per task: the most
-        frequent ones with their counts, stop words left out.
+        frequent words except stop words, with their counts.
     """
     by_task: dict[Task, list[Record]] = {task: [r for r in records if task_of(r) == task] for task in TASKS}
     emotions = Counter(official_emotion(record.answer) for record in by_task["emotion"])
@@ -65,11 +66,11 @@ def _samples(records: Sequence[Record]) -> dict[str, float]:
 def _frequent_words(records: Sequence[Record]) -> dict[str, int]:
     words = (word for record in records for word in re.findall(r"[a-z]{2,}", record.answer.lower()))
     stop_words = set(_STOP_WORDS.split())
-    return dict(Counter(word for word in words if word not in stop_words).most_common(FREQUENT))
+    return dict(Counter(word for word in words if word not in stop_words).most_common(WORD_COUNT))
 
 
 def plot(stats: dict[str, Any], path: Path) -> None:
-    """Draw Fig. 6 as one picture: how often each action unit and each emotion occurs, and a word cloud per task."""
+    """Draw Fig. 6 as one picture: frequencies of the action units and emotions, and a word cloud per task."""
     try:
         from matplotlib.figure import Figure
         from wordcloud import WordCloud
@@ -87,4 +88,5 @@ def plot(stats: dict[str, Any], path: Path) -> None:
         if stats["words"].get(task):
             cloud = WordCloud(width=900, height=520, background_color="white", random_state=0)
             axes.imshow(cloud.generate_from_frequencies(stats["words"][task]))
-    figure.savefig(path, dpi=110)
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=110, format=path.suffix.removeprefix(".") or "png")

@@ -1,7 +1,7 @@
 """The questions of a constructed data set: 50 per task, one drawn for each picture (Sec. 3.1 of the paper).
 
-Our own wording; the authors' appendix is not reproduced. A question about action units always says "action unit" or
-"AU", which is how `trainer.corpus.stats` tells the tasks apart.
+The wording is ours, not that of the authors' appendix. Every question about action units contains "action unit" or
+"AU", by which `trainer.corpus.stats` distinguishes the tasks.
 """
 
 from sdk.faba.prompts import Task

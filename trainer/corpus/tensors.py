@@ -1,4 +1,4 @@
-"""Records as tensors: what the training loop and the evaluation read."""
+"""Records as tensors, for training and evaluation."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -11,20 +11,21 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from sdk.arrays import Floats
 from sdk.errors import DataError
 from sdk.faba.prompts import TEMPLATES
 from sdk.faces.crop import FaceCrop, aligned_face
 from sdk.faces.images import load_image
 from sdk.faces.patches import patch_order
-from sdk.faces.preprocess import Preprocessing, vision_pixels
+from sdk.faces.preprocess import LANDMARK_FEATURES, Preprocessing, vision_pixels
 from trainer.corpus.records import Record
-from trainer.model.config import Conventions, EmolaConfig, ImageStatistics, preprocessing
+from trainer.model.config import Conventions, EmolaConfig, ImageStatistics, patches_per_side, preprocessing
 from trainer.tokenization import IGNORED, conversation_ids
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """How records become tensors: the shape of the model, the conventions, the tokenizer."""
+    """Turns records into tensors, by the shape of the model, the conventions and the tokenizer."""
 
     config: EmolaConfig
     conventions: Conventions
@@ -36,15 +37,15 @@ class Encoding:
         return torch.from_numpy(vision_pixels(*self._face(record, bool(self.conventions.anchors))))
 
     def ranked_pixels(self, record: Record) -> tuple[Tensor, Tensor]:
-        """`pixels`, and (patches,) indices of their patches, the most telling first."""
-        side = self.config.vision.image_size // self.config.vision.patch_size
+        """`pixels`, and (patches,) indices of their patches, the most informative first."""
+        side = patches_per_side(self.config.vision)
         face = self._face(record, self.conventions.landmark_mode == "insightface")
         return torch.from_numpy(vision_pixels(*face)), torch.from_numpy(patch_order(*face, side))
 
-    def _face(self, record: Record, located: bool) -> tuple[FaceCrop, np.ndarray, Preprocessing]:
-        """Crop, landmark feature and settings; the feature is read only where its points are needed."""
+    def _face(self, record: Record, located: bool) -> tuple[FaceCrop, Floats, Preprocessing]:
+        """Crop, landmark feature and settings; the feature is read only if its points are needed."""
         crop = aligned_face(load_image(record.image_path), self.conventions.face_scale)
-        features = read_landmarks(record, self.config.landmark_size) if located else np.empty(0)
+        features = read_landmarks(record, self.config.landmark_size) if located else np.empty(0, np.float32)
         return crop, features, preprocessing(self.config, self.conventions, self.statistics)
 
     def landmarks(self, record: Record) -> Tensor:
@@ -56,11 +57,11 @@ class Encoding:
         return conversation_ids(self.tokenizer, TEMPLATES[self.conventions.template], record.question, record.answer)
 
 
-def read_landmarks(record: Record, size: int = 212) -> np.ndarray:
+def read_landmarks(record: Record, size: int = LANDMARK_FEATURES) -> Floats:
     """The landmark feature of a record as (size,) float32.
 
     Raises:
-        DataError: the file is missing, no array, or of another shape.
+        DataError: the file is missing, not an array, or of another shape.
     """
     try:
         feature = np.load(record.landmark_path, allow_pickle=False)
@@ -71,11 +72,11 @@ def read_landmarks(record: Record, size: int = 212) -> np.ndarray:
             f"{record.id}: {record.landmark_path}: expected {size} finite numbers, found {feature.dtype} of shape "
             f"{feature.shape}"
         )
-    return feature.astype(np.float32)
+    return np.asarray(feature, np.float32)
 
 
 class RecordDataset(Dataset[dict[str, Any]]):
-    """Training records, tokenised when asked for; with `ranked` each says how its patches rank."""
+    """Training records, tokenised on access; with `ranked` each item holds the ranking of its patches."""
 
     def __init__(self, records: Sequence[Record], encoding: Encoding, ranked: bool = False) -> None:
         self._records, self._encoding, self._ranked = records, encoding, ranked
@@ -94,12 +95,12 @@ class RecordDataset(Dataset[dict[str, Any]]):
         return item
 
     def lengths(self) -> list[int]:
-        """Tokens of each record, for grouping; one row stands for the image."""
+        """Number of tokens of each record, for grouping; the image counts as one."""
         return [len(self._encoding.tokens(record)[0]) for record in self._records]
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, Tensor]:
-    """A batch, padded on the right."""
+    """Stack records into a batch, padded on the right."""
 
     def pad(key: str, fill: int) -> Tensor:
         rows = [torch.tensor(item[key]) for item in items]
@@ -117,18 +118,18 @@ def collate(items: list[dict[str, Any]]) -> dict[str, Tensor]:
 
 
 class RecordOrder(Sampler[int]):
-    """The order in which records are trained: decided by seed and epoch alone, so that a resumed run repeats it.
+    """The order in which records are trained, which depends only on seed and epoch, so that a resumed run repeats it.
 
-    With lengths, the records of an optimizer step are dealt to its forward passes so that each has as many tokens,
-    as LLaVA's trainer does. Which records make a step stays chance: a step of short answers alone would teach the
-    model, for a while, that little is ever to be said.
+    With lengths, the records of an optimizer step are assigned to its forward passes so that the passes have similar
+    numbers of tokens, as in LLaVA's trainer. The records of a step stay random: steps of short answers alone would bias
+    the model towards short answers.
 
     Args:
         count: number of records.
         batch_size: records of one forward pass.
         passes: forward passes of one optimizer step, over all processes.
-        seed: of the whole run.
-        lengths: tokens of each record; None shuffles only.
+        seed: of the run.
+        lengths: tokens of each record; None: shuffle only.
     """
 
     def __init__(
@@ -150,16 +151,16 @@ class RecordOrder(Sampler[int]):
             return iter(order)
         together = self._batch_size * self._passes
         steps = (order[start : start + together] for start in range(0, self._count, together))
-        return (index for step in steps for index in self._deal(step))
+        return (index for step in steps for index in self._assign(step))
 
-    def _deal(self, step: list[int]) -> Iterator[int]:
-        """The records of a step, longest first to whichever pass has the fewest tokens so far."""
+    def _assign(self, step: list[int]) -> Iterator[int]:
+        """Assign the records of a step, longest first, each to the pass that has the fewest tokens."""
         if len(step) < self._batch_size * self._passes:
             return iter(step)  # the end of an epoch
-        lengths, passes = self._lengths or (), [[] for _ in range(self._passes)]
+        lengths, passes = self._lengths or (), [list[int]() for _ in range(self._passes)]
         totals = [0] * self._passes
         for index in sorted(step, key=lambda index: -lengths[index]):
-            open_passes = (number for number, dealt in enumerate(passes) if len(dealt) < self._batch_size)
+            open_passes = (number for number, assigned in enumerate(passes) if len(assigned) < self._batch_size)
             chosen = min(open_passes, key=totals.__getitem__)
             passes[chosen].append(index)
             totals[chosen] += lengths[index]
@@ -167,7 +168,7 @@ class RecordOrder(Sampler[int]):
 
 
 class FixedOrder(RecordOrder):
-    """An order given from outside, to repeat somebody else's run."""
+    """A given order, to repeat the run of another program."""
 
     def __init__(self, order: Sequence[int]) -> None:
         super().__init__(len(order), 1, 1, 0)

@@ -1,12 +1,13 @@
-"""Who answers an evaluation: the torch model, a bundle, or a model served behind an OpenAI-compatible endpoint."""
+"""The models that answer an evaluation: a torch model, a bundle, or a model behind an OpenAI-compatible endpoint."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import torch
+from torch import Tensor
 
 from sdk.bundles.files import file_sha256
 from sdk.bundles.manifest import Manifest, read_manifest
@@ -26,7 +27,7 @@ from trainer.tokenization import load_tokenizer, prompt_ids
 
 @dataclass(frozen=True)
 class Refused:
-    """A record that a model will not answer, and why: scored as an empty answer."""
+    """A record that a model refuses to answer, with the reason; scored as an empty answer."""
 
     reason: str
 
@@ -35,8 +36,8 @@ class Answerer(Protocol):
     """Answers records, greedily.
 
     Attributes:
-        name: says which model it is; two runs with one name are of the same model.
-        batch_size: records that it likes at once.
+        name: identifies the model; two runs with the same name are of the same model.
+        batch_size: preferred number of records of a call.
     """
 
     name: str
@@ -66,10 +67,10 @@ class TorchAnswerer:
         visual_tokens: int | None = None,
     ) -> None:
         folder = checkpoint.adapter or checkpoint.base
-        card = folder / CONVENTIONS  # tells two trainings in folders of one name apart
-        mark = file_sha256(card)[:12] if card.is_file() else ""
-        self.name = f"torch {folder.name} {mark} {str(dtype).removeprefix('torch.')}, {max_new_tokens} tokens"
-        self.name += _pruned(visual_tokens)
+        card = folder / CONVENTIONS  # distinguishes two trainings in folders of the same name
+        digest = file_sha256(card)[:12] if card.is_file() else ""
+        self.name = f"torch {folder.name} {digest} {str(dtype).removeprefix('torch.')}, {max_new_tokens} tokens"
+        self.name += _pruning_suffix(visual_tokens)
         self.batch_size = batch_size
         self._device, self._max_new_tokens, self._visual_tokens = device, max_new_tokens, visual_tokens
         self._model = checkpoint.load(dtype=dtype, device=device)
@@ -77,7 +78,7 @@ class TorchAnswerer:
         self._encoding = Encoding(checkpoint.config, checkpoint.conventions, checkpoint.statistics, self._tokenizer)
 
     def answer(self, records: Sequence[Record]) -> list[str]:
-        answers = {}
+        answers: dict[int, str] = {}
         for question in dict.fromkeys(record.question for record in records):  # equal questions need no padding
             group = [index for index, record in enumerate(records) if record.question == question]
             texts = self._answer_one_question(question, [records[index] for index in group])
@@ -93,7 +94,8 @@ class TorchAnswerer:
         landmarks = torch.stack([self._encoding.landmarks(record) for record in records]).to(self._device)
         kept = patches[:, : self._visual_tokens] if self._visual_tokens else None
         fused = self._model.fuse(ids, self._model.encode(pixels, landmarks, kept))
-        tokens = self._model.language_model.generate(
+        decoder = cast(Any, self._model.language_model)  # transformers' types do not let a LlamaForCausalLM generate
+        tokens: Tensor = decoder.generate(
             inputs_embeds=fused.embeds,
             attention_mask=fused.attention_mask.long(),
             do_sample=False,
@@ -106,14 +108,14 @@ class TorchAnswerer:
     def _decode(self, token_ids: list[int]) -> str:
         end = self._tokenizer.eos_id()
         kept = token_ids[: token_ids.index(end)] if end in token_ids else token_ids
-        return self._tokenizer.decode(kept).strip()
+        return str(self._tokenizer.decode(kept)).strip()
 
 
 class BundleAnswerer:
-    """A bundle through the runtime, on the landmark features of the set, so that it sees what torch sees.
+    """A bundle in the runtime, with the landmark features of the set, so that its input is that of the torch model.
 
     Args:
-        manifest: of a folder that is not sealed yet; None reads it.
+        manifest: of a folder that is not sealed yet; None: read it from the folder.
     """
 
     batch_size = 1
@@ -131,7 +133,7 @@ class BundleAnswerer:
         self._max_new_tokens = max_new_tokens
         limit = max_new_tokens or manifest.prompt.max_new_tokens
         variant, digest = self._pipeline.backend.name, manifest.digest or manifest.digest_of()
-        self.name = f"bundle {manifest.name} {variant} {digest[:12]}, {limit} tokens{_pruned(visual_tokens)}"
+        self.name = f"bundle {manifest.name} {variant} {digest[:12]}, {limit} tokens{_pruning_suffix(visual_tokens)}"
 
     def answer(self, records: Sequence[Record]) -> list[str]:
         return [self._answer_one(record) for record in records]
@@ -146,12 +148,12 @@ class BundleAnswerer:
             return self._pipeline.ask(face, question, clock, self._max_new_tokens).text
 
 
-def _pruned(visual_tokens: int | None) -> str:
+def _pruning_suffix(visual_tokens: int | None) -> str:
     return "" if visual_tokens is None else f", {visual_tokens} visual"
 
 
 class EndpointAnswerer:
-    """Any multimodal model behind an OpenAI-compatible endpoint, as Table 7 compares them; a batch is asked at once."""
+    """A multimodal model behind an OpenAI-compatible endpoint (Table 7); a batch is asked concurrently."""
 
     def __init__(self, endpoint: ChatEndpoint, batch_size: int, max_new_tokens: int) -> None:
         self._endpoint, self.batch_size, self._max_new_tokens = endpoint, batch_size, max_new_tokens

@@ -1,4 +1,4 @@
-"""How sure is a score? 95 % intervals and paired comparisons of two runs by resampling the evaluation set."""
+"""95 % intervals of scores, and paired comparisons of two runs, by resampling the evaluation set."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,13 +23,13 @@ FIGURES = ("s_re", "s_ge", "s_rege")
 
 @dataclass(frozen=True)
 class SampleScores:
-    """What each sample adds to a score, official protocol.
+    """Contribution of each sample to the scores of the official protocol.
 
     Attributes:
         hits, wrong, missed: (n, units) true positives, false positives and false negatives of each scored action unit;
-            for emotions (n, 1) with `hits` 1 where the emotion is right and nothing else.
+            for emotions (n, 1), with `hits` 1 where the emotion is right and the others 0.
         rouge: (n,) ROUGE-L in 0..1; 0 where it is undefined.
-        emotion: accuracy is asked, not F1.
+        emotion: recognition is measured by accuracy, not by F1.
     """
 
     hits: Doubles
@@ -56,19 +56,19 @@ class SampleScores:
 def sample_scores(
     predictions: Sequence[str], annotations: Sequence[Mapping[str, Any]], *, task: str, dataset: str = "FABA"
 ) -> SampleScores:
-    """Score every sample on its own; arguments as in `sdk.faba.rege.score`."""
-    whole = score(predictions, annotations, task=task, dataset=dataset)
+    """Score each sample; arguments as in `sdk.faba.rege.score`."""
+    overall = score(predictions, annotations, task=task, dataset=dataset)
     rouge = np.array([rouge_l(p, a["gpt4"]) or 0.0 for p, a in zip(predictions, annotations, strict=True)])
-    if whole.task == "emotion":
+    if overall.task == "emotion":
         right = [
             official_emotion(p) == emotion_index(a["label"]) for p, a in zip(predictions, annotations, strict=True)
         ]
         hits = np.array(right, np.float64)[:, None]
         return SampleScores(hits, np.zeros_like(hits), np.zeros_like(hits), rouge, emotion=True)
-    units = [code for code, f1 in whole.per_au.items() if f1 is not None]
-    said = _marks([official_action_units(prediction) for prediction in predictions], units)
+    units = [code for code, f1 in overall.per_au.items() if f1 is not None]
+    found = _marks([official_action_units(prediction) for prediction in predictions], units)
     true = _marks([annotated_action_units(annotation["label"]) for annotation in annotations], units)
-    return SampleScores(said * true, said * (1 - true), true * (1 - said), rouge, emotion=False)
+    return SampleScores(found * true, found * (1 - true), true * (1 - found), rouge, emotion=False)
 
 
 def _marks(sets: Sequence[set[int]], units: Sequence[int]) -> Doubles:
@@ -96,17 +96,17 @@ def compare(first: SampleScores, second: SampleScores, seed: int = 0) -> dict[st
     """`first` minus `second`, each resample drawing the same samples for both.
 
     Raises:
-        ScoreError: the runs are of different size.
+        ScoreError: the runs differ in size.
     """
     if len(first) != len(second):
         raise ScoreError(f"the two runs have {len(first)} and {len(second)} samples; they must be of the same set")
     weights, ones = _resample(len(first), seed), np.ones((1, len(first)))
     found = first.figures(weights) - second.figures(weights)
-    whole = (first.figures(ones) - second.figures(ones))[0]
+    overall = (first.figures(ones) - second.figures(ones))[0]
     low, high = np.percentile(found, (2.5, 97.5), axis=0)
     p_values = 2 * np.minimum((found <= 0).mean(axis=0), (found >= 0).mean(axis=0)).clip(max=0.5)
     return {
-        name: Comparison(float(whole[i]), float(low[i]), float(high[i]), float(p_values[i]))
+        name: Comparison(float(overall[i]), float(low[i]), float(high[i]), float(p_values[i]))
         for i, name in enumerate(FIGURES)
     }
 

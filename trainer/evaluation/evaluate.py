@@ -1,8 +1,8 @@
-"""Answer an evaluation set and score it: resumable, with intervals, comparable run by run."""
+"""Answer an evaluation set, score the answers and compare runs; a stopped run resumes."""
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,24 +11,24 @@ import numpy as np
 
 from sdk.errors import DataError
 from sdk.faba.rege import score
-from sdk.files import append_journal, read_journal, write_json
+from sdk.files import append_journal, claim_folder, read_journal, write_json
 from trainer.corpus.records import Record, read_records
 from trainer.evaluation.answerers import Answerer, Refused
 from trainer.evaluation.bootstrap import SampleScores, compare, intervals, sample_scores
 
 PREDICTIONS, RUN, SCORES = "predictions.jsonl", "run.json", "scores.json"
-_REFUSALS_IN_A_ROW = 10  # then the model's name or the options are taken to be wrong
-NOUNS = "RAF-DB"  # its answers are nouns such as "Happiness", compared as they are (Table 3)
+MAX_REFUSALS = 10  # in a row; after them the name of the model or the options count as wrong
+NOUN_DATASET = "RAF-DB"  # its answers are nouns such as "Happiness", which are compared literally (Table 3)
 
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """What is asked.
+    """Records with their task and data set.
 
     Attributes:
         records: with labels.
         task: "au" or "emotion".
-        dataset: which action units are scored, a key of `sdk.faba.vocabulary.DATASETS`, or "RAF-DB".
+        dataset: decides which action units are scored; a key of `sdk.faba.vocabulary.DATASETS`, or "RAF-DB".
     """
 
     records: Sequence[Record]
@@ -39,7 +39,7 @@ class EvaluationSet:
     def read(
         cls, path: Path, task: str, dataset: str = "FABA", *, root: Path | None = None, limit: int | None = None
     ) -> "EvaluationSet":
-        """The first `limit` records of a file; `root` and errors as of `read_records`."""
+        """Read the first `limit` records of a file; `root` and errors as in `read_records`."""
         records = read_records(path, root, "action_units" if task == "au" else "emotion")
         return cls(records[:limit], task, dataset)
 
@@ -56,26 +56,27 @@ class EvaluationSet:
 def answer(
     answerer: Answerer, evaluation: EvaluationSet, folder: Path, progress: Callable[[int, int], None]
 ) -> list[str]:
-    """Answers of a model to a set, in order; what an earlier run in `folder` answered is not asked again.
+    """Answer a set, in order; records that an earlier run in `folder` answered are skipped.
 
     Args:
-        progress: told how many of how many are done.
+        progress: told how many of how many records are answered.
 
     Raises:
-        DataError: the folder holds the answers of another model or to another set, or record after record is refused.
+        DataError: the folder holds answers of another model or to another set, or the model refuses every record.
     """
-    _open_folder(folder, {"model": answerer.name, "data": evaluation.digest})
+    run = {"model": answerer.name, "data": evaluation.digest}
+    claim_folder(folder / RUN, run, "evaluation", DataError, shared=True)
     path, count = folder / PREDICTIONS, len(evaluation.records)
     done, held = read_answers(path), list[dict[str, Any]]()
     for start in range(0, count, answerer.batch_size):
         batch = range(start, min(start + answerer.batch_size, count))
         if all(index in done for index in batch):
-            continue  # batches are never regrouped: a resumed run computes what an uninterrupted one does, to the bit
-        for index, said in zip(batch, answerer.answer([evaluation.records[index] for index in batch]), strict=True):
-            done[index] = "" if isinstance(said, Refused) else said
+            continue  # batches are never regrouped: a resumed run gives the answers of an uninterrupted one, to the bit
+        for index, answered in zip(batch, answerer.answer([evaluation.records[index] for index in batch]), strict=True):
+            done[index] = "" if isinstance(answered, Refused) else answered
             row = {"index": index, "prediction": done[index]}
-            if isinstance(said, Refused):
-                _hold({**row, "refused": said.reason}, held, min(_REFUSALS_IN_A_ROW, count))
+            if isinstance(answered, Refused):
+                _hold({**row, "refused": answered.reason}, held, min(MAX_REFUSALS, count))
             else:
                 _record(path, [*held, row])
                 held = []
@@ -85,7 +86,7 @@ def answer(
 
 
 def _hold(row: dict[str, Any], held: list[dict[str, Any]], most: int) -> None:
-    """Keep a refusal back until another record is answered: where all are refused, it is not the records' fault."""
+    """Hold a refusal back until another record is answered; if all are refused, the records are not the cause."""
     held.append(row)
     if len(held) == most:
         raise DataError(f"{most} records in a row were refused, which is not recorded; the last: {row['refused']}")
@@ -97,32 +98,21 @@ def _record(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def read_answers(path: Path) -> dict[int, str]:
-    """The answers of a run by index."""
+    """Read the answers of a run by index."""
     return {row["index"]: row["prediction"] for row in read_journal(path)}
 
 
-def _open_folder(folder: Path, run: Mapping[str, str]) -> None:
-    known = folder / RUN
-    if not known.exists():
-        write_json(known, run)
-    found = json.loads(known.read_text())
-    if found != run:
-        raise DataError(
-            f"{folder} holds the answers of {found.get('model')!r} or to another set; choose another folder"
-        )
-
-
 def evaluate(predictions: Sequence[str], evaluation: EvaluationSet, folder: Path) -> dict[str, Any]:
-    """Score answers in both protocols and write `scores.json` beside them.
+    """Score answers in both protocols and write `scores.json` to the folder.
 
     Returns:
-        `official` and `paper` (see `RegeScore`), `intervals` of 95 %; of RAF-DB `accuracy` in percent and its interval.
-        Where the model refused records, also `refused`: why, by index.
+        `official` and `paper` (see `RegeScore`) and `intervals` of 95 %; for RAF-DB `accuracy` in percent and its
+        interval. If the model refused records, also `refused`: the reasons by index.
     """
     scores = _sample_scores(predictions, evaluation)
     found: dict[str, Any]
-    if evaluation.dataset == NOUNS:
-        found = {"task": "emotion", "dataset": NOUNS, "accuracy": 100 * float(scores.hits.mean())}
+    if evaluation.dataset == NOUN_DATASET:
+        found = {"task": "emotion", "dataset": NOUN_DATASET, "accuracy": 100 * float(scores.hits.mean())}
         found["intervals"] = {"accuracy": intervals(scores)["s_re"]}
     else:
         options = {"task": evaluation.task, "dataset": evaluation.dataset}
@@ -139,11 +129,11 @@ def evaluate(predictions: Sequence[str], evaluation: EvaluationSet, folder: Path
 
 
 def _sample_scores(predictions: Sequence[str], evaluation: EvaluationSet) -> SampleScores:
-    if evaluation.dataset != NOUNS:
+    if evaluation.dataset != NOUN_DATASET:
         options = {"task": evaluation.task, "dataset": evaluation.dataset}
         return sample_scores(predictions, evaluation.annotations, **options)
     pairs = zip(predictions, evaluation.records, strict=True)
-    hits = np.array([[_noun(said) == _noun(record.answer)] for said, record in pairs], np.float64)
+    hits = np.array([[_noun(prediction) == _noun(record.answer)] for prediction, record in pairs], np.float64)
     return SampleScores(hits, np.zeros_like(hits), np.zeros_like(hits), np.zeros(len(hits)), emotion=True)
 
 
@@ -152,10 +142,10 @@ def _noun(text: str) -> str:
 
 
 def compare_runs(predictions: Sequence[str], other: Path, evaluation: EvaluationSet) -> dict[str, Any]:
-    """Paired bootstrap of these answers minus those of another run on the same set.
+    """Compare these answers with those of another run on the same set by a paired bootstrap.
 
     Raises:
-        DataError: the other run is not finished or of another set.
+        DataError: the other run is unfinished or of another set.
     """
     run = other / RUN
     if not run.exists() or json.loads(run.read_text())["data"] != evaluation.digest:
@@ -166,7 +156,7 @@ def compare_runs(predictions: Sequence[str], other: Path, evaluation: Evaluation
             f"{other}: {len(answers)} of {len(evaluation.records)} records are answered; finish that run first"
         )
     theirs = [answers[index] for index in range(len(answers))]
-    found = compare(*(_sample_scores(texts, evaluation) for texts in (predictions, theirs)))
-    if evaluation.dataset == NOUNS:
+    found = compare(_sample_scores(predictions, evaluation), _sample_scores(theirs, evaluation))
+    if evaluation.dataset == NOUN_DATASET:
         return {"accuracy": asdict(found["s_re"])}
     return {name: asdict(comparison) for name, comparison in found.items()}

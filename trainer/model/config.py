@@ -1,4 +1,4 @@
-"""The shape of a model and the conventions around it, read from the JSON files of its folders."""
+"""The shape of a model and its conventions, read from the JSON files of its folders."""
 
 import dataclasses
 import json
@@ -11,7 +11,7 @@ from transformers import CLIPVisionConfig, LlamaConfig
 
 from sdk.errors import CheckpointError
 from sdk.faba.prompts import TEMPLATES
-from sdk.faces.preprocess import Anchor, Aspect, LandmarkMode, Preprocessing
+from sdk.faces.preprocess import LANDMARK_FEATURES, Anchor, Aspect, LandmarkMode, Preprocessing
 from trainer.tokenization import load_tokenizer
 
 Tokens = Literal["both", "visual", "prior"]
@@ -41,17 +41,17 @@ class EmolaConfig:
         text: the Llama decoder.
         vision: the CLIP vision tower.
         landmark_size: length of the landmark feature.
-        landmark_anchors: landmarks that expressions hardly move, and where they are put, so that the landmark row
-            does not depend on where the head is; none: the feature is read as it is, as the authors do.
-        vision_layer: which hidden state of the tower is read; -2 is the last but one.
+        landmark_anchors: landmarks that expressions hardly move, and their target places, so that the landmark row
+            does not depend on the place of the head; empty: the raw feature is read, as the authors do.
+        vision_layer: index of the hidden state of the tower that is read; -2 is the last but one.
         projector: "linear" or "mlpNx_gelu", of the visual projector.
-        tokens: which rows the decoder sees: "both", or one kind of them for the ablation of Table 8.
-        max_length: longest fused sequence in positions; what is beyond is cut off.
+        tokens: rows that the decoder sees: "both", or one kind of them for the ablation of Table 8.
+        max_length: longest fused sequence in positions; longer ones are cut off.
     """
 
     text: LlamaConfig
     vision: CLIPVisionConfig
-    landmark_size: int = 212
+    landmark_size: int = LANDMARK_FEATURES
     landmark_anchors: tuple[Anchor, ...] = ()
     vision_layer: int = -2
     projector: str = "mlp2x_gelu"
@@ -60,14 +60,35 @@ class EmolaConfig:
 
     @property
     def image_rows(self) -> int:
-        """Rows at the image's place: one per patch and one for the landmarks, as far as `tokens` keeps them."""
-        patches = (self.vision.image_size // self.vision.patch_size) ** 2
+        """Rows in the place of the image: one per patch and one for the landmarks, restricted by `tokens`."""
+        patches = patches_per_side(self.vision) ** 2
         return {"both": patches + 1, "visual": patches, "prior": 1}[self.tokens]
+
+
+def image_side(vision: CLIPVisionConfig) -> int:
+    """Side in pixels of the picture that a vision tower reads."""
+    return _square_side(vision.image_size)
+
+
+def patch_side(vision: CLIPVisionConfig) -> int:
+    """Side in pixels of a patch of a vision tower."""
+    return _square_side(vision.patch_size)
+
+
+def patches_per_side(vision: CLIPVisionConfig) -> int:
+    """Patches along a side of the picture that a vision tower reads."""
+    return image_side(vision) // patch_side(vision)
+
+
+def _square_side(size: int | list[int] | tuple[int, int] | None) -> int:
+    if not isinstance(size, int):
+        raise CheckpointError(f"expected one number as the side of pictures and patches in config.json, found {size}")
+    return size
 
 
 @dataclass(frozen=True)
 class Conventions:
-    """What a checkpoint expects around it; the defaults are those of the authors' evaluation.
+    """Prompt format and preprocessing that a checkpoint expects; the defaults are those of the authors' evaluation.
 
     Attributes:
         template: conversation format, a key of `sdk.faba.prompts.TEMPLATES`.
@@ -75,7 +96,7 @@ class Conventions:
         face_scale: side of the face crop over the longer side of dlib's box. Not recorded for the released checkpoints;
             1.7 shows forehead to chin, as their training pictures do.
         notice: a sentence that every result must carry, or None.
-        licence: terms of the weights, as the checkpoint's maker states them, or None.
+        licence: terms of the weights as their maker states them, or None.
     """
 
     template: str = "llava_v1"
@@ -114,10 +135,10 @@ class ImageStatistics:
 
 
 def preprocessing(config: EmolaConfig, conventions: Conventions, statistics: ImageStatistics) -> Preprocessing:
-    """What the runtime must do to a picture, as it is written into a bundle."""
+    """The preprocessing settings that are written into a bundle."""
     return Preprocessing(
         face_scale=conventions.face_scale,
-        image_size=config.vision.image_size,
+        image_size=image_side(config.vision),
         image_mean=statistics.mean,
         image_std=statistics.std,
         image_aspect=conventions.image_aspect,
@@ -143,7 +164,7 @@ def read_config(base: Path, vision_tower: Path | None) -> EmolaConfig:
     return EmolaConfig(
         text=llama,
         vision=_vision_config(content, base, vision_tower),
-        landmark_size=content.get("landmark_feature_hidden_size", 212),
+        landmark_size=content.get("landmark_feature_hidden_size", LANDMARK_FEATURES),
         landmark_anchors=tuple(tuple(anchor) for anchor in content.get("emola_landmark_anchors", ())),
         vision_layer=content.get("mm_vision_select_layer", content.get("vision_feature_layer", -2)),
         projector=content.get("mm_projector_type", "mlp2x_gelu"),
@@ -153,12 +174,12 @@ def read_config(base: Path, vision_tower: Path | None) -> EmolaConfig:
 
 
 def is_llava_hf(base: Path) -> bool:
-    """Whether a base is in the layout of llava-hf; the official one has no nested configuration of the decoder."""
+    """Whether a base is in the layout of llava-hf, which nests the configuration of the decoder."""
     return "text_config" in read_json(base / "config.json")
 
 
 def read_conventions(folder: Path) -> Conventions:
-    """`emola.json` of a checkpoint folder; a folder without it is one of the authors'."""
+    """The conventions in `emola.json` of a checkpoint folder; without that file, those of the authors."""
     if not (folder / CONVENTIONS).is_file():
         return Conventions()
     known = {field.name for field in dataclasses.fields(Conventions)}
@@ -205,7 +226,11 @@ def read_statistics(*folders: Path | None) -> ImageStatistics:
 
 
 def check_adapter_config(adapter: Path, config: EmolaConfig) -> None:
-    """Compare what an adapter says of its base with the base, before any weight is opened."""
+    """Compare the shape in the config of an adapter with its base, before any weight is opened.
+
+    Raises:
+        CheckpointError: the adapter was made for another base.
+    """
     if not (adapter / "config.json").is_file():
         return
     content = read_json(adapter / "config.json")
@@ -218,7 +243,7 @@ def check_adapter_config(adapter: Path, config: EmolaConfig) -> None:
 
 
 def read_tokens(adapter: Path) -> Tokens | None:
-    """The rows that an adapter of ours was trained with; the authors' do not say."""
+    """The rows that an adapter of ours was trained with; the authors' adapters do not record them."""
     path = adapter / "config.json"
     return read_json(path).get("emola_tokens") if path.is_file() else None
 

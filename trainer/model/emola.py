@@ -1,7 +1,7 @@
-"""EmoLA: a face as rows of a language model. CLIP rows, one landmark row, and Vicuna reads on (Sec. 4 of the paper)."""
+"""EmoLA: a language model that reads a face as CLIP rows and one landmark row (Sec. 4 of the paper)."""
 
 import re
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ class Fused(NamedTuple):
 class EmoLA(nn.Module):
     """The model of the paper on transformers' Llama and CLIP.
 
-    Parameters start at random; `trainer.checkpoint` fills them from files.
+    Parameters start at random; `trainer.checkpoint` loads them from files.
     """
 
     def __init__(self, config: EmolaConfig) -> None:
@@ -57,8 +57,8 @@ class EmoLA(nn.Module):
 
         Returns:
             (B, T, vocabulary) logits, T = longest record + image rows - 1, padded on the right; with `labels`,
-            an output with `loss` (mean over the trained tokens) and the `logits` from the first trained token on: the
-            rows of picture and question, three quarters of a record, would cost gigabytes and train nothing.
+            an output with `loss` (mean over the trained tokens) and the `logits` from the first trained token on. The
+            logits of picture and question, three quarters of a record, would take gigabytes and are not trained.
         """
         fused = self.fuse(input_ids, self.encode(pixel_values, landmarks, patches), attention_mask, labels)
         padded = None if bool(fused.attention_mask.all()) else fused.attention_mask
@@ -68,7 +68,7 @@ class EmoLA(nn.Module):
             inputs_embeds=fused.embeds, attention_mask=padded, use_cache=False, logits_to_keep=kept
         ).logits
         if labels is None:
-            return logits
+            return cast(Tensor, logits)
         loss = nn.functional.cross_entropy(
             logits[:, :-1].float().flatten(0, 1), fused.labels[:, first:].flatten(), ignore_index=IGNORED
         )
@@ -80,7 +80,7 @@ class EmoLA(nn.Module):
         Args:
             pixel_values, landmarks, patches: as in `forward`; kept patches stay in the order of the picture.
         """
-        dtype = self.mm_projector[0].weight.dtype
+        dtype = next(self.mm_projector.parameters()).dtype
         rows = []
         if self.config.tokens != "prior":
             hidden = self.vision_tower(pixel_values.to(dtype), output_hidden_states=True).hidden_states
@@ -89,7 +89,7 @@ class EmoLA(nn.Module):
                 visual = visual.take_along_dim(patches.sort(dim=1).values[..., None], dim=1)
             rows.append(self.mm_projector(visual))
         if self.config.tokens != "visual":
-            feature = landmarks if self.config.landmark_anchors else landmarks.to(dtype)  # half hides small moves
+            feature = landmarks if self.config.landmark_anchors else landmarks.to(dtype)  # keeps small moves
             rows.append(self.landmark_feature_projector(feature)[:, None])
         return torch.cat(rows, dim=1)
 
@@ -131,7 +131,7 @@ class EmoLA(nn.Module):
 
 
 def new_landmark_projector(config: EmolaConfig) -> nn.Sequential:
-    """Two linear layers, as the authors have it; before them the alignment, if the configuration asks for it."""
+    """Two linear layers, as in the authors' model; before them the alignment, if the configuration has anchors."""
     layers = new_projector("mlp2x_gelu", config.landmark_size, config.text.hidden_size)
     if not config.landmark_anchors:
         return layers
@@ -139,7 +139,7 @@ def new_landmark_projector(config: EmolaConfig) -> nn.Sequential:
 
 
 def new_projector(kind: str, size: int, hidden: int) -> nn.Sequential:
-    """ "linear", or "mlpNx_gelu": N linear layers with GELU between them, as LLaVA-1.5 names them."""
+    """A projector of kind "linear" or "mlpNx_gelu", N linear layers with GELU between them, as LLaVA-1.5 names them."""
     match = re.fullmatch(r"mlp(\d+)x_gelu", kind)
     if not match and kind != "linear":
         raise CheckpointError(f"mm_projector_type {kind!r} is unknown; expected 'linear' or 'mlpNx_gelu'")

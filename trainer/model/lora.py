@@ -4,8 +4,9 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import cast
 
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
@@ -13,18 +14,23 @@ from sdk.errors import CheckpointError, DependencyError
 from trainer.model.config import read_json
 from trainer.model.weights import WeightFiles
 
+LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _FACTOR = re.compile(r"^(.+)\.lora_([AB])(?:\.default)?\.weight$")
 
 
-def attach_lora(decoder: LlamaForCausalLM, config: LoraConfig) -> PeftModel:
-    """Wrap a decoder in live LoRA modules; its own weights are frozen."""
+def attach_lora(decoder: LlamaForCausalLM, config: LoraConfig) -> LlamaForCausalLM:
+    """Wrap a decoder in live LoRA modules; its own weights are frozen.
+
+    Returns:
+        A `PeftModel`, which forwards what it does not define itself to the decoder.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft 0.21 calls transformers 5.23 by an old name
-        return get_peft_model(decoder, config)
+        return cast(LlamaForCausalLM, get_peft_model(decoder, config))
 
 
 def load_in_4bit(decoder: LlamaForCausalLM) -> None:
-    """Put the linear layers of a decoder in bitsandbytes' 4-bit NormalFloat, in place; LoRA trains on top.
+    """Replace the linear layers of a decoder by bitsandbytes' 4-bit NormalFloat; LoRA is trained on top of them.
 
     Raises:
         DependencyError: bitsandbytes is not installed.
@@ -79,7 +85,7 @@ class LoraUpdates:
         for name, tensor in WeightFiles([found]).items():
             match = _FACTOR.match(name)
             if not match:
-                raise CheckpointError(f"{found}: {name} is no LoRA weight")
+                raise CheckpointError(f"{found}: {name} is not a LoRA weight")
             halves.setdefault(f"{match[1]}.weight", {})[match[2]] = tensor
         broken = [name for name, pair in halves.items() if len(pair) < 2]
         if broken:
@@ -99,7 +105,7 @@ class LoraUpdates:
         expected = {name for name in layers if name.removesuffix(".weight").endswith(targets)}
         wrong = sorted(expected ^ set(self.pairs))
         if wrong:
-            state = "is missing in the adapter" if wrong[0] in expected else "is no target of the adapter in this base"
+            state = "is missing in the adapter" if wrong[0] in expected else "is not a target of the adapter"
             raise CheckpointError(f"{self.path}: {wrong[0]} {state} ({len(wrong)} weights in all)")
         for name, (low, high) in self.pairs.items():
             update = (len(high), low.shape[1])
@@ -121,7 +127,8 @@ class MergedWeights(Mapping[str, Tensor]):
         if name not in self._lora.pairs:
             return weight
         low, high = self._lora.pairs[name]
-        return (weight.float() + self._lora.scale * (high.float() @ low.float())).to(weight.dtype)
+        merged: Tensor = weight.float() + self._lora.scale * (high.float() @ low.float())
+        return merged.to(weight.dtype)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._frozen)

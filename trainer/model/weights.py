@@ -1,8 +1,8 @@
-"""Weight files of every released layout as one mapping from parameter names to tensors, read when asked for.
+"""Weight files of every released layout as one mapping from parameter names to tensors, which are read on access.
 
 Layouts: safetensors or torch's .bin, in one file or in shards with an index; names of the LLaVA-1.5 and EmoLA releases
 (`model.mm_projector...`), of peft adapters (`base_model.model...`), of llava-hf before and since transformers 4.52
-(`multi_modal_projector...`), of CLIP on its own. All become the names of `trainer.model.EmoLA`.
+(`multi_modal_projector...`), of CLIP alone. All are mapped to the names of `trainer.model.EmoLA`.
 """
 
 import json
@@ -30,11 +30,11 @@ _DERIVED = re.compile(r"(rotary_emb\.inv_freq|position_ids)$")  # computed from 
 
 
 class WeightFiles(Mapping[str, Tensor]):
-    """The tensors of one checkpoint by canonical name; nothing is read before it is asked for.
+    """The tensors of one checkpoint by canonical name; each is read on access.
 
     Args:
         files: weight files.
-        vision_only: the files hold a vision tower on its own; its text half, if it has one, is left out.
+        vision_only: the files hold CLIP alone; its text half, if there is one, is left out.
     """
 
     def __init__(self, files: list[Path], *, vision_only: bool = False) -> None:
@@ -64,7 +64,7 @@ class WeightFiles(Mapping[str, Tensor]):
         return file.shape(original) if isinstance(file, _SafeTensors) else tuple(file[original].shape)
 
     def describe(self, name: str) -> str:
-        """Where a tensor comes from, for messages."""
+        """Original name and file of a tensor, for messages."""
         path, original = self._places[name]
         return f"{original} in {path}"
 
@@ -87,10 +87,10 @@ def _vision_name(name: str) -> str | None:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The weight files of a folder, by its index where there is one; safetensors before .bin.
+    """The weight files of a folder, by its index if there is one; safetensors are preferred to .bin.
 
     Raises:
-        CheckpointError: none there, or a shard of the index is missing.
+        CheckpointError: there are none, or a shard of the index is missing.
     """
     for single in ("model.safetensors", "pytorch_model.bin"):
         index = folder / f"{single}.index.json"
@@ -129,8 +129,11 @@ def _first_line(error: Exception) -> str:
 
 
 class _SafeTensors(Mapping[str, Tensor]):
-    """Opened anew for each tensor, which is mapped into memory: with the last one the mapping ends, and its pages with
-    it. One mapping for all would keep everything resident that was ever read."""
+    """The tensors of one file, which is opened anew for each.
+
+    A tensor is mapped into memory and its mapping ends with it. One mapping for all tensors would keep every page
+    resident that was read once.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -1,7 +1,8 @@
-"""`emola pretrain`: what the 7B model gets from CLIP, Vicuna and insightface, a small one gets from rendered faces."""
+"""`emola pretrain`: the parts of a small base model, trained on rendered faces.
 
-import json
-import shutil
+The 7B model gets them from CLIP, Vicuna and insightface.
+"""
+
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,12 @@ from typing import Any
 import torch
 
 from sdk.errors import DataError
+from sdk.files import replacing, write_json
 from trainer.corpus.records import read_records
 from trainer.model import EmoLA
+from trainer.model.alignment import AlignedShape
 from trainer.model.config import ImageStatistics
+from trainer.model.save import write_complete
 from trainer.pretrain.landmark_network import (
     BATCH_SIZE,
     EPOCHS,
@@ -19,12 +23,11 @@ from trainer.pretrain.landmark_network import (
     train_landmark_network,
     write_landmark_network,
 )
-from trainer.pretrain.renders import SCORED_AT_ONCE, Renders, mean_anchors, read_renders
+from trainer.pretrain.renders import EVALUATION_BATCH, Renders, mean_anchors, read_renders
 from trainer.pretrain.shape import TEMPLATE, VOCABULARY, nano_config, nano_conventions
 from trainer.pretrain.tokenizer import train_tokenizer
 from trainer.pretrain.tower import TowerRecipe, pretrain_tower, score_tower
 from trainer.tokenization import load_tokenizer
-from trainer.training.save import write_complete
 
 CARD = "pretraining.json"
 
@@ -39,20 +42,22 @@ def pretrain(
     vocabulary: int = VOCABULARY,
     report: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """Make a base for `emola train --tune everything`: landmark network, tokenizer, vision tower; the rest at random.
+    """Make a base for `emola train --tune everything`: trained landmark network, tokenizer and vision tower.
+
+    The projectors and the decoder start at random.
 
     Args:
         data: folder of `emola data synthesize`.
-        out: new folder: a complete checkpoint, and `landmark.onnx` beside it.
-        evaluation: another such folder, of other people, to score the tower and the landmark network on.
-        vocabulary: pieces of the tokenizer.
-        report: told one line now and then.
+        out: new folder, for a complete checkpoint and `landmark.onnx`.
+        evaluation: another such folder, of other people, on which the tower and the landmark network are scored.
+        vocabulary: number of pieces of the tokenizer.
+        report: told one line every 50 steps.
 
     Returns:
         The card: figures by name; also written to `out`, with the losses.
 
     Raises:
-        DataError: `out` exists, or `data` is no rendered set or too small a one.
+        DataError: `out` exists, or `data` is not a rendered set or is too small.
     """
     if out.exists():
         raise DataError(f"{out} exists already; choose a new folder")
@@ -60,24 +65,19 @@ def pretrain(
     recipe = recipe or TowerRecipe()
     _check_size(renders, data, max(recipe.batch_size, BATCH_SIZE))
     if unseen and evaluation:
-        _check_size(unseen, evaluation, SCORED_AT_ONCE)
-    partial = out.with_name(f"{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+        _check_size(unseen, evaluation, EVALUATION_BATCH)
+    with replacing(out) as partial:
+        partial.mkdir()
         records = [record for path in sorted(data.glob("train_*_anno.json")) for record in read_records(path)]
         tokenizer = partial / "pieces.model"
         train_tokenizer(records, TEMPLATE, vocabulary, tokenizer)
         card = _train_parts(renders, unseen, tokenizer, recipe, landmark_epochs, report)
         tokenizer.unlink()
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return {key: value for key, value in card.items() if key != "losses"}
 
 
 def _check_size(renders: Renders, folder: Path, least: int) -> None:
-    """What does not fill a batch is left out: a smaller set would train or score nothing."""
+    """Refuse a set that does not fill one batch: batches that are not full are left out."""
     if len(renders) < least:
         raise DataError(f"{folder} holds {len(renders)} faces, at least {least} are needed; render more")
 
@@ -90,17 +90,18 @@ def _train_parts(
     landmark_epochs: int,
     report: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Train both networks and write the base into the tokenizer's folder."""
-    folder, losses = tokenizer.parent, {"landmark network": [], "vision tower": []}
+    """Train both networks and write the base into the tokenizer's folder; returns the card."""
+    folder = tokenizer.parent
+    losses: dict[str, list[dict[str, Any]]] = {"landmark network": [], "vision tower": []}
     anchors, statistics = mean_anchors(renders), ImageStatistics()
     config = nano_config(load_tokenizer(tokenizer).vocab_size(), anchors)
 
     def log(part: str) -> Callable[[dict[str, Any]], None]:
-        def note(row: dict[str, Any]) -> None:
+        def add(row: dict[str, Any]) -> None:
             losses[part].append(row)
             report(f"{part}: step {row['step']} of {row['of']}, loss {row['loss']:.3f}, {row['seconds']:.0f} s")
 
-        return note
+        return add
 
     network = train_landmark_network(
         renders, anchors, epochs=landmark_epochs, log=log("landmark network"), seed=recipe.seed
@@ -110,11 +111,18 @@ def _train_parts(
     torch.manual_seed(recipe.seed)
     model = EmoLA(config)
     model.vision_tower.load_state_dict(task.tower.state_dict())
-    model.landmark_feature_projector[0].measure(renders.points.flatten(1))
+    for part in model.landmark_feature_projector:
+        if isinstance(part, AlignedShape):
+            part.measure(renders.points.flatten(1))
     write_complete(folder, model.state_dict().items(), config, nano_conventions(anchors), statistics, tokenizer)
-    card = {"recipe": vars(recipe), "faces": len(renders), "landmark epochs": landmark_epochs, "losses": losses}
+    card: dict[str, Any] = {
+        "recipe": vars(recipe),
+        "faces": len(renders),
+        "landmark epochs": landmark_epochs,
+        "losses": losses,
+    }
     if unseen:
         card["landmark error %"] = landmark_error(network, unseen)
         card["tower"] = score_tower(task, unseen, anchors)
-    (folder / CARD).write_text(json.dumps(card, indent=1))
+    write_json(folder / CARD, card)
     return card

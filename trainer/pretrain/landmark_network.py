@@ -1,7 +1,7 @@
 """A small landmark network with the interface of insightface's 2d106det: `data` (N, 3, 192, 192) -> `fc1` (N, 212).
 
-Like that one it centres its input itself and gives x, y of 106 points, -1 and 1 at the borders of its window. It looks
-twice: at the window, and at the face that it found there, turned upright and enlarged.
+Like 2d106det it centres its input itself and gives x, y of 106 points, -1 and 1 at the borders of its window. Its
+first stage finds the face in the window, its second sees that face turned upright and enlarged.
 """
 
 import warnings
@@ -14,65 +14,70 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sdk.faces.preprocess import LANDMARK_SIZE, Anchor
-from trainer.model.alignment import rigid, similarity
+from sdk.errors import TrainingError
+from sdk.faces.preprocess import LANDMARK_SIDE, Anchor
+from trainer.model.alignment import similarity, split_anchors
 from trainer.model.processor import multiplies_bfloat16
-from trainer.pretrain.renders import SCORED_AT_ONCE, Batch, Renders, batches
+from trainer.pretrain.descent import minimise
+from trainer.pretrain.points import POINTS, cell_centres, count_votes, distance_loss
+from trainer.pretrain.renders import EVALUATION_BATCH, Batch, Renders, batches
 from trainer.pretrain.shape import LICENCE
-from trainer.pretrain.tower import POINTS, descend, grid, votes, wing
 
 BATCH_SIZE, EPOCHS = 64, 10
-SIDE = 96  # pixels that a look takes in
+SIDE = 96  # pixels of the input of each stage
 _CELLS = SIDE // 8
 
 
-class Look(nn.Module):
-    """Points of a picture: each cell of a 12 x 12 grid votes for each point, and says how far from its centre it lies.
+class PointNetwork(nn.Module):
+    """One stage: points of a picture by the votes of a 12 x 12 grid of cells, see `count_votes`.
 
     Args:
-        widths: channels at a half, a quarter and an eighth of the picture's side, and of what is common to the picture.
+        widths: channels at a half, a quarter and an eighth of the picture's side, and of the last layers.
     """
+
+    centres: Tensor
 
     def __init__(self, widths: tuple[int, int, int, int]) -> None:
         super().__init__()
         half, quarter, eighth, last = widths
-        self.near = nn.Sequential(
+        self.local = nn.Sequential(
             _convolution(3, half, 2),
             _convolution(half, quarter, 2),
             _convolution(quarter, eighth, 2),
             _convolution(eighth, last),
         )
-        self.far = nn.Sequential(
+        self.overall = nn.Sequential(
             _convolution(last, last, 2), _convolution(last, last, 2), nn.Flatten(), nn.Linear(9 * last, last)
         )
-        self.together = nn.Sequential(
-            _convolution(last, last), _convolution(last, last), nn.Conv2d(last, 3 * POINTS, 1)
-        )
-        self.register_buffer("centres", grid(_CELLS).flatten(0, 1).T.contiguous())  # (2, cells)
+        self.head = nn.Sequential(_convolution(last, last), _convolution(last, last), nn.Conv2d(last, 3 * POINTS, 1))
+        self.register_buffer("centres", cell_centres(_CELLS).flatten(0, 1).T.contiguous())  # (2, cells)
 
     def forward(self, pictures: Tensor) -> Tensor:
         """(N, 106, 2), -1 and 1 at the borders, from (N, 3, 96, 96) RGB in about -1..1."""
-        near = self.near(pictures)
-        said = self.together(near + self.far(near)[:, :, None, None]).float().flatten(2)
-        return votes(said, self.centres)[1]
+        features = self.local(pictures)
+        votes = self.head(features + self.overall(features)[:, :, None, None]).float().flatten(2)
+        return count_votes(votes, self.centres)[1]
 
     def loss(self, batch: Batch) -> Tensor:
-        return wing(self(centred(batch.pictures * 255)), batch.points)
+        return distance_loss(self(centred(batch.pictures * 255)), batch.points)
 
 
 class LandmarkNetwork(nn.Module):
-    """A quick look at the window, a closer one at the aligned face; 0.7 M parameters.
+    """A coarse stage for the window and a fine one for the aligned face; 0.7 M parameters.
 
     Args:
-        anchors: where the closer look expects the points that say how a face is turned.
+        anchors: where the points that show how a face is turned lie in the fine stage's input.
     """
+
+    wanted: Tensor
+    grid: Tensor
 
     def __init__(self, anchors: tuple[Anchor, ...]) -> None:
         super().__init__()
-        self.index, wanted = rigid(anchors)
+        self.index, wanted = split_anchors(anchors)
         self.register_buffer("wanted", wanted)
-        self.register_buffer("grid", grid(SIDE).flatten(0, 1))
-        self.coarse, self.fine = Look((16, 24, 32, 48)), Look((24, 48, 64, 96))
+        self.register_buffer("grid", cell_centres(SIDE).flatten(0, 1))
+        self.coarse, self.fine = PointNetwork((16, 24, 32, 48)), PointNetwork((24, 48, 64, 96))
 
     def forward(self, data: Tensor) -> Tensor:
         """(N, 212) from (N, 3, 192, 192) RGB in 0..255."""
@@ -80,11 +85,12 @@ class LandmarkNetwork(nn.Module):
         turn, shift = frames[:, :, :2].mT, frames[:, None, :, 2]
         places = (self.grid @ turn + shift).unflatten(1, (SIDE, SIDE))
         face = F.grid_sample(data, places, align_corners=False)  # black beyond the window, which training recolours
-        return (self.fine(centred(face)) @ turn + shift).flatten(1)
+        points: Tensor = self.fine(centred(face)) @ turn + shift
+        return points.flatten(1)
 
 
 def centred(pixels: Tensor) -> Tensor:
-    """0..255 -> about -1..1."""
+    """Pixels in about -1..1, from 0..255."""
     return (pixels - 127.5) / 128
 
 
@@ -102,7 +108,7 @@ def train_landmark_network(
     log: Callable[[dict[str, Any]], None],
     seed: int = 1,
 ) -> LandmarkNetwork:
-    """Train the closer look on aligned faces, the quick one for a third of the time on the crops of the detector.
+    """Train the coarse stage on the crops of the detector, then the fine one, three times as long, on aligned faces.
 
     Args:
         anchors: where the faces are aligned.
@@ -110,32 +116,32 @@ def train_landmark_network(
     """
     torch.manual_seed(seed)
     generator, network = torch.Generator().manual_seed(seed), LandmarkNetwork(anchors).train()
-    network.to(memory_format=torch.channels_last)
-    for look, share, aligned, jitter in ((network.coarse, 1 / 3, (), 1.0), (network.fine, 1, anchors, 0.5)):
-        optimizer = torch.optim.AdamW(look.parameters(), lr=2e-3, weight_decay=0.02)
+    nn.utils.convert_conv2d_weight_memory_format(network, torch.channels_last)
+    for stage, share, aligned, jitter in ((network.coarse, 1 / 3, (), 1.0), (network.fine, 1, anchors, 0.5)):
+        optimizer = torch.optim.AdamW(stage.parameters(), lr=2e-3, weight_decay=0.02)
         steps = int(epochs * share * (len(renders) // BATCH_SIZE))
         epoch = partial(batches, renders, SIDE, BATCH_SIZE, generator, anchors=aligned, jitter=jitter)
-        descend(look.loss, epoch, [optimizer], steps, log, bfloat16=multiplies_bfloat16())
+        minimise(stage.loss, epoch, [optimizer], steps, log, bfloat16=multiplies_bfloat16())
     return network.eval()
 
 
 @torch.inference_mode()
 def landmark_error(network: LandmarkNetwork, renders: Renders) -> float:
-    """Mean distance of a point from its place, in percent of the picture's side."""
+    """Mean distance of a found point from the exact one, in percent of the picture's side."""
     errors = [
         (network(batch.pictures * 255).view(-1, POINTS, 2) - batch.points).norm(dim=2).mean()
-        for batch in batches(renders, LANDMARK_SIZE, SCORED_AT_ONCE, torch.Generator().manual_seed(0), jitter=0)
+        for batch in batches(renders, LANDMARK_SIDE, EVALUATION_BATCH, torch.Generator().manual_seed(0), jitter=0)
     ]
     return 100 * float(torch.stack(errors).mean()) / 2
 
 
 def write_landmark_network(network: LandmarkNetwork, path: Path) -> None:
-    """The network as ONNX, which states its licence."""
+    """Write the network as ONNX, with its licence in the metadata."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter, about its own internals
         program = torch.onnx.export(
             network,
-            (torch.zeros(2, 3, LANDMARK_SIZE, LANDMARK_SIZE),),
+            (torch.zeros(2, 3, LANDMARK_SIDE, LANDMARK_SIDE),),
             dynamo=True,
             verbose=False,
             opset_version=20,
@@ -143,5 +149,7 @@ def write_landmark_network(network: LandmarkNetwork, path: Path) -> None:
             output_names=["fc1"],
             dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
         )
+    if program is None:
+        raise TrainingError(f"{path}: torch did not export the landmark network")
     program.model.metadata_props["licence"] = LICENCE
     program.save(str(path), external_data=False)

@@ -1,7 +1,7 @@
-"""Muon (Jordan et al. 2024): momentum made orthogonal, for the matrices of a transformer's layers.
+"""Muon (Jordan et al. 2024): orthogonalised momentum, for the matrices of a transformer's layers.
 
-What `torch.optim.Muon` does one matrix after the other in bfloat16, done for all matrices of one shape at once in
-float32: on processors without bfloat16, which emulate it, that one takes three times as long as the network itself.
+`torch.optim.Muon` processes one matrix at a time, in bfloat16. This one processes all matrices of one shape at once, in
+float32: on processors that emulate bfloat16, torch's version takes three times as long as the network itself.
 """
 
 import math
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-_QUINTIC = (3.4445, -4.7750, 2.0315)  # steepest at zero, at the price of singular values between about 0.7 and 1.2
+_QUINTIC = (3.4445, -4.7750, 2.0315)  # steep at zero; singular values end between about 0.7 and 1.2
 _ITERATIONS = 5
 
 
@@ -38,15 +38,17 @@ class Muon(torch.optim.Optimizer):
                     matrix.mul_(1 - group["lr"] * group["weight_decay"]).sub_(direction, alpha=step)
 
     def _momentum(self, matrix: Tensor) -> Tensor:
-        state = self.state[matrix]
-        mean = state.setdefault("momentum", torch.zeros_like(matrix)).lerp_(matrix.grad, 0.05)
-        return matrix.grad.lerp(mean, 0.95)
+        gradient = matrix.grad
+        if gradient is None:
+            raise ValueError("a matrix has no gradient: call backward before step")
+        mean: Tensor = self.state[matrix].setdefault("momentum", torch.zeros_like(matrix))
+        return gradient.lerp(mean.lerp_(gradient, 0.05), 0.95)
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
     """(B, M, N) matrices with the same singular vectors and singular values near 1, by the Newton-Schulz iteration."""
     tall = matrices.shape[1] > matrices.shape[2]
-    found = matrices.mT if tall else matrices
+    found: Tensor = matrices.mT if tall else matrices
     found = found / found.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     linear, cubic, quintic = _QUINTIC
     for _ in range(_ITERATIONS):

@@ -1,4 +1,4 @@
-"""A rendered set in memory, with the exact knowledge that `emola data synthesize` leaves beside it."""
+"""A rendered set in memory, with the exact labels that `emola data synthesize` writes with it."""
 
 import json
 import math
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
@@ -16,35 +17,36 @@ from torch.nn import functional as F
 from sdk.bundles.damage import ARRAY_ERRORS
 from sdk.errors import DataError
 from sdk.faba.vocabulary import EMOTIONS
-from sdk.faces.preprocess import Anchor
-from trainer.model.alignment import into, rigid, similarity
+from sdk.faces.preprocess import LANDMARK_SIDE, Anchor
+from trainer.model.alignment import similarity, split_anchors, to_frame
+from trainer.pretrain.points import POINTS
 from trainer.synthetic.expression import UNITS
 
-STORED = 192  # pixels of a side as kept in memory
-SCORED_AT_ONCE = 50  # faces of a batch when a network is scored
-# Corners of the eyes, bridge and wings of the nose, in Multi-PIE's order: what expressions move least.
-RIGID = [27, 28, 29, 30, 31, 33, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47]
+STORED_SIDE = LANDMARK_SIDE  # of the pictures in memory
+EVALUATION_BATCH = 50  # faces of a batch when a network is scored
+# Corners of the eyes, bridge and wings of the nose, in Multi-PIE's order: expressions move them least.
+RIGID_LANDMARKS = [27, 28, 29, 30, 31, 33, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47]
 
-# Which landmarks change places in a mirror: of Multi-PIE's 68 these runs and eyes, after them neighbours.
-_REVERSED = ((0, 16), (17, 26), (31, 35), (48, 54), (55, 59), (60, 64), (65, 67))
-_ACROSS = ((36, 45), (37, 44), (38, 43), (39, 42), (40, 47), (41, 46))
-
-
-def _twins() -> list[int]:
-    twins = list(range(106))
-    for first, last in _REVERSED:
-        twins[first : last + 1] = range(last, first - 1, -1)
-    for one, other in (*_ACROSS, *((first, first + 1) for first in range(68, 106, 2))):
-        twins[one], twins[other] = other, one
-    return twins
+# Landmarks that change places in a mirror: of Multi-PIE's 68 these runs and pairs, after them neighbours.
+_MIRRORED_RUNS = ((0, 16), (17, 26), (31, 35), (48, 54), (55, 59), (60, 64), (65, 67))
+_MIRRORED_PAIRS = ((36, 45), (37, 44), (38, 43), (39, 42), (40, 47), (41, 46))
 
 
-TWINS = _twins()
+def _mirrored_landmarks() -> list[int]:
+    mirrored = list(range(POINTS))
+    for first, last in _MIRRORED_RUNS:
+        mirrored[first : last + 1] = range(last, first - 1, -1)
+    for one, other in (*_MIRRORED_PAIRS, *((first, first + 1) for first in range(68, POINTS, 2))):
+        mirrored[one], mirrored[other] = other, one
+    return mirrored
+
+
+MIRRORED_LANDMARKS = _mirrored_landmarks()  # index of each landmark's counterpart
 
 
 @dataclass(frozen=True)
 class Renders:
-    """N faces.
+    """N rendered faces.
 
     Attributes:
         pixels: (N, 3, 192, 192) uint8 RGB.
@@ -64,7 +66,7 @@ class Renders:
 
 @dataclass(frozen=True)
 class Batch:
-    """Pictures as a network sees them, with what is to be learnt of them; attributes as in `Renders`."""
+    """Pictures as a network sees them, with their labels; attributes as in `Renders`."""
 
     pictures: Tensor  # (B, 3, S, S) float32 in 0..1
     points: Tensor
@@ -76,7 +78,7 @@ def read_renders(folder: Path) -> Renders:
     """Read a folder of `emola data synthesize`.
 
     Raises:
-        DataError: it is of another kind, or incomplete.
+        DataError: the folder is of another kind or incomplete.
     """
     path = folder / "metadata.jsonl"
     if not path.is_file() or not (folder / "points.npy").is_file():
@@ -88,19 +90,20 @@ def read_renders(folder: Path) -> Renders:
 
 
 def _read(folder: Path) -> Renders:
-    """What is missing or damaged is one of ARRAY_ERRORS."""
+    """Raises one of ARRAY_ERRORS where a file is missing or damaged."""
     rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text(encoding="utf-8").splitlines()]
     points = np.load(folder / "points.npy", allow_pickle=False)
-    if points.shape != (len(rows), 106, 2):
+    if points.shape != (len(rows), POINTS, 2):
         raise ValueError(f"{len(rows)} faces in metadata.jsonl, points.npy of shape {points.shape}")
-    pixels = np.empty((len(rows), 3, STORED, STORED), np.uint8)  # filled in place: twice as much might not fit
+    # Filled in place: two copies may not fit into memory.
+    pixels = np.empty((len(rows), 3, STORED_SIDE, STORED_SIDE), np.uint8)
 
     def read(index: int) -> None:
         pixels[index] = _read_picture(folder / "images" / f"{rows[index]['id']}.jpg")
 
     with ThreadPoolExecutor(4) as pool:
         for _ in pool.map(read, range(len(rows))):
-            pass  # what fails is raised here
+            pass  # raises what a thread raised
     units = np.zeros((len(rows), len(UNITS)), np.float32)
     for index, row in enumerate(rows):
         for code, intensity in row["units"].items():
@@ -113,27 +116,29 @@ def _read(folder: Path) -> Renders:
     )
 
 
-def _read_picture(path: Path) -> np.ndarray:
-    """(3, 192, 192) uint8"""
+def _read_picture(path: Path) -> npt.NDArray[np.uint8]:
+    """(3, 192, 192) uint8 RGB."""
     with Image.open(path) as picture:
-        small = picture.convert("RGB").resize((STORED, STORED), Image.Resampling.BICUBIC)
+        small = picture.convert("RGB").resize((STORED_SIDE, STORED_SIDE), Image.Resampling.BICUBIC)
     return np.asarray(small).transpose(2, 0, 1)
 
 
 def mean_anchors(renders: Renders, fill: float = 0.92) -> tuple[Anchor, ...]:
-    """Where the rigid landmarks of the mean face lie when that face fills a square.
+    """Places of the rigid landmarks of the mean face when that face fills a square.
 
     Args:
         fill: extent of the face, brows to chin, over the side of the square.
     """
     mean = renders.points.mean(dim=0)
     for _ in range(3):  # Procrustes
-        frames = similarity(renders.points[:, RIGID], mean[RIGID])
-        mean = into(frames, renders.points).mean(dim=0)
+        frames = similarity(renders.points[:, RIGID_LANDMARKS], mean[RIGID_LANDMARKS])
+        mean = to_frame(frames, renders.points).mean(dim=0)
     face = mean[:68]
     middle = (face.amax(dim=0) + face.amin(dim=0)) / 2
     placed = (mean - middle) * (2 * fill / (face[:, 1].amax() - face[:, 1].amin()))
-    return tuple((index, *(round(float(value), 4) for value in placed[index])) for index in RIGID)
+    return tuple(
+        (index, round(float(placed[index, 0]), 4), round(float(placed[index, 1]), 4)) for index in RIGID_LANDMARKS
+    )
 
 
 def batches(
@@ -145,36 +150,38 @@ def batches(
     anchors: tuple[Anchor, ...] = (),
     jitter: float = 1.0,
 ) -> Iterator[Batch]:
-    """One epoch in batches of `count`, in random order; what does not fill a batch is left out.
+    """One epoch in batches of `count`, in random order; the rest that does not fill a batch is left out.
 
     Args:
-        size: side of the pictures that come out.
-        anchors: align each face on them, as the runtime does; none leaves the crops of the detector.
-        jitter: 1 moves, scales and turns each picture at random as much as detectors do, 0 not at all; unless it is 0,
-            every second picture is mirrored and all are recoloured, as cameras do.
+        size: side of the resulting pictures.
+        anchors: align each face on them, as the runtime does; without anchors the crops stay those of the detector.
+        jitter: strength of random shifts, scalings and turns; 1 is that of detectors, 0 is none. Unless it is 0, half
+            of the pictures are mirrored and all of them are recoloured, as by different cameras.
     """
     order = torch.randperm(len(renders), generator=generator)
-    fixed, wanted = rigid(anchors)
+    fixed, wanted = split_anchors(anchors)
     for start in range(0, len(order) - count + 1, count):
         index = order[start : start + count]
         points, mirrored = renders.points[index], torch.zeros(count, dtype=torch.bool)
         if jitter:
             mirrored = torch.rand(count, generator=generator) < 0.5
-            points = torch.where(mirrored.view(-1, 1, 1), points[:, TWINS] * torch.tensor([-1.0, 1.0]), points)
+            points = torch.where(
+                mirrored.view(-1, 1, 1), points[:, MIRRORED_LANDMARKS] * torch.tensor([-1.0, 1.0]), points
+            )
         frames = similarity(points[:, fixed], wanted) if anchors else torch.eye(2, 3).repeat(count, 1, 1)
         if jitter:
             frames = _compose(frames, _random_frames(count, generator, jitter))
         places = frames.clone()
-        places[mirrored, 0] *= -1  # the points are those of the mirrored picture, the pixels are not
+        places[mirrored, 0] *= -1  # the points are mirrored already, the pixels are not
         grid = F.affine_grid(places, [count, 3, size, size], align_corners=False)
         pictures = F.grid_sample(renders.pixels[index].float(), grid, align_corners=False) / 255
         if jitter:
             pictures = _recolour(pictures, generator)
-        yield Batch(pictures, into(frames, points), renders.intensities[index], renders.emotions[index])
+        yield Batch(pictures, to_frame(frames, points), renders.intensities[index], renders.emotions[index])
 
 
 def _compose(outer: Tensor, inner: Tensor) -> Tensor:
-    """(B, 2, 3) maps that apply `inner` first."""
+    """(B, 2, 3) maps that apply `inner`, then `outer`."""
     turn = outer[:, :, :2] @ inner[:, :, :2]
     shift = outer[:, :, :2] @ inner[:, :, 2:] + outer[:, :, 2:]
     return torch.cat([turn, shift], dim=2)
@@ -193,7 +200,7 @@ def _random_frames(count: int, generator: torch.Generator, strength: float) -> T
 
 
 def _recolour(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Contrast, brightness, saturation, a colour cast."""
+    """Change saturation, contrast, brightness and colour cast at random."""
     count = len(pictures)
 
     def uniform(low: float, high: float, channels: int = 1) -> Tensor:

@@ -1,10 +1,10 @@
-"""The shape of emola-nano: the architecture of the 7B model, small enough for two cores and a wheel."""
+"""The shape of emola-nano: the architecture of the 7B model, small enough to train on two cores and ship in a wheel."""
 
 from transformers import CLIPVisionConfig, LlamaConfig
 
 from sdk.faces.preprocess import Anchor
 from trainer.model.config import Conventions, EmolaConfig
-from trainer.synthetic.synthesize import FACE_SCALE
+from trainer.synthetic.rendered_face import FACE_SCALE
 
 VOCABULARY = 1024
 TEMPLATE = "vicuna_v1"
@@ -36,12 +36,12 @@ def nano_config(vocabulary: int = VOCABULARY, anchors: tuple[Anchor, ...] = ()) 
         eos_token_id=2,
         tie_word_embeddings=False,
     )
-    # The last hidden state is read, not the last but one: no layer is trained in vain.
+    # Reads the last hidden state, not the last but one, so that the last layer is used.
     return EmolaConfig(text=text, vision=vision, landmark_anchors=anchors, vision_layer=-1, max_length=512)
 
 
 def nano_conventions(anchors: tuple[Anchor, ...]) -> Conventions:
-    """One template and one way of cutting pictures for training and for use; faces are aligned by their landmarks."""
+    """The same template and face crops for training and for use; faces are aligned by their landmarks."""
     return Conventions(
         template=TEMPLATE,
         image_aspect="align",

@@ -1,4 +1,4 @@
-"""A small tokenizer of Llama's kind, made of the words of this task: phrases are one piece, anything else is bytes."""
+"""A small tokenizer in Llama's format for the texts of this task: common phrases are one piece, the rest is bytes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,14 +11,14 @@ from trainer.corpus.records import Record
 
 
 def train_tokenizer(records: Sequence[Record], template: str, size: int, path: Path) -> None:
-    """Byte pairs without normalisation and with byte fallback, as Llama's; pieces may span blanks.
+    """Train byte pairs without normalisation and with byte fallback, as Llama's; pieces may contain blanks.
 
-    A piece as long as "AU12 (Lip Corner Puller): The corners of the mouth are" is one step of the decoder.
+    A long piece such as "AU12 (Lip Corner Puller): The corners of the mouth are" takes the decoder one step.
 
     Args:
         records: questions and answers to learn from.
         template: conversation format; its system text becomes a few pieces.
-        size: pieces, bytes and marks included.
+        size: number of pieces, including bytes and special tokens.
         path: `tokenizer.model` to write.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What is around and in front of a head: background, body, hanging hair, glasses, things that get in the way."""
+"""The surroundings of a head: background, body, glasses and objects in front of the face."""
 
 import math
 
@@ -9,27 +9,27 @@ from PIL import Image, ImageDraw, ImageFilter
 from sdk.arrays import Floats
 from trainer.synthetic.noise import NoiseBank
 
-SOFTEN = ImageFilter.Kernel((3, 3), (1, 2, 1, 2, 4, 2, 1, 2, 1))  # edges, in a third of GaussianBlur's time
+SOFT_EDGES = ImageFilter.Kernel((3, 3), (1, 2, 1, 2, 4, 2, 1, 2, 1))  # for edges; takes a third of GaussianBlur's time
 
 
 def draw_colour(random: np.random.Generator) -> Floats:
-    """An sRGB colour in 0..1, mostly dull as the world is."""
+    """Draw an sRGB colour in 0..1; most are unsaturated."""
     grey, hue = random.uniform(0.02, 0.98), random.uniform(-0.5, 0.5, 3)
     return (grey + hue * random.beta(1, 3)).clip(0, 1).astype(np.float32)
 
 
 def as_image(planes: Floats) -> Image.Image:
-    """An image of (3, H, W) sRGB in 0..1."""
-    return merged((255 * planes.clip(0, 1)).astype(np.uint8))
+    """The image of (3, H, W) sRGB in 0..1."""
+    return merge_planes((255 * planes.clip(0, 1)).astype(np.uint8))
 
 
-def merged(levels: npt.NDArray[np.uint8]) -> Image.Image:
-    """An image of (3, H, W) 8-bit sRGB."""
+def merge_planes(levels: npt.NDArray[np.uint8]) -> Image.Image:
+    """The image of (3, H, W) 8-bit sRGB."""
     return Image.merge("RGB", [Image.fromarray(plane) for plane in levels])
 
 
 def background(size: int, noise: NoiseBank, random: np.random.Generator) -> Image.Image:
-    """A plain backdrop, or a place out of focus, on half as many pixels a side as the picture has."""
+    """Draw a plain backdrop or a scene out of focus, at half the side of the picture."""
     small = size // 2
     rows, columns = np.mgrid[:small, :small].astype(np.float32) / small
     angle = random.uniform(0, 6.3)
@@ -54,7 +54,7 @@ def background(size: int, noise: NoiseBank, random: np.random.Generator) -> Imag
 
 
 def _shape(draw: ImageDraw.ImageDraw, size: int, random: np.random.Generator) -> None:
-    """A post, a window, a head in the crowd."""
+    """Draw the shape of a post, a window or a head."""
     colour = tuple((255 * draw_colour(random)).astype(int).tolist())
     x, y = (size * random.uniform(-0.2, 1.0, 2)).tolist()
     kind = random.integers(3)
@@ -68,7 +68,7 @@ def _shape(draw: ImageDraw.ImageDraw, size: int, random: np.random.Generator) ->
 
 
 def _bokeh(image: Image.Image, random: np.random.Generator) -> Image.Image:
-    """Lights out of focus."""
+    """Add lights that are out of focus."""
     layer = Image.new("RGB", image.size)
     draw = ImageDraw.Draw(layer)
     radius = random.uniform(2, 7)
@@ -81,21 +81,21 @@ def _bokeh(image: Image.Image, random: np.random.Generator) -> Image.Image:
 
 
 def body(backdrop: Image.Image, size: int, marks: Floats, colour: npt.ArrayLike) -> Image.Image:
-    """The backdrop enlarged to a picture, with shoulders below the part of the body that the mesh has."""
+    """The backdrop enlarged to the size of the picture, with shoulders below those of the mesh."""
     picture, shoulders = backdrop.resize((size, size), Image.Resampling.BILINEAR), Image.new("L", (size, size))
     width, chin = float(np.ptp(marks[:17, 0])), marks[8]
     box = [chin[0] - 1.7 * width, chin[1] + 0.35 * width, chin[0] + 1.7 * width, chin[1] + 3.0 * width]
     ImageDraw.Draw(shoulders).ellipse(box, fill=255)
     fill = tuple((255 * np.asarray(colour)).astype(int).tolist())
-    picture.paste(fill, mask=shoulders.filter(SOFTEN))
+    picture.paste(fill, mask=shoulders.filter(SOFT_EDGES))
     return picture
 
 
 def wear(picture: Image.Image, marks: Floats, glasses: int | None, random: np.random.Generator) -> None:
-    """Put glasses into the picture, and now and then a thing that covers an edge of the face.
+    """Draw glasses into the picture, and sometimes an object that covers an edge of the face.
 
     Args:
-        glasses: how opaque they are, 0..255, or None for no glasses.
+        glasses: opacity of the lenses, 0..255, or None for no glasses.
     """
     width = float(np.ptp(marks[:17, 0]))
     layer = Image.new("RGBA", picture.size)

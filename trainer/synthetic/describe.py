@@ -1,8 +1,8 @@
-"""Words for an expression, in the manner of FABA-Instruct: degrees, reasons, negations and caveats.
+"""Descriptions of an expression in the style of FABA-Instruct: degrees, reasons, negations and caveats.
 
-The wording follows from the face (its units, their intensities, what goes with what), so that a model can learn it; a
-closing caveat alone is left to chance. First sentences avoid every word that the official emotion parse takes for a
-negation as a raw substring ("nose", "another").
+The wording depends on the face alone (its units, their intensities and combinations), so that a model can learn it;
+only the closing caveat is random. First sentences avoid words in which the official emotion parse, which searches for
+substrings, finds a negation ("nose", "another").
 """
 
 import numpy as np
@@ -46,7 +46,7 @@ _OPENINGS: dict[Emotion, tuple[str, str, str]] = {
     ),
 }
 
-# What each unit looks like.
+# Appearance of each unit.
 _CUES: dict[int, str] = {
     1: "the inner brows are raised",
     2: "the outer brows are lifted",
@@ -69,7 +69,7 @@ _CUES: dict[int, str] = {
     27: "the mouth is stretched wide open",
     43: "the eyes are closed",
 }
-# What each unit suggests alone, and which companions change that to what.
+# Code -> meaning of the unit alone, other units that change the meaning, and the changed meaning.
 _LINKS: dict[int, tuple[str, frozenset[int], str]] = {
     1: ("which can be a sign of worry or sadness", frozenset({2, 5, 26, 27}), "as seen in surprise and fear"),
     2: ("which is typical of surprise", frozenset({4, 20}), "as seen in fear"),
@@ -92,7 +92,7 @@ _LINKS: dict[int, tuple[str, frozenset[int], str]] = {
     27: ("which opens the mouth as far as it goes", frozenset({1, 2, 5}), "as seen in astonishment"),
     43: ("which hides the gaze", frozenset({1, 15}), "as in grief"),
 }
-# Emotion -> a unit that decides between two reasons: with it, without it.
+# Emotion -> a unit, the reason if it is present, and the reason if it is absent.
 _REASONS: dict[Emotion, tuple[int, str, str]] = {
     "happiness": (
         6,
@@ -130,7 +130,7 @@ _REASONS: dict[Emotion, tuple[int, str, str]] = {
         "Raised, drawn brows and wide eyes look like a reaction to danger.",
     ),
 }
-_UNGRADED = {27, 43}  # all or nothing
+_UNGRADED = {27, 43}  # described without a degree
 _WEAK = "The expression is weak, so the interpretation can be subjective."
 _CAVEAT = "Context would be needed to be certain."
 
@@ -145,7 +145,7 @@ def degree(intensity: float) -> str:
 
 
 def describe_emotion(expression: Expression, random: np.random.Generator) -> str:
-    """What is felt, by which signs, why; with a caveat where the expression is weak, and now and then elsewhere."""
+    """Emotion, visible signs and reason; with a caveat if the expression is weak, and sometimes otherwise."""
     emotion, units = expression.emotion or "neutral", expression.units
     level = _level(float(np.mean(list(units.values())))) if units else 1
     cues = [_CUES[code] for code in sorted(units)[:5]] or ["the brows, the eyes and the mouth are at rest"]
@@ -164,7 +164,7 @@ def _sentence(cues: list[str]) -> str:
 
 
 def describe_units(expression: Expression, random: np.random.Generator) -> str:
-    """A list of the units that are there, each with its degree and a reason."""
+    """A list of the active units, each with its degree and a reason."""
     if not expression.units:
         return "No action units are visible in this face. The brows, the eyes and the mouth are at rest."
     lines = ["The following action units (AUs) are visible in this face:", ""]
@@ -175,7 +175,7 @@ def describe_units(expression: Expression, random: np.random.Generator) -> str:
 
 
 def _line(expression: Expression, code: int) -> str:
-    """One unit: its code, its name, how it looks and what it suggests beside the others."""
+    """One unit: its code, name, appearance and meaning in combination with the others."""
     cue = _CUES[code]
     if code not in _UNGRADED:
         verb = " are " if " are " in cue else " is "

@@ -1,4 +1,4 @@
-"""What a face does: action units with intensities, and the emotions they are prototypes of.
+"""Expressions: action units with intensities, and the prototypes of the emotions.
 
 Blendshape weights per action unit follow the descriptions of FACS (Ekman, Friesen & Hager 2002) and the names of ARKit;
 prototypes follow EMFACS (Friesen & Ekman 1983).
@@ -34,10 +34,10 @@ SHAPES: dict[int, dict[str, float]] = {
     43: {"eyeBlink": 1.07},
 }
 UNITS = tuple(SHAPES)
-WEAKEST = 0.3  # intensity from which on an action unit counts as there
-_WEAKEST = {5: 0.4, 23: 0.4, 24: 0.45, 26: 0.45, 27: 0.7, 43: 0.9}  # what is less is another unit, or none
+MIN_INTENSITY = 0.3  # from which an action unit counts as present
+_MIN_INTENSITIES = {5: 0.4, 23: 0.4, 24: 0.45, 26: 0.45, 27: 0.7, 43: 0.9}  # of units that look like others below
 
-# Emotion -> prototypes: units that must be there, and units that may join, with their probability.
+# Emotion -> prototypes: required units, and optional units with their probability.
 PROTOTYPES: dict[Emotion, list[tuple[tuple[int, ...], dict[int, float]]]] = {
     "happiness": [
         ((6, 12), {25: 0.8, 26: 0.2, 7: 0.1, 14: 0.05, 2: 0.08, 1: 0.06}),
@@ -64,10 +64,10 @@ PROTOTYPES: dict[Emotion, list[tuple[tuple[int, ...], dict[int, float]]]] = {
     ],
     "fear": [((1, 2, 4, 5, 20), {25: 0.7, 26: 0.3}), ((1, 2, 4, 5, 26), {20: 0.5}), ((1, 4, 5, 20), {25: 0.6})],
 }
-# Smiles are what photographs show most; the rest is drawn alike.
+# Smiles are the most frequent expression in photographs; the other emotions are equally frequent.
 _SHARES = [0.24 if emotion == "happiness" else 0.76 / 6 for emotion in EMOTIONS]
-_WANTED = {12: 3.0, 6: 1.5, 10: 1.4, 14: 1.4, 17: 1.4, 23: 1.4, 24: 2.0, 43: 1.6, 7: 1.5, 16: 1.3}  # others 1
-_EXCLUDE = [
+_UNIT_WEIGHTS = {12: 3.0, 6: 1.5, 10: 1.4, 14: 1.4, 17: 1.4, 23: 1.4, 24: 2.0, 43: 1.6, 7: 1.5, 16: 1.3}  # others: 1
+_EXCLUSIVE_PAIRS = [
     {12, 15},
     {12, 20},
     {24, 25},
@@ -82,16 +82,16 @@ _EXCLUDE = [
     {14, 27},
     {20, 24},
 ]
-_WHOLE = {17, 23, 26, 27, 43}  # their shapes have no sides; of 43 they do, but a wink is another thing
+_SYMMETRIC = {17, 23, 26, 27, 43}  # their shapes have no sides; 43 on one side would be a wink
 _IMPLIED = {26: 25, 27: 25, 16: 25}  # a dropped jaw and a lowered lip part the lips
 
 
 @dataclass(frozen=True)
 class Expression:
-    """Action units with intensities in 0..1, each side's share, and the emotion they were drawn for.
+    """Action units with intensities in 0..1, the share of each side, and the emotion they were drawn for.
 
     Attributes:
-        units: code -> intensity; what is not listed is absent.
+        units: code -> intensity; other units are absent.
         sides: code -> (left, right) factors in 0..1.
         emotion: None for a free combination of units.
     """
@@ -108,14 +108,14 @@ class Expression:
             for name, weight in SHAPES[code].items():
                 for side, share in (("_L", left), ("_R", right), ("", (left + right) / 2)):
                     found[name + side] = found.get(name + side, 0.0) + weight * intensity * share
-        grin = self.units.get(12, 0.0) * self.units.get(25, 0.0)  # a smile that parts the lips bares the upper teeth
+        grin = self.units.get(12, 0.0) * self.units.get(25, 0.0)  # a smile with parted lips shows the upper teeth
         for side in ("_L", "_R"):
             found["mouthUpperUp" + side] = found.get("mouthUpperUp" + side, 0.0) + 0.35 * grin
         return {name: min(weight, 1.6) for name, weight in found.items()}
 
 
 def draw_emotion(random: np.random.Generator, emotion: Emotion | None = None) -> Expression:
-    """A prototype with variation; weak ones are drawn as often as strong ones."""
+    """Draw a varied prototype; weak expressions are as frequent as strong ones."""
     chosen = emotion or EMOTIONS[random.choice(len(EMOTIONS), p=_SHARES)]
     prototypes = PROTOTYPES[chosen]
     core, joins = prototypes[random.integers(len(prototypes))]
@@ -124,9 +124,9 @@ def draw_emotion(random: np.random.Generator, emotion: Emotion | None = None) ->
 
 
 def draw_units(random: np.random.Generator) -> Expression:
-    """A free combination of up to five action units."""
+    """Draw a free combination of up to five action units."""
     count = random.choice(6, p=(0.08, 0.2, 0.26, 0.22, 0.14, 0.1))
-    chances = np.array([_WANTED.get(code, 1.0) for code in UNITS])
+    chances = np.array([_UNIT_WEIGHTS.get(code, 1.0) for code in UNITS])
     codes = random.choice(UNITS, size=count, replace=False, p=chances / chances.sum()).tolist()
     if 12 in codes:
         codes += [code for code, share in ((25, 0.5), (6, 0.3)) if random.random() < share]
@@ -134,19 +134,20 @@ def draw_units(random: np.random.Generator) -> Expression:
 
 
 def _draw(random: np.random.Generator, codes: list[int], emotion: Emotion | None, strength: float) -> Expression:
-    """Intensities and sides of the units that go together; of two that exclude each other the first stays."""
+    """Draw intensities and sides of units; of two exclusive units the first is kept."""
     units: dict[int, float] = {}
     for code in codes:
         wanted = [code, _IMPLIED[code]] if code in _IMPLIED else [code]
-        if any({one, other} in _EXCLUDE for one in wanted for other in units):
+        if any({one, other} in _EXCLUSIVE_PAIRS for one in wanted for other in units):
             continue
         for each in wanted:
             units.setdefault(
-                each, float(np.clip(strength * random.uniform(0.75, 1.25), _WEAKEST.get(each, WEAKEST), 1.0))
+                each,
+                float(np.clip(strength * random.uniform(0.75, 1.25), _MIN_INTENSITIES.get(each, MIN_INTENSITY), 1.0)),
             )
     sides = {}
     for code in units:
         share = 1 - abs(random.normal(0, 0.12)) if random.random() > 0.06 else random.uniform(0.25, 0.6)
         sides[code] = (1.0, max(share, 0.2)) if random.random() < 0.5 else (max(share, 0.2), 1.0)
-    sides |= dict.fromkeys(_WHOLE & units.keys(), (1.0, 1.0))
+    sides |= dict.fromkeys(_SYMMETRIC & units.keys(), (1.0, 1.0))
     return Expression(units, sides, emotion)

@@ -1,6 +1,6 @@
-"""The ICT-FaceKit light model (MIT, Li et al. 2020), read from disk: a head, its identity modes and its blendshapes.
+"""Reader of the ICT-FaceKit light model (MIT, Li et al. 2020): a head, its identity modes and its blendshapes.
 
-The model is not part of this project: clone it from its own repository. Units are centimetres; x points to the right of
+The model is not part of this project; clone it from its repository. Units are centimetres; x points to the right of
 the picture (the person's left), y up, z towards the viewer.
 """
 
@@ -16,10 +16,10 @@ from sdk.bundles.damage import ARRAY_ERRORS, open_arrays
 from sdk.errors import DataError
 from trainer.synthetic.expression import SHAPES
 
-# What both forms hold: positions, faces, identity, expression, landmarks.
+# Content of both file formats: positions, faces, identity, expression, landmarks.
 Content: TypeAlias = tuple[Floats, Ints, Floats, dict[str, Floats], Ints]
 
-# First vertex of each part, in the order of the mesh; what is left out is not drawn (it veils the eyes).
+# First and end vertex of each drawn part, in the order of the mesh; the other parts would cover the eyes.
 PARTS = {
     "skin": (0, 11248),
     "mouth": (11248, 13294),
@@ -40,8 +40,8 @@ class FaceModel:
 
     Attributes:
         neutral: (V, 3) positions of the mean face.
-        triangles: (T, 3) vertex indices, all of one part each, counter-clockwise seen from outside.
-        identity: (50, V, 3) displacements, to be added with weights drawn from N(0, 1).
+        triangles: (T, 3) vertex indices, counter-clockwise seen from outside; no triangle joins two parts.
+        identity: (50, V, 3) displacements; their weights are drawn from N(0, 1).
         expression: name, e.g. "mouthSmile_L", -> (V, 3) displacement for weight 1.
         landmarks68: (68,) vertex indices in the Multi-PIE order.
     """
@@ -57,7 +57,7 @@ def read_face_model(path: Path) -> FaceModel:
     """Read the repacked `.npz`, or the folder `FaceXModel` of the ICT-FaceKit repository.
 
     Raises:
-        DataError: neither of them, or not whole.
+        DataError: the path is neither of them, or the model is incomplete.
     """
     archive = path.is_file() and path.suffix == ".npz"
     if not archive and not (path / "generic_neutral_mesh.obj").is_file():
@@ -67,14 +67,14 @@ def read_face_model(path: Path) -> FaceModel:
         _check(*content)
     except ARRAY_ERRORS as error:
         raise DataError(
-            f"{path}: not ICT-FaceKit's light model, or not whole ({error}); clone {HOME}, pass its FaceXModel"
+            f"{path}: not ICT-FaceKit's light model, or incomplete ({error}); clone {HOME}, pass its FaceXModel"
         ) from error
     neutral, faces, identity, expression, landmarks = content
     return FaceModel(neutral, _triangles(faces), identity, expression, landmarks.astype(np.int32))
 
 
 def _check(neutral: Floats, faces: Ints, identity: Floats, expression: dict[str, Floats], landmarks: Ints) -> None:
-    """ValueError where a part is missing: what does not move or has holes would be drawn, and labelled as if whole."""
+    """Raise ValueError if a part is missing; otherwise an incomplete head would be drawn and labelled as complete."""
     _expect("vertices", neutral, (VERTICES, 3))
     _expect("faces", faces, (FACES, 4))
     _expect("identity modes", identity, (MODES, VERTICES, 3))
@@ -116,7 +116,7 @@ def _read_folder(folder: Path) -> Content:
 
 
 def _read_obj(path: Path) -> tuple[Floats, Ints]:
-    """Vertices and quads of a Wavefront file; -1 marks a triangle."""
+    """Vertices and quads of a Wavefront file; -1 as the fourth index marks a triangle."""
     vertices, faces = [], []
     for line in path.read_text().splitlines():
         if line.startswith("v "):
@@ -128,7 +128,7 @@ def _read_obj(path: Path) -> tuple[Floats, Ints]:
 
 
 def _triangles(faces: Ints) -> Ints:
-    """Quads cut in two, without the parts that are not drawn."""
+    """The triangles of the drawn parts; quads are cut in two."""
     quads = faces[faces[:, 3] >= 0]
     triangles = np.concatenate([faces[:, :3], quads[:, [0, 2, 3]]])
     drawn = np.zeros(VERTICES, bool)

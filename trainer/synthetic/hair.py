@@ -1,4 +1,4 @@
-"""Hair, caps and scarves: where they are on the head, how thick, how strands run, and what hangs beside the face."""
+"""Hair, caps and scarves: their place and thickness, the direction of strands, and long hair beside the face."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -16,15 +16,15 @@ Cut = Literal["bald", "short", "full", "long", "cap", "scarf"]
 
 @dataclass(frozen=True)
 class HairStyle:
-    """What covers the head.
+    """Hair, cap or scarf of a head.
 
     Attributes:
         front: height of the hair line above the middle of the brow, in centimetres at rest (brows end at 6.3).
-        temple, slope, wave: how the line falls to the sides, how it leans, and (height, frequency, phase) of its waves.
-        thickness: centimetres that it stands off the scalp.
+        temple, slope, wave: fall of the line to the sides, its slope, and (height, frequency, phase) of its waves.
+        thickness: distance from the scalp in centimetres.
         side: height down to which hair covers the ears.
-        parting: where strands begin, in centimetres to the right of the middle.
-        curl: how far strands wander sideways.
+        parting: place of the parting, in centimetres to the right of the middle.
+        curl: sideways movement of the strands.
         cloth: sRGB of a cap or scarf.
     """
 
@@ -45,7 +45,7 @@ class HairStyle:
 
 
 def draw_style(random: np.random.Generator, colour: npt.ArrayLike) -> HairStyle:
-    """A style at random; `colour` is that of a cap or scarf, should it be one."""
+    """Draw a style; `colour` is that of a cap or scarf."""
     cuts: tuple[Cut, ...] = ("bald", "short", "full", "long", "cap", "scarf")
     cut = cuts[random.choice(6, p=(0.07, 0.3, 0.24, 0.29, 0.06, 0.04))]
     fringe = cut in ("full", "long", "short") and random.random() < 0.18
@@ -69,7 +69,7 @@ def draw_style(random: np.random.Generator, colour: npt.ArrayLike) -> HairStyle:
 def grow(
     style: HairStyle, rest: Floats, skin: npt.NDArray[np.bool_], vertices: Floats, triangles: npt.NDArray[np.int32]
 ) -> tuple[Floats, Floats]:
-    """Vertices with the scalp moved out, and (V,) how much of each is covered."""
+    """Vertices with the scalp moved outwards, and (V,) the covered share of each."""
     if style.cut == "bald":
         return vertices, np.zeros(len(rest), np.float32)
     x, y, z = rest.T
@@ -90,26 +90,28 @@ def grow(
 
 
 def strands(style: HairStyle, rest: Floats, noise: NoiseBank, random: np.random.Generator) -> Floats:
-    """(N,) streaks, spread about 1, that run from the parting down the head, at (3, N) places."""
+    """(N,) brightness of strands at (3, N) places, with a spread of about 1; strands run from the parting down."""
     x, y, z = rest
     turn = np.arctan2(x - style.parting * (z > 0), np.maximum(z + 5.0, 0.3))
     down = 14.0 - y + 0.6 * z
     turn = turn + 0.05 * style.curl * np.sin(down * 1.7 + random.uniform(0, 6)) + 0.02 * style.curl * np.sin(down * 4)
     across = 320 + 170 * turn + random.uniform(-40, 40)
     along = down * random.uniform(9, 14) + random.uniform(0, 250)
-    return sample_map(noise.strands, across, along)[0]
+    streaks: Floats = sample_map(noise.strands, across, along)[0]
+    return streaks
 
 
 def locks(style: HairStyle, marks: Floats, size: int, random: np.random.Generator) -> tuple[Image.Image, Image.Image]:
-    """Masks of long hair: what hangs behind the head, and what hangs in front of it."""
+    """Masks of long hair: the part behind the head and the part in front of it."""
     width = max(float(np.ptp(marks[:17, 0])), 1.0)
     up = (marks[27] - marks[8]) / max(float(np.linalg.norm(marks[27] - marks[8])), 1.0)
     right = np.array([-up[1], up[0]])
 
     def at(mark: int, outwards: float, upwards: float) -> Floats:
-        """A place beside a landmark of one side, in widths of the face."""
+        """A place beside a landmark; distances in widths of the face."""
         sign = -1 if mark in (0, 4, 17) else 1
-        return marks[mark] + width * (sign * outwards * right + upwards * up)
+        place: Floats = marks[mark] + width * (sign * outwards * right + upwards * up)
+        return place
 
     length, reach = random.uniform(0.0, 1.4) * width, random.uniform(0.06, 0.26)
     top, part = marks[27] + up * 0.84 * width, marks[27] + up * 0.66 * width + right * style.parting * width / 14.5
@@ -142,7 +144,7 @@ def locks(style: HairStyle, marks: Floats, size: int, random: np.random.Generato
 
 
 def _mask(outlines: list[list[Floats]], size: int) -> Image.Image:
-    """(S, S) inside of closed outlines, their corners rounded off."""
+    """(S, S) mask of the inside of closed outlines with rounded corners."""
     picture = Image.new("L", (size, size))
     for outline in outlines:
         points = np.array(outline)
@@ -156,11 +158,12 @@ def _mask(outlines: list[list[Floats]], size: int) -> Image.Image:
 def lock_colours(
     style: HairStyle, colour: npt.ArrayLike, size: int, noise: NoiseBank, random: np.random.Generator
 ) -> Floats:
-    """(3, S, S) sRGB of hanging hair: streaks that run down and sway."""
+    """(3, S, S) sRGB of long hair: wavy vertical streaks."""
     rows = np.arange(size, dtype=np.float32)[:, None]
     sway = random.uniform(0, 6) * (1 + 2 * style.curl) * np.sin(rows / random.uniform(14, 45) + random.uniform(0, 6))
     across = rows.T * 1.3 + sway + random.uniform(20, 250)
     along = np.broadcast_to(rows * 0.6 + random.uniform(0, 300), across.shape)
     streaks = sample_map(noise.strands, across.ravel(), along.ravel()).reshape(1, size, size)
     base = np.asarray(colour, np.float32)[:, None, None]
-    return (base * (0.92 + 0.2 * streaks) + 0.02 * (1 + streaks)).clip(0, 1)
+    colours: Floats = (base * (0.92 + 0.2 * streaks) + 0.02 * (1 + streaks)).clip(0, 1)
+    return colours

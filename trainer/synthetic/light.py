@@ -1,4 +1,4 @@
-"""How bright each visible point is: sky and ground, one to three lamps, a cast shadow, gloss, exposure."""
+"""Light of the visible points: sky and ground, one to three lamps, a cast shadow, gloss and exposure."""
 
 import numpy as np
 import numpy.typing as npt
@@ -6,8 +6,8 @@ import numpy.typing as npt
 from sdk.arrays import Floats
 from trainer.synthetic.raster import lit_fraction, rasterise
 
-WET = 0.3  # gloss from which on a surface mirrors the lamps, as eyes do
-_ABSORBED = np.array([0.0, 0.1, 0.13], np.float32)[:, None]  # skin lets red through where a lamp grazes it
+MIRROR_GLOSS = 0.3  # from which a surface mirrors the lamps, as eyes do
+_ABSORBED = np.array([0.0, 0.1, 0.13], np.float32)[:, None]  # skin transmits red light at grazing angles
 
 
 def illuminate(
@@ -20,19 +20,19 @@ def illuminate(
     albedo: Floats,
     random: np.random.Generator,
 ) -> Floats:
-    """(3, N) linear light that comes from each visible point.
+    """(3, N) linear light of each visible point.
 
     Args:
         normal, place: (3, N) unit normals and positions, posed.
         posed, triangles: the mesh, which casts the shadow of the first lamp.
-        openness: (N,) share of the surroundings that each point sees.
-        gloss, albedo: (N,) and (3, N) of what is seen.
+        openness: (N,) visible share of the surroundings of each point.
+        gloss, albedo: (N,) and (3, N) of the points.
     """
     warm = random.normal(0, 0.07)
     white = np.array([1 + warm, 1.0, 1 - warm], np.float32)
     sky, ground = white * random.uniform(0.3, 0.9), white * random.uniform(0.1, 0.5)
     light = (ground[:, None] + (sky - ground)[:, None] * (normal[1] * 0.5 + 0.5)) * openness
-    shine, wet = np.zeros_like(gloss), gloss > WET
+    shine, wet = np.zeros_like(gloss), gloss > MIRROR_GLOSS
     for index in range(random.integers(1, 4)):
         towards = np.array([random.normal(0, 0.7), random.normal(0.4, 0.45), random.uniform(0.4, 1.2)])
         towards = (towards / np.linalg.norm(towards)).astype(np.float32)
@@ -41,7 +41,9 @@ def illuminate(
         wrap = np.clip((cosine + 0.2) / 1.2, 0, 1)
         lit: Floats | np.float32 = np.float32(1)
         if index == 0 and random.random() < 0.6:
-            facing = (3 * cosine - 0.15).clip(0, 1)  # what turns away is dark already, and its shadow uncertain
+            facing = (3 * cosine - 0.15).clip(
+                0, 1
+            )  # surfaces turned away are dark already, and their shadow is inexact
             lit = 1 - (1 - _lit(place, posed, triangles, towards)) * facing
         hue = white * (1 + random.normal(0, 0.05, 3).astype(np.float32))
         red = 1 - _ABSORBED * (1 - wrap)
@@ -54,11 +56,12 @@ def illuminate(
     irradiance, grey = float(light[1].mean()), float(albedo.mean())
     exposure = 0.95 * random.uniform(0.7, 1.3) / max(irradiance, 0.02) * (max(grey, 0.02) / 0.4) ** -0.4
     bright = exposure * (albedo * light + 0.25 * white[:, None] * shine)
-    return np.where(bright > 0.6, 1 - 0.4 * np.exp((0.6 - bright) / 0.4), bright)  # a camera's soft shoulder
+    shouldered: Floats = np.where(bright > 0.6, 1 - 0.4 * np.exp((0.6 - bright) / 0.4), bright)  # as cameras do
+    return shouldered
 
 
 def _lit(place: Floats, posed: Floats, triangles: npt.NDArray[np.int32], towards: Floats) -> Floats:
-    """(N,) share of a lamp that each point sees."""
+    """(N,) visible share of a lamp from each point."""
     side = np.cross(np.array([0, 1, 0], np.float32), towards)
     side /= np.linalg.norm(side)
     frame = np.stack([side, -np.cross(towards, side), -towards]).astype(np.float32)
@@ -70,14 +73,14 @@ def _lit(place: Floats, posed: Floats, triangles: npt.NDArray[np.int32], towards
 
 
 def under_lids(eyes: npt.NDArray[np.bool_]) -> Floats:
-    """(S, S) how open eyeballs are to light: dark under the upper lid, a little dark at every edge; 1 elsewhere."""
+    """(S, S) share of light that reaches eyeballs: low under the upper lid, reduced at every edge; 1 elsewhere."""
     rows, columns = np.nonzero(eyes)
 
-    def seen(down: int, right: int) -> npt.NDArray[np.bool_]:
+    def shifted(down: int, right: int) -> npt.NDArray[np.bool_]:
         return eyes[(rows - down) % len(eyes), (columns - right) % len(eyes)]
 
-    above = sum(weight * seen(down, 0) for down, weight in ((1, 0.3), (2, 0.25), (3, 0.2), (5, 0.15), (7, 0.1)))
-    aside = 0.25 * sum(seen(*shift).astype(np.float32) for shift in ((-2, 0), (0, 2), (0, -2), (0, 4)))
+    above = sum(weight * shifted(down, 0) for down, weight in ((1, 0.3), (2, 0.25), (3, 0.2), (5, 0.15), (7, 0.1)))
+    aside = 0.25 * sum(shifted(*shift).astype(np.float32) for shift in ((-2, 0), (0, 2), (0, -2), (0, 4)))
     open_ = np.ones(eyes.shape, np.float32)
     open_[rows, columns] = (0.12 + 0.88 * above) * (0.55 + 0.45 * aside)
     return open_

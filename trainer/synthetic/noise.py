@@ -1,4 +1,4 @@
-"""Smooth random fields, made once and cut at random places."""
+"""Smooth random fields, computed once and cut at random places."""
 
 import numpy as np
 from PIL import Image
@@ -7,7 +7,7 @@ from sdk.arrays import Floats
 
 
 class NoiseBank:
-    """Fields of several grains, in pixels, and strands: fields that are long one way and fine the other."""
+    """Fields of several grain sizes in pixels, and strands: fields with a coarse and a fine direction."""
 
     def __init__(self, seed: int = 0, side: int = 640) -> None:
         random = np.random.default_rng(seed)
@@ -20,19 +20,21 @@ class NoiseBank:
         self.strands = (0.6 * fine + 0.5 * middle + 0.6 * coarse)[None]  # (1, side, side)
 
     def _smooth(self, random: np.random.Generator, height: int, width: int) -> Floats:
-        """(side, side), mean 0, spread 1, no detail finer than `height` rows and `width` columns."""
+        """(side, side) of mean 0 and spread 1, without details finer than `height` rows and `width` columns."""
         rows, columns = max(4, self._side // height), max(4, self._side // width)
         coarse = random.standard_normal((rows, columns)).astype(np.float32)
         fine = np.asarray(Image.fromarray(coarse).resize((self._side, self._side), Image.Resampling.BICUBIC))
-        return (fine - fine.mean()) / fine.std()
+        standardised: Floats = (fine - fine.mean()) / fine.std()
+        return standardised
 
     def cut(
         self, random: np.random.Generator, grain: int, height: int, width: int, *, long: int | None = None
     ) -> Floats:
-        """(height, width) of one grain, at a random place.
+        """(height, width) of a field, cut at a random place.
 
         Args:
-            long: the grain along the columns of strands: (6, 1), (40, 2), (60, 4) or (90, 10).
+            grain: grain size in pixels.
+            long: grain size along strands; (long, grain) is (6, 1), (40, 2), (60, 4) or (90, 10).
         """
         layer = self._layers[long or grain, grain]
         row, column = random.integers(self._side - height + 1), random.integers(self._side - width + 1)

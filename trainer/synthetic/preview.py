@@ -1,4 +1,4 @@
-"""A contact sheet of rendered faces, to look at before anything is trained on them."""
+"""A contact sheet of rendered faces."""
 
 import io
 import json
@@ -17,11 +17,11 @@ def preview(folder: Path, path: Path) -> None:
     """Write the first 48 faces of a synthesized set as one PNG, each with its emotion and action units below.
 
     Args:
-        folder: what `synthesize` wrote.
-        path: file to write, replaced if it is there.
+        folder: output of `synthesize`.
+        path: file to write; an existing one is replaced.
 
     Raises:
-        DataError: the folder holds no such set.
+        DataError: the folder holds no synthesized set.
     """
     metadata = folder / "metadata.jsonl"
     if not metadata.is_file():

@@ -1,4 +1,4 @@
-"""A small rasteriser: which point of the head does each pixel see, how bright is it there, and what is in shadow."""
+"""A small rasteriser: the visible point of the head at each pixel, its attributes, and shadows."""
 
 import numba
 import numpy as np
@@ -8,7 +8,7 @@ from sdk.arrays import Floats, Ints
 
 @numba.njit(cache=True, fastmath=True)
 def vertex_normals(vertices: Floats, triangles: Ints) -> Floats:
-    """(V, 3) unit normals, weighted by the area of the triangles around."""
+    """(V, 3) unit normals of the vertices, the mean of the adjacent triangles weighted by area."""
     normals = np.zeros_like(vertices)
     for t in range(len(triangles)):
         a, b, c = triangles[t, 0], triangles[t, 1], triangles[t, 2]
@@ -31,7 +31,7 @@ def rasterise(points: Floats, triangles: Ints, size: int) -> "tuple[Ints, Floats
     """The nearest triangle at each pixel.
 
     Args:
-        points: (V, 3) column and row in pixels, 0 is the centre of the first, and depth, larger is farther.
+        points: (V, 3) column and row in pixels, with 0 at the centre of the first, and depth, larger is farther.
         triangles: (T, 3).
         size: side of the picture.
 
@@ -67,7 +67,7 @@ def rasterise(points: Floats, triangles: Ints, size: int) -> "tuple[Ints, Floats
 
 @numba.njit(cache=True, fastmath=True)
 def interpolate(seen: Ints, weights: Floats, triangles: Ints, attributes: Floats) -> Floats:
-    """(A, N) per-vertex attributes (V, A) at N points: (N,) their triangles, (N, 4) what `rasterise` says of them."""
+    """(A, N) per-vertex attributes (V, A) at N points, given their triangles (N,) and weights (N, 4) of `rasterise`."""
     out = np.empty((attributes.shape[1], len(seen)), np.float32)
     for n in range(len(seen)):
         a, b, c = triangles[seen[n], 0], triangles[seen[n], 1], triangles[seen[n], 2]
@@ -79,7 +79,7 @@ def interpolate(seen: Ints, weights: Floats, triangles: Ints, attributes: Floats
 
 @numba.njit(cache=True, fastmath=True)
 def sample_map(maps: Floats, columns: Floats, rows: Floats) -> Floats:
-    """(C, N) bilinear values of maps (C, H, W) at N places; beyond the border its value."""
+    """(C, N) bilinear values of maps (C, H, W) at N places; outside, the value of the border."""
     count, height, width = maps.shape
     out = np.empty((count, len(columns)), np.float32)
     for n in range(len(columns)):
@@ -96,13 +96,13 @@ def sample_map(maps: Floats, columns: Floats, rows: Floats) -> Floats:
 
 @numba.njit(cache=True, fastmath=True)
 def lit_fraction(positions: Floats, depth_map: Floats, scale: float, bias: float) -> Floats:
-    """(N,) how much of a light each point sees: 0 in shadow, 1 in light, softened over 3 x 3 cells of the depth map.
+    """(N,) visible share of a lamp from each point: 0 in shadow, 1 in light, averaged over 3 x 3 depth cells.
 
     Args:
-        positions: (3, N) points in the light's own frame: column and row in centimetres around its centre, depth.
-        depth_map: (S, S) depth that the light sees first.
+        positions: (3, N) points in the frame of the lamp: column and row in centimetres from its centre, and depth.
+        depth_map: (S, S) depth of the point nearest to the lamp.
         scale: cells per centimetre.
-        bias: centimetres by which a surface may lie behind itself.
+        bias: tolerance of the depth in centimetres, so that a surface does not shadow itself.
     """
     size = len(depth_map)
     lit = np.ones(positions.shape[1], np.float32)

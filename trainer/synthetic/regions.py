@@ -1,16 +1,17 @@
-"""Places on the mean face: soft masks and lines on maps over its front.
+"""Regions of the mean face: soft masks and lines on maps over its front.
 
-Maps lie in the frontal plane of the mean face at rest, so that brows, lips and wrinkles stay on their place of the skin
-whatever the identity and the expression do to it.
+Maps lie in the frontal plane of the mean face at rest, so that brows, lips and wrinkles keep their place on the skin
+when identity and expression move it.
 """
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter
 
-from sdk.arrays import Floats
+from sdk.arrays import Doubles, Floats
 from trainer.synthetic.face_model import FaceModel
 
 LEFT, TOP, SCALE = -9.6, 14.6, 14.0  # centimetres of the map's corner, pixels per centimetre
@@ -23,7 +24,7 @@ def place_on_map(x: Floats, y: Floats) -> tuple[Floats, Floats]:
 
 
 class Regions:
-    """Soft masks (HEIGHT, WIDTH) in 0..1 of the places on the mean face, drawn once."""
+    """Soft masks (HEIGHT, WIDTH) in 0..1 of the regions of the mean face, computed once."""
 
     def __init__(self, model: FaceModel) -> None:
         rest = model.neutral[model.landmarks68][:, :2]
@@ -44,45 +45,49 @@ class Regions:
         self.moustache = self._blobs([(x, -1.75 - 0.14 * x * x) for x in (-2.4, -1.6, -0.8, 0.8, 1.6, 2.4)], 0.85)
         self.flat = (
             1 / (1 + np.exp(-3.0 * (self.y + 8.0) - 1.0)) * (np.abs(self.x) < 7.2).astype(np.float32)
-        )  # where the map is not stretched
+        )  # the part of the map that is not stretched
         self.wrinkles = self._wrinkles()
         self.relief = np.stack(list(self.wrinkles.values()))  # (7, HEIGHT, WIDTH)
         self.furrows = np.maximum(-self.relief, 0)
 
     def _blobs(self, centres: list[tuple[float, float]], radius: float) -> Floats:
-        squared = np.min([(self.x - x) ** 2 + (self.y - y) ** 2 for x, y in centres], axis=0)
-        return np.exp(-squared / (2 * (radius / 1.6) ** 2)).astype(np.float32)
+        squared: Doubles = np.min([(self.x - x) ** 2 + (self.y - y) ** 2 for x, y in centres], axis=0)
+        blobs: Floats = np.exp(-squared / (2 * (radius / 1.6) ** 2)).astype(np.float32)
+        return blobs
 
-    def distance(self, lines: list[npt.NDArray[np.floating]], rows: slice = slice(None)) -> Floats:
+    def distance(self, lines: Sequence[npt.NDArray[np.floating]], rows: slice = slice(None)) -> Floats:
         """Centimetres to the nearest of several polylines, for some rows of the maps."""
         column, height = self.x[rows], self.y[rows]
-        nearest = np.full(column.shape, np.inf, np.float32)
+        nearest: Floats = np.full(column.shape, np.inf, np.float32)
         for line in lines:
             for (ax, ay), (bx, by) in itertools.pairwise(line):
                 length = max((bx - ax) ** 2 + (by - ay) ** 2, 1e-9)
                 t = (((column - ax) * (bx - ax) + (height - ay) * (by - ay)) / length).clip(0, 1)
                 squared = (column - ax - t * (bx - ax)) ** 2 + (height - ay - t * (by - ay)) ** 2
                 nearest = np.minimum(nearest, squared.astype(np.float32))
-        return np.sqrt(nearest)
+        distance: Floats = np.sqrt(nearest)
+        return distance
 
     def _beard(self) -> Floats:
-        """Jaw, cheeks below the nose, and upper lip, without the lips."""
+        """Mask of jaw, cheeks below the nose and upper lip, without the lips."""
         below = 1 / (1 + np.exp(-3.0 * (-0.9 - self.y + 0.55 * np.maximum(np.abs(self.x) - 3.2, 0))))
         above_neck = 1 / (1 + np.exp(-2.0 * (self.y + 9.0)))
-        return (below * above_neck * (1 - self.lips)).astype(np.float32)
+        beard: Floats = (below * above_neck * (1 - self.lips)).astype(np.float32)
+        return beard
 
     def _wrinkles(self) -> dict[str, Floats]:
-        """Relief of each kind of wrinkle: furrows are negative."""
+        """Relief of each kind of wrinkle; furrows are negative."""
 
-        def mirrored(line: list[tuple[float, float]]) -> list[npt.NDArray[np.float64]]:
+        def mirrored(line: list[tuple[float, float]]) -> list[Doubles]:
             points = np.array(line)
             return [points, points * (-1, 1)]
 
-        def furrows(lines: list[npt.NDArray[np.floating]], width: float) -> Floats:
+        def furrows(lines: Sequence[Doubles], width: float) -> Floats:
             distance = self.distance(lines)
-            return (
+            relief: Floats = (
                 0.45 * np.exp(-(((distance - 2.2 * width) / width) ** 2)) - np.exp(-((distance / width) ** 2))
             ).astype(np.float32)
+            return relief
 
         forehead = [
             np.array([(x, y - 0.03 * x * x + 0.12 * np.sin(1.3 * x)) for x in np.linspace(-4, 4, 17)])
@@ -109,11 +114,11 @@ class Regions:
         }
 
 
-def _polygon(outlines: list[npt.NDArray[np.floating]], soften: float) -> Floats:
+def _polygon(outlines: Sequence[npt.NDArray[np.floating]], soften: float) -> Floats:
     """A soft mask of the inside of closed outlines."""
     picture = Image.new("L", (WIDTH * 2, HEIGHT * 2))
     draw = ImageDraw.Draw(picture)
     for outline in outlines:
         draw.polygon([tuple(2 * point) for point in np.stack(place_on_map(*outline.T), axis=1)], fill=255)
     small = picture.resize((WIDTH, HEIGHT), Image.Resampling.BOX)
-    return np.asarray(small.filter(ImageFilter.GaussianBlur(soften)), np.float32) / 255
+    return np.asarray(small.filter(ImageFilter.GaussianBlur(soften)), np.float32) / np.float32(255)

@@ -1,4 +1,4 @@
-"""One picture of one head, put together: person, pose, camera, light, things worn, background."""
+"""One picture of one head: person, pose, camera, light, accessories, background."""
 
 from dataclasses import dataclass, replace
 
@@ -8,7 +8,7 @@ import numpy.typing as npt
 from PIL import Image, ImageFilter
 
 from sdk.arrays import Floats
-from trainer.synthetic.backdrop import SOFTEN, as_image, background, body, draw_colour, merged, wear
+from trainer.synthetic.backdrop import SOFT_EDGES, as_image, background, body, draw_colour, merge_planes, wear
 from trainer.synthetic.expression import Expression
 from trainer.synthetic.face_model import PARTS, FaceModel
 from trainer.synthetic.hair import HairStyle, draw_style, grow, lock_colours, locks
@@ -18,7 +18,7 @@ from trainer.synthetic.noise import NoiseBank
 from trainer.synthetic.raster import interpolate, rasterise, sample_map, vertex_normals
 from trainer.synthetic.regions import Regions, place_on_map
 from trainer.synthetic.resting import Side, at_rest, draw_rotation, project, turned_eye
-from trainer.synthetic.skin import Look, draw_look, paint
+from trainer.synthetic.skin import Skin, draw_skin, paint
 
 CLOSED_LIPS = 0.03  # centimetres between the inner lips of a closed mouth
 LIDS = np.array([[[37, 38], [43, 44]], [[41, 40], [47, 46]]])  # of the 68: upper and lower, each of two eyes
@@ -27,18 +27,18 @@ EYES: tuple[tuple[str, Side], ...] = (("eye_left", "L"), ("eye_right", "R"))
 
 @dataclass(frozen=True)
 class Render:
-    """A picture and what is known of it.
+    """A picture and its exact labels.
 
     Attributes:
         image: (S, S, 3) uint8 RGB.
-        landmarks68: (68, 2) pixels of the picture; 0 is the centre of the first.
+        landmarks68: (68, 2) in pixels of the picture; 0 is the centre of the first.
         points: (106, 2) in the same unit.
         yaw, pitch, roll: degrees; positive where the face turns to the right of the picture, looks up, and leans
             anticlockwise, as the picture shows it.
         lip_gap: centimetres between the inner lips.
         lid_gap: centimetres between the lids of the eye that is wider open; below 0 where they overlap.
-        look: the person.
-        hidden: action units that cannot be seen whatever the face does.
+        skin: skin and hair colour of the person.
+        hidden: action units that are not visible in this picture.
     """
 
     image: npt.NDArray[np.uint8]
@@ -49,12 +49,12 @@ class Render:
     roll: float
     lip_gap: float
     lid_gap: float
-    look: Look
+    skin: Skin
     hidden: frozenset[int]
 
 
 class Studio:
-    """Everything that renders share: the mesh, its static attributes, maps and noise.
+    """Data that all renders share: the mesh, its static attributes, maps and noise.
 
     Args:
         model: the head.
@@ -75,7 +75,7 @@ class Studio:
         """(V, 3) positions of a new person with an expression.
 
         Args:
-            parted: whether the lips are meant to be apart; what identity does to them against that is undone.
+            parted: whether the lips shall be apart; the effect of the identity on them is corrected.
         """
         identity = random.normal(0, 1.0, len(self.model.identity)).astype(np.float32).clip(-2.2, 2.2)
         vertices = self.model.neutral + np.tensordot(identity, self.model.identity, 1)
@@ -86,11 +86,11 @@ class Studio:
             eye = slice(*PARTS[part])
             vertices[eye] = turned_eye(vertices[eye], weights, side)
             lowered = weights.get(f"eyeBlink_{side}", 0.0) + 0.7 * weights.get(f"eyeLookDown_{side}", 0.0)
-            vertices[eye, 2] -= 0.3 * min(lowered, 1.0)  # a lid that slides over an eyeball stays in front
+            vertices[eye, 2] -= 0.3 * min(lowered, 1.0)  # keeps the eyeball behind the lid
         gap = self.lip_gap(vertices)
-        shut = gap < 0.2 or (gap < 0.4 and random.random() < 0.93)  # a sneer may open even a closed mouth
+        shut = gap < 0.2 or (gap < 0.4 and random.random() < 0.93)  # a sneer may open a closed mouth
         wanted = max(gap, 0.2) if parted else min(gap, CLOSED_LIPS) if shut else gap
-        if shut and not parted:  # nor do teeth show between lips that press or roll in
+        if shut and not parted:  # teeth must not show between lips that press or roll in
             vertices[PARTS["gums"][0] : PARTS["teeth"][1], 2] -= 0.6
         if wanted != gap:
             names = [f"mouth{lip}_{side}" for lip in ("UpperUp", "LowerDown") for side in "LR"]
@@ -110,14 +110,14 @@ class Studio:
 
 
 def points106(model: FaceModel) -> npt.NDArray[np.int32]:
-    """106 vertices of the face: the 68 of Multi-PIE and 19 pairs, left and right, spread over what they leave open."""
+    """106 vertices of the face: the 68 of Multi-PIE and 19 pairs, left and right, spread over the rest of the face."""
     chosen = model.landmarks68.tolist()
     face = model.neutral[:6706]
     distance = np.min(np.linalg.norm(face[:, None] - model.neutral[None, chosen], axis=2), axis=1)
-    distance[np.abs(face[:, 0]) < 0.5] = 0  # a point of the middle has no other side
+    distance[np.abs(face[:, 0]) < 0.5] = 0  # points on the middle line have no counterpart
     while len(chosen) < 106:  # farthest point sampling
         farthest = int(distance.argmax())
-        twin = int(np.linalg.norm(face - face[farthest] * np.float32([-1, 1, 1]), axis=1).argmin())
+        twin = int(np.linalg.norm(face - face[farthest] * np.array([-1, 1, 1], np.float32), axis=1).argmin())
         for vertex in (farthest, twin):
             chosen.append(vertex)
             distance = np.minimum(distance, np.linalg.norm(face - face[vertex], axis=1))
@@ -125,7 +125,7 @@ def points106(model: FaceModel) -> npt.NDArray[np.int32]:
 
 
 def _occlusion(model: FaceModel) -> Floats:
-    """(V,) how open each point of the mean head is to light from around, 0..1, from how concave it is."""
+    """(V,) ambient light in 0..1 that reaches each point of the mean head, estimated from its concavity."""
     normals = vertex_normals(model.neutral, model.triangles)
     openness = np.ones(len(model.neutral), np.float32)
     inside = PARTS["skin"][1]
@@ -137,7 +137,7 @@ def _occlusion(model: FaceModel) -> Floats:
 
 @numba.njit(cache=True, fastmath=True)
 def _openness(places: Floats, normals: Floats) -> Floats:
-    """(V,) 1 less what rises above each place (V, 3) within two centimetres of it."""
+    """(V,) 1 less the mean height of the surface within two centimetres above each place (V, 3)."""
     openness = np.empty(len(places), np.float32)
     for v in range(len(places)):
         count, above = 0, 0.0
@@ -154,16 +154,16 @@ def _openness(places: Floats, normals: Floats) -> Floats:
 
 
 def render(studio: Studio, expression: Expression, random: np.random.Generator, face_pixels: float = 142) -> Render:
-    """Draw a person with an expression.
+    """Render a new person with an expression.
 
     Args:
         face_pixels: width of the face in pixels of the picture; the head is centred.
     """
     model, size = studio.model, studio.size
-    look = draw_look(random)
+    skin = draw_skin(random)
     style = draw_style(random, draw_colour(random))
     if style.cut == "long" and random.random() < 0.8:
-        look = replace(look, beard=0.0)
+        skin = replace(skin, beard=0.0)
     clothes = draw_clothes(random, draw_colour(random), draw_colour(random))
     weights = at_rest(expression, random)
     for name, weight in expression.weights().items():
@@ -174,23 +174,23 @@ def render(studio: Studio, expression: Expression, random: np.random.Generator, 
     rotation, angles = draw_rotation(random)
     posed = (vertices @ rotation.T).astype(np.float32)
     screen = project(posed, size, face_pixels, random)
-    head = _Head(posed, hair, rotation, look, style, clothes)
+    head = _Head(posed, hair, rotation, skin, style, clothes)
     light, mask = _shade(studio, head, screen, expression, random)
     marks = screen[model.landmarks68, :2]
     glasses = int(random.choice((0, 25, 70, 225), p=(0.6, 0.22, 0.1, 0.08))) if random.random() < 0.2 else None
     picture = _compose(light, mask, marks, studio, head, glasses, random)
     hidden = frozenset((5, 7, 43) if glasses and glasses > 200 else ())
-    return Render(picture, marks, screen[studio.points106, :2], *angles, *gaps, look, hidden)
+    return Render(picture, marks, screen[studio.points106, :2], *angles, *gaps, skin, hidden)
 
 
 @dataclass(frozen=True)
 class _Head:
-    """A posed head: (V, 3) positions, (V,) share of hair, (3, 3) rotation, and what it looks like."""
+    """A posed head: (V, 3) positions, (V,) share of hair, (3, 3) rotation, and its appearance."""
 
     posed: Floats
     hair: Floats
     rotation: Floats
-    look: Look
+    skin: Skin
     style: HairStyle
     clothes: Clothes
 
@@ -198,7 +198,7 @@ class _Head:
 def _shade(
     studio: Studio, head: _Head, screen: Floats, expression: Expression, random: np.random.Generator
 ) -> tuple[Floats, npt.NDArray[np.bool_]]:
-    """(3, N) linear light of the points of the head that are visible, and (S, S) which pixels they are."""
+    """(3, N) linear light of the visible points of the head, and (S, S) their pixels."""
     model, rotation = studio.model, head.rotation
     seen, weights = rasterise(screen, model.triangles, studio.size)
     normals = vertex_normals(head.posed, model.triangles)
@@ -209,13 +209,13 @@ def _shade(
         interpolate(seen, weights, model.triangles, each) for each in (normals, model.neutral, head.posed, covers)
     )
     kind = studio.triangle_kind[seen]
-    maps = paint(head.look, expression.units, studio.regions, studio.noise, random)
-    *albedo, right, down = sample_map(maps, *place_on_map(rest[0], rest[1]))
+    maps = paint(head.skin, expression.units, studio.regions, studio.noise, random)
+    *colour, right, down = sample_map(maps, *place_on_map(rest[0], rest[1]))
     bumpy = (kind == SKIN) & (hairy < 0.5) & (rotation[:, 2] @ normal > 0.2)
     normal -= bumpy * (right * rotation[:, :1] - down * rotation[:, 1:2])
     normal /= np.sqrt((normal * normal).sum(axis=0)) + 1e-6
     albedo, gloss = materials(
-        kind, rest, np.stack(albedo), hairy, mask, head.look, head.style, head.clothes, studio.noise, random
+        kind, rest, np.stack(colour), hairy, mask, head.skin, head.style, head.clothes, studio.noise, random
     )
     picture = np.full(mask.shape, -1, np.int32)
     picture[mask] = kind
@@ -225,12 +225,12 @@ def _shade(
     return light, mask
 
 
-_LEVELS = (255 * np.linspace(0, 1, 1 << 16) ** (1 / 2.2)).astype(np.uint8)
+_SRGB_LEVELS = (255 * np.linspace(0, 1, 1 << 16) ** (1 / 2.2)).astype(np.uint8)
 
 
 def _levels(light: Floats) -> npt.NDArray[np.uint8]:
     """8-bit sRGB of linear light in 0..1, from a table: much faster than a power."""
-    return _LEVELS.take((65535 * light.clip(0, 1)).astype(np.uint16))
+    return _SRGB_LEVELS.take((65535 * light.clip(0, 1)).astype(np.uint16))
 
 
 def _compose(
@@ -242,22 +242,22 @@ def _compose(
     glasses: int | None,
     random: np.random.Generator,
 ) -> npt.NDArray[np.uint8]:
-    """The head over a body and a background, with hanging hair and what is worn on top, as 8-bit sRGB."""
+    """The head over body and background, with long hair and accessories on top, as 8-bit sRGB."""
     style, size = head.style, studio.size
     picture = body(background(size, studio.noise, random), size, marks, head.clothes.colour)
     front, tint = None, None
     if style.cut == "long":
         behind, front = locks(style, marks, size, random)
         brightness = float(np.clip(2.2 * light[1].mean(), 0.35, 1.3)) ** 0.45
-        tint = brightness * lock_colours(style, head.look.hair, size, studio.noise, random)
+        tint = brightness * lock_colours(style, head.skin.hair, size, studio.noise, random)
         picture.paste(as_image(0.55 * tint), mask=behind)
-    rim = _levels(0.1 * light.mean(axis=1))  # what the soft edge mixes in: dark, as every rim
+    rim = _levels(0.1 * light.mean(axis=1))  # mixed into the soft edge: dark, as rims are
     shown = np.empty((3, size, size), np.uint8)
     for plane, outside, inside in zip(shown, rim, _levels(light), strict=True):
         plane[:] = outside
         plane[mask] = inside  # one plane at a time: a mask over several axes is ten times slower
-    soft = Image.fromarray(255 * mask.astype(np.uint8)).filter(SOFTEN)
-    picture.paste(merged(shown), mask=soft)
+    soft = Image.fromarray(255 * mask.astype(np.uint8)).filter(SOFT_EDGES)
+    picture.paste(merge_planes(shown), mask=soft)
     if front is not None and tint is not None:
         shadow = front.filter(ImageFilter.GaussianBlur(5))
         picture.paste((0, 0, 0), mask=shadow.point([round(0.35 * value) for value in range(256)]))

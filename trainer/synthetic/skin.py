@@ -1,4 +1,4 @@
-"""The skin of a head as maps over its front: colour, and the relief that wrinkles and pores make."""
+"""The skin of a head as maps over its front: colour, and the relief of wrinkles and pores."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from sdk.arrays import Floats
 from trainer.synthetic.noise import NoiseBank
 from trainer.synthetic.regions import HEIGHT, SCALE, TOP, WIDTH, Regions
 
-# From light to dark in ten steps, sRGB: as far apart as the Monk Skin Tone scale (Monk 2019), with the chroma that skin
+# From light to dark in ten steps, sRGB: spaced as the Monk Skin Tone scale (Monk 2019), with the chroma that skin
 # has on photographs.
 TONES = np.array(
     [
@@ -22,8 +22,8 @@ TONES = np.array(
 ) / 255  # fmt: skip
 
 
-# Which wrinkles an action unit deepens, and how much at full intensity.
-FURROWED_BY: dict[str, dict[int, float]] = {
+# Wrinkles -> action units that deepen them, with their weight at full intensity.
+WRINKLE_UNITS: dict[str, dict[int, float]] = {
     "forehead": {1: 0.7, 2: 0.8},
     "glabella": {4: 1.3, 9: 0.5},
     "crows_feet": {6: 1.0, 12: 0.3, 7: 0.3},
@@ -35,15 +35,17 @@ FURROWED_BY: dict[str, dict[int, float]] = {
 
 
 @dataclass(frozen=True)
-class Look:
-    """Everything about a person's skin that does not move.
+class Skin:
+    """Skin and hair colour of a person.
 
     Attributes:
         tone: 0 light to 9 dark, an index of TONES.
-        age: 0 young to 1 old; decides how deep wrinkles are and how grey hair is.
+        age: 0 young to 1 old; decides the depth of wrinkles and the grey of hair.
         hair: sRGB of scalp hair and brows.
-        beard: 0 none, to 0.5 a shade, to 1 a full beard.
-        brow_width, brow_density, lip_colour, lip_strength, eye_shadow, freckles, redness: what their names say.
+        beard: 0 none, 0.5 a shade, 1 a full beard.
+        brow_width: half the height of the brows in centimetres.
+        lip_colour, shadow_colour: sRGB of lipstick and eye shadow.
+        brow_density, lip_strength, eye_shadow, freckles, redness: strengths in 0..1; 0 is none.
     """
 
     tone: float
@@ -69,7 +71,8 @@ _HAIR = (
 )
 
 
-def draw_look(random: np.random.Generator) -> Look:
+def draw_skin(random: np.random.Generator) -> Skin:
+    """Draw the skin and hair colour of a person."""
     tone = random.uniform(0, 9)
     age = random.beta(1.3, 1.6)
     dark = tone > 5 or random.random() < 0.4
@@ -83,7 +86,7 @@ def draw_look(random: np.random.Generator) -> Look:
     lipstick = random.random() < (0.55 if made_up else 0.03)
     red = random.uniform(0.4, 0.85)
     colour = (red, red * random.uniform(0.25, 0.6), red * random.uniform(0.3, 0.65))
-    return Look(
+    return Skin(
         tone=tone,
         age=age,
         hair=tuple(hair.clip(0, 1).tolist()),
@@ -100,12 +103,12 @@ def draw_look(random: np.random.Generator) -> Look:
 
 
 def paint(
-    look: Look, units: dict[int, float], regions: Regions, noise: NoiseBank, random: np.random.Generator
+    skin: Skin, units: dict[int, float], regions: Regions, noise: NoiseBank, random: np.random.Generator
 ) -> Floats:
-    """The maps of one face.
+    """Draw the maps of one face.
 
     Args:
-        units: action unit -> intensity, which deepen wrinkles.
+        units: action unit -> intensity; they deepen wrinkles.
 
     Returns:
         (5, HEIGHT, WIDTH): linear RGB reflectance, and the slope of the relief to the right and downwards.
@@ -114,18 +117,18 @@ def paint(
     def grain(size: int, long: int | None = None) -> Floats:
         return noise.cut(random, size, HEIGHT, WIDTH, long=long)
 
-    colour = _complexion(look, regions, grain, random)
-    _make_up(colour, look, regions)
-    hair = 0.75 * np.array(look.hair, np.float32)
-    beard = _beard(look, regions, grain, random)
-    if look.beard:
+    colour = _complexion(skin, regions, grain, random)
+    _make_up(colour, skin, regions)
+    hair = 0.75 * np.array(skin.hair, np.float32)
+    beard = _beard(skin, regions, grain, random)
+    if skin.beard:
         _mix(colour, hair, beard)
-    _mix(colour[:, _BROW_ROWS], hair, _brows(look, regions, grain, random))
-    relief = 0.002 * (grain(2) + grain(4)) * (0.4 + look.age) + 0.02 * beard * grain(1, 6)
+    _mix(colour[:, _BROW_ROWS], hair, _brows(skin, regions, grain, random))
+    relief = 0.002 * (grain(2) + grain(4)) * (0.4 + skin.age) + 0.02 * beard * grain(1, 6)
     active = [
-        sum(units.get(code, 0.0) * depth for code, depth in FURROWED_BY[name].items()) for name in regions.wrinkles
+        sum(units.get(code, 0.0) * depth for code, depth in WRINKLE_UNITS[name].items()) for name in regions.wrinkles
     ]
-    depth = (0.012 + 0.05 * look.age) * look.age + np.array(active) * (0.03 + 0.07 * look.age)
+    depth = (0.012 + 0.05 * skin.age) * skin.age + np.array(active) * (0.03 + 0.07 * skin.age)
     deep = (depth * random.uniform(0.7, 1.2, len(depth))).astype(np.float32)
     relief += np.tensordot(deep, regions.relief, 1)
     colour *= 1 - np.tensordot((1.2 * depth).astype(np.float32), regions.furrows, 1).clip(0, 0.35)
@@ -133,62 +136,63 @@ def paint(
         relief = relief + 0.03 * units[17] * regions.chin * grain(4)
     down, right = np.gradient(relief * regions.flat)
     linear = colour.clip(0.03, 1)
-    linear = linear * linear * (0.65 * linear + 0.35)  # close to the sRGB curve, and cheap
+    linear = linear * linear * (0.65 * linear + 0.35)  # close to the sRGB curve, and faster
     return np.concatenate([linear, SCALE * right[None], SCALE * down[None]])
 
 
 Grain: TypeAlias = Callable[..., Floats]
 
 
-def _complexion(look: Look, regions: Regions, grain: Grain, random: np.random.Generator) -> Floats:
+def _complexion(skin: Skin, regions: Regions, grain: Grain, random: np.random.Generator) -> Floats:
     """(3, HEIGHT, WIDTH) sRGB of bare skin."""
-    low, share = int(min(look.tone, 8)), look.tone - int(min(look.tone, 8))
+    low, share = int(min(skin.tone, 8)), skin.tone - int(min(skin.tone, 8))
     base = TONES[low] * (1 - share) + TONES[low + 1] * share
     base = 0.95 * base * random.uniform(0.97, 1.03, 3).astype(np.float32)
     shade = 1 + 0.025 * grain(32) + 0.015 * grain(8) + 0.01 * grain(4)
-    colour = base[:, None, None] * shade
-    blood = look.redness * regions.blood * (1 + 0.3 * grain(16))
+    colour: Floats = base[:, None, None] * shade
+    blood = skin.redness * regions.blood * (1 + 0.3 * grain(16))
     colour *= 1 - blood * np.array([0.02, 0.16, 0.13], np.float32)[:, None, None]
-    if look.freckles:
-        spots = (grain(2) + 0.6 * grain(4) > 1.9 - 0.5 * look.freckles) * (regions.cheeks + regions.nose).clip(0, 1)
-        colour *= 1 - 0.2 * look.freckles * spots
-    _mix(colour, base * (0.88, 0.62, 0.6), (0.45 + 0.35 * look.redness) * regions.lips)
-    colour *= 1 - (0.08 + 0.12 * look.age) * regions.eye_rims
+    if skin.freckles:
+        spots = (grain(2) + 0.6 * grain(4) > 1.9 - 0.5 * skin.freckles) * (regions.cheeks + regions.nose).clip(0, 1)
+        colour *= 1 - 0.2 * skin.freckles * spots
+    _mix(colour, base * (0.88, 0.62, 0.6), (0.45 + 0.35 * skin.redness) * regions.lips)
+    colour *= 1 - (0.08 + 0.12 * skin.age) * regions.eye_rims
     return colour
 
 
-def _make_up(colour: Floats, look: Look, regions: Regions) -> None:
-    """Lipstick, eye shadow and liner; lashes for everybody."""
-    if look.lip_strength:
-        _mix(colour, look.lip_colour, look.lip_strength * regions.lips)
-    if look.eye_shadow:
+def _make_up(colour: Floats, skin: Skin, regions: Regions) -> None:
+    """Add lipstick, eye shadow and liner; everybody has lashes."""
+    if skin.lip_strength:
+        _mix(colour, skin.lip_colour, skin.lip_strength * regions.lips)
+    if skin.eye_shadow:
         lid = regions.eye_rims * (regions.y > 3.3)
-        _mix(colour, look.shadow_colour, 0.6 * look.eye_shadow * lid)
-    liner = np.exp(-((regions.lid_line / (0.07 + 0.1 * look.eye_shadow)) ** 2))
-    colour *= 1 - (0.55 + 0.35 * look.eye_shadow) * liner
+        _mix(colour, skin.shadow_colour, 0.6 * skin.eye_shadow * lid)
+    liner = np.exp(-((regions.lid_line / (0.07 + 0.1 * skin.eye_shadow)) ** 2))
+    colour *= 1 - (0.55 + 0.35 * skin.eye_shadow) * liner
 
 
-def _beard(look: Look, regions: Regions, grain: Grain, random: np.random.Generator) -> Floats:
-    """How much of each pixel is beard: an even shade of stubble up to dense hair."""
-    if not look.beard:
+def _beard(skin: Skin, regions: Regions, grain: Grain, random: np.random.Generator) -> Floats:
+    """(HEIGHT, WIDTH) share of beard: from an even shade of stubble to dense hair."""
+    if not skin.beard:
         return np.zeros((HEIGHT, WIDTH), np.float32)
     kind = random.choice(4, p=(0.55, 0.2, 0.15, 0.1))
     goatee = np.maximum(regions.beard * regions.chin, regions.moustache)
     where = (regions.beard, goatee, regions.moustache, np.maximum(0.5 * regions.beard, goatee))[kind]
     edge = (1.6 * where + 0.12 * grain(8) - 0.25).clip(0, 1) * (where > 0.02)
-    hairs = 1 + (0.4 - 0.25 * look.beard) * grain(1, 6) + 0.12 * grain(4)
-    return (edge * hairs * (0.15 + 0.8 * look.beard)).clip(0, 0.93)
+    hairs = 1 + (0.4 - 0.25 * skin.beard) * grain(1, 6) + 0.12 * grain(4)
+    return (edge * hairs * (0.15 + 0.8 * skin.beard)).clip(0, 0.93)
 
 
 def _mix(colour: Floats, other: npt.ArrayLike, share: Floats) -> None:
+    """Move a share of each pixel of (3, H, W) towards another colour, in place."""
     colour += (np.asarray(other, np.float32)[:, None, None] - colour) * share
 
 
 _BROW_ROWS = slice(*((TOP - np.array([8.4, 4.2])) * SCALE).astype(int))
 
 
-def _brows(look: Look, regions: Regions, grain: Grain, random: np.random.Generator) -> Floats:
-    """How much of each pixel of `_BROW_ROWS` is brow."""
+def _brows(skin: Skin, regions: Regions, grain: Grain, random: np.random.Generator) -> Floats:
+    """Share of brow in the rows `_BROW_ROWS`."""
     lift, bend = random.normal(0, 0.12), random.uniform(0.85, 1.15)
     lines = []
     for line in regions.brow_lines:
@@ -198,6 +202,7 @@ def _brows(look: Look, regions: Regions, grain: Grain, random: np.random.Generat
     distance = regions.distance(lines, _BROW_ROWS)
     edges, fine, long = (grain(*grains)[_BROW_ROWS] for grains in ((1, 6), (2,), (1, 6)))
     taper = 1 - 0.45 * ((np.abs(regions.x[_BROW_ROWS]) - 1.2) / 4.6).clip(0, 1)
-    edge = 0.5 - 0.5 * np.tanh((distance - look.brow_width * taper + 0.06 * edges) / 0.16)
-    hairs = (0.5 + 0.5 * np.tanh(0.35 * fine + 0.45 * long + 3.0 * look.brow_density)).clip(0, 1)
-    return (edge * hairs * (0.45 + 0.5 * look.brow_density)).clip(0, 0.95)
+    edge = 0.5 - 0.5 * np.tanh((distance - skin.brow_width * taper + 0.06 * edges) / 0.16)
+    hairs = (0.5 + 0.5 * np.tanh(0.35 * fine + 0.45 * long + 3.0 * skin.brow_density)).clip(0, 1)
+    share: Floats = (edge * hairs * (0.45 + 0.5 * skin.brow_density)).clip(0, 0.95)
+    return share

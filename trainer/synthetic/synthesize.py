@@ -2,7 +2,6 @@
 
 import json
 import multiprocessing
-import shutil
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -14,15 +13,15 @@ from threadpoolctl import threadpool_limits
 from sdk.errors import DataError
 from sdk.faba.prompts import QUESTIONS, Task
 from sdk.faba.vocabulary import EMOTIONS
-from sdk.files import write_json
+from sdk.files import replacing, write_json
 from trainer.corpus.records import Record, evaluation_row, training_row
 from trainer.corpus.templates import QUESTION_TEMPLATES
 from trainer.synthetic.describe import describe_emotion, describe_units
 from trainer.synthetic.face_model import read_face_model
-from trainer.synthetic.sample import FACE_SCALE, Sample, make_sample
+from trainer.synthetic.rendered_face import FACE_SCALE, RenderedFace, render_face
 from trainer.synthetic.scene import Studio
 
-CHUNK = 8  # faces that a process makes before it asks for more
+CHUNK = 8  # faces that a process renders at a time
 
 
 def synthesize(
@@ -35,17 +34,17 @@ def synthesize(
     processes: int = 2,
     report: Callable[[int], None] = lambda done: None,
 ) -> None:
-    """Write `count` faces to `out`: each has a record of its action units, most also one of their emotion.
+    """Write `count` faces to `out`; each has a record of its action units, most also have one of their emotion.
 
-    `images/*.jpg`, `landmarks/*.npy` ((212,) each), two files of annotations, and what else is known of each face:
-    `metadata.jsonl` (exact intensities, skin tone from 0 light to 9 dark, age, yaw, pitch and roll in degrees: positive
-    where the face turns to the right of the picture, looks up, and leans anticlockwise) and `points.npy` ((N, 106, 2)
-    float32, the exact landmarks, for when `landmarks/` is filled by a network).
+    Files: `images/*.jpg`, `landmarks/*.npy` ((212,) each), two annotation files, `metadata.jsonl` (exact intensities,
+    skin tone from 0 light to 9 dark, age, yaw, pitch and roll in degrees: positive if the face turns to the right of
+    the picture, looks up, and leans anticlockwise) and `points.npy` ((N, 106, 2) float32, the exact landmarks, also
+    after a network replaced those in `landmarks/`).
 
     Args:
-        out: a folder that does not exist or is empty; it appears when everything is written.
+        out: a folder that does not exist or is empty; it gets its name when it is complete.
         face_model: ICT-FaceKit, see `read_face_model`.
-        seed: decides every face; the same seed gives the same files, by however many processes.
+        seed: decides every face; the same seed gives the same files for any number of processes.
         split: "train" writes train_emotion_anno.json and train_au_anno.json, "eval" evaluation files.
         report: told how many faces are written.
 
@@ -53,38 +52,33 @@ def synthesize(
         DataError: `out` is not empty or has no name, a count is below 1, or the model cannot be read.
     """
     if not out.name:
-        raise DataError(f"{out} is renamed into place when it is whole, which takes a name; choose a new folder")
+        raise DataError(f"{out} is renamed into place when it is complete, which takes a name; choose a new folder")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} is not an empty folder; choose a new one")
     for name, number in (("number of faces", count), ("number of processes", processes)):
         if number < 1:
             raise DataError(f"the {name} must be at least 1, not {number}")
-    read_face_model(face_model)  # says what is wrong before any process is started
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        _write(partial, out.name, _samples(count, face_model, seed, processes), seed, split, report)
-        partial.replace(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    read_face_model(face_model)  # fails before any process is started
+    with replacing(out) as partial:
+        _write(partial, out.name, _render_all(count, face_model, seed, processes), seed, split, report)
 
 
 def _write(
-    folder: Path, set_name: str, samples: Iterator[Sample], seed: int, split: str, report: Callable[[int], None]
+    folder: Path, set_name: str, faces: Iterator[RenderedFace], seed: int, split: str, report: Callable[[int], None]
 ) -> None:
     for name in ("images", "landmarks"):
         (folder / name).mkdir(parents=True)
     rows: dict[str, list[Any]] = {"emotion": [], "au": []}
     points = []
     with (folder / "metadata.jsonl").open("w", encoding="utf-8") as metadata:
-        for index, sample in enumerate(samples):
+        for index, face in enumerate(faces):
             name = f"{index:06d}"
-            (folder / "images" / f"{name}.jpg").write_bytes(sample.image)
-            np.save(folder / "landmarks" / f"{name}.npy", sample.landmarks)
-            points.append(sample.landmarks.reshape(-1, 2))
-            metadata.write(json.dumps({"id": name, **sample.about}) + "\n")
+            (folder / "images" / f"{name}.jpg").write_bytes(face.image)
+            np.save(folder / "landmarks" / f"{name}.npy", face.landmarks)
+            points.append(face.landmarks.reshape(-1, 2))
+            metadata.write(json.dumps({"id": name, **face.about}) + "\n")
             random = np.random.default_rng((seed, index, 1))
-            for task, row in _rows(folder.parent, set_name, name, sample, split, random):
+            for task, row in _rows(folder.parent, set_name, name, face, split, random):
                 rows[task].append(row)
             report(index + 1)
     np.save(folder / "points.npy", np.stack(points))
@@ -94,8 +88,8 @@ def _write(
         write_json(folder / f"{split}_{task}_anno.json", content)
 
 
-def _samples(count: int, face_model: Path, seed: int, processes: int) -> Iterator[Sample]:
-    """Every sample in order, made by several processes."""
+def _render_all(count: int, face_model: Path, seed: int, processes: int) -> Iterator[RenderedFace]:
+    """Every face in order, rendered by several processes."""
     jobs = [(face_model, seed, index) for index in range(count)]
     if processes <= 1:
         with threadpool_limits(1):
@@ -106,7 +100,7 @@ def _samples(count: int, face_model: Path, seed: int, processes: int) -> Iterato
 
 
 def use_one_thread() -> None:
-    """Limit the libraries loaded by now: finding this function imports this module, and so NumPy, first."""
+    """Limit the loaded libraries to one thread; unpickling this function imports this module and NumPy first."""
     threadpool_limits(1)
 
 
@@ -115,17 +109,17 @@ def _studio(face_model: Path) -> Studio:
     return Studio(read_face_model(face_model))
 
 
-def _make(job: tuple[Path, int, int]) -> Sample:
+def _make(job: tuple[Path, int, int]) -> RenderedFace:
     face_model, seed, index = job
-    return make_sample(_studio(face_model), np.random.default_rng((seed, index)))
+    return render_face(_studio(face_model), np.random.default_rng((seed, index)))
 
 
 def _rows(
-    root: Path, set_name: str, name: str, sample: Sample, split: str, random: np.random.Generator
+    root: Path, set_name: str, name: str, face: RenderedFace, split: str, random: np.random.Generator
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """The records of a face: its emotion, if it was drawn for one, and its action units."""
     image, landmark = f"{set_name}/images/{name}.jpg", f"{set_name}/landmarks/{name}.npy"
-    expression = sample.expression
+    expression = face.expression
     answers: dict[str, tuple[str, Any]] = {}
     if expression.emotion:
         answers["emotion"] = (describe_emotion(expression, random), EMOTIONS.index(expression.emotion))

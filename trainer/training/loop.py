@@ -1,7 +1,6 @@
-"""The training loop: transformers' Trainer with the authors' parameter groups, a given order of records, one log."""
+"""The training loop: transformers' Trainer with the authors' parameter groups, a given order of records and a log."""
 
 import dataclasses
-import json
 import math
 import time
 from collections.abc import Mapping
@@ -14,91 +13,24 @@ from tqdm import tqdm
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from sdk.errors import TrainingError
-from trainer.corpus.tensors import RecordOrder
+from sdk.files import append_journal
+from trainer.corpus.tensors import RecordDataset, RecordOrder, collate
+from trainer.model import EmoLA
 from trainer.tokenization import IGNORED
 from trainer.training.recipe import Recipe
 
-COMPLETE = "COMPLETE"  # a file in each checkpoint folder that is written to its end
+COMPLETE = "COMPLETE"  # a file that marks a complete checkpoint folder
 
 
-class RecordTrainer(Trainer):  # type: ignore[misc]
-    """transformers' Trainer with a given order of records, four parameter groups, checkpoints of what is trained."""
+@dataclasses.dataclass
+class Arguments(TrainingArguments):
+    """Options of transformers' Trainer with a learning rate of the visual projector."""
 
-    def __init__(self, *, order: RecordOrder, recipe: Recipe, **options: Any) -> None:
-        super().__init__(**options)
-        self.remove_callback(PrinterCallback)  # it writes to stdout
-        self._order, self._recipe = order, recipe
-        self._trained = [name for name, parameter in self.model.named_parameters() if parameter.requires_grad]
-        self.model_accepts_loss_kwargs = True  # so that the loss is a mean over the tokens of all processes and passes
-
-    def _get_train_sampler(self, *_: Any) -> RecordOrder:
-        return self._order
-
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """AdamW with the authors' groups: others and visual projector, each with and without weight decay."""
-        if self.optimizer is None:
-            self.optimizer = torch.optim.AdamW(parameter_groups(model or self.model, self.args), betas=(0.9, 0.999))
-        return self.optimizer
-
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: Mapping[str, Tensor],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | None = None,
-    ) -> Any:
-        if self._recipe.leaves_rows_out:  # the patches kept are those that `visual_tokens` would keep
-            ranked = inputs["patches"]
-            inputs = {**inputs, "patches": ranked[:, : self._patches_read(ranked.shape[1])]}
-        outputs = model(**inputs)
-        loss = outputs.loss
-        if num_items_in_batch is not None:
-            trained = (inputs["labels"][:, 1:] != IGNORED).sum()
-            loss = loss * trained / num_items_in_batch * self.accelerator.num_processes
-        return (loss, outputs) if return_outputs else loss
-
-    def _patches_read(self, patches: int) -> int:
-        """How many of the patches this pass reads, by chance."""
-        if self._recipe.prior_only and torch.rand(()).item() < self._recipe.prior_only:
-            return 0  # the tower still runs, so that every parameter has a gradient, which DDP expects
-        least = self._recipe.keep_visual
-        return max(1, round((least + (1 - least) * torch.rand(()).item()) * patches))
-
-    def _save(self, output_dir: str | None = None, state_dict: Mapping[str, Tensor] | None = None) -> None:
-        state = self.model.state_dict() if state_dict is None else state_dict
-        super()._save(output_dir, {name: state[name] for name in self._trained if name in state})
-
-    def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """Of a checkpoint that is gone on from: it holds all that is trained, and nothing else."""
-        wrong = [name for name in self._trained if name in load_result.missing_keys] + load_result.unexpected_keys
-        if wrong:
-            raise TrainingError(f"the checkpoint is not of this model ({wrong[0]} and {len(wrong) - 1} more differ)")
-
-    def trained_state(self) -> dict[str, Tensor]:
-        """What was trained, gathered from all processes."""
-        state = self.accelerator.get_state_dict(self.model_wrapped)
-        return {name: state[name] for name in self._trained if name in state}
-
-
-def parameter_groups(model: nn.Module, arguments: TrainingArguments) -> list[dict[str, Any]]:
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {(p, d): [] for p in (False, True) for d in (True, False)}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            decays = not name.endswith("bias") and "norm" not in name
-            slow = "mm_projector" in name or name.startswith("vision_tower.")
-            groups[slow, decays].append(parameter)
-    return [
-        {
-            "params": parameters,
-            "lr": arguments.projector_learning_rate if slow else arguments.learning_rate,
-            "weight_decay": arguments.weight_decay if decays else 0.0,
-        }
-        for (slow, decays), parameters in groups.items()
-    ]
+    projector_learning_rate: float = 2e-5
 
 
 class StepLog(TrainerCallback):
-    """One JSON line per step, a progress bar, a mark on complete checkpoints, and a stop when the loss is no number."""
+    """One JSON line per step, a progress bar, a mark in complete checkpoints, an error if the loss is not finite."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -133,32 +65,115 @@ class StepLog(TrainerCallback):
                 "learning_rates": self._rates,
                 "seconds": round(time.perf_counter() - self._begin, 2),
             }
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+            append_journal(self._path, row)
             self._bar.update(state.global_step - self._bar.n)
             self._bar.set_postfix(loss=f"{logs['loss']:.3f}", rate=f"{self._rates[0]:.1e}")
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         args.distributed_state.wait_for_everyone()
         if state.is_world_process_zero:
-            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+            (Path(args.output_dir or "") / f"checkpoint-{state.global_step}" / COMPLETE).touch()
 
     def close(self) -> None:
-        """End the progress bar, so that it is not drawn again below a message."""
+        """Close the progress bar, so that it is not drawn again below a message."""
         if self._bar is not None:
             self._bar.close()
 
 
-@dataclasses.dataclass
-class Arguments(TrainingArguments):  # type: ignore[misc]
-    projector_learning_rate: float = 2e-5
+class RecordTrainer(Trainer):
+    """transformers' Trainer with a given order of records, four parameter groups and checkpoints of trained weights."""
+
+    args: Arguments
+    model: nn.Module
+
+    def __init__(
+        self,
+        model: EmoLA,
+        arguments: Arguments,
+        dataset: RecordDataset,
+        order: RecordOrder,
+        recipe: Recipe,
+        log: StepLog,
+    ) -> None:
+        super().__init__(model, arguments, collate, dataset, callbacks=[log])
+        self.remove_callback(PrinterCallback)  # it writes to stdout
+        self._order, self._recipe = order, recipe
+        self._trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+        self.model_accepts_loss_kwargs = True  # makes the loss a mean over the tokens of all processes and passes
+
+    def _get_train_sampler(self, *_: Any) -> RecordOrder:
+        return self._order
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """AdamW with the authors' groups: others and visual projector, each with and without weight decay."""
+        if self.optimizer is None:
+            groups = parameter_groups(model or self.model, self.args)
+            self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999))
+        return self.optimizer
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        if self._recipe.leaves_rows_out:  # keeps the same patches as `visual_tokens` at run time
+            ranked = inputs["patches"]
+            inputs = {**inputs, "patches": ranked[:, : self._patches_read(ranked.shape[1])]}
+        outputs = model(**inputs)
+        loss = outputs.loss
+        if num_items_in_batch is not None:
+            trained = (inputs["labels"][:, 1:] != IGNORED).sum()
+            loss = loss * trained / num_items_in_batch * self.accelerator.num_processes
+        return (loss, outputs) if return_outputs else loss
+
+    def _patches_read(self, patches: int) -> int:
+        """Number of patches that this pass reads, drawn at random."""
+        if self._recipe.prior_only and torch.rand(()).item() < self._recipe.prior_only:
+            return 0  # the tower still runs: DDP expects a gradient of every parameter
+        least = self._recipe.keep_visual
+        return max(1, round((least + (1 - least) * torch.rand(()).item()) * patches))
+
+    def _save(self, output_dir: str | None = None, state_dict: Mapping[str, Tensor] | None = None) -> None:
+        state = self.model.state_dict() if state_dict is None else state_dict
+        super()._save(output_dir, {name: state[name] for name in self._trained if name in state})
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Check that the checkpoint of a resumed run holds exactly the trained parameters."""
+        wrong = [name for name in self._trained if name in load_result.missing_keys] + load_result.unexpected_keys
+        if wrong:
+            raise TrainingError(f"the checkpoint is not of this model ({wrong[0]} and {len(wrong) - 1} more differ)")
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """The trained parameters, gathered from all processes."""
+        state = self.accelerator.get_state_dict(self.model_wrapped)
+        return {name: state[name] for name in self._trained if name in state}
+
+
+def parameter_groups(model: nn.Module, arguments: Arguments) -> list[dict[str, Any]]:
+    """The trained parameters in four groups: by learning rate, and with or without weight decay."""
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {(p, d): [] for p in (False, True) for d in (True, False)}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            decays = not name.endswith("bias") and "norm" not in name
+            slow = "mm_projector" in name or name.startswith("vision_tower.")
+            groups[slow, decays].append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": arguments.projector_learning_rate if slow else arguments.learning_rate,
+            "weight_decay": arguments.weight_decay if decays else 0.0,
+        }
+        for (slow, decays), parameters in groups.items()
+    ]
 
 
 def training_arguments(recipe: Recipe, output: "Path | str", tensorboard: bool) -> Arguments:
     bfloat16 = recipe.precision == "bfloat16" or (recipe.precision == "auto" and torch.cuda.is_available())
     arguments = Arguments(
         output_dir=str(output),
-        use_cpu=not torch.accelerator.is_available(),  # without it two processes on a CPU do not find each other
+        use_cpu=not torch.accelerator.is_available(),  # otherwise two processes on a CPU do not connect
         learning_rate=recipe.learning_rate,
         projector_learning_rate=recipe.projector_learning_rate,
         num_train_epochs=recipe.epochs,
@@ -185,5 +200,5 @@ def training_arguments(recipe: Recipe, output: "Path | str", tensorboard: bool) 
         report_to="tensorboard" if tensorboard else "none",
     )
     if arguments.n_gpu > 1:
-        arguments._n_gpu = 1  # one process drives one device: torchrun uses several, never nn.DataParallel
+        arguments._n_gpu = 1  # one device per process: several need torchrun, not nn.DataParallel
     return arguments

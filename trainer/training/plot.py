@@ -7,19 +7,19 @@ from typing import Any
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of `log.jsonl`; of a step that was repeated after a restart the last one counts."""
+    """The rows of `log.jsonl`; if a step was repeated after a restart, its last row."""
     rows = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             row = json.loads(line)
         except ValueError:
-            continue  # the last line of a killed run may be cut
+            continue  # a killed run may leave an incomplete line
         rows[row["step"]] = row
     return [rows[step] for step in sorted(rows)]
 
 
 def plot_training(log: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Loss (each step and smoothed) and learning rates over the steps, as a picture file."""
+    """Draw loss (each step and smoothed) and learning rates over the steps into a picture file."""
     from matplotlib.figure import Figure
 
     steps = [row["step"] for row in log]
@@ -29,7 +29,7 @@ def plot_training(log: Sequence[Mapping[str, Any]], path: Path) -> None:
     upper.plot(steps, losses, linewidth=0.7, alpha=0.4, label="loss of the step")
     upper.plot(steps, _smooth(losses), label="smoothed")
     upper.set(ylabel="loss (nats per token)", title=f"{len(log)} steps, last loss {losses[-1]:.3f}")
-    upper.legend(loc="upper right")  # "best" measures every point
+    upper.legend(loc="upper right")  # "best" is slow: it looks at every point
     for index, name in enumerate(("learning rate", "projector learning rate")):
         lower.plot(steps, [row["learning_rates"][2 * index] for row in log], label=name)
     lower.set(xlabel="step", ylabel="learning rate")
@@ -38,7 +38,7 @@ def plot_training(log: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def _smooth(values: Sequence[float], share: float = 0.95) -> list[float]:
-    """Exponential moving average without the bias towards its start."""
+    """Exponential moving average, corrected for its start."""
     total = weight = 0.0
     smoothed = []
     for value in values:

@@ -1,4 +1,4 @@
-"""What a training run does: the paper's recipe as defaults, and what it will cost before it starts."""
+"""Options of a training run, with the paper's recipe as defaults, and its estimated cost."""
 
 import math
 from dataclasses import dataclass
@@ -12,10 +12,9 @@ from transformers import LlamaConfig
 from sdk.errors import TrainingError
 from trainer.model import EmoLA
 from trainer.model.config import EmolaConfig, clip_large
-from trainer.model.lora import attach_lora
+from trainer.model.lora import LORA_TARGETS, attach_lora
 
 Tune = Literal["all", "lora", "landmark", "everything"]
-LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 @dataclass(frozen=True)
@@ -23,22 +22,22 @@ class Recipe:
     """Options of a run; the defaults are those of the authors' scripts (FABA-Instruct, one epoch).
 
     Attributes:
-        tune: "all" LoRA and both projectors (the paper); "lora" LoRA and visual projector; "landmark" landmark
-            projector only (Table 9); "everything" each parameter without LoRA, for small models made from scratch.
+        tune: "all" trains LoRA and both projectors (the paper); "lora" LoRA and visual projector; "landmark" the
+            landmark projector only (Table 9); "everything" all parameters without LoRA, for small models from scratch.
         rank, alpha, dropout: of LoRA.
         learning_rate: of LoRA and the landmark projector; `projector_learning_rate` of the visual projector and, where
             it is trained, of the vision tower.
-        epochs, max_steps: length of the run; a positive `max_steps` wins.
+        epochs, max_steps: length of the run; a positive `max_steps` takes precedence.
         batch_size: records per device and forward pass; `accumulation` passes make one step.
         warmup_ratio: share of the steps in which the rate rises; a cosine follows.
-        keep_visual: smallest share of the visual rows that a pass reads, so that pruned faces are nothing new to the
-            model: each draws its share from here to 1. 1 trains on all rows, as the authors did.
-        prior_only: share of the passes that read the landmark row alone, so that a model learns what it says where the
-            visual rows would tell the same. 0, as the authors did.
-        group_by_length: deal the records of a step to devices and passes by their lengths, see `RecordOrder`.
-        precision: "bfloat16", "float32", or "auto": bfloat16 where the accelerator has it.
+        keep_visual: smallest share of the visual rows that a pass reads; each pass draws a share between it and 1. It
+            prepares the model for pruned faces. 1 trains on all rows, as the authors did.
+        prior_only: share of the passes that read the landmark row alone, so that the model learns from that row also
+            where the visual rows carry the same information. 0, as the authors did.
+        group_by_length: assign the records of a step to devices and passes by their lengths, see `RecordOrder`.
+        precision: "bfloat16", "float32", or "auto": bfloat16 if there is an accelerator.
         checkpointing: recompute activations in the backward pass.
-        save_steps: steps between two checkpoints to resume from.
+        save_steps: steps between two checkpoints for resuming.
         workers: processes that load pictures.
     """
 
@@ -67,8 +66,18 @@ class Recipe:
 
     @property
     def leaves_rows_out(self) -> bool:
-        """Whether some passes read less than all visual rows."""
+        """Whether some passes do not read all visual rows."""
         return self.keep_visual < 1 or self.prior_only > 0
+
+    def lora_config(self) -> LoraConfig:
+        """LoRA on the linear layers of the decoder, for peft."""
+        return LoraConfig(
+            r=self.rank,
+            lora_alpha=self.alpha,
+            lora_dropout=self.dropout,
+            target_modules=list(LORA_TARGETS),
+            task_type="CAUSAL_LM",
+        )
 
     def __post_init__(self) -> None:
         below_1 = "a share of at least 0, below 1"
@@ -91,11 +100,15 @@ class Recipe:
 
 
 def prepare_model(model: EmoLA, recipe: Recipe) -> None:
-    """Attach LoRA where the recipe wants it and mark what is trained."""
+    """Attach LoRA if the recipe has it and mark the trained parameters.
+
+    Raises:
+        TrainingError: the recipe and the tokens of the model do not fit together.
+    """
     model.requires_grad_(recipe.tune == "everything")
     if recipe.tune in ("all", "lora"):
         if not isinstance(model.language_model, PeftModel):
-            model.language_model = attach_lora(model.language_model, _lora_config(recipe))
+            model.language_model = attach_lora(model.language_model, recipe.lora_config())
         for name, parameter in model.language_model.named_parameters():
             parameter.requires_grad = ".lora_" in name
     tokens = model.config.tokens
@@ -112,18 +125,8 @@ def prepare_model(model: EmoLA, recipe: Recipe) -> None:
         raise TrainingError(f"--tune {recipe.tune} with --tokens {tokens} trains nothing")
 
 
-def _lora_config(recipe: Recipe) -> LoraConfig:
-    return LoraConfig(
-        r=recipe.rank,
-        lora_alpha=recipe.alpha,
-        lora_dropout=recipe.dropout,
-        target_modules=list(LORA_TARGETS),
-        task_type="CAUSAL_LM",
-    )
-
-
 def trainable_parts(model: nn.Module) -> dict[str, int]:
-    """Trained parameters by part of the model."""
+    """Number of trained parameters by part of the model."""
     counts = {"lora": 0, "visual projector": 0, "landmark projector": 0, "vision tower": 0, "decoder": 0}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -145,11 +148,11 @@ def llava_7b() -> EmolaConfig:
 
 
 def plan(config: EmolaConfig, recipe: Recipe, records: int | None = None, devices: int = 1) -> dict[str, Any]:
-    """What a run would train and need, computed on the meta device: no weight is read.
+    """Trained parameters, steps and memory of a run, computed on the meta device: no weight is read.
 
     Args:
         records: size of the training set, if known.
-        devices: accelerators that share a step.
+        devices: number of accelerators that share a step.
 
     Returns:
         `trainable` by part, `total`, `steps` (None without records) and `memory_gb` of one device: weights in 16 bit,
@@ -182,7 +185,7 @@ def _memory(config: EmolaConfig, recipe: Recipe, frozen: int, trained: int) -> d
     width = 4 if recipe.precision == "float32" else 2
     rows = recipe.batch_size * (config.image_rows + answer)
     kept = text.num_hidden_layers + 12 if recipe.checkpointing else 12 * text.num_hidden_layers
-    logits = (width + 8) * recipe.batch_size * answer * text.vocab_size  # of the answer, again in float32, its gradient
+    logits = (width + 8) * recipe.batch_size * answer * text.vocab_size  # float32 copy and gradient, too
     return {
         "weights": (0.55 if recipe.load_4bit else width) * frozen + 4 * trained,
         "gradients and optimizer": 12.0 * trained,

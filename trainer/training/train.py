@@ -1,4 +1,4 @@
-"""The training run: what it starts from, the folder it lives in, and the checkpoint it leaves; resumes exactly."""
+"""The training run: its sources, its output folder and the final checkpoint; a stopped run resumes exactly."""
 
 import dataclasses
 import hashlib
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate.utils import parse_flag_from_env
@@ -18,34 +18,35 @@ from torch import Tensor
 from transformers import TrainerState
 
 from sdk.errors import SdkError, TrainingError
-from sdk.files import write_json
+from sdk.files import claim_folder, temporary
 from trainer.checkpoint import Checkpoint
 from trainer.corpus.records import Record
-from trainer.corpus.tensors import Encoding, FixedOrder, RecordDataset, RecordOrder, collate
+from trainer.corpus.tensors import Encoding, FixedOrder, RecordDataset, RecordOrder
 from trainer.model import EmoLA
 from trainer.model.config import CONVENTIONS, Conventions, Tokens
-from trainer.model.lora import load_in_4bit
+from trainer.model.lora import LORA_TARGETS, load_in_4bit
 from trainer.model.processor import attend_plainly
+from trainer.model.save import write_adapter, write_complete
 from trainer.model.weights import canonical_name
 from trainer.tokenization import load_tokenizer
 from trainer.training.loop import COMPLETE, Arguments, RecordTrainer, StepLog, training_arguments
 from trainer.training.plot import plot_training, read_log
-from trainer.training.recipe import LORA_TARGETS, Recipe, prepare_model, trainable_parts
-from trainer.training.save import write_adapter, write_complete
+from trainer.training.recipe import Recipe, prepare_model, trainable_parts
 
 LOG, RUN = "log.jsonl", "run.json"
+FINAL = "final"  # folder in which the final checkpoint is written before its files move up
 
 
 @dataclasses.dataclass(frozen=True)
 class Sources:
-    """What a run starts from.
+    """The files and records that a run starts from.
 
     Attributes:
         records: the training set.
         conventions: recorded with the checkpoint.
         base, vision_tower: as in `trainer.checkpoint.load_emola`.
-        adapter: an adapter to go on from, or None for a new one.
-        tokens: rows that the decoder sees, for the ablation of Table 8; None keeps what the base says.
+        adapter: an adapter to train further, or None for a new one.
+        tokens: rows that the decoder sees, for the ablation of Table 8; None keeps the setting of the base.
     """
 
     records: Sequence[Record]
@@ -66,11 +67,11 @@ def train(
     report: Callable[[str], None] = lambda line: None,
     tensorboard: bool = False,
 ) -> dict[str, Any]:
-    """Train and write a checkpoint to `output`; a run that was stopped there goes on.
+    """Train and write a checkpoint to `output`; an unfinished run there is resumed.
 
     Args:
         official_layout: write the adapter in the authors' files.
-        order: indices of the records in the order of their use, instead of a seeded shuffle.
+        order: indices of the records in order, instead of a seeded shuffle.
         report: told one line per stage.
         tensorboard: also log for TensorBoard.
 
@@ -78,54 +79,50 @@ def train(
         The card of the run, as written to `emola.json`.
 
     Raises:
-        TrainingError: the folder holds another run, the loss is not a number, or the disk is full; checkpoints stay.
+        TrainingError: the folder holds another run, the loss is not finite, or the disk is full; checkpoints are kept.
     """
     arguments = training_arguments(recipe, output, tensorboard)
     checkpoint = Checkpoint(sources.adapter, sources.base, sources.vision_tower, new_projector_seed=recipe.seed)
     if sources.tokens:
         checkpoint.config = dataclasses.replace(checkpoint.config, tokens=sources.tokens)
-    recipe = _recipe_of(checkpoint, recipe)
+    recipe = _resolve_recipe(checkpoint, recipe)
     with arguments.main_process_first():
-        resume = _open_folder(output, _run(sources, recipe, order, arguments.world_size))
+        run = _identity(sources, recipe, order, arguments.world_size)
+        claimed = claim_folder(output / RUN, run, "training run", TrainingError)
+        resume = _last_checkpoint(output) if claimed else None
     encoding = Encoding(checkpoint.config, sources.conventions, checkpoint.statistics, load_tokenizer(checkpoint.base))
     dataset, log = RecordDataset(sources.records, encoding, ranked=recipe.leaves_rows_out), StepLog(output / LOG)
     torch.manual_seed(recipe.seed)  # LoRA starts at random
-    trainer = RecordTrainer(
-        model=_load(checkpoint, recipe, arguments),
-        args=arguments,
-        train_dataset=dataset,
-        data_collator=collate,
-        callbacks=[log],
-        order=_order(dataset, recipe, arguments.world_size, order),
-        recipe=recipe,
-    )
-    if trainer.is_world_process_zero():
-        report(f"{len(dataset)} records; trained parameters: {trainable_parts(trainer.model)}")
-        report(f"going on from {resume.name}" if resume else "starting")
-    with _clear_errors(output), closing(log):
-        trainer.training.train(resume_from_checkpoint=str(resume) if resume else None)
-        trained = trainer.trained_state()
-        card = _card(sources, recipe, trainer.state)
-        if trainer.is_world_process_zero():
+    model = _load(checkpoint, recipe, arguments)
+    given = _order(dataset, recipe, arguments.world_size, order)
+    loop = RecordTrainer(model, arguments, dataset, given, recipe, log)
+    if loop.is_world_process_zero():
+        report(f"{len(dataset)} records; trained parameters: {trainable_parts(model)}")
+        report(f"resuming from {resume.name}" if resume else "starting")
+    with _one_line_errors(output), closing(log):
+        loop.train(resume_from_checkpoint=str(resume) if resume else None)
+        trained = loop.trained_state()
+        card = _card(sources, recipe, loop.state)
+        if loop.is_world_process_zero():
             _write(output, trained, checkpoint, sources.conventions, recipe, card, official_layout)
     return card
 
 
 @contextmanager
-def _clear_errors(output: Path) -> Iterator[None]:
-    """One line for what can stop a run; what was being written goes, complete checkpoints stay."""
+def _one_line_errors(output: Path) -> Iterator[None]:
+    """Raise what can stop a run as a TrainingError of one line; delete unfinished checkpoints, keep complete ones."""
     try:
         yield
     except TrainingError:
         raise
-    except SdkError as error:  # that of a process which loads pictures ends with the line that matters
+    except SdkError as error:  # from a loader process it carries a traceback; the last line is the message
         reason = str(error).splitlines()[-1].removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")
     except (OSError, SafetensorError) as error:
         reason = str(error)
     except RuntimeError as error:
         if "inline_container" not in str(error):
             raise
-        reason = "a checkpoint cannot be written"  # all that torch.save says of a full disk
+        reason = "a checkpoint cannot be written"  # torch.save gives no better reason on a full disk
     else:
         return
     _discard_unfinished(output)
@@ -134,9 +131,9 @@ def _clear_errors(output: Path) -> Iterator[None]:
 
 def _load(checkpoint: Checkpoint, recipe: Recipe, arguments: Arguments) -> EmoLA:
     """The model with its trained parameters in float32 and, in a bfloat16 run, the frozen ones in bfloat16."""
-    sharded = parse_flag_from_env("ACCELERATE_USE_FSDP")  # which wants one type within a layer
+    sharded = parse_flag_from_env("ACCELERATE_USE_FSDP")  # needs one type within a layer
     halved = arguments.bf16 and not sharded and recipe.tune != "everything"
-    lora = "live" if checkpoint.lora else "merged"
+    lora: Literal["live", "merged"] = "live" if checkpoint.lora else "merged"
     model = checkpoint.load(dtype=torch.bfloat16 if halved else torch.float32, lora=lora)
     if arguments.bf16 and arguments.use_cpu:
         attend_plainly(model.language_model, model.vision_tower)
@@ -153,14 +150,14 @@ def _load(checkpoint: Checkpoint, recipe: Recipe, arguments: Arguments) -> EmoLA
 
 
 def checkpoint_layers(model: EmoLA) -> None:
-    """Keep only the input of each decoder layer and compute the rest again in the backward pass."""
+    """Keep only the input of each decoder layer and recompute its activations in the backward pass."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # transformers 5.23 has a new name for it, 5.20 does not
         model.language_model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
-def _recipe_of(checkpoint: Checkpoint, recipe: Recipe) -> Recipe:
-    """The recipe, with the LoRA shape of the adapter that a run goes on from."""
+def _resolve_recipe(checkpoint: Checkpoint, recipe: Recipe) -> Recipe:
+    """The recipe with the LoRA shape of the adapter that the run starts from."""
     if checkpoint.lora is None:
         return recipe
     if recipe.tune == "everything" or recipe.load_4bit:
@@ -181,9 +178,9 @@ def _order(dataset: RecordDataset, recipe: Recipe, processes: int, order: Sequen
     return RecordOrder(len(dataset), recipe.batch_size, recipe.accumulation * processes, recipe.seed, lengths)
 
 
-def _run(sources: Sources, recipe: Recipe, order: Sequence[int] | None, processes: int) -> dict[str, Any]:
-    """What makes two runs the same run, as it is read back from JSON."""
-    free = ("workers", "save_steps")  # may be changed in between
+def _identity(sources: Sources, recipe: Recipe, order: Sequence[int] | None, processes: int) -> dict[str, Any]:
+    """The values that are equal in a run and its continuation, as JSON gives them back."""
+    free = ("workers", "save_steps")
     run = {
         "recipe": {key: value for key, value in dataclasses.asdict(recipe).items() if key not in free},
         "conventions": dataclasses.asdict(sources.conventions),
@@ -194,8 +191,8 @@ def _run(sources: Sources, recipe: Recipe, order: Sequence[int] | None, processe
         "order": order,
         "processes": processes,
     }
-    same: dict[str, Any] = json.loads(json.dumps(run))
-    return same
+    identity: dict[str, Any] = json.loads(json.dumps(run))
+    return identity
 
 
 def _data_digest(records: Sequence[Record]) -> str:
@@ -203,35 +200,21 @@ def _data_digest(records: Sequence[Record]) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def _open_folder(output: Path, run: Mapping[str, Any]) -> Path | None:
-    """The checkpoint to go on from, or None for a new run.
-
-    Raises:
-        TrainingError: the folder belongs to something else.
-    """
-    known = output / RUN
-    if known.is_file():
-        found = json.loads(known.read_text(encoding="utf-8"))
-        changed = [key for key in run if found.get(key) != run[key]]
-        if changed:
-            raise TrainingError(f"{output} holds another run: {', '.join(changed)} differ; choose another folder")
-        _discard_unfinished(output)
-        return max(output.glob("checkpoint-*"), key=lambda folder: int(folder.name.split("-")[1]), default=None)
-    if output.exists() and any(output.iterdir()):
-        raise TrainingError(f"{output} is not empty and holds no training run; choose another folder")
-    write_json(known, run)
-    return None
+def _last_checkpoint(output: Path) -> Path | None:
+    """The checkpoint from which a run resumes; None if there is no complete one."""
+    _discard_unfinished(output)
+    return max(output.glob("checkpoint-*"), key=lambda folder: int(folder.name.split("-")[1]), default=None)
 
 
 def _discard_unfinished(output: Path) -> None:
     for folder in output.glob("checkpoint-*"):
         if not (folder / COMPLETE).is_file():
-            shutil.rmtree(folder, ignore_errors=True)  # other processes do the same
-    shutil.rmtree(output / "final.partial", ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)  # other processes delete it too
+    shutil.rmtree(temporary(output / FINAL), ignore_errors=True)
 
 
 def _card(sources: Sources, recipe: Recipe, state: TrainerState) -> dict[str, Any]:
-    """What a reader of the checkpoint should know of its run."""
+    """Facts about the run for the reader of the checkpoint."""
     losses = [row["loss"] for row in state.log_history if "loss" in row]
     return {
         "trained_with": dataclasses.asdict(recipe),
@@ -254,8 +237,8 @@ def _write(
     card: Mapping[str, Any],
     official_layout: bool,
 ) -> None:
-    """The finished checkpoint and its plot, each file under its name only when all of them are written."""
-    partial = output / "final.partial"
+    """Write the final checkpoint and its plot; files get their names when all of them are complete."""
+    partial = temporary(output / FINAL)
     partial.mkdir()
     if recipe.tune == "everything":
         named = {canonical_name(name): tensor for name, tensor in trained.items()}
@@ -270,7 +253,7 @@ def _write(
             {**kept, **trained},
             checkpoint.config,
             conventions,
-            recipe,
+            recipe.lora_config(),
             card,
             official_layout=official_layout,
         )

@@ -1,17 +1,17 @@
-"""Readers of the classic data sets: a folder as its makers distribute it becomes a list of labelled faces."""
+"""Readers of the classic data sets: from a folder as distributed to a list of labelled faces."""
 
 from trainer.corpus.datasets.bp4d import read_bp4d
 from trainer.corpus.datasets.disfa import read_disfa
 from trainer.corpus.datasets.folds import average_folds
 from trainer.corpus.datasets.gft import read_gft
+from trainer.corpus.datasets.labelled_face import NO_UNITS, DatasetName, LabelledFace, LabelledFaceSet
 from trainer.corpus.datasets.rafdb import read_rafdb
-from trainer.corpus.datasets.sample import NO_UNITS, Dataset, Sample, SampleSet
 
 __all__ = [
     "NO_UNITS",
-    "Dataset",
-    "Sample",
-    "SampleSet",
+    "DatasetName",
+    "LabelledFace",
+    "LabelledFaceSet",
     "average_folds",
     "read_bp4d",
     "read_disfa",

@@ -5,9 +5,9 @@ from pathlib import Path
 from sdk.errors import DataError
 from sdk.faba.vocabulary import DATASETS
 from trainer.corpus.datasets.folds import name_parts
-from trainer.corpus.datasets.frames import Frames, find_frames, frame_samples
+from trainer.corpus.datasets.frames import Frames, find_frames, label_frames
+from trainer.corpus.datasets.labelled_face import LabelledFace, LabelledFaceSet
 from trainer.corpus.datasets.occurrence import read_occurrence
-from trainer.corpus.datasets.sample import Sample, SampleSet
 
 PARTS = name_parts(
     "F001 M007 F018 F008 F002 M004 F010 F009 M012 M001 F016 M014 F023 M008",
@@ -17,10 +17,10 @@ PARTS = name_parts(
 SHEETS = "AUCoding/AU_OCC"
 
 
-def read_bp4d(folder: Path) -> SampleSet:
-    """The coded frames of all 41 subjects.
+def read_bp4d(folder: Path) -> LabelledFaceSet:
+    """Read the coded frames of all 41 subjects.
 
-    A frame in which one of the twelve units is not coded (9) is left out.
+    Frames in which one of the twelve units is not coded (9) are left out.
 
     Args:
         folder: holds `AUCoding/AU_OCC/F001_T1.csv`, and `F001/T1/2440.jpg` in it or in one of its folders.
@@ -28,16 +28,16 @@ def read_bp4d(folder: Path) -> SampleSet:
     Raises:
         DataError: a subject has no coding sheet, a sheet is wrong, or its pictures are missing.
     """
-    samples: list[Sample] = []
+    faces: list[LabelledFace] = []
     uncoded = unseen = 0
     for part, subjects in PARTS.items():
         for subject in subjects:
             for sheet in _sheets(folder, subject):
                 units, left_out = read_occurrence(sheet, DATASETS["BP4D"].scored)
-                found = frame_samples(_find_frames(folder, sheet.stem), units, sheet.stem, subject, part)
+                found = label_frames(_find_frames(folder, sheet.stem), units, sheet.stem, subject, part)
                 uncoded, unseen = uncoded + left_out, unseen + len(units) - len(found)
-                samples += found
-    return SampleSet(samples, {"a unit is not coded": uncoded, "no picture of the coded frame": unseen})
+                faces += found
+    return LabelledFaceSet(faces, {"a unit is not coded": uncoded, "no picture of the coded frame": unseen})
 
 
 def _sheets(folder: Path, subject: str) -> list[Path]:

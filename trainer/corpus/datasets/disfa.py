@@ -5,20 +5,20 @@ from pathlib import Path
 from sdk.errors import DataError
 from sdk.faba.vocabulary import DATASETS
 from trainer.corpus.datasets.folds import name_parts
-from trainer.corpus.datasets.frames import Frames, find_frames, frame_samples
-from trainer.corpus.datasets.sample import Sample, SampleSet
+from trainer.corpus.datasets.frames import Frames, find_frames, label_frames
+from trainer.corpus.datasets.labelled_face import LabelledFace, LabelledFaceSet
 
 PARTS = name_parts(
     "SN002 SN010 SN001 SN026 SN027 SN032 SN030 SN009 SN016",
     "SN013 SN018 SN011 SN028 SN012 SN006 SN031 SN021 SN024",
     "SN003 SN029 SN023 SN025 SN008 SN005 SN007 SN017 SN004",
 )
-PRESENT = 2  # intensity from which a unit counts as active
+MIN_INTENSITY = 2  # from which a unit counts as active
 LABELS = "ActionUnit_Labels"
 
 
-def read_disfa(folder: Path) -> SampleSet:
-    """The frames of all 27 subjects, seen by the left camera.
+def read_disfa(folder: Path) -> LabelledFaceSet:
+    """Read the frames of all 27 subjects, from the left camera.
 
     Args:
         folder: holds `ActionUnit_Labels/SN001/SN001_au1.txt` and, in any folder, `LeftVideoSN001_comp.avi` or a folder
@@ -27,15 +27,15 @@ def read_disfa(folder: Path) -> SampleSet:
     Raises:
         DataError: a subject or a label file is missing, or a line of one is wrong.
     """
-    samples: list[Sample] = []
+    faces: list[LabelledFace] = []
     unseen = 0
     for part, subjects in PARTS.items():
         for subject in subjects:
             units = _read_units(folder / LABELS / subject, subject)
-            found = frame_samples(_find_frames(folder, subject), units, subject, subject, part)
+            found = label_frames(_find_frames(folder, subject), units, subject, subject, part)
             unseen += len(units) - len(found)
-            samples += found
-    return SampleSet(samples, {"no picture of the labelled frame": unseen})
+            faces += found
+    return LabelledFaceSet(faces, {"no picture of the labelled frame": unseen})
 
 
 def _read_units(folder: Path, subject: str) -> dict[int, frozenset[int]]:
@@ -46,7 +46,7 @@ def _read_units(folder: Path, subject: str) -> dict[int, frozenset[int]]:
     if uneven:
         raise DataError(f"{folder}: AU{uneven[0]} is not labelled in all {len(frames)} frames; copy the folder again")
     return {
-        frame: frozenset(unit for unit, values in intensities.items() if values[frame] >= PRESENT)
+        frame: frozenset(unit for unit, values in intensities.items() if values[frame] >= MIN_INTENSITY)
         for frame in sorted(frames)
     }
 

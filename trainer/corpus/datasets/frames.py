@@ -1,4 +1,4 @@
-"""The pictures of samples: image files, numbered image files of a sequence, or frames of a video."""
+"""The pictures of labelled faces: image files, numbered image files of a sequence, or frames of a video."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,59 +11,59 @@ import numpy as np
 from sdk.arrays import Pixels
 from sdk.errors import DataError, DependencyError, ImageError
 from sdk.faces.images import PICTURE_SUFFIXES, load_image
-from trainer.corpus.datasets.sample import Sample
+from trainer.corpus.datasets.labelled_face import LabelledFace
 
-VIDEOS = {".avi", ".mp4", ".mov", ".mkv", ".mpg", ".wmv"}
+VIDEO_SUFFIXES = {".avi", ".mp4", ".mov", ".mkv", ".mpg", ".wmv"}
 
 Frames: TypeAlias = Path | Mapping[int, Path]  # a video, or image files by the number of the frame
 
 
 def number_images(folder: Path) -> dict[int, Path]:
-    """The image files of a folder by the number that their names end in; zero padding may vary."""
+    """The image files of a folder by the number at the end of their names, with or without zero padding."""
     images = sorted(path for path in folder.glob("*") if path.suffix.lower() in PICTURE_SUFFIXES)
     numbers = ((re.search(r"\d+$", path.stem), path) for path in images)
     return {int(number[0]): path for number, path in numbers if number}
 
 
 def find_frames(places: Iterable[Path]) -> Frames | None:
-    """The first video among some paths, or else the images of the first folder that has numbered ones."""
+    """The first video among the paths, or else the images of the first folder with numbered images."""
     places = sorted(places)
-    videos = [path for path in places if path.suffix.lower() in VIDEOS]
+    videos = [path for path in places if path.suffix.lower() in VIDEO_SUFFIXES]
     folders = (number_images(path) for path in places)
     return videos[0] if videos else next(filter(None, folders), None)
 
 
-def frame_samples(
+def label_frames(
     frames: Frames, units: Mapping[int, frozenset[int]], sequence: str, subject: str, split: str
-) -> list[Sample]:
-    """Samples of the labelled frames that have a picture; of a video each is taken to have one.
+) -> list[LabelledFace]:
+    """The labelled frames that have a picture; every frame of a video counts as having one.
 
     Args:
         units: active action units by frame number.
-        sequence: names the samples, together with the frame.
+        sequence: names the faces, together with the frame.
     """
-    samples = []
+    faces = []
     for number in sorted(units):
         picture, frame = (frames, number) if isinstance(frames, Path) else (frames.get(number), None)
         if picture:
             name = f"{sequence}_{number:05}"
-            samples.append(Sample(name, picture, frame, subject, split, units=units[number]))
-    return samples
+            faces.append(LabelledFace(name, picture, frame, subject, split, units=units[number]))
+    return faces
 
 
-def read_pictures(samples: Sequence[Sample]) -> Iterator[tuple[Sample, Pixels | None]]:
-    """Each sample with its (H, W, 3) uint8 RGB picture; None where it cannot be read or the video has no such frame.
+def read_pictures(faces: Sequence[LabelledFace]) -> Iterator[tuple[LabelledFace, Pixels | None]]:
+    """Each face with its (H, W, 3) uint8 RGB picture; None if it cannot be read or the video has no such frame.
 
-    Samples of one video must follow each other in the order of their frames, so that it is decoded once.
+    Faces of one video must be consecutive and in the order of their frames, so that the video is decoded once.
     """
-    for picture, group in groupby(samples, key=lambda sample: sample.picture):
+    for picture, group in groupby(faces, key=lambda face: face.picture):
         chosen = list(group)
         if chosen[0].frame is None:
-            yield from ((sample, _load(picture)) for sample in chosen)
+            yield from ((face, _load(picture)) for face in chosen)
             continue
-        frames = _read_video(picture, [sample.frame or 0 for sample in chosen])
-        for sample in chosen:
-            yield sample, next(frames, None)
+        frames = _read_video(picture, [face.frame or 0 for face in chosen])
+        for face in chosen:
+            yield face, next(frames, None)
 
 
 def _load(path: Path) -> Pixels | None:
@@ -74,7 +74,7 @@ def _load(path: Path) -> Pixels | None:
 
 
 def _read_video(path: Path, wanted: Sequence[int]) -> Iterator[Pixels]:
-    """The frames of these rising numbers, from 1; ends where the video does."""
+    """Frames of a video by their numbers, which ascend from 1; stops at the end of the video."""
     try:
         import av
     except ImportError:

@@ -6,40 +6,40 @@ from pathlib import Path
 
 from sdk.errors import DataError
 from sdk.faba.vocabulary import DATASETS
-from trainer.corpus.datasets.frames import Frames, find_frames, frame_samples
+from trainer.corpus.datasets.frames import Frames, find_frames, label_frames
+from trainer.corpus.datasets.labelled_face import LabelledFace, LabelledFaceSet
 from trainer.corpus.datasets.occurrence import read_occurrence
-from trainer.corpus.datasets.sample import Sample, SampleSet
 
 _SPLITS = {"train": "train", "training": "train", "test": "eval", "eval": "eval"}
 
 
-def read_gft(folder: Path, partition: Path) -> SampleSet:
-    """The coded frames of the participants that a partition names.
+def read_gft(folder: Path, partition: Path) -> LabelledFaceSet:
+    """Read the coded frames of the participants in a partition.
 
-    A frame in which one of the ten scored units is not coded is left out.
+    Frames in which one of the ten scored units is not coded are left out.
 
     Args:
-        folder: holds, itself or in one of its folders, for each participant a coding sheet `001A.csv` or `001A_*.csv`
+        folder: holds, directly or in a subfolder, for each participant a coding sheet `001A.csv` or `001A_*.csv`
             (see `read_occurrence`), and a video `001A.mp4` or a folder `001A` of frames numbered as in the sheet.
         partition: the official division, lines `participant,split` with split "train" or "test".
 
     Raises:
-        DataError: the partition is not of this form, or a participant has no sheet or no pictures.
+        DataError: the partition does not have this form, or a participant has no sheet or no pictures.
     """
-    samples: list[Sample] = []
+    faces: list[LabelledFace] = []
     uncoded = unseen = 0
     places = _places(folder)
     for participant, split in read_partition(partition).items():
         own = places.get(participant, [])
         units, left_out = read_occurrence(_sheet(own, participant), DATASETS["GFT"].scored)
-        found = frame_samples(_frames(own, participant), units, participant, participant, split)
+        found = label_frames(_frames(own, participant), units, participant, participant, split)
         uncoded, unseen = uncoded + left_out, unseen + len(units) - len(found)
-        samples += found
-    return SampleSet(samples, {"a unit is not coded": uncoded, "no picture of the coded frame": unseen})
+        faces += found
+    return LabelledFaceSet(faces, {"a unit is not coded": uncoded, "no picture of the coded frame": unseen})
 
 
 def read_partition(path: Path) -> dict[str, str]:
-    """Participant -> "train" or "eval"; a first line of column names is allowed."""
+    """Read a partition: participant -> "train" or "eval"; a first line of column names is allowed."""
     if not path.is_file():
         raise DataError(f"{path} is missing: expected GFT's official partition, lines 'participant,split'")
     with path.open(newline="", encoding="utf-8-sig") as file:
@@ -56,7 +56,7 @@ def read_partition(path: Path) -> dict[str, str]:
 
 
 def _places(folder: Path) -> dict[str, list[Path]]:
-    """Files and folders, up to two levels deep, by the participant whose name theirs begins with."""
+    """Files and folders, up to two levels deep, by the participant at the beginning of their names."""
     places: dict[str, list[Path]] = {}
     for path in [*folder.glob("*"), *folder.glob("*/*")]:
         places.setdefault(re.split(r"[._]", path.name)[0], []).append(path)

@@ -9,19 +9,19 @@ from sdk.errors import DataError
 
 
 def read_occurrence(path: Path, units: Sequence[int]) -> tuple[dict[int, frozenset[int]], int]:
-    """The active units of each frame of a CSV file.
+    """Read the active units of each frame of a CSV file.
 
     Args:
         path: header such as `Frame,1,2,4` or `frame,AU1,AU2,AU4`, then one row per frame; 1 active, 0 not active, any
             other number (9 in BP4D) not coded.
-        units: codes that are wanted.
+        units: codes to read.
 
     Returns:
-        The active ones among `units` by frame number, and how many frames were left out: a frame in which one of the
-        units is not coded teaches nothing about that unit, so the whole frame goes.
+        The active ones among `units` by frame number, and how many frames were left out because one of the units is
+        not coded.
 
     Raises:
-        DataError: a unit has no column, or a row is not of this form.
+        DataError: a unit has no column, or a row does not have this form.
     """
     with path.open(newline="", encoding="utf-8-sig") as file:
         rows = [row for row in csv.reader(file) if row]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from sdk.errors import DataError
 from sdk.faba.vocabulary import Emotion
-from trainer.corpus.datasets.sample import Sample, SampleSet
+from trainer.corpus.datasets.labelled_face import LabelledFace, LabelledFaceSet
 
 LABELS: dict[str, Emotion] = {
     "1": "surprise",
@@ -15,36 +15,38 @@ LABELS: dict[str, Emotion] = {
     "6": "anger",
     "7": "neutral",
 }
-LIST = "EmoLabel/list_patition_label.txt"  # spelled so by its makers
+LIST = "EmoLabel/list_patition_label.txt"  # their spelling
 PICTURES = "Image/aligned"
 
 
-def read_rafdb(folder: Path) -> SampleSet:
-    """The samples of the folder `basic` of RAF-DB.
+def read_rafdb(folder: Path) -> LabelledFaceSet:
+    """Read the folder `basic` of RAF-DB.
 
     Args:
         folder: holds `EmoLabel/list_patition_label.txt` and `Image/aligned/train_00001_aligned.jpg`.
 
     Raises:
-        DataError: says what is missing or which line is wrong.
+        DataError: names the missing file or the wrong line.
     """
     listed = folder / LIST
     if not listed.is_file():
         raise DataError(f"{listed} is missing: expected the folder 'basic' of RAF-DB, with EmoLabel and Image in it")
     lines = listed.read_text(encoding="utf-8").split("\n")
-    samples = [_sample(folder, line.split(), f"{listed}, line {i}") for i, line in enumerate(lines, 1) if line.strip()]
-    missing = [sample.picture for sample in samples if not sample.picture.is_file()]
+    faces = [
+        _labelled_face(folder, line.split(), f"{listed}, line {i}") for i, line in enumerate(lines, 1) if line.strip()
+    ]
+    missing = [face.picture for face in faces if not face.picture.is_file()]
     if missing:
         raise DataError(
-            f"{len(missing)} of {len(samples)} aligned pictures are missing, first {missing[0]}: unpack aligned.zip"
+            f"{len(missing)} of {len(faces)} aligned pictures are missing, first {missing[0]}: unpack aligned.zip"
         )
-    return SampleSet(samples, {})
+    return LabelledFaceSet(faces, {})
 
 
-def _sample(folder: Path, words: list[str], place: str) -> Sample:
+def _labelled_face(folder: Path, words: list[str], place: str) -> LabelledFace:
     file, label = words if len(words) == 2 else ("", "")
     split = {"train": "train", "test": "eval"}.get(file.split("_")[0])
     if split is None or label not in LABELS:
         raise DataError(f"{place}: expected a line such as 'train_00001.jpg 5' with a label 1..7, found {words}")
     name = Path(file).stem
-    return Sample(name, folder / PICTURES / f"{name}_aligned.jpg", None, "", split, emotion=LABELS[label])
+    return LabelledFace(name, folder / PICTURES / f"{name}_aligned.jpg", None, "", split, emotion=LABELS[label])

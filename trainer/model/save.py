@@ -1,4 +1,4 @@
-"""Writing checkpoints: an adapter in our files or key for key in the authors', or a complete model."""
+"""Checkpoints written to disk: an adapter in our layout or in the authors', or a complete model."""
 
 import dataclasses
 import shutil
@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import LoraConfig
 from safetensors.torch import save_file
 from torch import Tensor
 
 from sdk.files import write_json
 from trainer.model.config import CONVENTIONS, Conventions, EmolaConfig, ImageStatistics
-from trainer.training.recipe import LORA_TARGETS, Recipe
+from trainer.model.lora import LORA_TARGETS
 
 SHARD_BYTES = 2 << 30
 _PREFIX = "base_model.model.model."
@@ -29,7 +30,7 @@ def write_adapter(
     trained: Mapping[str, Tensor],
     config: EmolaConfig,
     conventions: Conventions,
-    recipe: Recipe,
+    lora: LoraConfig,
     card: Mapping[str, Any],
     *,
     official_layout: bool = False,
@@ -38,21 +39,22 @@ def write_adapter(
 
     Args:
         trained: parameters of the model by name; LoRA factors and both projectors.
-        card: what else should be known of the run; goes into `emola.json`.
-        official_layout: the authors' .bin files besides ours would be read first, so only theirs are written.
+        lora: rank, alpha and dropout of the factors.
+        card: further facts about the run; goes into `emola.json`.
+        official_layout: write the authors' .bin files instead of ours.
     """
     named = {official_name(name): tensor.detach().cpu().contiguous() for name, tensor in trained.items()}
-    lora = {name.replace(".default.", "."): tensor for name, tensor in named.items() if ".lora_" in name}
+    factors = {name.replace(".default.", "."): tensor for name, tensor in named.items() if ".lora_" in name}
     rest = {name: tensor for name, tensor in named.items() if ".lora_" not in name}
     landmark = {name: tensor for name, tensor in rest.items() if "landmark_feature_projector" in name}
     if official_layout:
-        torch.save(lora, folder / "adapter_model.bin")
+        torch.save(factors, folder / "adapter_model.bin")
         torch.save(rest, folder / "non_lora_trainables.bin")
         torch.save(landmark, folder / "landmark_feature_projector.bin")
     else:
-        save_file(lora, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+        save_file(factors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
         save_file(rest, folder / "non_lora_trainables.safetensors", metadata={"format": "pt"})
-    write_json(folder / "adapter_config.json", _adapter_config(recipe, bool(lora)))
+    write_json(folder / "adapter_config.json", _adapter_config(lora, attached=bool(factors)))
     write_json(folder / "config.json", model_config(config))
     write_conventions(folder, conventions, card)
 
@@ -68,7 +70,7 @@ def write_complete(
 ) -> int:
     """Write a checkpoint that needs no base; `load_emola(None, folder)` reads it.
 
-    Memory: one shard of 2 GB.
+    It holds one shard of 2 GB in memory.
 
     Returns:
         The number of weights.
@@ -88,7 +90,7 @@ def write_complete(
 
 
 def write_conventions(folder: Path, conventions: Conventions, card: Mapping[str, Any]) -> None:
-    """`emola.json`: the conventions and, for people, the card of the run."""
+    """Write `emola.json`: the conventions and, for people, the card of the run."""
     write_json(folder / CONVENTIONS, {**dataclasses.asdict(conventions), **card})
 
 
@@ -108,15 +110,16 @@ def model_config(config: EmolaConfig) -> dict[str, Any]:
     }
 
 
-def _adapter_config(recipe: Recipe, lora: bool) -> dict[str, Any]:
+def _adapter_config(lora: LoraConfig, *, attached: bool) -> dict[str, Any]:
+    """`adapter_config.json` as peft reads it; without LoRA factors it has no targets."""
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": None,
-        "r": recipe.rank,
-        "lora_alpha": recipe.alpha,
-        "lora_dropout": recipe.dropout,
-        "target_modules": list(LORA_TARGETS) if lora else [],
+        "r": lora.r,
+        "lora_alpha": lora.lora_alpha,
+        "lora_dropout": lora.lora_dropout,
+        "target_modules": list(LORA_TARGETS) if attached else [],
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,

@@ -1,4 +1,4 @@
-"""One rendered face as the data set holds it: cut out as by a detector, photographed, labelled by what is visible."""
+"""One rendered face as the data set holds it: cropped as by a detector, photographed, labelled by what is visible."""
 
 import io
 from dataclasses import dataclass
@@ -13,22 +13,23 @@ from trainer.synthetic.expression import Expression, draw_emotion, draw_units
 from trainer.synthetic.scene import Render, Studio, render
 
 SIDE = 224  # pixels of the pictures that are written
-EMOTIONAL = 0.62  # share of faces drawn for an emotion; the others combine units freely
+EMOTION_SHARE = 0.62  # of faces drawn for an emotion; the others combine units freely
 FACE_SCALE = 1.5  # the landmark network sees exactly the crop
-LIPS_PARTED = 0.14  # centimetres between the inner lips from which on AU25 is there, whatever parted them
-LIPS_WIDE = 1.5  # centimetres of an AU25 of intensity 1; alone it parts the lips by 0.3 to 1.3, with AU26 by 0.9 to 2.2
-EYES_SHUT, EYES_OPEN = 0.1, 0.2  # centimetres between the lids below which AU43 is there, above which it is not
+PARTED_LIPS = 0.14  # centimetres between the inner lips from which AU25 is present, whichever action parted them
+WIDE_LIPS = 1.5  # centimetres at intensity 1 of AU25; alone it parts the lips by 0.3 to 1.3, with AU26 by 0.9 to 2.2
+# Centimetres between the lids: AU43 is present below the first, absent above the second.
+SHUT_EYES, OPEN_EYES = 0.1, 0.2
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One rendered face.
+class RenderedFace:
+    """One rendered face and its labels.
 
     Attributes:
         image: JPEG bytes of the (224, 224) face crop.
         landmarks: (212,) x, y of 106 points where -1 and 1 are the borders of the landmark network's window.
-        expression: what was drawn, AU25 and AU43 after the geometry.
-        about: what else is known: pose, skin tone, age ...
+        expression: the expression that was drawn, with AU25 and AU43 as the geometry shows them.
+        about: further facts: pose, skin tone, age and the labels.
     """
 
     image: bytes
@@ -37,9 +38,9 @@ class Sample:
     about: dict[str, Any]
 
 
-def make_sample(studio: Studio, random: np.random.Generator) -> Sample:
-    """Draw an expression, render a person with it, and cut the face out as the detector would."""
-    expression = draw_emotion(random) if random.random() < EMOTIONAL else draw_units(random)
+def render_face(studio: Studio, random: np.random.Generator) -> RenderedFace:
+    """Draw an expression, render a person with it, and crop the face as the detector would."""
+    expression = draw_emotion(random) if random.random() < EMOTION_SHARE else draw_units(random)
     picture = render(studio, expression, random)
     expression = as_visible(expression, picture)
     left, top, side = _inside(*detected_crop(picture, random), studio.size)
@@ -47,43 +48,43 @@ def make_sample(studio: Studio, random: np.random.Generator) -> Sample:
     crop = Image.fromarray(picture.image).resize((SIDE, SIDE), Image.Resampling.BILINEAR, box=box)
     window = side / FACE_SCALE * LANDMARK_WINDOW
     centre = np.array([left + side / 2, top + side / 2], np.float32)
-    # A render's pixels are counted from the centre of the first, those of `box` and of the window from its corner.
+    # A render counts pixels from the centre of the first, `box` and the window from its corner.
     points = (picture.points + 0.5 - centre) / (window / 2)
     about = {
         "emotion": expression.emotion,
         "units": expression.units,
-        "tone": round(picture.look.tone, 2),
-        "age": round(picture.look.age, 2),
+        "tone": round(picture.skin.tone, 2),
+        "age": round(picture.skin.age, 2),
         **{angle: round(getattr(picture, angle), 1) for angle in ("yaw", "pitch", "roll")},
     }
-    return Sample(_photograph(crop, random), points.reshape(-1).astype(np.float32), expression, about)
+    return RenderedFace(_photograph(crop, random), points.reshape(-1).astype(np.float32), expression, about)
 
 
 def as_visible(expression: Expression, picture: Render) -> Expression:
-    """Without hidden units; AU25 and AU43 as the geometry shows them, and no AU7 of lids that are shut.
+    """The visible part of an expression: without hidden units, AU25 and AU43 by the geometry, no AU7 with shut lids.
 
-    Raised lips and a dropped jaw part the lips too; a broad smile shuts some eyes that a blink leaves open in others.
+    Raised lips and a dropped jaw part the lips too. A broad smile shuts the eyes of some people.
     """
     units = dict(expression.units)
-    if picture.lip_gap >= LIPS_PARTED:
-        units[25] = float(np.clip(picture.lip_gap / LIPS_WIDE, 0.35, 1.0))
+    if picture.lip_gap >= PARTED_LIPS:
+        units[25] = float(np.clip(picture.lip_gap / WIDE_LIPS, 0.35, 1.0))
     else:
         units.pop(25, None)
-    if picture.lid_gap < EYES_SHUT:
+    if picture.lid_gap < SHUT_EYES:
         units.setdefault(43, 1.0)
-        units.pop(7, None)  # lids that are shut do not tighten
-    elif picture.lid_gap > EYES_OPEN:
+        units.pop(7, None)  # shut lids do not show that they are tight
+    elif picture.lid_gap > OPEN_EYES:
         units.pop(43, None)
     units = {code: intensity for code, intensity in units.items() if code not in picture.hidden}
     return Expression(units, expression.sides, expression.emotion)
 
 
 def detected_crop(picture: Render, random: np.random.Generator) -> tuple[float, float, float]:
-    """Left, top and side of the crop that dlib's box would give.
+    """Left, top and side of the crop as from dlib's face box.
 
     Measured on 300 renders, of which dlib finds 259: side 1.11 (spread 0.09) times the geometric mean of the landmarks'
-    extent, centre 0.000 and 0.048 (spread 0.034 and 0.043) sides beside and above the landmarks' mean. What is drawn
-    here spreads more, for other detectors.
+    extent, centre 0.000 and 0.048 (spread 0.034 and 0.043) sides beside and above the landmarks' mean. The spreads
+    drawn here are larger, to cover other detectors.
     """
     marks = picture.landmarks68
     side = 1.11 * float(np.sqrt(np.prod(np.ptp(marks, axis=0)))) * float(np.exp(random.normal(0, 0.12)))
@@ -93,14 +94,14 @@ def detected_crop(picture: Render, random: np.random.Generator) -> tuple[float, 
 
 
 def _inside(left: float, top: float, side: float, size: int) -> tuple[float, float, float]:
-    """The square moved, and shrunk if need be, to lie inside the picture."""
+    """The square moved, and shrunk if necessary, to lie inside the picture."""
     side = min(side, size)
     left, top = (float(np.clip(start, 0, size - side)) for start in (left, top))
     return left, top, side
 
 
 def _photograph(picture: Image.Image, random: np.random.Generator) -> bytes:
-    """What a camera and a web site do to a picture: colour, blur, low resolution, noise, compression."""
+    """JPEG bytes with the defects of cameras and web sites: colour, blur, low resolution, noise, compression."""
     if random.random() < 0.5:
         picture = ImageEnhance.Color(picture).enhance(random.uniform(0.3, 1.3))
     if random.random() < 0.06:
@@ -118,7 +119,7 @@ def _photograph(picture: Image.Image, random: np.random.Generator) -> bytes:
         )
     levels = np.arange(256, dtype=np.float32) * (1 + random.normal(0, 0.04, (3, 1)).astype(np.float32))
     levels = 255 * (levels.clip(0, 255) / 255) ** random.uniform(0.75, 1.3)
-    values = np.stack([np.take(*each) for each in zip(levels, picture.split(), strict=True)], axis=2)
+    values = np.stack([row[np.asarray(band)] for row, band in zip(levels, picture.split(), strict=True)], axis=2)
     if random.random() < 0.5:
         values = values + random.uniform(1, 9) * random.standard_normal(values.shape, np.float32)
     buffer = io.BytesIO()

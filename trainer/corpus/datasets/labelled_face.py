@@ -1,4 +1,4 @@
-"""The one type that every data set is read into."""
+"""A labelled face, the type of the records of every data set."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,21 +8,21 @@ from typing import Literal
 from sdk.faba.prompts import Task
 from sdk.faba.vocabulary import Emotion
 
-Dataset = Literal["rafdb", "disfa", "bp4d", "gft"]
-NO_UNITS = "No AU"  # the answer for a face without an active unit; the paper names none
+DatasetName = Literal["rafdb", "disfa", "bp4d", "gft"]
+NO_UNITS = "No AU"  # answer for a face without an active unit; the paper gives no wording
 
 
 @dataclass(frozen=True)
-class Sample:
+class LabelledFace:
     """One labelled face.
 
     Attributes:
-        name: unique in its data set; the files made from the sample are named after it.
-        picture: image file, or the video that `frame` is of.
-        frame: number of a frame of a video, from 1; None for an image file.
-        subject: the person, "" where the data set does not say.
+        name: unique in its data set; output files are named after it.
+        picture: image file or video.
+        frame: number of the frame of a video, from 1; None for an image file.
+        subject: name of the person; "" if the data set has none.
         split: "train" or "eval"; in a set for cross-validation the part, "part1" to "part3".
-        emotion, units: the label, one of the two: the category, or the codes of the active action units.
+        emotion, units: the label, exactly one of the two: the category, or the codes of the active action units.
     """
 
     name: str
@@ -53,8 +53,8 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class SampleSet:
-    """What a reader found: samples in a fixed order, and how many frames were left out for which reason."""
+class LabelledFaceSet:
+    """The faces of a data set in a fixed order, and how many frames were left out for which reason."""
 
-    samples: Sequence[Sample]
+    faces: Sequence[LabelledFace]
     left_out: Mapping[str, int]
