@@ -1,6 +1,7 @@
 """Label scores without decoding: against torch, against enumeration, and in the results."""
 
 import json
+import shutil
 from itertools import combinations, pairwise
 
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 from PIL import Image
 
 from sdk import Analyzer
-from sdk.bundles.manifest import read_manifest
+from sdk.bundles.hub import EMBEDDED
+from sdk.bundles.manifest import MANIFEST, read_manifest, with_digest
 from sdk.errors import ExportError, TaskError
 from sdk.faba.calibration import calibration_error, fit_temperature, sharpen, sharpen_each, tempered
 from sdk.faba.vocabulary import EMOTIONS, FABA_UNITS
@@ -183,8 +185,6 @@ def test_sharpening_keeps_the_order_and_one_changes_nothing():
 
 def test_calibration_at_export(bundle, golden, tmp_path, astronaut):
     """`emola export --label-data` on twelve labelled pictures: the manifest, `emola info` and every result say so."""
-    import shutil
-
     from export.commands.export import _check_label_data
     from export.label_scores import calibrate_labels
     from sdk.commands.info import _lines
@@ -216,3 +216,16 @@ def test_calibration_at_export(bundle, golden, tmp_path, astronaut):
     assert analysis.score_calibration == "temperature"
     with pytest.raises(ExportError, match="expected a task"):
         _check_label_data([("age", "nowhere.json")])
+
+
+def test_phrases_travel_in_the_manifest(bundle, scored, astronaut, tmp_path):
+    """An export writes them; a bundle from before is scored with those of the embedded one, to the same numbers."""
+    from trainer.synthetic.label_phrases import label_phrases
+
+    assert read_manifest(bundle()).labels == read_manifest(EMBEDDED).labels == label_phrases()
+    old = shutil.copytree(bundle(), tmp_path / "old")
+    content = json.loads((old / MANIFEST).read_text(encoding="utf-8"))
+    del content["labels"], content["digest"]
+    (old / MANIFEST).write_text(with_digest(content), encoding="utf-8")
+    analyses = [a.analyze(astronaut, color="rgb", tasks=("labels",)) for a in (scored, Analyzer(old, scores=True))]
+    assert analyses[0].faces == analyses[1].faces

@@ -5,6 +5,8 @@ only the closing caveat is random. First sentences avoid words in which the offi
 substrings, finds a negation ("nose", "another").
 """
 
+from collections.abc import Collection
+
 import numpy as np
 
 from sdk.faba.vocabulary import ACTION_UNITS, Emotion
@@ -176,11 +178,21 @@ def describe_units(expression: Expression, random: np.random.Generator) -> str:
 
 def _line(expression: Expression, code: int) -> str:
     """One unit: its code, name, appearance and meaning in combination with the others."""
+    uneven = ", more on one side" if min(expression.sides.get(code, (1.0, 1.0))) < 0.65 else ""
+    appearance = appearance_of(code, expression.units[code])
+    return f"AU{code} ({ACTION_UNITS[code]}): {appearance}{uneven}, {meaning_of(code, expression.units)}."
+
+
+def appearance_of(code: int, intensity: float) -> str:
+    """What a unit of an intensity in 0..1 looks like: "The chin is clearly pushed up"."""
     cue = _CUES[code]
     if code not in _UNGRADED:
         verb = " are " if " are " in cue else " is "
-        cue = cue.replace(verb, f"{verb}{degree(expression.units[code])} ", 1)
-    uneven = ", more on one side" if min(expression.sides.get(code, (1.0, 1.0))) < 0.65 else ""
+        cue = cue.replace(verb, f"{verb}{degree(intensity)} ", 1)
+    return cue[0].upper() + cue[1:]
+
+
+def meaning_of(code: int, units: Collection[int]) -> str:
+    """What a unit suggests beside other active units: "as in a genuine smile"."""
     alone, companions, together = _LINKS[code]
-    link = together if companions & expression.units.keys() else alone
-    return f"AU{code} ({ACTION_UNITS[code]}): {cue[0].upper()}{cue[1:]}{uneven}, {link}."
+    return alone if companions.isdisjoint(units) else together

@@ -1,7 +1,8 @@
 """Phrases by which labels are scored: those of FABA-Instruct's answers and of the texts about rendered faces."""
 
 from sdk.bundles.phrases import LabelPhrases, UnitList
-from sdk.faba.vocabulary import Emotion
+from sdk.faba.vocabulary import FABA_UNITS, Emotion
+from trainer.synthetic.describe import appearance_of, meaning_of
 
 _WORDS: dict[Emotion, tuple[str, str]] = {
     "happiness": ("happy", "happiness"),
@@ -34,31 +35,9 @@ def _emotion_phrases() -> dict[str, Emotion]:
     return phrases
 
 
-# What each unit looks like: an item of a list has to say something before the next item can come.
-_SIGNS: dict[int, str] = {
-    1: "The inner brows are clearly raised, which can be a sign of worry or sadness",
-    2: "The outer brows are clearly lifted, which is typical of surprise",
-    4: "The brows are clearly lowered and drawn together, which suggests concentration or anger",
-    5: "The eyes are clearly opened wide, which suggests alertness",
-    6: "The cheeks are clearly raised, as in a genuine smile",
-    7: "The eyelids are clearly tightened, which narrows the gaze",
-    9: "The nose is clearly wrinkled, which is typical of disgust",
-    10: "The upper lip is clearly raised, as seen in disgust",
-    12: "The corners of the mouth are clearly pulled up into a smile, as seen in happiness",
-    14: "The corners of the mouth are clearly dimpled, which can be a sign of contempt",
-    15: "The corners of the mouth are clearly turned down, which is typical of sadness",
-    16: "The lower lip is clearly pulled down, which shows the lower teeth",
-    17: "The chin is clearly pushed up, which bunches the skin of the chin",
-    20: "The lips are clearly stretched sideways, as seen in fear",
-    23: "The lips are clearly tightened, as seen in anger",
-    24: "The lips are clearly pressed together, as seen in anger",
-    25: "The lips are clearly parted, which leaves a gap between them",
-    26: "The jaw is clearly dropped, which opens the mouth",
-    27: "The mouth is stretched wide open, which opens the mouth as far as it goes",
-    43: "The eyes are closed, which hides the gaze",
-}
-
-
+_CLEAR = 0.6  # intensity
+# Beside this companion a unit suggests what it usually does in the training answers.
+_COMPANIONS = {6: 12, 10: 9, 12: 6, 20: 1, 23: 4, 24: 4}
 _LISTS = (
     UnitList(
         opening="The following action units (AUs) are visible in this face:\n\n1. AU",
@@ -74,4 +53,7 @@ _NO_UNITS = ("No action units are visible in this face", "There are no action un
 
 def label_phrases() -> LabelPhrases:
     """What an export writes into the manifest."""
-    return LabelPhrases(emotions=_emotion_phrases(), lists=_LISTS, signs=_SIGNS, no_units=_NO_UNITS)
+    signs = {
+        code: f"{appearance_of(code, _CLEAR)}, {meaning_of(code, {_COMPANIONS.get(code, code)})}" for code in FABA_UNITS
+    }
+    return LabelPhrases(emotions=_emotion_phrases(), lists=_LISTS, signs=signs, no_units=_NO_UNITS)
