@@ -239,7 +239,7 @@ def test_failures(emola_cli, photo, tmp_path, bundle):
         (["analyze", photo, "--task", "age"], 2, "invalid choice"),
         (["dance"], 2, "invalid choice"),
         (["--frobnicate"], 2, "required"),
-        ([], 2, "explain the faces of photographs"),
+        ([], 2, "explain the faces in photographs"),
     ]
     for command, expected, message in cases:
         code, out, err = emola_cli(*command)
