@@ -41,10 +41,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that choose the model and the tasks."""
+def add_bundle_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that choose the bundle and the device."""
     parser.add_argument("--bundle", help="folder of a bundle, or owner/name on the hub (default: the embedded bundle)")
     parser.add_argument("--offline", action="store_true", help="never use the network")
+    parser.add_argument("--device", default="auto", choices=DEVICES, help="where to compute (default auto)")
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that choose the model and the tasks."""
+    add_bundle_arguments(parser)
     parser.add_argument("--task", action="append", choices=(*TASKS, "labels"), help="run only this task; repeatable")
     parser.add_argument("--scores", action="store_true", help="add the probabilities of the labels")
     parser.add_argument(
@@ -53,7 +59,6 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--detector", default="auto", help="auto (the bundle's detector, or dlib) or a SCRFD .onnx file"
     )
-    parser.add_argument("--device", default="auto", choices=DEVICES, help="where to compute (default auto)")
     parser.add_argument("--memory-limit", type=float, metavar="MB", help="limit for weights and KV caches")
     parser.add_argument("--visual-tokens", type=int, metavar="N", help="read only N picture rows for each face")
     parser.add_argument("--max-tokens", type=int, help="limit of each answer in tokens")

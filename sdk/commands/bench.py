@@ -20,9 +20,9 @@ from sdk.bench.report import Energy, Report, Stage, read_json, read_report
 from sdk.bench.stages import Bench
 from sdk.bundles.hub import resolve_bundle
 from sdk.bundles.manifest import read_manifest
+from sdk.commands.analyze import add_bundle_arguments
 from sdk.commands.demo import PICTURES
 from sdk.errors import BackendError, IntegrityError, UsageError
-from sdk.runtime.backends.select import DEVICES
 from sdk.runtime.pipeline import Pipeline
 from sdk.runtime.verify import Reference, measure_parity
 
@@ -31,9 +31,7 @@ _ENERGY_S = 2.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "The exit code is 1 if --compare finds a stage that is slower beyond noise."
-    parser.add_argument("--bundle", help="folder of a bundle, or owner/name on the hub (default: the embedded bundle)")
-    parser.add_argument("--offline", action="store_true", help="never use the network")
-    parser.add_argument("--device", default="auto", choices=DEVICES, help="where to compute (default auto)")
+    add_bundle_arguments(parser)
     parser.add_argument("--rounds", type=int, default=15, help="number of rounds of all stages (default 15)")
     parser.add_argument(
         "--photo", type=Path, default=PICTURES / "astronaut.jpg", help="picture of a face (default: the packaged one)"
