@@ -1,4 +1,4 @@
-"""The analyzer for asyncio: the work runs in threads, so the event loop is never blocked."""
+"""The verbs of Analyzer for asyncio: the work runs in threads, the event loop stays free."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable

@@ -18,8 +18,8 @@ Aspect = Literal["pad", "crop", "align"]
 LandmarkMode = Literal["emola", "insightface"]
 Anchor: TypeAlias = tuple[int, float, float]  # index of a landmark, and its target in the square: x and y in -1..1
 
-LANDMARK_SIZE = 192  # side of the landmark network's input in pixels
-LANDMARK_FEATURES = 212  # number of its outputs: x and y of 106 points
+LANDMARK_SIZE = 192  # side of the landmark network's picture
+LANDMARK_FEATURES = 212  # its outputs: x and y of 106 points
 LANDMARK_WINDOW = 1.5  # side of the landmark network's input over the longer side of the face box (insightface)
 
 
