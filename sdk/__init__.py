@@ -16,7 +16,10 @@ _HOMES = {"Analysis": "sdk.results", "Analyzer": "sdk.analyzer"}
 
 
 def __getattr__(name: str) -> Any:
-    """Imported when first used: `emola --version` and the commands that open no bundle start four times as fast."""
+    """Import a public name when it is first used.
+
+    Commands that open no bundle start four times as fast as with an import at once.
+    """
     if name not in _HOMES:
         raise AttributeError(f"module 'sdk' has no attribute {name!r}")
     globals()[name] = found = getattr(import_module(_HOMES[name]), name)

@@ -1,4 +1,4 @@
-"""`python -m sdk` is `emola`."""
+"""Run the command `emola` as `python -m sdk`."""
 
 import sys
 

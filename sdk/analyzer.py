@@ -1,8 +1,9 @@
-"""The front door: pictures in, explained faces out."""
+"""The public interface: it takes pictures and returns explained faces."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
@@ -33,30 +34,30 @@ if TYPE_CHECKING:
 class Analyzer:
     """Finds the faces of a picture and explains the emotion and the action units of each.
 
-    One Analyzer may be used from several threads at once: every call has a KV cache of its own, the weights are shared.
-    `close` must come last.
+    Several threads may use one Analyzer at once: every call has its own KV cache, and the weights are shared. Call
+    `close` last.
 
     Args:
-        bundle: folder of a sealed bundle ("./a/b" is never taken for a name); "owner/name" or "owner/name@revision" of
-            the Hugging Face hub; None takes the one embedded in the package.
+        bundle: folder of a sealed bundle; "owner/name" or "owner/name@revision" of the Hugging Face hub ("./a/b" is
+            always a folder); None takes the bundle embedded in the package.
         device: "auto", "cpu", "cuda" for a variant of `emola export --cuda` or `--keep-gptq`, or "tensorrt" for the
             encoder engines that `emola engines` built, with the best decoder that runs here.
-        detector: "auto" (the bundle's own, or dlib), the path of a SCRFD .onnx file, or an object with `detect` (see
-            `sdk.faces.detect`).
-        offline: never touch the network, as HF_HUB_OFFLINE=1 does; without it only a bundle by name does.
-        scores: probabilities of every label with every analysis.
-        abstain_below: probability in 0..1 that a label must reach to be given; needs scores.
-        memory_limit: bytes that weights and KV caches may take; fewer faces are decoded at once to keep it.
-        visual_tokens: rows of the picture that the decoder reads of each face, those nearest to brows, eyes, nose and
-            mouth; None reads all. Fewer are faster, and the answers change: see docs/performance-pruning.md.
+        detector: "auto" (the bundle's detector, or dlib), the path of a SCRFD .onnx file, or an object with `detect`
+            (see `sdk.faces.detect`).
+        offline: never use the network, as with HF_HUB_OFFLINE=1. Otherwise only a bundle of the hub uses it.
+        scores: add the probability of every label to every analysis.
+        abstain_below: probability in 0..1 below which a label is withheld; needs scores.
+        memory_limit: bytes for weights and KV caches; fewer faces are decoded at once to stay within it.
+        visual_tokens: number of picture rows that the decoder reads for each face: those nearest to brows, eyes, nose
+            and mouth. None reads all. Fewer rows are faster and change the answers: see docs/performance-pruning.md.
 
     Attributes:
-        manifest: of the bundle, as it is on disk.
+        manifest: manifest of the bundle, as it is on disk.
         examiner: the parts that do the work; for benchmarks and servers.
 
     Raises:
-        BundleError: the bundle is missing, damaged or of another format, or cannot be downloaded.
-        BackendError: no variant of it runs here, or not within the memory limit.
+        BundleError: the bundle is missing, damaged, of another format, or cannot be downloaded.
+        BackendError: no variant of the bundle runs here within the memory limit.
         TaskError: `abstain_below` or `visual_tokens` is out of range.
     """
 
@@ -105,20 +106,20 @@ class Analyzer:
 
         Args:
             image: path, bytes, PIL image, or an (H, W, 3) uint8 array with `color`.
-            tasks: any of "emotion", "action_units" and "labels"; "labels" alone gives label scores without words, for
-                about forty short calls of the decoder.
-            faces: "detect" finds them; "aligned" takes the whole picture as the crop of one face.
+            tasks: any of "emotion", "action_units" and "labels"; "labels" alone gives label scores without words, in
+                about forty short decoder calls.
+            faces: "detect" finds the faces; "aligned" takes the whole picture as the crop of one face.
             color: channel order of an array: "rgb" or "bgr" (OpenCV).
             landmark_features: (212,) features of an aligned face, for bundles without a landmark network.
-            max_new_tokens: limit of each answer; None takes the bundle's.
-            cancel: set it, from any thread, to stop within one token.
+            max_new_tokens: limit of each answer; None takes the limit of the bundle.
+            cancel: an event that any thread may set to stop the analysis within one token.
 
         Returns:
-            An Analysis; a picture without a face gives an empty one with status "no_face".
+            An Analysis. Without a face it is empty and its status is "no_face".
 
         Raises:
             ImageError: the picture cannot be used.
-            TaskError: unknown task.
+            TaskError: a task is unknown.
             CancelledError: `cancel` was set.
         """
         clock, request = Clock(), self._request(tasks, max_new_tokens, cancel)
@@ -147,15 +148,15 @@ class Analyzer:
     ) -> list[Analysis]:
         """Analyse pictures together: several faces are decoded at once.
 
-        On a CPU the results are those of one-by-one. On a GPU sums are rounded in another order, and an answer can
-        change where two tokens are almost equally probable.
+        On a CPU the results equal those of `analyze`. A GPU adds numbers in another order, so an answer can differ
+        where two tokens are almost equally probable.
 
         Args:
-            images: any iterable; read as it is needed.
+            images: any iterable; pictures are read when they are needed.
             tasks, faces, color, max_new_tokens, cancel: as in `analyze`.
-            batch_size: faces that are decoded at once.
-            keep_going: a picture that cannot be read becomes an Analysis with status "failed" and the reason in
-                `warnings`, instead of an ImageError.
+            batch_size: number of faces that are decoded at once.
+            keep_going: for a picture that cannot be read, return an Analysis with status "failed" and the reason in
+                `warnings`, instead of raising ImageError.
 
         Returns:
             One Analysis per picture, in order.
@@ -185,16 +186,13 @@ class Analyzer:
         batch_size: int = 8,
         keep_going: bool = False,
     ) -> Iterator[Analysis]:
-        """`analyze_batch`, each Analysis as soon as it and those before it are complete."""
+        """Like `analyze_batch`, but yield each Analysis as soon as it and all earlier ones are complete."""
         from sdk.batch import analyze_pictures
 
         _check_several(images)
         if batch_size < 1:
             raise TaskError(f"batch_size must be at least 1, not {batch_size}")
-
-        def load(image: ImageSource) -> Pixels:
-            return load_image(image, color=color)
-
+        load = partial(load_image, color=color)
         request, slots = self._request(tasks, max_new_tokens, cancel), min(batch_size, self._slots)
         return analyze_pictures(
             self.examiner, images, request, load=load, faces=faces, slots=slots, keep_going=keep_going
@@ -211,18 +209,18 @@ class Analyzer:
         deadline_s: float | None = None,
         freshness: "Freshness | None" = None,
     ) -> Iterator[Analysis]:
-        """Analyse a video or a camera; faces keep their ids, and a face is read again only when it has changed.
+        """Analyse a video or a camera. Faces keep their ids, and the model reads a face again only when it changes.
 
         Args:
             source: path of a video, number of a camera (0 is the first), or a URL such as rtsp://...
             tasks, max_new_tokens, cancel: as in `analyze`.
             sample_fps: frames to analyse per second of video; None takes every frame.
-            deadline_s: a frame that is later than this against real time when its turn comes is dropped and counted;
-                None drops no frame of a file. Of a camera or live stream only the newest frame waits in any case.
-            freshness: when a face counts as changed; None is `sdk.video.Freshness()`.
+            deadline_s: drop and count a frame that is more than this many seconds behind real time; None drops no
+                frame of a file. Cameras and live streams always skip to the newest frame.
+            freshness: thresholds for a changed face; None is `sdk.video.Freshness()`.
 
         Yields:
-            One Analysis per analysed frame, with `frame` set; the `id` of a face is the number of its track.
+            One Analysis per analysed frame, with `frame` set. The `id` of a face is the number of its track.
 
         Raises:
             VideoError: the source cannot be opened or read, has no frame, or changes its frame size.
@@ -249,12 +247,12 @@ class Analyzer:
         deadline_s: float | None = None,
         freshness: "Freshness | None" = None,
     ) -> "Iterator[tuple[Pixels, Analysis]]":
-        """`analyze_video` together with the frames: (H, W, 3) uint8 RGB."""
+        """Like `analyze_video`, but yield each frame, (H, W, 3) uint8 RGB, with its Analysis."""
         from sdk.frames import is_url
         from sdk.video import watch
 
         if self._offline and is_url(source):
-            raise VideoError(f"{source} is on the network, and this Analyzer was opened with offline=True")
+            raise VideoError(f"{source} needs the network, but this Analyzer was opened with offline=True")
         request = self._request(tasks, max_new_tokens, cancel)
         return watch(self.examiner, source, request, freshness=freshness, sample_fps=sample_fps, deadline_s=deadline_s)
 
@@ -267,10 +265,10 @@ class Analyzer:
         color: Color | None = None,
         cancel: Event | None = None,
     ) -> str:
-        """The answer to a question of your own about the most prominent face of a picture.
+        """Answer any question about the most prominent face of a picture.
 
         Args:
-            question: also the name of a task.
+            question: a question in words, or the name of a task.
             image, faces, color, cancel: as in `analyze`.
 
         Raises:
@@ -289,18 +287,14 @@ class Analyzer:
         color: Color | None = None,
         cancel: Event | None = None,
     ) -> Iterator[str]:
-        """Like `ask`, piece by piece as the words are decoded."""
+        """Like `ask`, but yield the answer in pieces while it is decoded."""
         self.pipeline.question_ids(question)
         pixels = load_image(image, color=color)
         with self.examiner.encode_largest(pixels, faces, Clock()) as face:
             yield from self.pipeline.stream(face, question, cancel=cancel)
 
     def warmup(self) -> dict[str, float]:
-        """Run every stage once, so that the first analysis is as fast as the others.
-
-        Returns:
-            Milliseconds per stage.
-        """
+        """Run every stage once, so that the first analysis is not slower; return milliseconds per stage."""
         grey = np.full((256, 256, 3), 127, np.uint8)
         clock, request = Clock(), self._request((*TASKS, "labels"), 2, None)
         self.examiner.find(grey, "detect", clock)
@@ -310,18 +304,18 @@ class Analyzer:
         return dict(clock.elapsed_ms)
 
     def info(self) -> dict[str, Any]:
-        """What is open: model, backend, notice, intended use, licences, bytes of memory, and the measured figures."""
+        """Describe the open model: backend, notice, intended use, licences, bytes of memory, measured figures."""
         manifest, memory = self.manifest.model_dump(mode="json"), asdict(self._memory)
         parts = ("intended_use", "licences", "parity", "calibration", "provenance", "environment")
         return {**self.examiner.model.model_dump(), "memory": memory, **{part: manifest[part] for part in parts}}
 
     def close(self) -> None:
-        """Free the model's memory; the Analyzer cannot be used afterwards."""
+        """Free the memory of the model. The Analyzer cannot be used afterwards."""
         self.__dict__.pop("examiner", None)
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("examiner", "pipeline"):  # found missing only after `close`
-            raise BackendError("this Analyzer was closed; open another")
+        if name in ("examiner", "pipeline"):  # missing only after `close`
+            raise BackendError("this Analyzer was closed; open a new one")
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __enter__(self) -> "Analyzer":
@@ -335,19 +329,19 @@ class Analyzer:
             tasks, self._scores, max_new_tokens=max_new_tokens, abstain_below=self._abstain_below, cancel=cancel
         )
         if self._abstain_below and not request.scores:
-            raise TaskError("abstain_below needs label scores: pass scores=True, or ask for the task 'labels'")
+            raise TaskError("abstain_below needs label scores: pass scores=True or request the task 'labels'")
         return request
 
 
 def _check_several(images: Iterable[ImageSource]) -> None:
     one = isinstance(images, (str, os.PathLike, bytes, Image.Image))
     if one or (isinstance(images, np.ndarray) and images.ndim == 3 and images.shape[2] == 3):
-        raise ImageError("expected several pictures, found one: pass a list of them, or call analyze")
+        raise ImageError("expected several pictures, found one: pass a list of pictures, or call analyze")
 
 
 def _check_features(features: Floats, faces: Faces) -> Floats:
     if faces != "aligned":
-        raise ImageError("landmark_features describe one face: they need faces='aligned'")
+        raise ImageError("landmark_features belong to one aligned face: pass faces='aligned' as well")
     if np.shape(features) != (LANDMARK_FEATURES,):
         raise ImageError(f"landmark_features must have shape ({LANDMARK_FEATURES},), found {np.shape(features)}")
     return np.asarray(features, np.float32)

@@ -1,4 +1,4 @@
-"""Names for the arrays that cross the borders between modules."""
+"""Types of the arrays that modules pass to each other."""
 
 from typing import TypeAlias
 

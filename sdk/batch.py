@@ -2,8 +2,8 @@
 
 A decode step reads all weights of the model, regardless of the number of rows. With continuous batching the next face
 takes the slot of a finished one at once, so short answers never wait for long ones. Every sequence has its own length
-and nothing is padded: the answers equal those of one-by-one decoding, on a GPU up to rounding where two tokens nearly
-tie.
+and nothing is padded: the answers equal those of one-by-one decoding. On a GPU, rounding can change an answer where two
+tokens are almost equally probable.
 """
 
 import time
@@ -26,14 +26,14 @@ from sdk.runtime.pipeline import Answer, EncodedFace
 
 
 def pictures_in(folder: Path) -> list[Path]:
-    """Every image file below a folder, by name.
+    """The image files in a folder and its subfolders, sorted by path.
 
     Raises:
-        ImageError: there is none.
+        ImageError: the folder holds no image file.
     """
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file())
     if not found:
-        raise ImageError(f"{folder} holds no picture; expected files ending in {', '.join(sorted(PICTURE_SUFFIXES))}")
+        raise ImageError(f"{folder} holds no picture; expected files that end in {', '.join(sorted(PICTURE_SUFFIXES))}")
     return found
 
 
@@ -59,12 +59,12 @@ def analyze_pictures(
     slots: int,
     keep_going: bool,
 ) -> Iterator[Analysis]:
-    """Analyses in the order of the pictures, each as soon as it and those before it are complete.
+    """Yield analyses in the order of the pictures, each as soon as it and all earlier ones are complete.
 
     Args:
         load: opens one of `images`.
-        slots: faces that are decoded at once.
-        keep_going: a picture that cannot be read becomes an Analysis with status "failed" instead of an error.
+        slots: number of faces that are decoded at once.
+        keep_going: for a picture that cannot be read, yield an Analysis with status "failed" instead of raising.
     """
     waiting: deque[_Picture] = deque()
 

@@ -1,4 +1,4 @@
-"""The command `emola`. Results go to stdout, everything else to stderr; exit 0 done, 1 failed, 2 wrong usage."""
+"""The command `emola`. Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage."""
 
 import argparse
 import importlib
@@ -12,7 +12,7 @@ from sdk.errors import SdkError, UsageError
 
 @dataclass(frozen=True)
 class Command:
-    """A subcommand: the module that has it, one line about it, and the extra that brings what it needs."""
+    """A subcommand: its module, its summary in one line, and the extra that installs its dependencies."""
 
     module: str
     summary: str
@@ -20,22 +20,26 @@ class Command:
 
 
 COMMANDS = {
-    "demo": Command("sdk.commands.demo", "the embedded model on a photograph and a rendered face", "cpu,faces"),
-    "analyze": Command("sdk.commands.analyze", "explain the faces of photographs", "cpu,faces"),
-    "video": Command("sdk.commands.video", "explain the faces of a video or a camera", "cpu,faces,video"),
-    "info": Command("sdk.commands.info", "show what a bundle is: model, licence, intended use, figures"),
-    "verify": Command("sdk.commands.verify", "check a bundle: hashes, and parity with the torch model here", "cpu"),
-    "bench": Command("sdk.commands.bench", "time every stage here, against this machine's ceilings", "cpu,faces"),
+    "demo": Command("sdk.commands.demo", "run the embedded model on a photograph and a rendered face", "cpu,faces"),
+    "analyze": Command("sdk.commands.analyze", "explain the faces in photographs", "cpu,faces"),
+    "video": Command("sdk.commands.video", "explain the faces in a video or from a camera", "cpu,faces,video"),
+    "info": Command("sdk.commands.info", "describe a bundle: model, licence, intended use, measured figures"),
+    "verify": Command("sdk.commands.verify", "check the hashes of a bundle and its parity with the torch model", "cpu"),
+    "bench": Command(
+        "sdk.commands.bench", "time every stage and compare it with the limits of this machine", "cpu,faces"
+    ),
     "rege": Command("sdk.commands.rege", "score predictions against annotations with REGE"),
-    "pretrain": Command("trainer.commands.pretrain", "make a small base model from rendered faces", "train,synthetic"),
+    "pretrain": Command("trainer.commands.pretrain", "train a small base model on rendered faces", "train,synthetic"),
     "train": Command("trainer.commands.train", "fine-tune EmoLA with LoRA as in the paper", "train"),
-    "evaluate": Command("trainer.commands.evaluate", "answer and score an evaluation set", "train"),
+    "evaluate": Command("trainer.commands.evaluate", "answer an evaluation set and score the answers", "train"),
     "data": Command(
         "trainer.commands.data", "make, check and describe training sets", "train,synthetic,faces,video,cpu"
     ),
     "export": Command("export.commands.export", "turn a checkpoint into a bundle", "export"),
-    "plan": Command("export.commands.plan", "does it fit a machine, and how fast will it be? On paper, before you buy"),
-    "engines": Command("export.commands.engines", "build TensorRT engines of a bundle on the target", "tensorrt"),
+    "plan": Command("export.commands.plan", "estimate memory and speed on a target machine"),
+    "engines": Command(
+        "export.commands.engines", "build the TensorRT engines of a bundle on the target machine", "tensorrt"
+    ),
 }
 
 
@@ -49,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.print_help(sys.stderr)
             return 2
         args, unknown = parser.parse_known_args(arguments)
-        if unknown:  # the parser of the command knows its options, the main one would list the commands
+        if unknown:  # the command's own parser prints the command's usage
             args.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
         args.run(args)
         return 0
@@ -71,11 +75,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("EMOLA_DEBUG"):
             raise
-        return _fail(f"unexpected {type(error).__name__}: {error} (EMOLA_DEBUG=1 shows where; please report it)")
+        return _fail(f"unexpected {type(error).__name__}: {error} (set EMOLA_DEBUG=1 for details; please report it)")
 
 
 def _parser(name: str | None) -> argparse.ArgumentParser:
-    """A parser that knows every subcommand by name, and the arguments of the one that is called."""
+    """A parser with all subcommands; only the called one gets its arguments, because that imports its module."""
     from sdk import __version__
 
     parser = argparse.ArgumentParser(prog="emola", description="Explained facial affect on your own machine.")

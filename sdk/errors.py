@@ -1,21 +1,21 @@
-"""Every error that this project raises on purpose.
+"""The errors that this project raises on purpose.
 
-SdkError                     catch this one and you have caught them all
+SdkError                     base of all errors below
 ├── ImageError               a picture that cannot be used: not an image, truncated, too large, wrong shape or dtype
-├── TaskError                an unknown task, or one that this bundle was not made for
+├── TaskError                an unknown task, or one that this bundle does not support
 ├── VideoError               a video or camera that cannot be read, or a video that cannot be written
 ├── CancelledError           the caller asked an analysis to stop
-├── UsageError               options of a command that make no sense, alone or together
+├── UsageError               invalid options of a command, alone or together
 ├── ScoreError               predictions and annotations that cannot be scored (REGE)
 ├── BundleError              a bundle that cannot be opened
 │   ├── BundleNotFoundError  no bundle under this name or path
 │   ├── FormatError          a manifest that this version does not read, or that was edited
-│   ├── DownloadError        a bundle that did not arrive whole; the files that did are kept for the next try
-│   └── IntegrityError       a file of the bundle is missing, has another size or another content
+│   ├── DownloadError        an interrupted download; complete files are kept for the next attempt
+│   └── IntegrityError       a file of the bundle is missing, or its size or content is wrong
 ├── BackendError             no backend of this bundle runs on this machine
 ├── CheckpointError          weights, configuration or tokenizer that do not form one model
-├── DataError                a training or evaluation set that is not of the expected form
-├── TrainingError            a run that cannot start or go on; nothing that was saved is lost
+├── DataError                a training or evaluation set that does not have the expected form
+├── TrainingError            a run that cannot start or continue; saved results are kept
 ├── ExportError              a checkpoint that cannot become a bundle
 └── DependencyError          an optional package is missing; names the extra to install
 
@@ -24,7 +24,7 @@ A message says what was expected, what was found and what to do next, in one lin
 
 
 class SdkError(Exception):
-    """Base of every error that this project raises on purpose."""
+    """Base of the errors that this project raises on purpose."""
 
 
 class ImageError(SdkError):
@@ -95,9 +95,9 @@ class DependencyError(SdkError):
     """A package that an optional feature needs is not installed.
 
     Args:
-        package: the name it is installed by.
-        extra: the extra of emola-edge that brings it.
-        purpose: what it is needed for, completing "... is needed to".
+        package: its name on PyPI.
+        extra: the extra of emola-edge that installs it.
+        purpose: what it is needed for; completes "... is needed to".
     """
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:

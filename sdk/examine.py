@@ -1,4 +1,4 @@
-"""One face at a time: what is asked about it, what was answered, and the record that comes of it."""
+"""Examine one face at a time: requests, readings, and the records made from them."""
 
 import os
 import threading
@@ -27,14 +27,14 @@ RequestedTask = Literal["emotion", "action_units", "labels"]
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked about every face.
+    """The questions about every face, and their limits.
 
     Attributes:
-        tasks: answered in words, in this order.
-        scores: label scores as well; with no tasks, label scores only.
-        max_new_tokens: limit of each answer; None takes the bundle's.
-        abstain_below: probability in 0..1 that a label must reach to be given; 0 gives every label.
-        cancel: once it is set, the analysis stops within one token.
+        tasks: questions that are answered in words, in this order.
+        scores: also compute label scores; without tasks, label scores only.
+        max_new_tokens: limit of each answer; None takes the limit of the bundle.
+        abstain_below: probability in 0..1 below which a label is withheld; 0 gives every label.
+        cancel: event that stops the analysis within one token.
     """
 
     tasks: tuple[Task, ...] = TASKS
@@ -44,13 +44,13 @@ class Request:
     cancel: Event | None = None
 
     def check_cancel(self) -> None:
-        """Raises CancelledError once `cancel` is set."""
+        """Raise CancelledError if `cancel` is set."""
         check_cancel(self.cancel)
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Probabilities in 0..1: of the emotions, which exclude each other, and of each action unit."""
+    """Probabilities in 0..1 of the emotions, which sum to 1, and of each action unit."""
 
     emotions: Mapping[Emotion, float]
     action_units: Mapping[int, float]
@@ -58,12 +58,12 @@ class Scores:
 
 @dataclass(frozen=True)
 class Reading:
-    """What the model made of one face.
+    """What the model reads from one face.
 
     Attributes:
-        features: (212,) of the landmark network.
-        answers: by task.
-        scores: None unless asked for.
+        features: (212,) outputs of the landmark network.
+        answers: answer in words for each task.
+        scores: label scores, or None if not requested.
     """
 
     features: Floats
@@ -72,11 +72,11 @@ class Reading:
 
 
 class Examiner:
-    """Finds faces and reads them; safe to use from several threads, each with a KV cache of its own.
+    """Finds faces and reads them. Several threads may use one Examiner: every call has its own KV cache.
 
     Args:
         pipeline: an opened bundle.
-        detector: as in `open_detector`; opened when a face must first be found.
+        detector: as in `open_detector`; opened on first use.
     """
 
     def __init__(self, pipeline: Pipeline, detector: "str | os.PathLike[str] | Detector") -> None:
@@ -95,15 +95,15 @@ class Examiner:
         abstain_below: float = 0.0,
         cancel: Event | None = None,
     ) -> Request:
-        """A checked request.
+        """Check the options of an analysis and make a Request.
 
         Raises:
-            TaskError: an unknown task, one that this bundle does not answer, or a limit below 1.
+            TaskError: a task is unknown or not supported by this bundle, or the limit is below 1.
         """
         if max_new_tokens is not None and max_new_tokens < 1:
             raise TaskError(f"max_new_tokens must be at least 1, not {max_new_tokens}")
         if isinstance(tasks, str):
-            raise TaskError(f"tasks are a sequence of names; for one of them pass tasks=({tasks!r},)")
+            raise TaskError(f"tasks must be a sequence of names; for one task pass tasks=({tasks!r},)")
         offered = (*self.pipeline.manifest.prompt.questions, "labels")
         for task in tasks:
             if task not in offered:
@@ -112,7 +112,7 @@ class Examiner:
         return Request(answered, scores or "labels" in tasks, max_new_tokens, abstain_below, cancel)
 
     def find(self, pixels: Pixels, faces: Faces, clock: Clock) -> list[tuple[FaceCrop, float | None]]:
-        """Every face as a crop, with its detection score, from left to right."""
+        """Crop every face, from left to right; return each crop with its detection score."""
         scale = self.pipeline.manifest.preprocessing.face_scale
         if faces == "aligned":
             return [(aligned_face(pixels, scale), None)]
@@ -130,7 +130,7 @@ class Examiner:
             return self._detector.detect(pixels), self._detector.box_extent
 
     def read(self, crop: FaceCrop, request: Request, clock: Clock, features: Floats | None = None) -> Reading:
-        """Encode a face and ask everything about it."""
+        """Encode a face and answer all questions of a request."""
         request.check_cancel()
         with self.pipeline.encode(crop, clock, features) as face:
             answers = {
@@ -140,7 +140,7 @@ class Examiner:
             return Reading(face.features, answers, self.score(face, request, clock))
 
     def encode_largest(self, pixels: Pixels, faces: Faces, clock: Clock, features: Floats | None = None) -> EncodedFace:
-        """The most prominent face of a picture, read by the decoder.
+        """Encode the most prominent face of a picture.
 
         Args:
             pixels: (H, W, 3) uint8 RGB.
@@ -151,11 +151,11 @@ class Examiner:
         """
         crops = [crop for crop, _ in self.find(pixels, faces, clock)]
         if not crops:
-            raise ImageError("no face was found; for a picture that is a face crop already, pass faces='aligned'")
+            raise ImageError("no face was found; if the picture is the crop of a face, pass faces='aligned'")
         return self.pipeline.encode(max(crops, key=lambda crop: crop.pixels.size), clock, features)
 
     def score(self, face: EncodedFace, request: Request, clock: Clock) -> Scores | None:
-        """Label scores of an encoded face, at the bundle's temperature."""
+        """Label scores of an encoded face at the temperature of the bundle, or None if not requested."""
         if not request.scores:
             return None
         with clock("labels"):
@@ -176,7 +176,7 @@ class Examiner:
         request: Request,
         age_ms: float | None = None,
     ) -> tuple[Face, list[str]]:
-        """The record of a face, and the warnings about it."""
+        """Make the record of a face, and the warnings about it."""
         points = self.pipeline.landmarks(reading.features, crop)
         emotion, doubts = _emotion(reading, request)
         units = reading.answers.get("action_units")
@@ -209,7 +209,13 @@ class Examiner:
         request: Request,
         frame: FrameInfo | None = None,
     ) -> Analysis:
-        """The record of a picture. `readings` are those made for it, which its speed is computed from."""
+        """Make the record of a picture.
+
+        Args:
+            found: the faces and the warnings about each.
+            size: width and height of the picture in pixels.
+            readings: readings that were made for this picture; its decoding speed is computed from them.
+        """
         tokens = sum(max(len(a.token_ids) - 1, 0) for reading in readings for a in reading.answers.values())
         decode_ms = clock.elapsed_ms.get("decode", 0.0)
         cut = any(answer.truncated for reading in readings for answer in reading.answers.values())
@@ -235,30 +241,28 @@ class Examiner:
 
 
 def _emotion(reading: Reading, request: Request) -> tuple[EmotionReading | None, list[str]]:
-    """The label is that of the words; without words, the most probable. Below the limit it is withheld."""
+    """Take the label from the words, or without words the most probable one. Withhold it below the limit."""
     answer, scores = reading.answers.get("emotion"), reading.scores
     if answer is None and (scores is None or request.tasks):
         return None, []
     if scores is None:
         return read_emotion(answer.text) if answer else None, []
     best = max(scores.emotions, key=lambda emotion: scores.emotions[emotion])
-    said = read_emotion(answer.text) if answer else EmotionReading(label=best, description="")
-    warnings = []
-    if said.label and said.label != best:
-        shares = f"{scores.emotions[best]:.2f} to {scores.emotions[said.label]:.2f}"
-        warnings.append(f"the words say {said.label}, the label scores prefer {best} ({shares})")
-    share = scores.emotions[said.label] if said.label else 0.0
+    reading_of_words = read_emotion(answer.text) if answer else EmotionReading(label=best, description="")
+    label, warnings = reading_of_words.label, []
+    if label and label != best:
+        shares = f"{scores.emotions[best]:.2f} to {scores.emotions[label]:.2f}"
+        warnings.append(f"the words say {label}, the label scores prefer {best} ({shares})")
+    share = scores.emotions[label] if label else 0.0
     update: dict[str, object] = {"scores": dict(scores.emotions)}
-    if said.label and share < request.abstain_below:
-        warnings.append(
-            f"{said.label} has a score of {share:.2f}, below {request.abstain_below:.2f}: no label is given"
-        )
+    if label and share < request.abstain_below:
+        warnings.append(f"{label} has a score of {share:.2f}, below {request.abstain_below:.2f}: no label is given")
         update["label"] = None
-    return said.model_copy(update=update), warnings
+    return reading_of_words.model_copy(update=update), warnings
 
 
 def _units(reading: Reading, request: Request) -> tuple[ActionUnitReading, ...] | None:
-    """The units of the words; without words, those with a score that is sure enough either way."""
+    """Take the units from the words, or without words those that the scores decide clearly enough."""
     answer, scores = reading.answers.get("action_units"), reading.scores
     if answer:
         return tuple(read_action_units(answer.text))

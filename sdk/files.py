@@ -1,4 +1,4 @@
-"""Files that survive a kill: complete under their name or not there at all, or appended line by line."""
+"""Write files so that an interrupted process leaves none half-written: rename complete files, or append lines."""
 
 import json
 import shutil
@@ -11,16 +11,16 @@ from sdk.errors import SdkError
 
 
 def temporary(path: Path) -> Path:
-    """The name beside `path` under which its content is written."""
+    """The temporary path under which the content of `path` is written."""
     return path.with_name(f"{path.name}.partial")
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path and rename it to `path` when the block ends.
+    """Yield a temporary path and rename it to `path` when the block ends.
 
-    The block writes a file or makes a folder there. If it raises, what it wrote is removed and what was at `path`
-    stays. The parent folder is made.
+    The block writes a file or makes a folder there. If it raises, the temporary path is removed and `path` stays as it
+    was. The parent folder is created.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = temporary(path)
@@ -42,33 +42,33 @@ def _remove(path: Path) -> None:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write a file that is complete as soon as it has its name."""
+    """Write a file under a temporary name and rename it."""
     with replacing(path) as partial:
         partial.write_bytes(content)
 
 
 def write_json(path: Path, content: Any) -> None:
-    """`write_file` for JSON."""
+    """Write a JSON file under a temporary name and rename it."""
     write_file(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def claim_folder(
     record: Path, content: Mapping[str, Any], what: str, error: type[SdkError], *, shared: bool = False
 ) -> bool:
-    """Write into a folder what it will hold, before anything else is written there.
+    """Record the purpose of an output folder before anything else is written there.
 
     Args:
-        record: the JSON file in that folder.
-        content: what decides the folder's content; further keys of an existing record are ignored.
-        what: the folder holds, for the message, e.g. "training run".
-        error: to raise.
+        record: path of the JSON file in that folder.
+        content: settings that decide the content of the folder; other keys of an existing record are ignored.
+        what: name of the content for messages, e.g. "training run".
+        error: type of the error to raise.
         shared: the folder may hold other files before it is claimed.
 
     Returns:
         True if the folder was claimed before with the same content.
 
     Raises:
-        SdkError: of type `error`: the folder holds something else.
+        SdkError: of type `error`; the folder holds something else.
     """
     folder = record.parent
     if record.is_file():
@@ -103,7 +103,7 @@ def append_journal(path: Path, row: Mapping[str, Any]) -> None:
 
 
 def read_journal(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSONL file that a run appends to; a last line that a kill cut off is removed from the file."""
+    """Read the objects of a JSONL file; an incomplete last line is removed from the file."""
     if not path.exists():
         return []
     content = path.read_bytes()

@@ -1,4 +1,4 @@
-"""Frames of a video file, a camera or a stream, decoded by PyAV (FFmpeg); of a live one only the newest frame waits."""
+"""Frames of a video file, a camera or a stream, decoded by PyAV (FFmpeg). Live sources skip to the newest frame."""
 
 import os
 import sys
@@ -18,7 +18,7 @@ VideoSource: TypeAlias = "str | os.PathLike[str] | int"
 
 _LIVE = ("rtsp://", "rtsps://", "rtmp://", "udp://", "tcp://", "rtp://", "srt://")
 _CAMERAS = {"linux": ("v4l2", "/dev/video{}"), "darwin": ("avfoundation", "{}"), "win32": ("dshow", "video={}")}
-_USUAL_RATE = 25.0  # of a stream that does not say when its frames are due
+_DEFAULT_RATE = 25.0  # frames per second, for streams that do not record it
 
 
 @dataclass
@@ -28,8 +28,8 @@ class Frame:
     Attributes:
         index: its number in the source, from 0.
         time_s: its time in seconds from the start of the source.
-        dropped: chosen frames that were left out before it because the analysis was late.
-        picture: PyAV's frame.
+        dropped: number of chosen frames before it that were dropped because the analysis was late.
+        picture: the PyAV frame.
     """
 
     index: int
@@ -38,7 +38,7 @@ class Frame:
     dropped: int = 0
 
     def pixels(self) -> Pixels:
-        """(H, W, 3) uint8 RGB, turned upright by the rotation that phones record."""
+        """(H, W, 3) uint8 RGB, turned upright by the recorded rotation."""
         pixels: Pixels = self.picture.to_ndarray(format="rgb24")
         turns = round(self.picture.rotation / 90) % 4
         return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
@@ -47,15 +47,16 @@ class Frame:
 def read_frames(
     source: VideoSource, *, sample_fps: float | None = None, deadline_s: float | None = None
 ) -> Iterator[Frame]:
-    """Frames in order of time.
+    """Yield frames in order of time.
 
     Args:
-        source: path of a video; number of a camera, 0 being the first; URL. rtsp, rtmp, rtp, srt, udp and tcp are live.
+        source: path of a video, number of a camera (0 is the first), or URL. Rtsp, rtmp, rtp, srt, udp and tcp URLs are
+            live.
         sample_fps: frames per second of video; None gives every frame.
-        deadline_s: drop a frame that is later than this against real time when its turn comes.
+        deadline_s: drop a frame that is more than this many seconds behind real time.
 
     Raises:
-        VideoError: cannot be opened or read, holds no frame, or changes its frame size.
+        VideoError: the source cannot be opened or read, has no frame, or changes its frame size.
         DependencyError: PyAV is not installed.
     """
     for name, value in (("sample_fps", sample_fps), ("deadline_s", deadline_s)):
@@ -71,7 +72,7 @@ def is_url(source: VideoSource) -> bool:
 
 
 def _open(source: VideoSource) -> tuple[Any, bool]:
-    """PyAV's container, and whether it is live."""
+    """The PyAV container, and whether the source is live."""
     try:
         import av
     except ImportError:
@@ -90,7 +91,7 @@ def _open(source: VideoSource) -> tuple[Any, bool]:
         container = av.open(name, "r", format=form, timeout=10.0 if is_url(name) else None)
     except (av.FFmpegError, OSError, ValueError) as error:
         what = "camera" if form else "source"
-        raise VideoError(f"{what} {name} cannot be opened ({error}); check that it is there and not in use") from None
+        raise VideoError(f"{what} {name} cannot be opened ({error}); check that it exists and is not in use") from None
     if not container.streams.video:
         container.close()
         raise VideoError(f"{name} has no video stream; expected a video")
@@ -98,12 +99,12 @@ def _open(source: VideoSource) -> tuple[Any, bool]:
 
 
 def _decoded(container: Any, name: str) -> Iterator[Frame]:
-    """Every frame; the container is closed at the end."""
+    """Yield every frame; close the container at the end."""
     import av
 
     stream = container.streams.video[0]
     stream.thread_type = "AUTO"
-    rate = float(stream.average_rate or _USUAL_RATE)
+    rate = float(stream.average_rate or _DEFAULT_RATE)
     index, size, start = 0, None, None
     with container:
         try:
@@ -112,7 +113,7 @@ def _decoded(container: Any, name: str) -> Iterator[Frame]:
                 if found != (size := size or found):
                     raise VideoError(
                         f"{name}: the frame size changes from {size[0]} x {size[1]} to {found[0]} x {found[1]} at "
-                        f"frame {index}; cut the video there. Everything before it was analysed"
+                        f"frame {index}; cut the video there. All frames before it were analysed"
                     )
                 time_s = index / rate if picture.time is None else picture.time
                 start = time_s if start is None else start
@@ -120,10 +121,10 @@ def _decoded(container: Any, name: str) -> Iterator[Frame]:
                 index += 1
         except (av.FFmpegError, OSError) as error:
             raise VideoError(
-                f"{name} cannot be read beyond frame {index} ({error}). Everything before it was analysed"
+                f"{name} cannot be read beyond frame {index} ({error}). All frames before it were analysed"
             ) from None
     if index == 0:
-        raise VideoError(f"{name} holds no frame; expected a video of at least one")
+        raise VideoError(f"{name} holds no frame; expected a video with at least one frame")
 
 
 def _sampled(frames: Iterator[Frame], sample_fps: float | None) -> Iterator[Frame]:
@@ -137,7 +138,7 @@ def _sampled(frames: Iterator[Frame], sample_fps: float | None) -> Iterator[Fram
 
 
 def _in_time(frames: Iterator[Frame], deadline_s: float | None) -> Iterator[Frame]:
-    """Those that are not late, as if the source had started to play when the first frame was asked for."""
+    """Yield the frames that are not late; the source starts to play when the first frame is requested."""
     start, dropped = time.monotonic(), 0
     for frame in frames:
         if deadline_s is not None and time.monotonic() - start - frame.time_s > deadline_s:
@@ -148,19 +149,19 @@ def _in_time(frames: Iterator[Frame], deadline_s: float | None) -> Iterator[Fram
 
 
 def _newest(frames: Iterator[Frame], deadline_s: float | None) -> Iterator[Frame]:
-    """Read without pause in a thread and hand out the newest frame; what it replaces is counted as dropped."""
-    box = _Mailbox()
-    thread = threading.Thread(target=box.fill, args=(frames,), daemon=True, name="emola-camera")
+    """Read in a thread without pause and yield the newest frame; frames that it replaces are counted as dropped."""
+    buffer = _FrameBuffer()
+    thread = threading.Thread(target=buffer.fill, args=(frames,), daemon=True, name="emola-camera")
     thread.start()
     try:
-        yield from box.take(deadline_s)
+        yield from buffer.take(deadline_s)
     finally:
-        box.closed = True
+        buffer.closed = True
         thread.join(timeout=5)
 
 
-class _Mailbox:
-    """Room for one frame."""
+class _FrameBuffer:
+    """Holds the newest frame between the reading thread and the analysis."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -178,7 +179,7 @@ class _Mailbox:
                     self._changed.notify()
                 if self.closed:
                     return
-        except Exception as error:  # it belongs to the thread that takes
+        except Exception as error:  # `take` raises it in the thread of the analysis
             self._error = error
         finally:
             with self._changed:

@@ -1,4 +1,4 @@
-"""Pages that need nothing else: one HTML file with its style and its pictures inside."""
+"""Self-contained HTML pages: style and pictures are inside the file."""
 
 import html
 from collections.abc import Iterable, Sequence
@@ -11,17 +11,17 @@ _STYLE = (
 
 
 def page(title: str, parts: Iterable[str]) -> bytes:
-    """A whole document.
+    """Make a whole document.
 
     Args:
-        parts: HTML; text in it must be escaped already.
+        parts: pieces of HTML; their text must be escaped already.
     """
     head = f'<!doctype html><meta charset="utf-8"><title>{html.escape(title)}</title><style>{_STYLE}</style>'
     return (head + f"<h1>{html.escape(title)}</h1>" + "".join(parts)).encode()
 
 
 def table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A heading and a table of texts, escaped here."""
+    """Make a heading and a table; texts are escaped here."""
 
     def row(cells: Sequence[str], tag: str) -> str:
         return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"

@@ -1,4 +1,4 @@
-"""What a video analysis leaves behind: JSON lines, a table, an annotated video and a timeline."""
+"""Output files of a video analysis: JSON lines, a table, an annotated video and a timeline."""
 
 import os
 from contextlib import ExitStack
@@ -19,26 +19,26 @@ from sdk.timeline import Timeline
 
 
 class JsonLines(GrowingFile):
-    """One analysis per line."""
+    """A JSONL file with one analysis per line."""
 
     def add(self, analysis: AnalysisRecord) -> None:
         self.file.write(analysis.to_json() + "\n")
 
 
 class AnnotatedVideo:
-    """An mp4 of the analysed frames with boxes, ids and labels, each at its own time.
+    """An mp4 file of the analysed frames with boxes, ids and labels, each at its own time.
 
-    Written under a temporary name and renamed when it is closed, also after an error or an interruption; without a
-    frame nothing is left.
+    The file has a temporary name until it is closed, also after an error or an interruption. Without a frame no file
+    is left.
 
     Args:
-        path: ends in .mp4.
+        path: file name ending in .mp4.
 
     Raises:
-        VideoError: it cannot be written.
+        VideoError: the file cannot be written.
     """
 
-    _TICKS = 1000  # per second
+    _TICK_RATE = 1000  # time base: ticks per second
 
     def __init__(self, path: "str | os.PathLike[str]") -> None:
         self._path = Path(path)
@@ -55,11 +55,11 @@ class AnnotatedVideo:
         picture = annotate(pixels, analysis)
         if self._container is None:
             self._open(picture)
-        if picture.size != (self._stream.width, self._stream.height):  # H.264 takes even sizes only
+        if picture.size != (self._stream.width, self._stream.height):  # H.264 needs even sizes
             picture = picture.crop((0, 0, self._stream.width, self._stream.height))
         frame = av.VideoFrame.from_ndarray(np.asarray(picture), format="rgb24")
-        frame.time_base = Fraction(1, self._TICKS)
-        frame.pts = round(self._TICKS * (analysis.frame.time_s if analysis.frame else 0))
+        frame.time_base = Fraction(1, self._TICK_RATE)
+        frame.pts = round(self._TICK_RATE * (analysis.frame.time_s if analysis.frame else 0))
         self._container.mux(self._stream.encode(frame))
 
     def _open(self, picture: Image.Image) -> None:
@@ -75,7 +75,7 @@ class AnnotatedVideo:
         except (av.FFmpegError, OSError, ValueError) as error:
             raise VideoError(f"{self._path} cannot be written ({error}); choose another path") from None
         self._stream.pix_fmt = "yuv420p"
-        self._stream.codec_context.time_base = Fraction(1, self._TICKS)
+        self._stream.codec_context.time_base = Fraction(1, self._TICK_RATE)
         self._stream.width, self._stream.height = (side + side % 2 for side in picture.size)
 
     def __enter__(self) -> "AnnotatedVideo":
@@ -89,10 +89,10 @@ class AnnotatedVideo:
 
 
 class Recorder:
-    """Writes any of the four; a context manager that finishes all of them.
+    """Writes any of the four output files; a context manager that closes all of them.
 
     Args:
-        jsonl, csv, video, timeline: paths; None leaves one out.
+        jsonl, csv, video, timeline: paths; None writes no such file.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Recorder:
         self._open = ExitStack()
         self.paths = [Path(path) for path in (jsonl, csv, video, timeline) if path is not None]
         if len(set(self.paths)) < len(self.paths):
-            raise SdkError("two outputs have the same path; give each its own")
+            raise SdkError("two outputs have the same path; choose different paths")
         with ExitStack() as opened:
             self._jsonl = opened.enter_context(JsonLines(jsonl)) if jsonl else None
             self._csv = opened.enter_context(CsvFile(csv)) if csv else None
@@ -114,6 +114,7 @@ class Recorder:
             self._open = opened.pop_all()
 
     def add(self, pixels: Pixels, analysis: AnalysisRecord) -> None:
+        """Append a frame, (H, W, 3) uint8 RGB, and its analysis to every file."""
         for table in (self._jsonl, self._csv, self._timeline):
             if table:
                 table.add(analysis)

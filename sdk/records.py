@@ -1,4 +1,4 @@
-"""What is recorded about a picture; `sdk.results.Analysis` adds tables and drawings."""
+"""The recorded data of an analysis; `sdk.results.Analysis` adds tables and drawings."""
 
 from typing import Any, Literal
 
@@ -20,15 +20,15 @@ class Face(_Frozen):
     Attributes:
         id: 0, 1, 2 ... from left to right in a picture; in a video the number of the track, which stays with the face.
         box_xyxy: left, top, right, bottom in float pixels of the original picture; may reach beyond it.
-        detection_score: the detector's own score, higher is surer; None with faces="aligned".
+        detection_score: score of the detector; higher is more certain. None with faces="aligned".
         landmarks: 106 points (x, y) in pixels of the original picture, in the order of the bundle's landmark network
-            (insightface's, or in the packaged model Multi-PIE's 68 and 38 more); None where the model's landmark
-            feature is no coordinate (mode "emola").
-        emotion: None when that task was not asked.
-        action_units: every unit that the answer mentions; None when that task was not asked.
-        action_units_text: the answer in full; None when that task was not asked.
-        action_unit_scores: "AU4" -> probability in 0..1 that the model would list it; None unless scores were asked.
-        age_ms: video only: how long before this frame the face was read; 0 for a face read in this frame.
+            (insightface's; in the packaged model Multi-PIE's 68 and 38 more). None where the landmark features are not
+            coordinates (mode "emola").
+        emotion: None if the task was not requested.
+        action_units: every unit that the answer mentions; None if the task was not requested.
+        action_units_text: the full answer; None if the task was not requested.
+        action_unit_scores: "AU4" -> probability in 0..1 that the model lists the unit; None if not requested.
+        age_ms: video only: age of the reading at this frame in milliseconds; 0 if the face was read in this frame.
     """
 
     id: int
@@ -43,12 +43,12 @@ class Face(_Frozen):
 
 
 class ModelInfo(_Frozen):
-    """Which model spoke.
+    """The model that made an analysis.
 
     Attributes:
-        name, digest: of the bundle.
+        name, digest: name and digest of the bundle.
         backend: the variant that ran, e.g. "ort-int4".
-        notice: what must be said wherever the result is shown, or None.
+        notice: sentence to show with every result, or None.
     """
 
     name: str
@@ -58,12 +58,12 @@ class ModelInfo(_Frozen):
 
 
 class FrameInfo(_Frozen):
-    """Where in a video a picture stands.
+    """The position of a frame in a video.
 
     Attributes:
         index: number of the frame in the source, from 0.
         time_s: its time in seconds from the start of the source.
-        dropped: frames left out so far because the analysis was late.
+        dropped: number of frames dropped so far because the analysis was late.
     """
 
     index: int
@@ -72,7 +72,7 @@ class FrameInfo(_Frozen):
 
 
 class AnalysisRecord(_Frozen):
-    """The fields of `sdk.results.Analysis`, which documents them."""
+    """The fields of an analysis; see `sdk.results.Analysis`."""
 
     schema_version: Literal["1.0"] = SCHEMA_VERSION
     faces: tuple[Face, ...]
@@ -87,7 +87,7 @@ class AnalysisRecord(_Frozen):
     frame: FrameInfo | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain dicts, lists, texts and numbers."""
+        """The analysis as dicts, lists, strings and numbers."""
         return self.model_dump(mode="json")
 
     def to_json(self, indent: int | None = None) -> str:

@@ -1,4 +1,4 @@
-"""An analysis for human eyes: as text, and as a picture with boxes and labels."""
+"""Show an analysis as text, or as a picture with boxes and labels."""
 
 import textwrap
 from collections.abc import Mapping
@@ -12,22 +12,22 @@ from sdk.faba.vocabulary import ACTION_UNITS, Emotion
 from sdk.faces.images import ImageSource, load_image
 from sdk.records import AnalysisRecord, Face
 
-_SHORTEST, _LONGEST = 640, 1600  # pixels of the longer side of a figure's picture
-_WORTH = 0.05  # least score that gets a bar
-_REASON_LETTERS = 54  # of a line of reasons
-_QUIET = "#555555"
-_COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080")
+_MIN_SIDE, _MAX_SIDE = 640, 1600  # pixels of the longer side of a figure's picture
+_MIN_SCORE = 0.05  # lowest score that is drawn
+_REASON_WIDTH = 54  # characters in a line of reasons
+_TEXT_COLOUR = "#555555"  # of reasons and notice
+_FACE_COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080")
 
 
 def describe(analysis: AnalysisRecord, width: int = 100) -> str:
-    """What was found, as indented lines of at most `width` characters."""
+    """Describe an analysis in indented lines of at most `width` characters."""
     size = "{} x {}".format(*analysis.image_size)
     count = {0: "no face", 1: "1 face"}.get(len(analysis.faces), f"{len(analysis.faces)} faces")
     lines = [f"{analysis.source}  ({size}, {count}, {analysis.model.name} on {analysis.model.backend})"]
     for face in analysis.faces:
         lines += ["", *_describe_face(face, width)]
     if analysis.status == "no_face":
-        lines.append('  if it is the crop of one face already, say so: --faces aligned, in Python faces="aligned"')
+        lines.append('  if the picture is the crop of one face, use --faces aligned (in Python faces="aligned")')
     return "\n".join([*lines, *(f"warning: {warning}" for warning in analysis.warnings), ""])
 
 
@@ -36,16 +36,16 @@ def _describe_face(face: Face, width: int) -> list[str]:
     score = "" if face.detection_score is None else f"  detection score {face.detection_score:.2f}"
     lines = [f"  face {face.id}  box {box}{score}"]
     if face.emotion:
-        lines.append(f"    emotion: {face.emotion.label or 'none named'}{_shares(face.emotion.scores)}")
+        lines.append(f"    emotion: {face.emotion.label or 'no label'}{_shares(face.emotion.scores)}")
         lines += _wrap(face.emotion.description, width)
     if face.action_units is not None:
         present = [unit for unit in face.action_units if unit.present]
-        lines.append("    action units: " + (", ".join(unit.id for unit in present) or "none named"))
+        lines.append("    action units: " + (", ".join(unit.id for unit in present) or "none"))
         for unit in present:
             lines += _wrap(": ".join(filter(None, (f"{unit.id} {unit.name}", unit.reason))), width)
         absent = [unit.id for unit in face.action_units if not unit.present]
         if absent and face.action_units_text is not None:
-            lines += _wrap(f"said to be absent: {', '.join(absent)}", width)
+            lines += _wrap(f"absent: {', '.join(absent)}", width)
     return lines
 
 
@@ -60,18 +60,18 @@ def _wrap(text: str, width: int) -> list[str]:
 
 
 def _printable(text: str) -> str:
-    """Control characters could move a terminal's cursor; a model may say anything."""
+    """Replace control characters: they could move a terminal's cursor, and an answer may contain any character."""
     return "".join(
         letter if letter.isprintable() or letter.isspace() else "\N{REPLACEMENT CHARACTER}" for letter in text
     )
 
 
 def annotate(image: Pixels, analysis: AnalysisRecord, *, units: bool = True) -> Image.Image:
-    """The picture with a box and a label at each face.
+    """Draw a box and a label at each face.
 
     Args:
-        image: (H, W, 3) uint8 RGB, the picture that was analysed, or the same at another size.
-        units: name the action units in the label.
+        image: (H, W, 3) uint8 RGB: the analysed picture, or the same picture at another size.
+        units: also list the action units in the label.
 
     Returns:
         A new PIL image of the same size.
@@ -97,7 +97,7 @@ def annotate(image: Pixels, analysis: AnalysisRecord, *, units: bool = True) -> 
 
 
 def face_colour(face_id: int) -> str:
-    return _COLOURS[face_id % len(_COLOURS)]
+    return _FACE_COLOURS[face_id % len(_FACE_COLOURS)]
 
 
 def _label(face: Face, units: bool) -> str:
@@ -108,19 +108,18 @@ def _label(face: Face, units: bool) -> str:
 
 
 def figure(image: ImageSource, analysis: AnalysisRecord) -> Image.Image:
-    """The annotated picture beside a panel: for each face its emotion and its action units, with the reasons.
+    """Draw the annotated picture beside a panel with the emotion and the action units of each face, and the reasons.
 
-    The reasons are left out where those of all faces do not fit beside the picture. With scores each unit has a bar as
-    long as its score; without, the units that the words call present have none: a full bar would look like certainty.
-    Small pictures are enlarged and large ones reduced, so that the text can be read. What must be said about the model
-    (its notice) stands below the panel.
+    The reasons are left out if those of all faces do not fit beside the picture. With scores, each unit has a bar as
+    long as its score. Without scores, the units have no bars, because a full bar would look like certainty. Small
+    pictures are enlarged and large ones reduced to keep the text readable. The notice of the model is below the panel.
 
     Args:
-        image: what was analysed; see `sdk.faces.images.load_image`; arrays are RGB.
+        image: the analysed picture; see `sdk.faces.images.load_image`. Arrays are RGB.
     """
     pixels = load_image(image, color="rgb" if isinstance(image, np.ndarray) and image.ndim == 3 else None)
     picture = Image.fromarray(pixels)
-    zoom = min(max(1.0, _SHORTEST / max(picture.size)), _LONGEST / max(picture.size))
+    zoom = min(max(1.0, _MIN_SIDE / max(picture.size)), _MAX_SIDE / max(picture.size))
     size = (max(1, round(picture.width * zoom)), max(1, round(picture.height * zoom)))
     picture = annotate(np.asarray(picture.resize(size, Image.Resampling.BICUBIC)), analysis, units=False)
     line = max(16, picture.height // 45)
@@ -137,32 +136,32 @@ def figure(image: ImageSource, analysis: AnalysisRecord) -> Image.Image:
         _draw_panel(ImageDraw.Draw(canvas), (picture.width + line, y), line, face, lines)
         y += line * (len(lines) + 2)
     corner, font = (canvas.width - 21 * line, canvas.height - line * (len(notice) + 1)), _font(line)
-    ImageDraw.Draw(canvas).multiline_text(corner, "\n".join(notice), fill=_QUIET, font=font)
+    ImageDraw.Draw(canvas).multiline_text(corner, "\n".join(notice), fill=_TEXT_COLOUR, font=font)
     return canvas
 
 
 class _Line(NamedTuple):
     text: str
-    bar: float | None = None  # its length in 0..1
+    bar: float | None = None  # length in 0..1
     colour: str = "black"
 
 
 def _lines(face: Face, reasons: bool) -> list[_Line]:
-    """The emotion's description, then each unit worth a line with its reason; without `reasons` the units alone."""
+    """The description of the emotion, then each unit with its reason; without `reasons` the units alone."""
 
-    def because(text: str | None) -> list[_Line]:
-        wrapped = textwrap.wrap(_printable(text or ""), _REASON_LETTERS) if reasons else []
-        return [_Line(part, colour=_QUIET) for part in wrapped]
+    def wrapped(text: str | None) -> list[_Line]:
+        parts = textwrap.wrap(_printable(text or ""), _REASON_WIDTH) if reasons else []
+        return [_Line(part, colour=_TEXT_COLOUR) for part in parts]
 
-    worth: dict[int, float | None]
+    shown: dict[int, float | None]
     if face.action_unit_scores is not None:
-        worth = {int(name[2:]): score for name, score in face.action_unit_scores.items() if score >= _WORTH}
+        shown = {int(name[2:]): score for name, score in face.action_unit_scores.items() if score >= _MIN_SCORE}
     else:
-        worth = {unit.code: None for unit in face.action_units or () if unit.present}
-    said = {unit.code: unit.reason for unit in face.action_units or ()}
-    lines = because(face.emotion.description) if face.emotion else []
-    for code, score in sorted(worth.items()):
-        lines += [_Line(f"AU{code} {ACTION_UNITS[code]}", score), *because(said.get(code))]
+        shown = {unit.code: None for unit in face.action_units or () if unit.present}
+    reason_of = {unit.code: unit.reason for unit in face.action_units or ()}
+    lines = wrapped(face.emotion.description) if face.emotion else []
+    for code, score in sorted(shown.items()):
+        lines += [_Line(f"AU{code} {ACTION_UNITS[code]}", score), *wrapped(reason_of.get(code))]
     return lines
 
 
@@ -171,12 +170,12 @@ def _font(line: int) -> "ImageFont.FreeTypeFont | ImageFont.ImageFont":
 
 
 def _draw_panel(draw: ImageDraw.ImageDraw, corner: tuple[int, int], line: int, face: Face, lines: list[_Line]) -> None:
-    """A heading in the face's colour, and its lines below."""
+    """Draw a heading in the colour of the face, and its lines below."""
     x, y = corner
     font = _font(line)
     title = f"face {face.id}"
     if face.emotion:
-        title += f"  {face.emotion.label or 'no emotion named'}"
+        title += f"  {face.emotion.label or 'no label'}"
         if face.emotion.scores and face.emotion.label:
             title += f"  {face.emotion.scores[face.emotion.label]:.2f}"
     draw.rectangle((x, y, x + 20 * line, y + line), fill=face_colour(face.id))

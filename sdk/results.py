@@ -1,4 +1,4 @@
-"""What an analysis returns; its JSON schema is `Analysis.model_json_schema()`."""
+"""The result of an analysis. Its JSON schema is `Analysis.model_json_schema()`."""
 
 import os
 from typing import TYPE_CHECKING
@@ -15,25 +15,25 @@ __all__ = ["ActionUnitReading", "Analysis", "EmotionReading", "Face", "FrameInfo
 
 
 class Analysis(AnalysisRecord):
-    """Everything about one picture.
+    """The analysis of one picture.
 
     Attributes:
-        faces: from left to right; empty when none was found.
-        image_size: width, height in pixels, after the EXIF orientation; (0, 0) when the picture could not be read.
-        source: the path that was given, or a word for what else it was.
-        model: which model spoke.
-        timing_ms: wall time per stage, over all faces.
-        tokens_per_second: speed of decoding after the first token of each answer; None when nothing was decoded.
-        status: "ok"; "no_face"; "truncated" when a token budget cut an answer off; "failed" when a picture of a batch
-            could not be read.
-        warnings: one sentence for each thing that a reader should know.
-        score_calibration: "temperature" when the label scores of both tasks were fitted to evaluation sets at export,
-            else "uncalibrated"; None when no scores were asked for.
-        frame: video only.
+        faces: faces from left to right; empty if none was found.
+        image_size: width, height in pixels, after the EXIF orientation; (0, 0) if the picture could not be read.
+        source: path of the picture, or "PIL image", "array" or "bytes".
+        model: the model that made the analysis.
+        timing_ms: wall time of each stage, over all faces.
+        tokens_per_second: decoding speed after the first token of each answer; None if nothing was decoded.
+        status: "ok"; "no_face"; "truncated" if a token limit cut an answer off; "failed" if a picture of a batch could
+            not be read.
+        warnings: one sentence for each limitation of this result.
+        score_calibration: "temperature" if the label scores of both tasks were fitted to evaluation sets at export,
+            else "uncalibrated"; None without scores.
+        frame: position in the video; None for pictures.
     """
 
     def to_dataframe(self) -> "pandas.DataFrame":
-        """One row per face; the columns are described in `sdk.tables`.
+        """Make a pandas table with one row per face; see `sdk.tables` for the columns.
 
         Raises:
             DependencyError: pandas is not installed.
@@ -43,23 +43,23 @@ class Analysis(AnalysisRecord):
         return dataframe([self])
 
     def to_csv(self, path: "str | os.PathLike[str]") -> None:
-        """Write the same rows as a CSV file; needs no pandas."""
+        """Write the same rows to a CSV file, without pandas."""
         from sdk.tables import CsvFile
 
         with CsvFile(path) as file:
             file.add(self)
 
     def plot(self, image: "ImageSource | None" = None) -> "Image":
-        """The picture with boxes, face ids and emotions, and a panel of action units at its side.
+        """Draw the picture with boxes, face ids and emotions, and a panel of action units beside it.
 
         Args:
-            image: what was analysed: path, bytes, PIL image or (H, W, 3) uint8 RGB array; None opens `source` again.
+            image: the analysed picture: path, bytes, PIL image or (H, W, 3) uint8 RGB array; None opens `source` again.
 
         Returns:
             A PIL image: notebooks show it, `.save("out.png")` writes it.
 
         Raises:
-            ImageError: there is no picture at `source`.
+            ImageError: `source` is not a picture file.
         """
         from sdk.render import figure
 

@@ -1,15 +1,15 @@
-"""Analyses as tables: one row per face, always the same columns.
+"""Analyses as tables with one row per face and fixed columns.
 
-source, frame, time_s      where the picture is from; the last two for video only
+source, frame, time_s      source of the picture; frame number and time for video only
 face_id, age_ms            as in `sdk.records.Face`
-x1, y1, x2, y2             the box in pixels
-detection_score            of the detector
-emotion, description       label and words of the emotion answer
+x1, y1, x2, y2             face box in pixels
+detection_score            score of the detector
+emotion, description       label and text of the emotion answer
 happiness ... fear         probability of each emotion; empty without label scores
-AU01 ... AU43              1 when the answer says the unit is present, else 0; empty when the task was not asked
+AU01 ... AU43              1 if the answer says that the unit is present, else 0; empty if the task was not requested
 AU01_score ... AU43_score  probability of each unit; empty without label scores
 
-The units are the 20 of FABA-Instruct; a rarer one that an answer names is in the JSON only.
+The units are the 20 of FABA-Instruct. Other units that an answer names are in the JSON output only.
 """
 
 import csv
@@ -36,7 +36,7 @@ COLUMNS: tuple[str, ...] = (
 
 
 def rows(analysis: AnalysisRecord) -> Iterator[dict[str, Any]]:
-    """The rows of one analysis; None where a column says nothing."""
+    """Yield the rows of one analysis; empty cells are None."""
     frame = analysis.frame
     for face in analysis.faces:
         row: dict[str, Any] = dict.fromkeys(COLUMNS)
@@ -65,7 +65,7 @@ def _units(face: Face) -> dict[str, Any]:
 
 
 def dataframe(analyses: Iterable[AnalysisRecord]) -> "pandas.DataFrame":
-    """The rows of several analyses as a pandas table.
+    """Make a pandas table of the rows of several analyses.
 
     Raises:
         DependencyError: pandas is not installed.
@@ -80,10 +80,10 @@ def dataframe(analyses: Iterable[AnalysisRecord]) -> "pandas.DataFrame":
 
 
 class GrowingFile:
-    """A text file that grows under a temporary name and gets its own when it is closed.
+    """A text file with a temporary name until it is closed.
 
-    Leaving the context after an error or an interruption keeps what was added so far; if that is nothing, a file that
-    was there before stays.
+    After an error or an interruption, the content added so far is kept. If nothing was added, an earlier file of that
+    name stays.
 
     Raises:
         SdkError: the file cannot be written.
@@ -97,28 +97,28 @@ class GrowingFile:
             self.file: TextIO = self._partial.open("w", newline="", encoding="utf-8")
         except OSError as error:
             raise SdkError(f"{self._path} cannot be written ({error.strerror}); choose another path") from None
-        self._head = 0  # where what is added begins
+        self._start = 0  # position after the header
 
     def __enter__(self) -> "Self":
         return self
 
     def __exit__(self, *exception: object) -> None:
-        failed_at_once = exception[0] is not None and self.file.tell() == self._head
+        is_empty = exception[0] is not None and self.file.tell() == self._start
         self.file.close()
-        if failed_at_once:
+        if is_empty:
             self._partial.unlink()
         else:
             self._partial.replace(self._path)
 
 
 class CsvFile(GrowingFile):
-    """One row per face, under the names of the columns."""
+    """A CSV file with a header and one row per face."""
 
     def __init__(self, path: "str | os.PathLike[str]") -> None:
         super().__init__(path)
         self._writer = csv.DictWriter(self.file, COLUMNS)
         self._writer.writeheader()
-        self._head = self.file.tell()
+        self._start = self.file.tell()
 
     def add(self, analysis: AnalysisRecord) -> None:
         self._writer.writerows(rows(analysis))

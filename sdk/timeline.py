@@ -1,4 +1,4 @@
-"""Emotion and action units over time, one panel per track."""
+"""Draw emotion and action units over time, with one panel per track."""
 
 import os
 from collections import defaultdict
@@ -22,13 +22,13 @@ _COLOURS: dict[Emotion, str] = {
     "disgust": "#6a8f3c",
     "fear": "#911eb4",
 }
-_MOST_TRACKS = 12
-_AWAY = 3  # frames without the face after which nothing is drawn until it is back
+_MAX_TRACKS = 12
+_MAX_GAP = 3  # frames without the face; after a longer gap nothing is drawn until the face is back
 
 
 @dataclass
-class _Course:
-    """What one face showed: times in seconds, emotion labels, and (T, 20) strengths of the units in 0..1."""
+class _TrackHistory:
+    """The readings of one face: times in seconds, emotion labels, and (T, 20) strengths of the units in 0..1."""
 
     times: list[float] = field(default_factory=list)
     emotions: list[Emotion | None] = field(default_factory=list)
@@ -36,13 +36,13 @@ class _Course:
 
 
 class Timeline:
-    """Collects analyses of a video and draws them as a picture when it is closed.
+    """Collects the analyses of a video and draws them as a picture when it is closed.
 
-    The strength of a unit is its score where label scores were asked for, else 1 or 0 as the words say. Of more than
-    twelve tracks those with the most frames are shown.
+    The strength of a unit is its label score. Without scores it is 1 for a present unit, else 0. The picture shows the
+    twelve tracks with the most frames.
 
     Args:
-        path: of a picture, such as timeline.png.
+        path: file name of a picture, such as timeline.png.
 
     Raises:
         DependencyError: matplotlib is not installed.
@@ -56,27 +56,27 @@ class Timeline:
             raise DependencyError("matplotlib", "video", "draw a timeline") from None
         self._path = Path(path)
         self._figure = matplotlib.figure.Figure
-        self._courses: defaultdict[int, _Course] = defaultdict(_Course)
+        self._tracks: defaultdict[int, _TrackHistory] = defaultdict(_TrackHistory)
 
     def add(self, analysis: AnalysisRecord) -> None:
         """Append one frame."""
         time_s = analysis.frame.time_s if analysis.frame else 0.0
         for face in analysis.faces:
-            course = self._courses[face.id]
-            course.times.append(time_s)
-            course.emotions.append(face.emotion.label if face.emotion else None)
-            course.units.append(_strengths(face))
+            track = self._tracks[face.id]
+            track.times.append(time_s)
+            track.emotions.append(face.emotion.label if face.emotion else None)
+            track.units.append(_strengths(face))
 
     def draw(self) -> Any:
-        """A matplotlib Figure."""
-        shown = sorted(self._courses, key=lambda track: -len(self._courses[track].times))[:_MOST_TRACKS]
+        """Draw the tracks; return a matplotlib Figure."""
+        shown = sorted(self._tracks, key=lambda number: -len(self._tracks[number].times))[:_MAX_TRACKS]
         figure = self._figure(figsize=(10, 1 + 3.2 * max(1, len(shown))), layout="constrained")
         if not shown:
             figure.text(0.5, 0.5, "no face", ha="center")
             return figure
         panels = figure.subplots(len(shown), 1, squeeze=False, sharex=True)[:, 0]
-        for axes, track in zip(panels, sorted(shown), strict=True):
-            _draw_course(axes, track, self._courses[track])
+        for axes, number in zip(panels, sorted(shown), strict=True):
+            _draw_track(axes, number, self._tracks[number])
         panels[-1].set_xlabel("time in s")
         return figure
 
@@ -84,7 +84,7 @@ class Timeline:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if exception[0] is not None and not self._courses:
+        if exception[0] is not None and not self._tracks:
             return
         try:
             with replacing(self._path) as partial:
@@ -100,24 +100,24 @@ def _strengths(face: Face) -> list[float]:
     return [float(code in present) for code in FABA_UNITS]
 
 
-def _draw_course(axes: Any, track: int, course: _Course) -> None:
-    """Rows of units as a heat map, and the emotion as a strip of colour above them; empty while the face was away."""
-    times = np.array(course.times)
+def _draw_track(axes: Any, number: int, track: _TrackHistory) -> None:
+    """Draw the units as a heat map and the emotion as a strip of colour above it; gaps stay empty."""
+    times = np.array(track.times)
     width = float(np.median(np.diff(times))) if len(times) > 1 else 1.0
     ends = np.append(times[1:], times[-1] + width)
-    ends = np.where(ends - times > _AWAY * width, times + width, ends)
+    ends = np.where(ends - times > _MAX_GAP * width, times + width, ends)
     edges = np.unique(np.concatenate([times, ends]))
     strengths = np.full((len(FABA_UNITS), len(edges) - 1), np.nan)
-    strengths[:, np.searchsorted(edges, times)] = np.array(course.units).T
+    strengths[:, np.searchsorted(edges, times)] = np.array(track.units).T
     axes.pcolormesh(edges, np.arange(len(FABA_UNITS) + 1), strengths, cmap="Greys", vmin=0, vmax=1)
     axes.set_yticks(np.arange(len(FABA_UNITS)) + 0.5, [f"AU{code}" for code in FABA_UNITS], fontsize=6)
     strip = (len(FABA_UNITS) + 0.4, 1.6)
     for emotion in EMOTIONS:
-        shown = [i for i, name in enumerate(course.emotions) if name == emotion]
+        shown = [i for i, name in enumerate(track.emotions) if name == emotion]
         spans = [(times[i], ends[i] - times[i]) for i in shown]
         if spans:
             axes.broken_barh(spans, strip, facecolors=_COLOURS[emotion], label=emotion)
     axes.set_ylim(0, len(FABA_UNITS) + 2.2)
-    axes.set_title(f"face {track}", loc="left", fontsize=9)
-    if any(course.emotions):
+    axes.set_title(f"face {number}", loc="left", fontsize=9)
+    if any(track.emotions):
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=7, frameon=False)

@@ -201,7 +201,7 @@ def test_a_closed_analyzer_says_so(bundle, astronaut):
         analyzer.info,
         lambda: analyzer.ask("a.png", "Why?"),
     ):
-        with pytest.raises(BackendError, match="was closed; open another"):
+        with pytest.raises(BackendError, match="was closed; open a new one"):
             call()
     analyzer.close()
     with pytest.raises(AttributeError, match="no attribute 'sing'"):

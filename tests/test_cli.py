@@ -107,7 +107,7 @@ def test_drawings_replace_neither_each_other_nor_a_photo(emola_cli, bundle, tmp_
     other_name = tmp_path / "photos" / "y" / ".." / "x" / "a.png"
     for output in ((*options, photo), (*options, other_name), ("--csv", photo)):
         code, _, err = emola_cli("analyze", photo, *output)
-        assert (code, "would replace what is read" in err, photo.read_bytes() == before) == (2, True, True), err
+        assert (code, "would replace an input" in err, photo.read_bytes() == before) == (2, True, True), err
 
 
 def test_several_photos_are_drawn_into_a_folder(emola_cli, bundle, photo, tmp_path):
@@ -115,7 +115,7 @@ def test_several_photos_are_drawn_into_a_folder(emola_cli, bundle, photo, tmp_pa
     (tmp_path / "notes").write_text("mine")
     for place in ("one.png", "notes"):
         code, _, err = emola_cli("analyze", photo, photo, "--bundle", bundle(), "--save", tmp_path / place)
-        assert (code, "drawn into a folder" in err) == (2, True), err
+        assert (code, "expected the name of a folder for several photos" in err) == (2, True), err
     assert not (tmp_path / "one.png").exists()
     assert (tmp_path / "notes").read_text() == "mine"
 
@@ -239,7 +239,7 @@ def test_failures(emola_cli, photo, tmp_path, bundle):
         (["analyze", photo, "--task", "age"], 2, "invalid choice"),
         (["dance"], 2, "invalid choice"),
         (["--frobnicate"], 2, "required"),
-        ([], 2, "explain the faces of photographs"),
+        ([], 2, "explain the faces in photographs"),
     ]
     for command, expected, message in cases:
         code, out, err = emola_cli(*command)

@@ -137,7 +137,7 @@ def test_what_cannot_be_read(tmp_path, clip):
         (nonsense, "cannot be opened"),
         (cut, "cannot be opened"),
         (sound, "has no video stream"),
-        (7, "camera .*7.* cannot be opened.*check that it is there"),
+        (7, "camera .*7.* cannot be opened.*check that it exists"),
         ("7", "camera .*7.* cannot be opened"),
         ("rtsp://127.0.0.1:9/none", "cannot be opened"),
     ]

@@ -94,7 +94,7 @@ def huge_png(side: int) -> bytes:
         (np.zeros((0, 4, 3), np.uint8), {"color": "rgb"}, "no pixels"),
         (np.zeros((4, 4, 3), np.uint8), {}, "color='rgb' or color='bgr'"),
         (np.zeros((4, 4, 3), np.uint8), {"color": "gbr"}, "color='rgb' or color='bgr'"),
-        (gradient(), {"color": "rgb"}, "belongs to arrays"),
+        (gradient(), {"color": "rgb"}, "is for arrays only"),
         (Image.fromarray(np.zeros((2, 2), np.float32)), {}, "floating-point"),
         (None, {}, "found NoneType"),
         ("no/such/file.png", {}, "does not exist"),

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sdk.faces.track import Tracker, looks, motion, overlap
+from sdk.faces.track import Tracker, appearance, motion, overlap
 
 
 def face(seed, size=120):
@@ -20,7 +20,7 @@ def ids(tracks):
     return [track.id for track in tracks]
 
 
-A, B, C = (looks(face(seed)) for seed in range(3))
+A, B, C = (appearance(face(seed)) for seed in range(3))
 
 
 def test_faces_that_swap_places_keep_their_ids():
@@ -30,7 +30,7 @@ def test_faces_that_swap_places_keep_their_ids():
 
 
 def test_a_moving_face_keeps_its_id_and_a_stranger_gets_a_new_one():
-    """Step by step across the picture, a jump when it looks the same, and another face at its place."""
+    """Step by step across the picture, a jump with the same appearance, and another face at its place."""
     tracker = Tracker()
     for step in range(10):
         assert ids(tracker.update([box(30.0 * step)], [A], step / 25)) == [0]
@@ -55,11 +55,11 @@ def test_two_faces_never_share_a_track():
     assert sorted(ids(tracker.update([box(0), box(5)], [A, A], 0.04))) == [0, 1]
 
 
-def test_looks_do_not_depend_on_size_and_hardly_on_noise():
+def test_appearance_does_not_depend_on_size_and_hardly_on_noise():
     noisy = np.clip(face(0, 240) + np.random.default_rng(1).normal(0, 8, (240, 240, 3)), 0, 255).astype(np.uint8)
-    assert float(A @ looks(noisy)) > 0.99
+    assert float(A @ appearance(noisy)) > 0.99
     assert float(A @ B) < 0.5
-    assert np.isfinite(looks(np.zeros((9, 9, 3), np.uint8))).all()
+    assert np.isfinite(appearance(np.zeros((9, 9, 3), np.uint8))).all()
 
 
 def test_motion_is_of_the_shape_not_of_the_place():

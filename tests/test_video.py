@@ -215,7 +215,7 @@ def test_the_command_fails_clearly(bundle, tmp_path, capsys, clips):
         ([tmp_path / "none.mp4"], "does not exist"),
         (["9"], "camera"),
         ([clips / "still.mp4", "--save", tmp_path / "a.avi"], "ending in .mp4"),
-        ([clips / "still.mp4", "--save", clips / "still.mp4"], "would replace what is read"),
+        ([clips / "still.mp4", "--save", clips / "still.mp4"], "would replace an input"),
         ([clips / "still.mp4", "--csv", tmp_path / "a", "--jsonl", tmp_path / "a"], "same path"),
         ([clips / "still.mp4", "--csv", "/proc/none/a.csv"], "cannot be written"),
         ([clips / "still.mp4", "--seconds", "0"], "--seconds must be greater than 0"),

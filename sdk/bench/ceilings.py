@@ -1,4 +1,4 @@
-"""The ceilings of this machine, measured in the same run, and the least time that they leave to each stage."""
+"""Measure the ceilings of this machine, and compute from them the floor of each stage: its minimum time."""
 
 import time
 from collections.abc import Callable
@@ -11,16 +11,16 @@ from sdk.bench.report import Ceilings, Floor
 from sdk.bundles.manifest import Manifest, Variant
 from sdk.runtime.memory import Memory
 
-_LARGEST = 512_000_000  # bytes; more is main memory in any case
+_MAX_WORKING_SET = 512_000_000  # bytes; larger than every cache
 _REPEATS = 7
 
 
 def measure_ceilings(manifest: Manifest, variant: Variant) -> Ceilings:
-    """Best of seven each; a device other than the CPU is not measured here."""
+    """Measure each ceiling as the best of seven runs. GPUs are not measured here."""
     if variant.device != "cpu":
         return Ceilings(reason="the ceilings of a GPU are measured by benchmarks/gpu.py")
     past = len(manifest.prompt.prefix_ids) + manifest.prompt.image_rows + _question_rows(manifest)
-    read = min(_LARGEST, round(_bytes(manifest, variant, past)))
+    read = min(_MAX_WORKING_SET, round(_bytes(manifest, variant, past)))
     return Ceilings(
         bandwidth_gbs=_bandwidth(read) / 1e9,
         working_set_mb=read / 1e6,
@@ -30,7 +30,7 @@ def measure_ceilings(manifest: Manifest, variant: Variant) -> Ceilings:
 
 
 def fastest(action: Callable[[], object], repeats: int = _REPEATS) -> float:
-    """Seconds of the quickest of several runs after a first one."""
+    """Seconds of the fastest of several runs, after a warm-up run."""
     action()
     times = []
     for _ in range(repeats):
@@ -41,10 +41,10 @@ def fastest(action: Callable[[], object], repeats: int = _REPEATS) -> float:
 
 
 def _bandwidth(size: int) -> float:
-    """Bytes per second: numpy's BLAS multiplies a matrix of that size with a vector, on all threads that it has."""
+    """Bytes per second when numpy's BLAS multiplies a matrix of that size by a vector on all its threads."""
     columns = 1024
     matrix, vector = np.ones((max(1, size // (4 * columns)), columns), np.float32), np.ones(columns, np.float32)
-    repeats = max(1, 64_000_000 // size)  # a small matrix is over before a clock has seen it
+    repeats = max(1, 64_000_000 // size)  # one product of a small matrix is too short for the clock
     return repeats * matrix.nbytes / fastest(lambda: [matrix @ vector for _ in range(repeats)])
 
 
@@ -63,17 +63,16 @@ def _int4_peak() -> float:
 
 
 def floors(manifest: Manifest, variant: Variant, ceilings: Ceilings) -> dict[str, Floor]:
-    """The floor of every stage that the manifest's geometry says enough about; empty without ceilings."""
+    """The floor of every stage whose work follows from the manifest; empty without ceilings."""
     g, prompt = manifest.geometry, manifest.prompt
     if ceilings.bandwidth_gbs is None or ceilings.float32_gflops is None:
         return {}
     vision = manifest.files[manifest.vision].size
-    # The tower's shape is not in the manifest: each float32 weight of its file meets each row; attention is left out.
+    # The tower's shape is not in the manifest: count one multiplication per float32 weight and row, without attention.
     work = {"vision": (2 * vision / 4 * prompt.image_rows, float(vision), ceilings.float32_gflops)}
     if g.intermediate_size:
-        peak = max(
-            ceilings.int4_gflops or 0, ceilings.float32_gflops
-        )  # weights may be unpacked and multiplied as floats
+        # The runtime may unpack int4 weights and multiply them as floats.
+        peak = max(ceilings.int4_gflops or 0, ceilings.float32_gflops)
         prefix, question = len(prompt.prefix_ids) + prompt.image_rows, _question_rows(manifest)
         for name, rows, past in (
             ("prefill", prefix, 0),
@@ -97,6 +96,6 @@ def _question_rows(manifest: Manifest) -> int:
 
 
 def _bytes(manifest: Manifest, variant: Variant, past: int) -> float:
-    """What one call of the decoder reads: all weights, and the keys and values of `past` positions."""
+    """Bytes that one decoder call reads: all weights, and the keys and values of `past` positions."""
     weights = sum(manifest.files[name].size for name in (variant.decoder, *variant.external))
     return weights + past * Memory.row_bytes(manifest.geometry, variant)

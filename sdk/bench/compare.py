@@ -1,7 +1,7 @@
-"""Is this run slower than that one, beyond noise? Stage by stage, from the stored samples.
+"""Compare the stages of two runs and decide from the stored samples which became slower or faster beyond noise.
 
-A stage is divided by the control of its own round, so that a machine that is slow for a while cancels. Whole rounds are
-drawn again for the interval, not single visits: what slows a machine down lasts longer than one visit.
+The time of a stage is divided by the control of the same round, so that slow phases of the machine cancel. The
+bootstrap resamples whole rounds, not single visits, because slow phases last longer than one visit.
 """
 
 from dataclasses import dataclass
@@ -11,17 +11,18 @@ import numpy as np
 from sdk.arrays import Doubles
 from sdk.bench.report import CONTROL, Report
 
-TOLERANCE = 0.05  # two runs of the same code on the same machine differ by so much
-_RESAMPLES, _LOW, _HIGH = 2000, 0.5, 99.5
+TOLERANCE = 0.05  # difference between two runs of the same code on the same machine
+_RESAMPLES = 2000
+_INTERVAL = (0.5, 99.5)  # percentiles
 
 
 @dataclass(frozen=True)
 class Change:
-    """New over old time of a stage, each in units of its round's control, with the 99 % interval.
+    """New over old time of a stage, each in units of the control of its round, with the 99 % interval.
 
     Attributes:
-        raw: ratio of the medians in milliseconds, the machine's moods included.
-        verdict: "slower" or "faster" where the whole interval is more than 5 % away from 1, else "same".
+        raw: ratio of the medians in milliseconds, without the control.
+        verdict: "slower" or "faster" if the whole interval is more than 5 % away from 1, else "same".
     """
 
     stage: str
@@ -39,7 +40,7 @@ class Change:
 
 
 def compare(new: Report, old: Report) -> list[Change]:
-    """Every stage that both runs measured, but the control."""
+    """Compare every stage that both runs measured, except the control."""
     random = np.random.default_rng(0)
     times, before = _in_controls(new), _in_controls(old)
     medians = {stage.name: stage.median_ms for stage in old.stages}
@@ -47,14 +48,14 @@ def compare(new: Report, old: Report) -> list[Change]:
     for stage in new.stages:
         if stage.name in before and stage.name != CONTROL:
             rounds, earlier = times[stage.name], before[stage.name]
-            low, high = np.percentile(_resampled(rounds, random) / _resampled(earlier, random), (_LOW, _HIGH))
+            low, high = np.percentile(_resampled(rounds, random) / _resampled(earlier, random), _INTERVAL)
             ratio, raw = np.median(rounds) / np.median(earlier), stage.median_ms / medians[stage.name]
             changes.append(Change(stage.name, float(ratio), float(low), float(high), raw))
     return changes
 
 
 def _in_controls(report: Report) -> dict[str, Doubles]:
-    """Stage -> (rounds,) median time over that of the control in the same round."""
+    """Stage -> (rounds,) median time over the median time of the control in the same round."""
     rounds = {stage.name: np.array([np.median(visits) for visits in stage.rounds]) for stage in report.stages}
     control = rounds.get(CONTROL, np.ones(1))
     return {name: times / control for name, times in rounds.items()}
@@ -67,7 +68,7 @@ def _resampled(rounds: Doubles, random: np.random.Generator) -> Doubles:
 
 
 def differences(new: Report, old: Report) -> list[str]:
-    """What else differs between the runs, so that a change of speed need not come from the code."""
+    """Differences of machine and model between two runs, which may explain a change of speed."""
     names = ("processor", "usable cores", "governor", "power mode", "nvidia driver", "OMP_NUM_THREADS")
     found = [
         f"{name}: {old.environment.get(name, 'unknown')} -> {new.environment.get(name, 'unknown')}"

@@ -1,9 +1,9 @@
-"""Joules, where the platform tells: RAPL counters, NVIDIA's driver, or the current sensors of a Jetson.
+"""Measure energy in joules by RAPL counters, NVIDIA's driver, or the current sensors of a Jetson.
 
 RAPL: one `energy_uj` per package that wraps at `max_energy_range_uj` (kernel documentation, power/powercap).
 NVML: millijoules since the driver was loaded, Volta and later.
 INA3221 and other hwmon sensors: power in microwatts, or millivolts and milliamperes, summed over 50 ms intervals.
-All of them measure the whole package, GPU or board, whoever uses it.
+All of them measure the whole package, GPU or board, including other processes.
 """
 
 import threading
@@ -16,7 +16,11 @@ _INTERVAL_S = 0.05
 
 
 class Meter(Protocol):
-    """Attributes: source: what is read, and what it covers."""
+    """An energy meter.
+
+    Attributes:
+        source: name of the counter or sensor, and the hardware that it covers.
+    """
 
     source: str
 
@@ -28,10 +32,11 @@ class Meter(Protocol):
 
 
 def find_meter(device: str = "cpu", powercap: Path = POWERCAP, hwmon: Path = HWMON) -> Meter | None:
-    """The meter of what computes: of the GPU for "cuda" and "tensorrt", else of the processor or the board.
+    """Find the meter of the computing device, or None.
 
     Args:
-        powercap, hwmon: where the kernel shows its sensors.
+        device: "cpu" for the processor or the board; any other device for the GPU, if it has a meter.
+        powercap, hwmon: folders of the kernel's sensors.
     """
     if device != "cpu" and (gpu := NvmlMeter.open()):
         return gpu
@@ -64,7 +69,7 @@ class RaplMeter:
 
 
 class NvmlMeter:
-    """The counter of the first NVIDIA GPU."""
+    """Energy counter of the first NVIDIA GPU."""
 
     def __init__(self, nvml: Any, handle: Any) -> None:
         self._nvml, self._handle = nvml, handle
@@ -72,7 +77,7 @@ class NvmlMeter:
 
     @classmethod
     def open(cls) -> "NvmlMeter | None":
-        """None without nvidia-ml-py, a driver, or a GPU that counts."""
+        """Open the counter; None without nvidia-ml-py, a driver, or a GPU with a counter."""
         try:
             import pynvml
         except ImportError:
@@ -122,7 +127,7 @@ class SensorMeter:
 
 
 def _watts(sensor: Path) -> float:
-    """Of all channels; a Jetson labels the one that sums up the others, which then stands alone."""
+    """Power of all channels. On a Jetson one labelled channel is the sum of the others; then it alone counts."""
     channels = {}
     for number in range(1, 9):
         power = _number(sensor / f"power{number}_input")

@@ -1,6 +1,6 @@
-"""Start-up and memory of a fresh process that opens one variant.
+"""Start-up time and memory of a new process that opens one variant.
 
-The parent knows when it started the process; the child says when it had got how far, and what was resident then.
+The parent records when it starts the process. The child reports the time and its resident memory at each milestone.
 """
 
 import json
@@ -26,13 +26,13 @@ _STATUS = Path("/proc/self/status")
 
 
 def measure_footprint(bundle: Path, manifest: Manifest, variant: Variant, picture: Path, faces: str) -> Footprint:
-    """Of one variant, on the device that it was made for."""
+    """Measure one variant on the device that it was made for."""
     weights = Memory.of(manifest, variant).weights / 1e6
     command = [sys.executable, "-m", "sdk.bench.footprint", str(bundle.resolve()), variant.name, str(picture), faces]
     begin = time.time()
     child = subprocess.run(command, capture_output=True, text=True, check=False)
     if child.returncode:
-        failure = (child.stderr.strip().splitlines() or ["it ended without a word"])[-1]
+        failure = (child.stderr.strip().splitlines() or ["the process ended without a message"])[-1]
         return Footprint(variant=variant.name, weights_mb=weights, failure=failure)
     found = json.loads(child.stdout)
     moments = {name: 1000 * (moment - begin) for name, moment in found["moments"].items()}
@@ -40,7 +40,7 @@ def measure_footprint(bundle: Path, manifest: Manifest, variant: Variant, pictur
 
 
 def main(bundle: str, variant: str, picture: str, faces: Faces) -> None:
-    """What the child does; prints one JSON object."""
+    """Run the child process; print one JSON object."""
     moments = {"import_ms": time.time()}
     memory = {"imported_mb": resident()["resident"]}
     examiner = _open(Path(bundle), variant)
@@ -59,7 +59,7 @@ def main(bundle: str, variant: str, picture: str, faces: Faces) -> None:
 
 
 def _open(bundle: Path, name: str) -> Examiner:
-    """One variant and no other, on its own device."""
+    """Open one variant on the device that it was made for."""
     manifest = read_manifest(bundle)
     (variant,) = (variant for variant in manifest.variants if variant.name == name)
     only = manifest.model_copy(update={"variants": (variant,)})
@@ -68,9 +68,9 @@ def _open(bundle: Path, name: str) -> Examiner:
 
 
 def resident() -> dict[str, float | None]:
-    """Megabytes of this process: resident now, at most so far, pages of mapped files; None where unknown.
+    """Memory of this process in MB: resident, its peak, and pages of mapped files; None where unknown.
 
-    Linux says it per process image. The resource module elsewhere says the peak only, on macOS in bytes.
+    Linux reports all three. Elsewhere the resource module reports only the peak, on macOS in bytes.
     """
     if _STATUS.is_file():
         lines = (line.split() for line in _STATUS.read_text().splitlines())

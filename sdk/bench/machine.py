@@ -1,4 +1,4 @@
-"""What a figure depends on besides the code: processor, clocks, power mode, versions, load."""
+"""Describe the machine: processor, clocks, power mode, versions, load."""
 
 import os
 import platform
@@ -14,7 +14,7 @@ _VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
 
 
 def environment() -> dict[str, str]:
-    """Whatever of it this machine tells, by name."""
+    """Properties of this machine by name; unknown ones are left out."""
     found = {
         "processor": processor(),
         "cores": str(os.cpu_count()),
@@ -38,7 +38,7 @@ def environment() -> dict[str, str]:
 
 
 def processor() -> str:
-    """Its model, as far as the system tells."""
+    """Model of the processor, or its architecture if the model is unknown."""
     for line in (_read(Path("/proc/cpuinfo")) or "").splitlines():
         if line.startswith("model name"):
             return line.split(":", 1)[1].strip()
@@ -51,7 +51,7 @@ def _memory() -> str | None:
 
 
 def _git() -> str | None:
-    """The commit of a clone, marked where files were changed since; None for an installed package."""
+    """The commit of a clone, with a mark if files have changed; None for an installed package."""
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None

@@ -1,6 +1,6 @@
-"""An ONNX graph of one int4 matrix product: what the decoder's arithmetic can reach on this machine at best.
+"""An ONNX graph of one int4 matrix product, to measure the peak speed of the decoder's arithmetic.
 
-The sdk does not import onnx, so the few fields that the graph needs are encoded here, after onnx.proto3.
+The sdk does not import onnx, so this module encodes the few necessary fields of onnx.proto3.
 """
 
 import os
@@ -13,7 +13,7 @@ _FLOAT, _UINT8, _INT = 1, 2, 2
 
 
 def int4_matmul(inputs: int, outputs: int) -> bytes:
-    """A model: x (rows, inputs) float32 -> y (rows, outputs), with random weights and 8-bit activations."""
+    """Make a model x (rows, inputs) float32 -> y (rows, outputs) with random weights and 8-bit activations."""
     weights = np.frombuffer(os.urandom(outputs * inputs // 2), np.uint8).reshape(outputs, inputs // _GROUP, _GROUP // 2)
     scales = np.full((outputs, inputs // _GROUP), 0.01, np.float32)
     sizes = {"K": inputs, "N": outputs, "bits": 4, "block_size": _GROUP, "accuracy_level": 4}
@@ -54,6 +54,6 @@ def _tensor(name: str, kind: int, array: "npt.NDArray[np.generic]") -> bytes:
 
 
 def _value(name: str, width: int) -> bytes:
-    """A float32 matrix whose number of rows is open."""
+    """A float32 matrix with a dynamic number of rows."""
     shape = _message(1, _text(2, "rows")) + _message(1, _number(1, width))
     return _text(1, name) + _message(2, _message(1, _number(1, _FLOAT) + _message(2, shape)))

@@ -1,4 +1,4 @@
-"""What `emola bench` finds, as frozen records: one JSON document, with its schema for free."""
+"""The report of `emola bench`: frozen models that are written as one JSON document."""
 
 import json
 from pathlib import Path
@@ -10,11 +10,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from sdk.errors import UsageError
 
 SCHEMA_VERSION: Literal["1.0"] = "1.0"
-CONTROL = "control"  # 200,000 numbers sorted before and after each round: not ours, but comparable
+CONTROL = "control"  # stage that sorts 200,000 numbers before and after each round, to measure the machine's speed
 
 
-class _Record(BaseModel):
-    """Attributes: derived: figures that `Report.to_dict` adds for readers; what reads a report computes them anew."""
+class _ReportPart(BaseModel):
+    """Base of the parts of a report.
+
+    Attributes:
+        derived: names of properties that `Report.to_dict` adds to the JSON; reading a report drops them.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     derived: ClassVar[tuple[str, ...]] = ()
@@ -25,13 +29,13 @@ class _Record(BaseModel):
         return {k: v for k, v in content.items() if k not in cls.derived} if isinstance(content, dict) else content
 
 
-class Floor(_Record):
-    """The least time that a stage can take on this machine.
+class Floor(_ReportPart):
+    """The minimum time of a stage on this machine.
 
     Attributes:
-        flops, bytes: what it must compute and read, from the manifest's geometry.
-        ms: the longer of both at the ceilings that were measured in the same run.
-        bound: which of the two that is.
+        flops, bytes: necessary operations and bytes read, from the geometry in the manifest.
+        ms: time of the slower of the two at the ceilings measured in the same run.
+        bound: "compute" or "memory", the slower of the two.
     """
 
     flops: float
@@ -40,12 +44,12 @@ class Floor(_Record):
     bound: Literal["compute", "memory"]
 
 
-class Stage(_Record):
+class Stage(_ReportPart):
     """One stage.
 
     Attributes:
-        rounds: milliseconds of every visit, by round; the visits of a round are no independent samples.
-        floor: None where no arithmetic says what the stage must take.
+        rounds: milliseconds of every visit, by round. The visits of one round are not independent samples.
+        floor: minimum time; None if it cannot be computed.
     """
 
     derived = ("median_ms", "p95_ms", "share")
@@ -68,19 +72,19 @@ class Stage(_Record):
 
     @property
     def share(self) -> float | None:
-        """Of the ceiling that is reached, 0..1; above 1 the ceiling was measured too low."""
+        """Floor over median: the reached share of the ceiling in 0..1; above 1 if the ceiling was measured too low."""
         return self.floor.ms / self.median_ms if self.floor else None
 
 
-class Ceilings(_Record):
-    """What the machine can do, measured in the same run; None where it was not measured.
+class Ceilings(_ReportPart):
+    """Limits of the machine, measured in the same run; None if not measured.
 
     Attributes:
-        bandwidth_gbs: GB/s at which as many bytes can be read as a decode step reads, over and over.
-        working_set_mb: how many that are: a small model lives in a cache, a large one in main memory.
-        float32_gflops: of a large matrix product by numpy's BLAS.
-        int4_gflops: of ONNX Runtime's MatMulNBits with 8-bit activations, on weights of 4096 x 4096.
-        reason: why some are missing.
+        bandwidth_gbs: GB/s when as many bytes as a decode step needs are read repeatedly.
+        working_set_mb: number of these bytes in MB: a small model fits in a cache, a large one in main memory only.
+        float32_gflops: speed of a large matrix product by numpy's BLAS.
+        int4_gflops: speed of ONNX Runtime's MatMulNBits with 8-bit activations, on weights of 4096 x 4096.
+        reason: why values are missing.
     """
 
     bandwidth_gbs: float | None = None
@@ -90,16 +94,17 @@ class Ceilings(_Record):
     reason: str | None = None
 
 
-class Footprint(_Record):
-    """A fresh process that opens one variant and analyses one picture.
+class Footprint(_ReportPart):
+    """Time and memory of a new process that opens one variant and analyses one picture.
 
     Attributes:
-        import_ms, open_ms, first_token_ms, done_ms: since the process was started; the last is the whole analysis.
-        weights_mb: of the variant's files, as they lie on the disk.
-        imported_mb, opened_mb: resident memory at these moments.
-        peak_mb: the most that was resident at any time.
-        mapped_mb: how much of the memory after opening is pages of files: shared, and dropped under pressure.
-        failure: why the variant does not run here; then nothing else is known.
+        import_ms, open_ms, first_token_ms, done_ms: times since the process was started; the last is the end of the
+            analysis.
+        weights_mb: size of the variant's files on disk.
+        imported_mb, opened_mb: resident memory after import and after opening.
+        peak_mb: peak of the resident memory.
+        mapped_mb: pages of files in the memory after opening; they are shared and can be dropped.
+        failure: why the variant does not run here; then the other values are None.
     """
 
     variant: str
@@ -115,12 +120,12 @@ class Footprint(_Record):
     failure: str | None = None
 
 
-class Energy(_Record):
-    """What the decode steps cost.
+class Energy(_ReportPart):
+    """Energy of decode steps.
 
     Attributes:
-        source: the meter, and what it covers; or why there is none.
-        joules, tokens: of decode steps back to back.
+        source: the meter and the hardware that it covers, or why there is none.
+        joules, tokens: energy and number of decode steps without pause.
     """
 
     derived = ("tokens_per_joule",)
@@ -134,14 +139,15 @@ class Energy(_Record):
         return self.tokens / self.joules if self.joules and self.tokens else None
 
 
-class Report(_Record):
-    """Everything about one run.
+class Report(_ReportPart):
+    """The report of one run.
 
     Attributes:
-        notice: of the model, which stands wherever its results are shown.
-        tokens_per_second: of decoding in `analyze`, after the first token of each answer.
-        parity: relative error of each stage against the torch model, measured before anything was timed.
-        peers: what `benchmarks/peers.py` found, as it wrote it.
+        notice: notice of the model, to show with every result, or None.
+        made: time of the run in ISO 8601, UTC.
+        tokens_per_second: decoding speed in `analyze`, after the first token of each answer.
+        parity: relative error of each stage against the torch model, measured before the timing.
+        peers: output of `benchmarks/peers.py`, or None.
     """
 
     schema_version: Literal["1.0"] = SCHEMA_VERSION
@@ -160,7 +166,7 @@ class Report(_Record):
     peers: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """With the figures that follow from the samples."""
+        """The report as dicts, lists, strings and numbers, with the derived values."""
         content = self.model_dump(mode="json")
         for record, part in zip((*self.stages, self.energy), (*content["stages"], content["energy"]), strict=True):
             part |= {name: getattr(record, name) for name in record.derived}
@@ -168,10 +174,10 @@ class Report(_Record):
 
 
 def read_report(path: Path) -> Report:
-    """A report that `emola bench --json` wrote.
+    """Read a report that `emola bench --json` wrote.
 
     Raises:
-        UsageError: the file cannot be read or is something else.
+        UsageError: the file cannot be read or is not a report.
     """
     content = read_json(path)
     content.pop("comparison", None)
@@ -180,14 +186,14 @@ def read_report(path: Path) -> Report:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise UsageError(f"{path} is no report of `emola bench --json`: {where}: {first['msg']}") from None
+        raise UsageError(f"{path} is not a report of `emola bench --json`: {where}: {first['msg']}") from None
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; of several lines the last one that is one, as the scripts in benchmarks/ end.
+    """Read a JSON object: the whole file, or its last line with an object, as the scripts in benchmarks/ print it.
 
     Raises:
-        UsageError: there is none.
+        UsageError: the file cannot be read or has no JSON object.
     """
     try:
         text = path.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The stages of an analysis, round by round: `Analyzer.analyze`, and the same face once more, one call at a time."""
+"""Time an analysis round by round: first `Analyzer.analyze`, then the same face again, stage by stage."""
 
 import time
 from collections import defaultdict
@@ -31,11 +31,11 @@ class Bench:
     Args:
         analyzer: an opened bundle.
         picture: path of the picture; its most prominent face is used for the stages.
-        aligned: the whole picture is the crop of one face.
+        aligned: take the whole picture as the crop of one face.
 
     Attributes:
-        rounds: stage -> for each round the milliseconds of every visit.
-        tokens_per_second: of `analyze`, one per round.
+        rounds: stage -> milliseconds of every visit, by round.
+        tokens_per_second: decoding speed of `analyze`, one value per round.
 
     Raises:
         ImageError: no face was found.
@@ -50,13 +50,13 @@ class Bench:
         self._numbers = np.random.default_rng(0).random(200_000)
         self._expected = self._analyze()  # also warms up
         if not self._expected.faces:
-            raise ImageError(f"{picture}: no face was found; --faces aligned takes the picture as the crop of one")
+            raise ImageError(f"{picture}: no face was found; if it is the crop of one face, use --faces aligned")
 
     def round(self) -> None:
-        """Every stage once, the decode step 32 times.
+        """Time every stage once, and the decode step 32 times.
 
         Raises:
-            BackendError: the answers differ from those of the round before.
+            BackendError: the answers differ from those of the first analysis.
         """
         clock, visits = Clock(), defaultdict[str, list[float]](list)
 
@@ -70,7 +70,7 @@ class Bench:
         with timed("analyze"):
             analysis = self._analyze()
         if analysis.faces != self._expected.faces:
-            raise BackendError("the same picture was answered differently from round to round; nothing was measured")
+            raise BackendError("the answers about the same picture changed between rounds; nothing was measured")
         if analysis.tokens_per_second:
             self.tokens_per_second.append(analysis.tokens_per_second)
         with timed("load"):
@@ -87,7 +87,7 @@ class Bench:
                 self.rounds[stage].append(tuple(visits.get(stage, [clock.elapsed_ms.get(stage, 0.0)])))
 
     def step_for(self, seconds: float) -> int:
-        """Decode steps back to back for at least so long; how many."""
+        """Run decode steps without pause for at least this many seconds; return their number."""
         decoder, end = self._analyzer.pipeline.backend.decoder, time.perf_counter() + seconds
         count = 0
         with self._encode(load_image(self._picture), Clock()) as face:
@@ -100,9 +100,9 @@ class Bench:
         return count
 
     def _control(self, timed: Callable[[str], Any]) -> None:
-        """The same work in every run of every version: how fast the machine is at this moment.
+        """Time the control, which is the same work in every run, to measure the current speed of the machine.
 
-        On one thread: those of a BLAS would wait for cores on which ONNX Runtime's still spin.
+        It uses one thread: BLAS threads would wait for cores on which threads of ONNX Runtime still spin.
         """
         for _ in range(3):
             with timed(CONTROL):
@@ -115,7 +115,7 @@ class Bench:
         return self._analyzer.examiner.encode_largest(pixels, self._faces, clock, self._features)
 
     def _decode(self, face: EncodedFace, timed: Callable[[str], Any]) -> None:
-        """The first token of every question, then steps: calls of the decoder itself, without the loop around."""
+        """Time the first token of every question, then decode steps, by direct calls of the decoder."""
         pipeline = self._analyzer.pipeline
         decoder = pipeline.backend.decoder
         for task in pipeline.manifest.prompt.questions:

@@ -1,4 +1,4 @@
-"""A damaged file of a bundle is one clear error, whatever the library that reads it raises."""
+"""Report a damaged file of a bundle as IntegrityError, for every library that reads such files."""
 
 import zipfile
 import zlib
@@ -16,12 +16,12 @@ ARRAY_ERRORS = (OSError, ValueError, EOFError, TypeError, KeyError, NotImplement
 
 @contextmanager
 def reading(path: Path, what: str, errors: tuple[type[Exception], ...] = ARRAY_ERRORS) -> Iterator[None]:
-    """Turn what is raised inside into IntegrityError.
+    """Turn errors of the block into IntegrityError.
 
     Args:
         path: the file that is read.
-        what: it is expected to be, e.g. "a table of n-grams".
-        errors: that mean damage; the default are those of numpy over .npy and .npz files.
+        what: expected content, e.g. "a table of n-grams".
+        errors: types of errors that mean damage; the default are those of numpy for .npy and .npz files.
     """
     try:
         yield
@@ -31,8 +31,11 @@ def reading(path: Path, what: str, errors: tuple[type[Exception], ...] = ARRAY_E
 
 @contextmanager
 def open_arrays(path: Path) -> Iterator[Any]:
-    """An .npz file, closed here: by its name numpy leaves a damaged one open. Damage is one of ARRAY_ERRORS."""
-    if not zipfile.is_zipfile(path):  # which numpy would take for an array or a pickle
+    """Open an .npz file. Damage raises one of ARRAY_ERRORS.
+
+    The file is opened and closed here, because numpy leaves a damaged file open when it opens it by name.
+    """
+    if not zipfile.is_zipfile(path):  # numpy would read it as an array or a pickle
         raise ValueError("no complete .npz archive")
     with path.open("rb") as source, np.load(source, allow_pickle=False) as arrays:
         yield arrays
@@ -40,10 +43,6 @@ def open_arrays(path: Path) -> Iterator[Any]:
 
 @contextmanager
 def reading_arrays(path: Path, what: str) -> Iterator[Any]:
-    """`reading` of an .npz file, given open.
-
-    Args:
-        path, what: as of `reading`.
-    """
+    """Open an .npz file and turn errors of the block into IntegrityError; arguments as in `reading`."""
     with reading(path, what), open_arrays(path) as arrays:
         yield arrays

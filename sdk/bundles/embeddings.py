@@ -11,10 +11,10 @@ from sdk.errors import IntegrityError
 
 
 def read_embeddings(path: Path, geometry: Geometry) -> "npt.NDArray[np.generic]":
-    """The table (vocabulary, D) in float16 or float32, read through memory mapping.
+    """Map the table (vocabulary, D) in float16 or float32 into memory.
 
     Raises:
-        IntegrityError: the file is damaged or of another shape.
+        IntegrityError: the file is damaged or has another shape.
     """
     with reading(path, "a table of embeddings"):
         table: npt.NDArray[np.generic] = np.load(path, mmap_mode="r", allow_pickle=False)

@@ -1,4 +1,4 @@
-"""The files of a bundle: where they may lie, and whether they are still what was sealed."""
+"""The files of a bundle: allowed paths, sizes and hashes."""
 
 import hashlib
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ RelativePath = Annotated[str, AfterValidator(_stay_inside)]
 
 
 class FrozenModel(BaseModel):
-    """Base of the manifest, its parts and other JSON files of a bundle; frozen, unknown keys are refused."""
+    """Base of the manifest, its parts and other JSON files of a bundle: immutable, without unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -34,10 +34,10 @@ class FileRecord(FrozenModel):
 
 
 def check_sizes(bundle: Path, files: Mapping[str, FileRecord]) -> None:
-    """Look whether every file is there, inside the folder, in its recorded size.
+    """Check that every file exists inside the folder and has its recorded size.
 
     Raises:
-        IntegrityError: names the first file that is not.
+        IntegrityError: a file is missing, lies outside, or has another size; the message names the first one.
     """
     for name, record in files.items():
         file = bundle / name
@@ -52,7 +52,7 @@ def check_sizes(bundle: Path, files: Mapping[str, FileRecord]) -> None:
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, read in blocks."""
+    """SHA-256 of a file in hexadecimal digits."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 22):

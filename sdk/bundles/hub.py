@@ -1,7 +1,7 @@
-"""A name becomes a verified local folder: a path, the embedded bundle, or a repository of the Hugging Face hub.
+"""Find a bundle by name: a folder, the embedded bundle, or a repository of the Hugging Face hub.
 
-Downloads live in `$EMOLA_CACHE`, else `~/.cache/emola-edge`: one folder per repository and commit, without links.
-A download has a name of its own until every hash was checked; then it is renamed, and never hashed again.
+Downloads go to `$EMOLA_CACHE`, by default `~/.cache/emola-edge`, into one folder per repository and commit, without
+links. A download has a temporary name until all hashes are checked. Then it is renamed and not hashed again.
 """
 
 import logging
@@ -25,24 +25,24 @@ _REPOSITORY = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w./-]+)
 def resolve_bundle(
     name: "str | os.PathLike[str] | None", embedded: Path | None = None, *, offline: bool = False
 ) -> Path:
-    """The folder that a user means.
+    """Find the folder of a bundle; download it if necessary.
 
     Args:
-        name: folder of a bundle; "owner/name" or "owner/name@revision" of the hub; None takes the embedded one.
-        embedded: folder of the embedded bundle; None is the one that the package carries.
-        offline: use only what is on this machine; so does a true HF_HUB_OFFLINE in the environment.
+        name: folder of a bundle; "owner/name" or "owner/name@revision" of the hub; None takes the embedded bundle.
+        embedded: folder of the embedded bundle; None takes the one in the package.
+        offline: do not use the network; a true HF_HUB_OFFLINE in the environment has the same effect.
 
     Raises:
-        BundleNotFoundError: nothing is there under this name, or the hub cannot be reached to ask.
-        DownloadError: the download was cut; what has arrived is kept for the next try.
-        IntegrityError: what has arrived is not what the manifest promises.
+        BundleNotFoundError: there is no bundle of this name, or the hub cannot be reached.
+        DownloadError: the download was interrupted; complete files are kept for the next attempt.
+        IntegrityError: a downloaded file does not match the manifest.
         DependencyError: huggingface_hub is not installed.
     """
     if name is None:
         embedded = embedded or EMBEDDED
         if not embedded.is_dir():
             raise BundleNotFoundError(
-                "this build carries no embedded bundle; pass the folder of one made by `emola export`"
+                "this build has no embedded bundle; pass the folder of a bundle made by `emola export`"
             )
         return embedded
     match = _REPOSITORY.fullmatch(os.fspath(name)) if isinstance(name, str) else None
@@ -53,12 +53,12 @@ def resolve_bundle(
 
 
 def cache_folder() -> Path:
-    """Where downloaded bundles live."""
+    """The folder of downloaded bundles."""
     return Path(os.environ.get("EMOLA_CACHE") or Path.home() / ".cache" / "emola-edge")
 
 
 class _Repository:
-    """One revision of one repository, and its place in the cache."""
+    """One revision of a repository, and its place in the cache."""
 
     def __init__(self, name: str, revision: str) -> None:
         self._name, self._revision = name, revision
@@ -67,7 +67,7 @@ class _Repository:
 
     def folder(self, offline: bool) -> Path:
         if offline:
-            return self._cached("the hub is not asked (offline=True, --offline or HF_HUB_OFFLINE)", logging.INFO)
+            return self._cached("the hub is not used (offline=True, --offline or HF_HUB_OFFLINE)", logging.INFO)
         try:
             commit = self._commit()
         except ConnectionError as error:
@@ -79,7 +79,7 @@ class _Repository:
         return folder
 
     def _cached(self, why: str, level: int) -> Path:
-        """What an earlier download left; which is logged, with the reason for taking it."""
+        """The folder of an earlier download; log it with the reason for using it."""
         if self._reference.is_file():
             folder = self._home / self._reference.read_text().strip()
             if folder.is_dir():
@@ -91,7 +91,7 @@ class _Repository:
         )
 
     def _commit(self) -> str:
-        """The commit that the revision stands for.
+        """The commit of the revision.
 
         Raises:
             BundleNotFoundError: there is no such repository.
@@ -102,24 +102,24 @@ class _Repository:
             found = hub.HfApi(endpoint=_endpoint()).model_info(self._name, revision=self._revision, timeout=10)
             return str(found.sha)
         except errors.HFValidationError as error:
-            raise BundleNotFoundError(f"no folder {self._name}, and no name of the hub: {_one_line(error)}") from None
+            raise BundleNotFoundError(f"no folder {self._name}, and no hub name: {_one_line(error)}") from None
         except errors.HfHubHTTPError as error:
             status = getattr(error.response, "status_code", None)
             if status in (401, 403, 404):
                 raise BundleNotFoundError(
-                    f"no folder {self._name}, and {_endpoint()} knows no such repository or revision "
-                    f"({self._revision}), or it is gated (HTTP {status}); check the name, or `hf auth login`"
+                    f"no folder {self._name}, and {_endpoint()} has no such repository or revision "
+                    f"({self._revision}), or it is gated (HTTP {status}); check the name, or run `hf auth login`"
                 ) from None
             raise ConnectionError(f"{_endpoint()} answers HTTP {status}") from None
         except _network_errors() as error:
             raise ConnectionError(f"{_endpoint()} cannot be reached ({_one_line(error)})") from None
 
     def _download(self, commit: str, folder: Path) -> None:
-        """Fetch, verify, rename; processes that want the same commit wait for the first."""
+        """Download, verify and rename; other processes that need the same commit wait."""
         from filelock import FileLock
 
         hub, errors = _hub()
-        partial = temporary(folder)  # kept when the download stops, so that it can go on
+        partial = temporary(folder)  # kept after an interruption, so that the next attempt continues
         self._home.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
             if folder.is_dir():
@@ -131,36 +131,36 @@ class _Repository:
                     revision=commit,
                     local_dir=partial,
                     endpoint=_endpoint(),
-                    ignore_patterns=["engines/*"],  # no hash covers them; `emola engines` builds them on the target
+                    ignore_patterns=["engines/*"],  # they have no hash; `emola engines` builds them on the target
                 )
             except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, *_network_errors()) as error:
                 raise DownloadError(
-                    f"{self._name}: the download stopped ({type(error).__name__}: {_one_line(error)}); run it again: "
-                    "files that are complete are kept"
+                    f"{self._name}: the download stopped ({type(error).__name__}: {_one_line(error)}); run the command "
+                    "again: complete files are kept"
                 ) from None
             self._verify(partial)
-            shutil.rmtree(partial / ".cache", ignore_errors=True)  # the hub client's own notes
+            shutil.rmtree(partial / ".cache", ignore_errors=True)  # metadata of the hub client
             partial.rename(folder)
 
     def _verify(self, partial: Path) -> None:
-        """Check every hash; a download that fails must not be taken for complete next time.
+        """Check every hash; remove a download that fails.
 
         Raises:
-            BundleNotFoundError, FormatError, IntegrityError: it is no bundle, or not the one of its manifest.
+            BundleNotFoundError, FormatError, IntegrityError: the files are not a bundle, or do not match its manifest.
         """
         try:
             check_hashes(partial, read_manifest(partial))
         except BundleError as error:
             shutil.rmtree(partial)
-            raise type(error)(f"{self._name}: what was downloaded is unusable and was removed: {error}") from None
+            raise type(error)(f"{self._name}: the download is unusable and was removed: {error}") from None
         except OSError as error:
             raise IntegrityError(f"{self._name}: {partial} cannot be read ({error}); check the disk") from None
 
     def _remember(self, commit: str) -> None:
         self._reference.parent.mkdir(parents=True, exist_ok=True)
-        own = self._reference.with_name(f"{self._reference.name}.{os.getpid()}")  # other processes do the same
-        own.write_text(commit)
-        own.replace(self._reference)
+        partial = self._reference.with_name(f"{self._reference.name}.{os.getpid()}")  # several processes may write it
+        partial.write_text(commit)
+        partial.replace(self._reference)
 
 
 def _hub() -> tuple[Any, Any]:
@@ -173,7 +173,7 @@ def _hub() -> tuple[Any, Any]:
 
 
 def _network_errors() -> tuple[type[Exception], ...]:
-    """What the hub client's HTTP library raises when the network fails; which library it is depends on its version."""
+    """Errors of the hub client's HTTP library when the network fails; the library depends on the client's version."""
     found: list[type[Exception]] = [OSError]
     for library in ("httpx2", "httpx"):
         try:

@@ -1,7 +1,7 @@
-"""Bundle format 1: one folder whose `manifest.json` carries every number that the runtime needs.
+"""Bundle format 1: a folder with a `manifest.json` that holds every number the runtime needs.
 
-The manifest is plain JSON, read strictly: unknown keys, paths that leave the folder, another format number or a digest
-that does not fit its content are refused. Nothing in a bundle is ever unpickled.
+The manifest is plain JSON. Unknown keys, paths outside the folder, another format number and a digest that does not
+match the content are errors. Nothing in a bundle is unpickled.
 """
 
 import hashlib
@@ -31,16 +31,16 @@ class Question(FrozenModel):
 
 
 class Prompt(FrozenModel):
-    """What the decoder reads before it answers: prefix ids, image rows, question ids.
+    """The input of the decoder before an answer: prefix ids, image rows, question ids.
 
     Attributes:
         template: name of the conversation format.
         prefix_ids: system text and start of the user's turn.
-        image_rows: rows that the vision encoder yields: patches, then one landmark row.
-        free_question: text after the image rows for a question of the user's, with "{question}" in its place.
-        questions: the fixed questions by task.
-        stop_ids: a token that ends the answer.
-        max_new_tokens: default limit of an answer.
+        image_rows: number of rows from the vision encoder: patches, then one landmark row.
+        free_question: text after the image rows for any other question, which replaces "{question}".
+        questions: the fixed question of each task.
+        stop_ids: tokens that end the answer.
+        max_new_tokens: default limit of an answer in tokens.
     """
 
     template: str
@@ -53,8 +53,12 @@ class Prompt(FrozenModel):
 
 
 class Geometry(FrozenModel):
-    """Shape of the decoder; `context` is the largest number of positions it was trained for, `intermediate_size` the
-    width of its MLP (0: not recorded)."""
+    """Shape of the decoder.
+
+    Attributes:
+        context: largest number of positions that it was trained for.
+        intermediate_size: width of its MLP; 0 if not recorded.
+    """
 
     layers: int
     hidden_size: int
@@ -67,21 +71,21 @@ class Geometry(FrozenModel):
 
     @property
     def layer_weights(self) -> int:
-        """Weights of all linear layers, without the head; only where the intermediate size is recorded."""
+        """Number of weights in all linear layers, without the head; needs `intermediate_size`."""
         attention = 2 * self.hidden_size * (self.heads + self.kv_heads) * self.head_size
         return self.layers * (attention + 3 * self.hidden_size * self.intermediate_size)
 
 
 class Variant(FrozenModel):
-    """One way to run the bundle: a decoder file on a backend, and what that takes.
+    """One way to run the bundle: a decoder file, its backend and its device.
 
     Attributes:
-        backend: which runtime opens it: "ort" an ONNX graph, "gptq_cuda" a folder in the AutoGPTQ layout.
-        precision: of the decoder's linear layers, e.g. "float32" or "int4".
-        decoder: the file to open, of an AutoGPTQ folder its `config.json`; `external` are the weight files that belong
-            to it, shared with other variants or not.
-        device: "cpu", or "cuda" for what needs an NVIDIA GPU: a float16 graph and onnxruntime-gpu, or an AutoGPTQ
-            folder, torch and Triton.
+        backend: runtime that opens the decoder: "ort" an ONNX graph, "gptq_cuda" a folder in the AutoGPTQ layout.
+        precision: precision of the decoder's linear layers, e.g. "float32" or "int4".
+        decoder: file to open; for an AutoGPTQ folder its `config.json`.
+        external: weight files of the decoder, possibly shared with other variants.
+        device: "cpu", or "cuda" for a variant that needs an NVIDIA GPU: a float16 graph with onnxruntime-gpu, or an
+            AutoGPTQ folder with torch and Triton.
     """
 
     name: str
@@ -93,7 +97,7 @@ class Variant(FrozenModel):
 
 
 class Licence(FrozenModel):
-    """A part of the bundle, whose weights it holds and under which terms."""
+    """The origin and the licence of one part of the bundle."""
 
     part: str
     origin: str
@@ -101,28 +105,29 @@ class Licence(FrozenModel):
 
 
 class Manifest(FrozenModel):
-    """Everything about a bundle; see the attributes' own classes.
+    """The content of `manifest.json`.
 
     Attributes:
-        name: what users call it.
+        name: name of the model.
         notice: one sentence that every result carries, or None.
-        files: every file but the manifest itself.
-        vision_half: the vision encoder in strongly typed float16, which TensorRT engines are built from.
-        detector: a SCRFD face detector that travels with the bundle, or None.
-        landmark: the landmark network, or None when the bundle was exported without one.
+        files: size and hash of every file except the manifest.
+        vision_half: the vision encoder in strongly typed float16, the source of TensorRT engines, or None.
+        detector: a SCRFD face detector, or None.
+        landmark: the landmark network, or None if the bundle was exported without one.
         embeddings: `.npy` table (vocabulary, hidden size).
         reference: inputs and outputs of the torch model, for `emola verify`.
-        ngrams: what followed what in the training answers, which the runtime drafts from, or None.
-        labels: phrases by which labels are scored; None in bundles made before manifests held them.
-        variants: in the order in which they are tried.
+        ngrams: n-grams of the training answers, for drafts of the runtime, or None.
+        labels: phrases for label scores; None in bundles from before manifests held them.
+        variants: variants in the order in which they are tried.
         provenance: base, adapter, tool versions: free text by key.
-        parity: what the export measured, on the machine that `environment` describes.
-        calibration: of the label scores; empty when they are uncalibrated.
-        latency: what the export measured, likewise.
-        layers: of the decoder, where the export quantised them with GPTQ.
-        gate: the verdict of the export, or None.
-        digest: SHA-256 of the manifest without this field, `latency`, `layers` and `gate.slow`: no clock measures twice
-            alike, and the same export must have the same digest.
+        environment: the machine on which the export measured parity and latency.
+        parity: measured at export.
+        calibration: calibration of the label scores; empty if they are uncalibrated.
+        latency: measured at export.
+        layers: errors of the decoder's layers if the export quantised them with GPTQ.
+        gate: result of the quality gate at export, or None.
+        digest: SHA-256 of the manifest without this field, `latency`, `layers` and `gate.slow`: these contain measured
+            times, and the same export must have the same digest.
     """
 
     format: Literal[1] = FORMAT
@@ -154,20 +159,20 @@ class Manifest(FrozenModel):
     digest: str = ""
 
     def temperature(self, task: Task) -> float | None:
-        """Of the label scores of a task; None when they are uncalibrated."""
+        """Temperature of the label scores of a task; None if they are uncalibrated."""
         return next((found.temperature for found in self.calibration if found.task == task), None)
 
     def tolerance(self, variant: str, stage: str) -> float:
-        """Largest relative error to the torch model that a stage may have.
+        """Largest allowed relative error of a stage against the torch model.
 
-        It is what was sealed for this variant; else the largest that was sealed for this stage of another variant; else
-        that of float32.
+        It is the sealed tolerance of this variant; else the largest one of this stage in another variant; else that of
+        float32.
         """
         sealed = {parity.variant: parity.tolerance for parity in self.parity if parity.stage == stage}
         return sealed.get(variant, max(sealed.values(), default=FLOAT32_TOLERANCE))
 
     def digest_of(self) -> str:
-        """The digest that this content has, sealed or not."""
+        """Compute the digest of the content."""
         return _digest(self.model_dump(mode="json", exclude={"digest"}))
 
     def to_json(self) -> str:
@@ -176,7 +181,7 @@ class Manifest(FrozenModel):
 
 
 def with_digest(content: Mapping[str, Any]) -> str:
-    """JSON text of a manifest's content and the digest of that content."""
+    """JSON text of a manifest, with the digest of its content."""
     return json.dumps({**content, "digest": _digest(content)}, indent=1, ensure_ascii=False) + "\n"
 
 
@@ -189,14 +194,14 @@ def _digest(content: Mapping[str, Any]) -> str:
 
 
 def read_manifest(bundle: Path) -> Manifest:
-    """The manifest of a bundle, and a check that every file is there in the recorded size.
+    """Read the manifest of a bundle, and check that every file exists and has its recorded size.
 
     Args:
         bundle: folder that holds `manifest.json`.
 
     Raises:
-        BundleNotFoundError: no such folder, or no manifest in it.
-        FormatError: another format, an edited or a broken manifest.
+        BundleNotFoundError: there is no such folder, or no manifest in it.
+        FormatError: the manifest has another format, was edited, or is broken.
         IntegrityError: a file is missing or has another size.
     """
     path = bundle / MANIFEST
@@ -226,13 +231,13 @@ def read_manifest(bundle: Path) -> Manifest:
 
 
 def check_hashes(bundle: Path, manifest: Manifest) -> None:
-    """Read every file of the bundle and compare its SHA-256.
+    """Compare the SHA-256 of every file of the bundle with the manifest.
 
     Raises:
-        IntegrityError: names the first file whose content differs.
+        IntegrityError: a file differs; the message names the first one.
     """
     for name, record in manifest.files.items():
         if file_sha256(bundle / name) != record.sha256:
             raise IntegrityError(
-                f"{bundle / name}: its content was changed (SHA-256 differs); download the bundle again"
+                f"{bundle / name}: the content was changed (SHA-256 differs); download the bundle again"
             )

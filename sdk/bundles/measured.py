@@ -1,4 +1,4 @@
-"""What an export measured, as the manifest of the bundle records it: parity, latency, label scores, the verdict."""
+"""Measurements of an export in the manifest: parity, latency, calibration of label scores, quality gate."""
 
 from pydantic import Field
 
@@ -9,16 +9,16 @@ FLOAT32_TOLERANCE = 1e-4  # relative error of a stage in float32
 
 
 class Parity(FrozenModel):
-    """One stage of one variant against the torch reference.
+    """One stage of one variant, compared with the torch reference.
 
     Attributes:
         max_error: largest absolute difference.
         relative_error: norm of the difference over norm of the reference.
-        tolerance: largest relative error that passes: 1e-4 in float32; for a quantised decoder twice what was measured
-            when the bundle was sealed, so that another machine must give the same answers.
-        agreement: share of greedy tokens equal to the reference's, where the stage yields tokens; `first_tokens` the
-            same of the first token of each answer.
-        cosine: cosine of the angle between the stage's output and the reference.
+        tolerance: largest relative error that passes: 1e-4 in float32; for a quantised decoder twice the error at
+            export, so that another machine must give the same answers.
+        cosine: cosine of the angle between the output and the reference.
+        agreement: share of greedy tokens that equal those of the reference, for stages that yield tokens.
+        first_tokens: the same share for the first token of each answer.
     """
 
     variant: str
@@ -36,12 +36,12 @@ class Parity(FrozenModel):
 
 
 class LabelCalibration(FrozenModel):
-    """How the label scores of one task were brought in line with how often they are right; see `sdk.faba.calibration`.
+    """Calibration of the label scores of one task; see `sdk.faba.calibration`.
 
     Attributes:
-        temperature: log-odds of the scores are divided by it.
-        error_before, error: expected calibration error in 0..1 without and with it.
-        samples: faces that it was fitted on.
+        temperature: divisor of the log-odds of the scores.
+        error_before, error: expected calibration error in 0..1 without and with the temperature.
+        samples: number of faces that the temperature was fitted to.
         data: SHA-256 of the evaluation file.
     """
 
@@ -54,7 +54,7 @@ class LabelCalibration(FrozenModel):
 
 
 class Latency(FrozenModel):
-    """Median and 95th percentile of one stage in milliseconds, on the machine that `environment` describes."""
+    """Median and 95th percentile of one stage in milliseconds, on the machine described in `Manifest.environment`."""
 
     variant: str
     stage: str
@@ -63,11 +63,11 @@ class Latency(FrozenModel):
 
 
 class QuantisedLayer(FrozenModel):
-    """One layer of the decoder as GPTQ left it.
+    """Quantisation of one decoder layer by GPTQ.
 
     Attributes:
-        seconds: that it took.
-        errors: relative error of the outputs of each linear layer, on the rows that it was calibrated on.
+        seconds: duration.
+        errors: relative error of the outputs of each linear layer, on its calibration rows.
     """
 
     seconds: float
@@ -75,9 +75,11 @@ class QuantisedLayer(FrozenModel):
 
 
 class RegeComparison(FrozenModel):
-    """REGE of the bundle and of the torch model on the same samples, in points; difference with its 95 % interval.
+    """REGE of the bundle and of the torch model on the same samples, in points.
 
-    `data` is the digest of the evaluation set ("": not recorded).
+    Attributes:
+        difference, low, high: measured minus reference, and its 95 % interval.
+        data: digest of the evaluation set; "" if not recorded.
     """
 
     task: str
@@ -93,11 +95,12 @@ class RegeComparison(FrozenModel):
 
 
 class Gate(FrozenModel):
-    """What was asked of the bundle before it was sealed, and what fell short; it was sealed all the same if overruled.
+    """The quality gate at export: thresholds, and the failures that the user accepted.
 
     Attributes:
-        failures, overruled: what fell short but for latency, and whether the user let that pass.
-        slow: latencies that fell short and were let pass. Measured by a clock, so not part of the digest.
+        failures: failed thresholds, without latency.
+        overruled: whether the user accepted the failures.
+        slow: failed latency thresholds that the user accepted. They are measured times and not part of the digest.
     """
 
     rege: RegeComparison | None

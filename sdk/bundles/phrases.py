@@ -1,4 +1,4 @@
-"""Phrases that name a label. A label is scored by how probable the decoder finds them, without writing an answer."""
+"""Phrases that name a label. The score of a label is the probability of its phrases, without writing an answer."""
 
 from pydantic import Field
 
@@ -7,11 +7,11 @@ from sdk.faba.vocabulary import ACTION_UNITS, Emotion
 
 
 class UnitList(FrozenModel):
-    """A way of listing action units in the order of their numbers.
+    """A format for lists of action units in the order of their numbers.
 
     Attributes:
-        opening: text before the number of the first unit; "AU" is a list of codes without reasons.
-        ends: what may follow the last unit instead of another one; "" is the end mark.
+        opening: text before the number of the first unit; "AU" means a list of codes without reasons.
+        ends: texts that may follow the last unit; "" is the end mark.
     """
 
     opening: str
@@ -19,7 +19,7 @@ class UnitList(FrozenModel):
 
     @property
     def is_plain(self) -> bool:
-        """Whether it lists codes alone: "AU4, AU9"."""
+        """Whether the list contains codes only: "AU4, AU9"."""
         return self.opening == "AU"
 
     def first(self, code: int) -> str:
@@ -27,17 +27,17 @@ class UnitList(FrozenModel):
         return f"{self.opening}{code}"
 
     def rest(self, code: int) -> str:
-        """What follows a number at once."""
+        """The text directly after a number."""
         return ", AU" if self.is_plain else f" ({ACTION_UNITS[code]}"
 
 
 class LabelPhrases(FrozenModel):
-    """The beginnings of answers in which a label is named, as the training answers have them.
+    """Beginnings of answers that name a label, in the wording of the training answers.
 
     Attributes:
         emotions: beginning that ends with the word for an emotion -> emotion.
-        lists: ways of listing action units.
-        signs: what each unit looks like, by code: an item of a list says something before the next item comes.
+        lists: formats for lists of action units.
+        signs: description of each unit by code; it stands between an item of a list and the next.
         no_units: answers for a face without an active unit.
     """
 
@@ -47,11 +47,11 @@ class LabelPhrases(FrozenModel):
     no_units: tuple[str, ...]
 
     def after(self, style: UnitList, code: int) -> str:
-        """A list that has come to `code`, up to where the next number or the end follows."""
+        """A list up to and including the item `code`, before the next number or the end."""
         if style.is_plain:
             return f"AU{code}"
         return f"{style.opening}{code} ({ACTION_UNITS[code]}): {self.signs[code]}."
 
     def following(self, style: UnitList, code: int, following: int) -> str:
-        """A list that has come to `code` and goes on with the number of the next unit."""
+        """A list up to the item `code` and the number of the following unit."""
         return self.after(style, code) + (f", AU{following}" if style.is_plain else f"\n2. AU{following}")

@@ -1,1 +1,1 @@
-"""One module per subcommand of `emola`, imported when it is called: `add_arguments(parser)` and `run(args)`."""
+"""The subcommands of `emola`, one module each with `add_arguments(parser)` and `run(args)`, imported on use."""

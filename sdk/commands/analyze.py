@@ -23,40 +23,49 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("photos", nargs="+", metavar="PHOTO", help="image file, or a folder of them")
+    parser.add_argument("photos", nargs="+", metavar="PHOTO", help="image file or folder of image files")
     add_model_arguments(parser)
     parser.add_argument(
-        "--faces", choices=("detect", "aligned"), default="detect", help="aligned: each photo is the crop of one face"
+        "--faces", choices=("detect", "aligned"), default="detect", help="aligned: every photo is the crop of one face"
     )
-    parser.add_argument("--batch-size", type=int, default=8, help="faces that are decoded at once (default 8)")
+    parser.add_argument("--batch-size", type=int, default=8, help="number of faces decoded at once (default 8)")
     parser.add_argument(
         "--save",
         type=Path,
         metavar="PATH",
-        help="write the photo with boxes, labels and action units; a folder when there are several photos",
+        help="save the photo with boxes, labels and action units; for several photos the name of a folder",
     )
-    parser.add_argument("--csv", type=Path, metavar="PATH", help="write a table, one row per face")
+    parser.add_argument("--csv", type=Path, metavar="PATH", help="write a CSV table with one row per face")
     parser.add_argument(
-        "--json", action="store_true", help="print one JSON document: an analysis, or a list of them for several photos"
+        "--json", action="store_true", help="print one JSON document: an analysis, or a list for several photos"
     )
+
+
+def add_bundle_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that choose the bundle and the device."""
+    parser.add_argument("--bundle", help="folder of a bundle, or owner/name on the hub (default: the embedded bundle)")
+    parser.add_argument("--offline", action="store_true", help="never use the network")
+    parser.add_argument("--device", default="auto", choices=DEVICES, help="where to compute (default auto)")
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which model, and what is asked of it."""
-    parser.add_argument("--bundle", help="folder of a bundle or owner/name of the hub; default: the embedded one")
-    parser.add_argument("--offline", action="store_true", help="never touch the network")
-    parser.add_argument("--task", action="append", choices=(*TASKS, "labels"), help="ask only this; may be repeated")
-    parser.add_argument("--scores", action="store_true", help="probabilities of the labels as well")
-    parser.add_argument("--abstain-below", type=float, default=0.0, metavar="P", help="give no label less probable")
-    parser.add_argument("--detector", default="auto", help="auto (dlib) or a SCRFD .onnx file")
-    parser.add_argument("--device", default="auto", choices=DEVICES, help="where to compute (default auto)")
-    parser.add_argument("--memory-limit", type=float, metavar="MB", help="for weights and KV caches")
-    parser.add_argument("--visual-tokens", type=int, metavar="N", help="read only N rows of the picture of each face")
+    """Add the options that choose the model and the tasks."""
+    add_bundle_arguments(parser)
+    parser.add_argument("--task", action="append", choices=(*TASKS, "labels"), help="run only this task; repeatable")
+    parser.add_argument("--scores", action="store_true", help="add the probabilities of the labels")
+    parser.add_argument(
+        "--abstain-below", type=float, default=0.0, metavar="P", help="withhold labels with a probability below P"
+    )
+    parser.add_argument(
+        "--detector", default="auto", help="auto (the bundle's detector, or dlib) or a SCRFD .onnx file"
+    )
+    parser.add_argument("--memory-limit", type=float, metavar="MB", help="limit for weights and KV caches")
+    parser.add_argument("--visual-tokens", type=int, metavar="N", help="read only N picture rows for each face")
     parser.add_argument("--max-tokens", type=int, help="limit of each answer in tokens")
 
 
 def open_analyzer(args: argparse.Namespace) -> Analyzer:
-    """The Analyzer that the options describe; what must be said about its model goes to stderr."""
+    """Open the Analyzer that the options describe; print the notice of its model to stderr."""
     if args.max_tokens is not None and args.max_tokens < 1:
         raise UsageError(f"--max-tokens must be at least 1, not {args.max_tokens}")
     if not 0 <= args.abstain_below <= 1:
@@ -116,32 +125,32 @@ def _photos(names: Sequence[str]) -> list[str]:
 
 
 def _targets(photos: Sequence[str], save: Path, several: bool) -> dict[str, Path]:
-    """Where the drawing of each photo goes; the names of photos that share one are told apart by their folders.
+    """The output path of each photo's drawing; photos with the same name get the names of their folders as prefix.
 
     Raises:
-        UsageError: the name is not one of a picture or, for several photos, of a folder; two drawings share a name.
+        UsageError: `save` is not the name of a picture or, for several photos, of a folder; or two names are equal.
     """
     is_picture = Image.registered_extensions().get(save.suffix.lower()) in Image.SAVE
     if not several and not is_picture:
         raise UsageError(f"--save {save}: expected the name of a picture, such as out.png")
     if several and (is_picture or save.exists()) and not save.is_dir():
-        raise UsageError(f"--save {save}: several photos are drawn into a folder; expected its name, such as drawn")
+        raise UsageError(f"--save {save}: expected the name of a folder for several photos, such as drawn")
     names = {photo: Path(photo).stem for photo in photos}
     if len(set(names.values())) < len(names):
         root = os.path.commonpath([os.path.dirname(os.path.abspath(photo)) for photo in photos])
         names = {photo: "_".join(Path(os.path.relpath(photo, root)).parts) for photo in photos}
     targets = {photo: save / f"{name}.png" if several else save for photo, name in names.items()}
     if len(set(targets.values())) < len(targets):
-        raise UsageError(f"--save {save}: two drawings would have the same name; draw the folders one by one")
+        raise UsageError(f"--save {save}: two drawings would have the same name; analyse the folders one by one")
     return targets
 
 
 def check_inputs_stay(inputs: Sequence[str], *outputs: Path | None) -> None:
-    """Raises UsageError if an output would replace an input."""
+    """Raise UsageError if an output would replace an input."""
     given = {Path(name).resolve() for name in inputs}
     for output in outputs:
         if output and output.resolve() in given:
-            raise UsageError(f"{output} would replace what is read; choose another place")
+            raise UsageError(f"{output} would replace an input; choose another path")
 
 
 def _table(path: Path | None) -> Any:
@@ -166,7 +175,7 @@ def _analyses(analyzer: Analyzer, photos: Sequence[str], args: argparse.Namespac
 
 
 def _with_progress(analyses: Iterator[Analysis], total: int) -> Iterator[Analysis]:
-    """A bar on stderr for several photos, where stderr is a terminal."""
+    """Show a progress bar for several photos if stderr is a terminal."""
     if total == 1 or not sys.stderr.isatty():
         return analyses
     from tqdm import tqdm
@@ -175,7 +184,7 @@ def _with_progress(analyses: Iterator[Analysis], total: int) -> Iterator[Analysi
 
 
 def _show(analysis: Analysis, args: argparse.Namespace, several: bool, targets: Mapping[str, Path]) -> None:
-    """Print and draw an analysis as the options say; with a table, words only for a single photo."""
+    """Print and draw an analysis; with --csv and several photos it is not printed."""
     if not args.json and not (args.csv and several):
         print(describe(analysis.model_copy(update={"warnings": ()})))
         for warning in analysis.warnings:
@@ -186,5 +195,5 @@ def _show(analysis: Analysis, args: argparse.Namespace, several: bool, targets: 
             target.parent.mkdir(parents=True, exist_ok=True)
             analysis.plot().save(target)
         except (ValueError, OSError) as error:
-            raise SdkError(f"--save {target}: {error}; choose another place") from None
+            raise SdkError(f"--save {target}: {error}; choose another path") from None
         print(f"wrote {target}", file=sys.stderr)

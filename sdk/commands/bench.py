@@ -1,4 +1,4 @@
-"""`emola bench`: every stage on this machine against its ceiling; is it slower than it was?"""
+"""`emola bench`: time every stage, compare it with the limits of the machine and with an earlier run."""
 
 import argparse
 import json
@@ -20,9 +20,9 @@ from sdk.bench.report import Energy, Report, Stage, read_json, read_report
 from sdk.bench.stages import Bench
 from sdk.bundles.hub import resolve_bundle
 from sdk.bundles.manifest import read_manifest
+from sdk.commands.analyze import add_bundle_arguments
 from sdk.commands.demo import PICTURES
 from sdk.errors import BackendError, IntegrityError, UsageError
-from sdk.runtime.backends.select import DEVICES
 from sdk.runtime.pipeline import Pipeline
 from sdk.runtime.verify import Reference, measure_parity
 
@@ -30,18 +30,16 @@ _ENERGY_S = 2.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = "exit code 1 when --compare finds a stage that is slower beyond noise"
-    parser.add_argument("--bundle", help="folder of a bundle or owner/name of the hub; default: the embedded one")
-    parser.add_argument("--offline", action="store_true", help="never touch the network")
-    parser.add_argument("--device", default="auto", choices=DEVICES, help="where to compute (default auto)")
-    parser.add_argument("--rounds", type=int, default=15, help="of all stages (default 15)")
-    parser.add_argument("--photo", type=Path, default=PICTURES / "astronaut.jpg", help="default: the packaged one")
-    parser.add_argument("--faces", choices=("detect", "aligned"), default="detect", help="as in emola analyze")
+    parser.epilog = "The exit code is 1 if --compare finds a stage that is slower beyond noise."
+    add_bundle_arguments(parser)
+    parser.add_argument("--rounds", type=int, default=15, help="number of rounds of all stages (default 15)")
     parser.add_argument(
-        "--peers", type=Path, metavar="FILE.json", help="what benchmarks/peers.py wrote, to be shown too"
+        "--photo", type=Path, default=PICTURES / "astronaut.jpg", help="picture of a face (default: the packaged one)"
     )
-    parser.add_argument("--compare", type=Path, metavar="OLD.json", help="an earlier --json: which stages are slower?")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write one page with plots")
+    parser.add_argument("--faces", choices=("detect", "aligned"), default="detect", help="as in emola analyze")
+    parser.add_argument("--peers", type=Path, metavar="FILE.json", help="add the results of benchmarks/peers.py")
+    parser.add_argument("--compare", type=Path, metavar="OLD.json", help="compare with an earlier --json output")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write an HTML page with plots")
     parser.add_argument("--json", action="store_true", help="print the report as one JSON document")
 
 
@@ -62,13 +60,13 @@ def run(args: argparse.Namespace) -> None:
     else:
         print(text(report, changes))
     for difference in differences(report, old) if old else ():
-        print(f"note: not the same machine or model: {difference}", file=sys.stderr)
-    _refuse(changes, args.compare)
+        print(f"note: machine or model differ: {difference}", file=sys.stderr)
+    _fail_if_slower(changes, args.compare)
 
 
 def _measure(args: argparse.Namespace) -> Report:
     peers = read_json(args.peers) if args.peers else None
-    around = environment()
+    machine = environment()
     folder = resolve_bundle(args.bundle, offline=args.offline)
     with Analyzer(folder, device=args.device) as analyzer:
         manifest, backend = analyzer.manifest, analyzer.pipeline.backend
@@ -79,17 +77,17 @@ def _measure(args: argparse.Namespace) -> Report:
         for index in range(args.rounds):
             print(f"round {index + 1} of {args.rounds}", file=sys.stderr)
             bench.round()
-        energy = _energy(bench, "cpu" if variant.device == "cpu" and args.device != "tensorrt" else "cuda")
-    least = floors(manifest, variant, ceilings)
+        energy = _energy(bench, "cuda" if backend.engine_tolerances else variant.device)
+    floor_of = floors(manifest, variant, ceilings)
     return Report(
         model=manifest.name,
         digest=manifest.digest,
         variant=backend.name,
         notice=manifest.notice,
         made=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        environment=around,
+        environment=machine,
         ceilings=ceilings,
-        stages=tuple(Stage(name=n, rounds=tuple(r), floor=least.get(n)) for n, r in bench.rounds.items()),
+        stages=tuple(Stage(name=n, rounds=tuple(r), floor=floor_of.get(n)) for n, r in bench.rounds.items()),
         tokens_per_second=float(np.median(bench.tokens_per_second)) if bench.tokens_per_second else None,
         footprints=tuple(
             measure_footprint(folder, manifest, each, args.photo, args.faces) for each in read_manifest(folder).variants
@@ -101,17 +99,17 @@ def _measure(args: argparse.Namespace) -> Report:
 
 
 def _check_parity(pipeline: Pipeline, reference: Reference) -> dict[str, float]:
-    """Relative error of each stage against the torch model; a stage that computes something else is not timed.
+    """Relative error of each stage against the torch model.
 
     Raises:
-        IntegrityError: a stage differs by more than what was sealed.
+        IntegrityError: the error of a stage is above its tolerance, so its time would mean nothing.
     """
     measured = measure_parity(pipeline, reference)
     for parity in measured:
         if not parity.passed:
             raise IntegrityError(
-                f"{parity.stage} differs from the torch model by {parity.relative_error:.1e}, allowed is "
-                f"{parity.tolerance:.1e}: nothing was timed; see `emola verify`"
+                f"{parity.stage} differs from the torch model by {parity.relative_error:.1e}, the tolerance is "
+                f"{parity.tolerance:.1e}; nothing was timed: see `emola verify`"
             )
     return {parity.stage: parity.relative_error for parity in measured}
 
@@ -119,13 +117,13 @@ def _check_parity(pipeline: Pipeline, reference: Reference) -> dict[str, float]:
 def _energy(bench: Bench, device: str) -> Energy:
     meter = find_meter(device)
     if meter is None:
-        return Energy(source="this machine does not tell")
+        return Energy(source="no energy meter found")
     meter.start()
     tokens = bench.step_for(_ENERGY_S)
     return Energy(source=meter.source, joules=meter.stop(), tokens=tokens)
 
 
-def _refuse(changes: Sequence[Change], path: Path) -> None:
+def _fail_if_slower(changes: Sequence[Change], path: Path) -> None:
     slower = [f"{c.stage} {c.ratio:.2f} times ({c.low:.2f} .. {c.high:.2f})" for c in changes if c.verdict == "slower"]
     if slower:
         raise BackendError(f"slower than {path} beyond noise: {', '.join(slower)}")

@@ -1,4 +1,4 @@
-"""`emola demo`: the embedded model on a photograph and on a rendered face, which the package carries."""
+"""`emola demo`: run the embedded model on a photograph and a rendered face from the package."""
 
 import argparse
 from pathlib import Path
@@ -9,7 +9,9 @@ PICTURES = Path(__file__).parents[1] / "assets" / "pictures"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--save", default="emola-demo", metavar="DIR", help="of the annotated pictures (%(default)s)")
+    parser.add_argument(
+        "--save", default="emola-demo", metavar="DIR", help="folder for the annotated pictures (default %(default)s)"
+    )
     parser.add_argument("--json", action="store_true", help="print the analyses as one JSON list")
 
 

@@ -10,8 +10,10 @@ from sdk.runtime.memory import Memory
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("bundle", nargs="?", help="folder of a bundle or owner/name; default: the embedded one")
-    parser.add_argument("--offline", action="store_true", help="never touch the network")
+    parser.add_argument(
+        "bundle", nargs="?", help="folder of a bundle, or owner/name on the hub (default: the embedded bundle)"
+    )
+    parser.add_argument("--offline", action="store_true", help="never use the network")
     parser.add_argument("--json", action="store_true", help="print the manifest as JSON")
 
 
@@ -33,7 +35,7 @@ def _lines(manifest: Manifest) -> Iterator[str]:
     yield _row("landmarks", f"mode {p.landmark_mode}" if manifest.landmark else "no network: pass landmark_features=")
     for variant in manifest.variants:
         memory = Memory.of(manifest, variant)
-        needs = f"{memory.weights / 1e6:.1f} MB, and {memory.per_face / 1e6:.1f} MB for each face at once"
+        needs = f"{memory.weights / 1e6:.1f} MB, plus {memory.per_face / 1e6:.1f} MB for each face decoded at once"
         yield _row("variant", f"{variant.name} ({variant.precision} on {variant.backend}): about {needs}")
     for licence in manifest.licences:
         yield from _paragraph("licence", f"{licence.part} ({licence.origin}): {licence.licence}")

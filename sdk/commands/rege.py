@@ -1,4 +1,4 @@
-"""`emola rege`: score predictions that any model made."""
+"""`emola rege`: score the predictions of any model."""
 
 import argparse
 import json
@@ -13,7 +13,9 @@ from sdk.faba.vocabulary import ACTION_UNITS, DATASETS, EMOTIONS
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", required=True, choices=("au", "emotion"))
-    parser.add_argument("--dataset", default="FABA", choices=tuple(DATASETS), help="decides which action units count")
+    parser.add_argument(
+        "--dataset", default="FABA", choices=tuple(DATASETS), help="decides which action units are scored"
+    )
     parser.add_argument("--annotations", required=True, type=Path, help="JSON list of records with label and gpt4")
     parser.add_argument(
         "--predictions",
@@ -35,17 +37,17 @@ def run(args: argparse.Namespace) -> None:
     if found.failures:
         listed = "; ".join(f"{failure.index}: {failure.reason}" for failure in found.failures[:5])
         print(
-            f"{len(found.failures)} of {found.samples} samples could not be scored as the protocol says: {listed}",
+            f"{len(found.failures)} of {found.samples} samples could not be scored by the protocol: {listed}",
             file=sys.stderr,
         )
 
 
 def read_predictions(path: Path) -> list[str]:
-    """Texts in the annotations' order.
+    """Read the predicted texts in the order of the annotations.
 
     Args:
-        path: a JSON list of texts; a JSON object index -> text, as the authors write it; or JSONL whose lines are
-            texts, or objects with "prediction" and, in any order, "index".
+        path: a JSON list of texts; a JSON object index -> text, as in the authors' files; or JSONL with texts, or with
+            objects that have "prediction" and optionally "index", in any order.
 
     Raises:
         ScoreError: the file has none of these forms, or an index is missing.
@@ -63,7 +65,7 @@ def read_predictions(path: Path) -> list[str]:
         if isinstance(content, list) and all(isinstance(text, str) for text in content):
             return content
     except (KeyError, ValueError, TypeError) as error:
-        raise ScoreError(f"{path}: no prediction for {error}; expected one text for each index from 0 on") from None
+        raise ScoreError(f"{path}: no prediction for {error}; expected one text for each index from 0") from None
     raise ScoreError(f"{path}: expected a JSON list of texts, an object index -> text, or JSONL with 'prediction'")
 
 
@@ -88,7 +90,7 @@ def _read_lines(path: Path) -> list[Any]:
 def _table(found: RegeScore) -> str:
     lines = [f"REGE {found.task} on {found.dataset}, protocol {found.protocol}, {found.samples} samples"]
     for code, f1 in found.per_au.items():
-        value = "left out (one outcome only)" if f1 is None else f"{f1:6.2f}"
+        value = "not scored (only one outcome occurs)" if f1 is None else f"{f1:6.2f}"
         lines.append(f"  AU{code:<3} {ACTION_UNITS[code]:24} F1 {value}")
     recognition = "mean F1" if found.task == "au" else f"accuracy over {len(EMOTIONS)} emotions"
     lines.append(f"  S_re   {found.s_re:6.2f}  {recognition}")

@@ -1,4 +1,4 @@
-"""`emola verify BUNDLE`: every hash, then every stage against the reference of the torch model, on this machine."""
+"""`emola verify BUNDLE`: check every hash, then compare every stage with the torch model on this machine."""
 
 import argparse
 import json
@@ -13,8 +13,10 @@ from sdk.runtime.verify import Reference, measure_parity
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("bundle", nargs="?", help="folder of a bundle; default: the embedded one")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="whose variant (default cpu)")
+    parser.add_argument(
+        "bundle", nargs="?", help="folder of a bundle, or owner/name on the hub (default: the embedded bundle)"
+    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="device of the variant (default cpu)")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
 
 
@@ -28,18 +30,18 @@ def run(args: argparse.Namespace) -> None:
         rows = [{**parity.model_dump(), "passed": parity.passed} for parity in found]
         print(json.dumps({"name": manifest.name, "files": len(manifest.files), "parity": rows}, indent=1))
     else:
-        print(f"{manifest.name}: {len(manifest.files)} files, every size and SHA-256 as recorded")
+        print(f"{manifest.name}: {len(manifest.files)} files, all sizes and SHA-256 hashes match")
         print("\n".join(map(_row, found)))
     failed = [parity.stage for parity in found if not parity.passed]
     if failed:
         raise IntegrityError(
-            f"{', '.join(failed)} does not compute here what was measured at export; try another onnxruntime version"
+            f"{', '.join(failed)}: the error on this machine is above the tolerance; try another onnxruntime version"
         )
 
 
 def _row(parity: Parity) -> str:
     agreement = "" if parity.agreement is None else f", {100 * parity.agreement:.1f} % of greedy tokens equal"
+    errors = f"{parity.relative_error:.1e} (tolerance {parity.tolerance:.0e}), largest error {parity.max_error:.1e}"
     return (
-        f"  {'ok  ' if parity.passed else 'FAIL'} {parity.variant} {parity.stage:9} relative error "
-        f"{parity.relative_error:.1e} (allowed {parity.tolerance:.0e}), largest {parity.max_error:.1e}{agreement}"
+        f"  {'ok  ' if parity.passed else 'FAIL'} {parity.variant} {parity.stage:9} relative error {errors}{agreement}"
     )

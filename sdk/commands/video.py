@@ -12,16 +12,16 @@ from sdk.results import Analysis, Face
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", help="video file, number of a camera (0), or a URL such as rtsp://...")
+    parser.add_argument("source", help="video file, number of a camera (0 is the first), or URL such as rtsp://...")
     add_model_arguments(parser)
-    parser.add_argument("--fps", type=float, help="frames to analyse per second; default: every frame")
-    parser.add_argument("--deadline", type=float, metavar="S", help="drop frames that are later than this")
-    parser.add_argument("--seconds", type=float, metavar="S", help="stop after this much video")
+    parser.add_argument("--fps", type=float, help="frames to analyse per second (default: every frame)")
+    parser.add_argument("--deadline", type=float, metavar="S", help="drop frames that are more than S seconds late")
+    parser.add_argument("--seconds", type=float, metavar="S", help="stop after S seconds of video")
     parser.add_argument("--jsonl", type=Path, help="write one analysis per line")
-    parser.add_argument("--csv", type=Path, help="write a table, one row per face and frame")
-    parser.add_argument("--save", type=Path, metavar="OUT.mp4", help="write the frames with boxes and labels")
+    parser.add_argument("--csv", type=Path, help="write a CSV table with one row per face and frame")
+    parser.add_argument("--save", type=Path, metavar="OUT.mp4", help="save the frames with boxes and labels")
     parser.add_argument("--timeline", type=Path, metavar="OUT.png", help="draw emotion and action units over time")
-    parser.add_argument("--json", action="store_true", help="print one JSON document per line instead of words")
+    parser.add_argument("--json", action="store_true", help="print one JSON document per line instead of text")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -57,7 +57,7 @@ def _line(analysis: Analysis) -> str:
 
 
 def _words(face: Face) -> str:
-    """The face in a few words; how old the reading is, in brackets."""
+    """The face in a few words, with the age of the reading in parentheses."""
     units = " ".join(unit.id for unit in face.action_units or () if unit.present)
     label = (face.emotion.label or "?") if face.emotion else ""
     return " ".join(filter(None, (f"{face.id}", label, units, f"({(face.age_ms or 0) / 1000:.1f} s ago)")))

@@ -1,7 +1,7 @@
-"""From the words of an answer to labels: which emotion, which action units, and the sentences that give the reason.
+"""Read labels from the words of an answer: the emotion, the action units, and the sentences that give the reasons.
 
-This reading understands negation ("There is no AU6 visible", "AU 12 is not engaged", "isn't happy"). The parse that the
-published figures rest on does not, and lives with its score in `rege`.
+This parser understands negation ("There is no AU6 visible", "AU 12 is not engaged", "isn't happy"). The parser behind
+the published figures does not; it is in `sdk.faba.rege`.
 """
 
 import re
@@ -13,12 +13,12 @@ from sdk.faba.vocabulary import ACTION_UNITS, CATEGORY_WORDS, EMOTIONS, SYNONYMS
 
 
 class EmotionReading(BaseModel):
-    """What an answer says about the emotion.
+    """The emotion in an answer.
 
     Attributes:
-        label: one of the seven categories, or None when the words name none of them.
-        description: the answer as the model wrote it; empty when only labels were asked for.
-        scores: probability of each category in 0..1 where label scores were asked for, else None.
+        label: one of the seven categories, or None if the words name none of them.
+        description: the answer as the model wrote it; empty if only labels were requested.
+        scores: probability of each category in 0..1, or None without label scores.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -29,14 +29,14 @@ class EmotionReading(BaseModel):
 
 
 class ActionUnitReading(BaseModel):
-    """What an answer says about one FACS action unit.
+    """One FACS action unit in an answer.
 
     Attributes:
         code: the FACS number, e.g. 4.
         id: "AU4".
         name: the FACS name, e.g. "Brow Lowerer".
-        present: False when the answer mentions the unit only to say that it is not there.
-        reason: the sentences of the answer that speak of this unit; empty when only labels were asked for.
+        present: False if the answer mentions the unit only as absent.
+        reason: sentences of the answer about this unit; empty if only labels were requested.
         intensity: None; EmoLA does not model intensity.
     """
 
@@ -51,7 +51,7 @@ class ActionUnitReading(BaseModel):
 
 
 _MENTION = re.compile(r"\b(?:AUs?|action\s+units?)[\s#:-]*0*(\d{1,2})\b", re.IGNORECASE)
-_MORE = re.compile(r"(?:\s*,\s*(?:and\s+|or\s+)?|\s+(?:and|or|nor)\s+)0*(\d{1,2})\b(?!\s*[%./:]?\d)")
+_FURTHER_CODE = re.compile(r"(?:\s*,\s*(?:and\s+|or\s+)?|\s+(?:and|or|nor)\s+)0*(\d{1,2})\b(?!\s*[%./:]?\d)")
 _NEGATION = re.compile(
     r"\b(?:no|not|never|without|neither|nor|none|cannot|lacks?|lacking|absence)\b|n['’]t\b", re.IGNORECASE
 )
@@ -61,7 +61,7 @@ _DENIAL = re.compile(
     r"|(?:\b(?:is|are|was|seems|appears)|[:-])\s*(?:absent|missing|inactive|none)\b",
     re.IGNORECASE,
 )
-_TURN = re.compile(r"[;:!?\n]|\.(?=\s|$)|\b(?:but|while|whereas|although|though|however|yet)\b", re.IGNORECASE)
+_CLAUSE_END = re.compile(r"[;:!?\n]|\.(?=\s|$)|\b(?:but|while|whereas|although|though|however|yet)\b", re.IGNORECASE)
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[^a-z\s])")
 _MARKUP = re.compile(r"^\s*(?:\d{1,2}[.)]|[-*•])\s+|\*\*|__|^#+\s*")
 _HEADING = re.compile(r"^(?:AU|action unit)[\s#-]*\d{1,2}\b[^:.]{0,40}:\s+(?=\S)", re.IGNORECASE)
@@ -69,13 +69,13 @@ _BARE_CODES = re.compile(r"\s*\d{1,2}(?:\s*,\s*\d{1,2})*\s*")
 
 
 def read_emotion(text: str) -> EmotionReading:
-    """The emotion that an answer affirms.
+    """Read the emotion that an answer affirms.
 
-    A plain category word ("sad", "happiness") outranks a synonym ("somber", "bright"), and what comes first outranks
-    what follows; words under a negation do not count.
+    Category words ("sad", "happiness") take precedence over synonyms ("somber", "bright"), and earlier words over later
+    ones. Negated words do not count.
 
     Args:
-        text: an answer, any language style, may be empty.
+        text: an answer in any style; may be empty.
     """
     words = list(_affirmed_words(text.lower()))
     for table in (CATEGORY_WORDS, SYNONYMS):
@@ -87,12 +87,12 @@ def read_emotion(text: str) -> EmotionReading:
 
 
 def read_action_units(text: str) -> list[ActionUnitReading]:
-    """Every action unit that an answer mentions, in the order of their FACS numbers.
+    """Read every action unit that an answer mentions, in the order of their FACS numbers.
 
-    A unit that is affirmed once is present, whatever else is said of it. Numbers that FACS does not know are dropped.
+    A unit is present if it is affirmed at least once. Numbers that FACS does not define are dropped.
 
     Args:
-        text: an answer: a list, prose or bare labels such as "AU1, AU4" or "4, 9, 15".
+        text: an answer: a list, prose, or labels only, such as "AU1, AU4" or "4, 9, 15".
     """
     if _BARE_CODES.fullmatch(text):
         text = f"AUs {text.strip()}"
@@ -109,7 +109,7 @@ def read_action_units(text: str) -> list[ActionUnitReading]:
             for code in current:
                 reasons.setdefault(code, []).append(sentence)
         if not line or line.endswith((".", "!", "?")):
-            current = []  # only a bare heading is explained by the lines below it
+            current = []  # lines below belong to a unit only if its heading does not end a sentence
     return [_reading(code, present[code], reasons[code]) for code in sorted(present)]
 
 
@@ -118,33 +118,33 @@ def _reading(code: int, present: bool, sentences: list[str]) -> ActionUnitReadin
 
 
 def action_unit(code: int, present: bool, reason: str = "") -> ActionUnitReading:
-    """A reading under the name that FACS gives the unit."""
+    """Make a reading with the FACS name of the unit."""
     return ActionUnitReading(code=code, id=f"AU{code}", name=ACTION_UNITS[code], present=present, reason=reason)
 
 
 def _mentions(sentence: str) -> Iterator[tuple[int, int]]:
-    """(code, position) of each action unit in a sentence; "AUs 4, 9 and 15" counts as three."""
+    """Yield (code, position) of each action unit in a sentence; "AUs 4, 9 and 15" are three units."""
     for match in _MENTION.finditer(sentence):
         found: re.Match[str] | None = match
         while found:
             if int(found[1]) in ACTION_UNITS:
                 yield int(found[1]), match.start()
-            found = _MORE.match(sentence, found.end())
+            found = _FURTHER_CODE.match(sentence, found.end())
 
 
 def _is_denied(sentence: str, start: int) -> bool:
-    """Whether the mention at `start` stands under a negation of its own clause, or is denied after it."""
-    turns = [0, *(m.end() for m in _TURN.finditer(sentence, 0, start))]
-    if _NEGATION.search(sentence, turns[-1], start):
+    """Whether the mention at `start` is negated before it in the same clause, or denied after it."""
+    clauses = [0, *(m.end() for m in _CLAUSE_END.finditer(sentence, 0, start))]
+    if _NEGATION.search(sentence, clauses[-1], start):
         return True
     following = _MENTION.search(sentence, start + 2)
     return bool(_DENIAL.search(sentence, start, following.start() if following else len(sentence)))
 
 
 def _affirmed_words(text: str) -> Iterator[str]:
-    """The words that do not follow a negation within their clause."""
+    """Yield the words that do not follow a negation in their clause."""
     begin = 0
-    for end in [m.end() for m in _TURN.finditer(text)] + [len(text)]:
+    for end in [m.end() for m in _CLAUSE_END.finditer(text)] + [len(text)]:
         clause = text[begin:end]
         negation = _NEGATION.search(clause)
         yield from re.findall(r"\w+", clause[: negation.start()] if negation else clause)

@@ -10,36 +10,36 @@ from sdk.arrays import Doubles
 
 Label = TypeVar("Label")
 
-_TINY = 1e-9
+_EPSILON = 1e-9
 
 
 def sharpen(probabilities: Mapping[Label, float], temperature: float) -> dict[Label, float]:
-    """Probabilities of labels that exclude each other, at another temperature: below 1 surer, above 1 less sure."""
+    """Apply a temperature to probabilities that sum to 1; below 1 they become more certain, above 1 less certain."""
     values = tempered(np.array([list(probabilities.values())]), temperature)[0]
     return dict(zip(probabilities, values.tolist(), strict=True))
 
 
 def sharpen_each(probabilities: Mapping[Label, float], temperature: float) -> dict[Label, float]:
-    """The same for labels that are independent of each other."""
+    """Apply a temperature to the probability of each label on its own."""
     pairs = np.array([[p, 1 - p] for p in probabilities.values()])
     return dict(zip(probabilities, tempered(pairs, temperature)[:, 0].tolist(), strict=True))
 
 
 def fit_temperature(probabilities: Doubles, labels: npt.NDArray[np.int64]) -> float:
-    """The temperature with the least negative log-likelihood, in 0.05..20.
+    """Find the temperature with the lowest negative log-likelihood, in 0.05..20.
 
     Args:
         probabilities: (N, K), rows sum to 1.
-        labels: (N,) which of the K is right.
+        labels: (N,) indices of the correct labels.
     """
     low, high = np.log(0.05), np.log(20.0)
     golden = (np.sqrt(5) - 1) / 2
 
     def loss(log_temperature: float) -> float:
         chosen = tempered(probabilities, float(np.exp(log_temperature)))[np.arange(len(labels)), labels]
-        return float(-np.log(np.maximum(chosen, _TINY)).mean())
+        return float(-np.log(np.maximum(chosen, _EPSILON)).mean())
 
-    for _ in range(40):  # the loss has one valley in the logarithm
+    for _ in range(40):  # golden-section search: the loss has one minimum over the logarithm
         left, right = high - golden * (high - low), low + golden * (high - low)
         low, high = (low, right) if loss(left) < loss(right) else (left, high)
     return float(np.exp((low + high) / 2))
@@ -50,7 +50,7 @@ def calibration_error(probabilities: Doubles, labels: npt.NDArray[np.int64], bin
 
     Args:
         probabilities: (N, K), rows sum to 1.
-        labels: (N,) which of the K is right.
+        labels: (N,) indices of the correct labels.
     """
     confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
     bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
@@ -63,8 +63,8 @@ def calibration_error(probabilities: Doubles, labels: npt.NDArray[np.int64], bin
 
 
 def tempered(probabilities: Doubles, temperature: float) -> Doubles:
-    """(N, K) probabilities at another temperature, rows normalised."""
-    logs = np.log(np.maximum(probabilities, _TINY)) / temperature
+    """Apply a temperature to (N, K) probabilities and normalise the rows."""
+    logs = np.log(np.maximum(probabilities, _EPSILON)) / temperature
     powers = np.exp(logs - logs.max(1, keepdims=True))
     scaled: Doubles = powers / powers.sum(1, keepdims=True)
     return scaled

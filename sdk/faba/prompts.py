@@ -1,4 +1,4 @@
-"""The text around a question, and the two questions that EmoLA is evaluated with."""
+"""Conversation templates, and the two questions of EmoLA's evaluation."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -24,11 +24,11 @@ class Template:
     system: str
 
     def prompt(self, question: str) -> str:
-        """The text up to the point where the answer starts; the picture stands before the question."""
+        """The text before the answer; the picture precedes the question."""
         return f"{self.system} USER: {IMAGE}\n{question} ASSISTANT:"
 
     def conversation(self, question: str, answer: str) -> str:
-        """The text of one training record, end mark included."""
+        """The text of one training record, with the end mark."""
         return f"{self.prompt(question)} {answer}{END}"
 
 
@@ -39,7 +39,7 @@ def _system(person: str) -> str:
     )
 
 
-# The authors train with "user" and evaluate with "human"; both are kept, under the names of their code base.
+# The authors train with "user" and evaluate with "human"; the names are those of their code.
 TEMPLATES: dict[str, Template] = {
     "vicuna_v1": Template("vicuna_v1", _system("user")),
     "llava_v1": Template("llava_v1", _system("human")),

@@ -2,12 +2,12 @@
 
 Source: Sec. 3.2 of the EmoLA paper. Two protocols:
 
-official  what the authors' evaluation code computes, quirks included, and what the published figures rest on.
-paper     what the text of the paper says: drop the negative sentences, count the synonyms, the highest count wins.
-          Action units may be written "AU 4" or "Action Unit 4"; every unit of the set counts, with F1 = 0 where it
-          occurs in neither truth nor prediction.
+official  the authors' evaluation code with its quirks, the basis of the published figures.
+paper     the text of the paper: drop the negative sentences, count the synonyms, the highest count wins. Action units
+          may be written "AU 4" or "Action Unit 4". Every unit of the set counts; F1 = 0 if it occurs in neither truth
+          nor prediction.
 
-Where the official code would die or leave a sample out, the sample is scored as wrong and listed in `failures`.
+A sample that crashes the official code or that the code leaves out is scored as wrong and listed in `failures`.
 """
 
 import re
@@ -22,7 +22,7 @@ from sdk.faba.vocabulary import DATASETS, EMOTIONS, SYNONYMS
 Protocol = Literal["official", "paper"]
 
 _LABEL_NAMES = {name.capitalize(): index for index, name in enumerate(EMOTIONS)}
-_NEGATIVE = ("not", "no", "isn't ", "nothing", "cannot", "won't", "shouldn't", "neither", "nor")
+_NEGATIVE_PARTS = ("not", "no", "isn't ", "nothing", "cannot", "won't", "shouldn't", "neither", "nor")
 _NEGATIVE_WORD = re.compile(r"\b(?:not|no|isn't|nothing|cannot|won't|shouldn't|neither|nor)\b")
 _SENTENCE_END = re.compile(r"(?<!\w\.\w.)(?<![A-Z][a-z]\.)(?<=\.|\?)\s")
 _FIRST_SENTENCE = re.compile(r"^(.*?)[.!?]")
@@ -32,7 +32,7 @@ _PAPER_AU = re.compile(r"\b(?:AU|action\s+unit)[\s-]*0*(\d+)", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Failure:
-    """A sample that could not be scored as the protocol says: its index in the annotations and the reason."""
+    """A sample that could not be scored by the protocol: its index in the annotations and the reason."""
 
     index: int
     reason: str
@@ -40,14 +40,14 @@ class Failure:
 
 @dataclass(frozen=True)
 class RegeScore:
-    """One evaluated run; every figure in percent.
+    """The score of one run, in percent.
 
     Attributes:
         s_re: recognition: accuracy (emotion) or mean F1 over the scored action units.
         s_ge: generation: mean ROUGE-L F of the PyPI package rouge 1.0.1.
         accuracy: accuracy (emotion) or mean accuracy over the scored action units.
-        per_au: F1 of each scored action unit; None where the official protocol leaves it out of the mean.
-        failures: samples that the official code cannot handle.
+        per_au: F1 of each scored action unit; None if the official protocol leaves it out of the mean.
+        failures: samples that could not be scored by the protocol.
     """
 
     task: Literal["au", "emotion"]
@@ -68,9 +68,9 @@ class RegeScore:
         return {**asdict(self), "s_rege": self.s_rege}
 
     def official_text(self, name: str | None = None) -> str:
-        """The report that the authors' code writes, to the digit.
+        """The report of the authors' code, with the same digits.
 
-        Like theirs, the line of F1 values pairs the names of the set with the values that are left, in order.
+        As in their code, the line of F1 values pairs the names of the set in order with the values that are not None.
         """
         name = name or f"{'AU' if self.task == 'au' else self.task}_{self.dataset}"
         if self.task == "emotion":
@@ -100,11 +100,11 @@ def score(
         annotations: records of the FABA-Instruct evaluation files: `label` (emotion: 0..6, "0".."6" or a name such as
             "Happiness"; action units: "4, 9, 15" or "AU4, AU9") and `gpt4` (the reference text).
         task: "au" or "emotion".
-        dataset: a key of `vocabulary.DATASETS`; decides which action units are scored.
+        dataset: a key of `sdk.faba.vocabulary.DATASETS`; decides which action units are scored.
         protocol: "official" or "paper".
 
     Raises:
-        ScoreError: unknown names, lists of different length, or an annotation that is not of this form.
+        ScoreError: a name is unknown, the lists have different lengths, or an annotation has another form.
     """
     if task.lower() not in ("au", "emotion"):
         raise ScoreError(f"task must be 'au' or 'emotion', not {task!r}")
@@ -157,7 +157,7 @@ def _score_action_units(
         pairs = Counter((code in t, code in p) for t, p in zip(truth, predicted, strict=True))
         hits, missed, wrong = pairs[True, True], pairs[True, False], pairs[False, True]
         if protocol == "official" and (pairs[False, False] == len(truth) or hits == len(truth)):
-            per_au[code] = None  # a 1x1 confusion matrix, which the official code skips
+            per_au[code] = None  # the official code skips a 1 x 1 confusion matrix
             continue
         per_au[code] = 100 * 2 * hits / (2 * hits + missed + wrong) if hits else 0.0
         accuracies.append(100 * (hits + pairs[False, False]) / len(truth))
@@ -179,8 +179,8 @@ def _score_action_units(
 
 
 def official_emotion(text: str) -> int | None:
-    """The official label number of a description, or None where the official code dies."""
-    kept = [s for s in _SENTENCE_END.split(text) if not any(word in s.lower() for word in _NEGATIVE)]
+    """The label number that the official code reads from a description, or None where it crashes."""
+    kept = [s for s in _SENTENCE_END.split(text) if not any(part in s.lower() for part in _NEGATIVE_PARTS)]
     positive = " ".join(kept) or text
     first = _FIRST_SENTENCE.match(positive)
     if first is None:
@@ -193,7 +193,7 @@ def official_emotion(text: str) -> int | None:
 
 
 def paper_emotion(text: str) -> int | None:
-    """The label number after the paper's words, or None where no synonym is left."""
+    """The label number by the method of the paper, or None if no synonym is left."""
     sentences = re.split(r"(?<=[.!?])\s+", text.lower().replace("’", "'"))
     return _most_frequent(" ".join(s for s in sentences if not _NEGATIVE_WORD.search(s)))
 
@@ -205,17 +205,17 @@ def _most_frequent(text: str) -> int | None:
 
 
 def official_action_units(text: str) -> set[int]:
-    """Every number that follows "AU" directly; "AU 4" is missed, a negated mention counts, "AU08" is not 8."""
+    """Every number directly after "AU"; "AU 4" is missed, negated mentions count, "AU08" is not 8."""
     return {int(number) for number in _OFFICIAL_AU.findall(text) if not number.startswith("0")}
 
 
 def paper_action_units(text: str) -> set[int]:
-    """Every number that follows "AU" or "action unit"."""
+    """Every number after "AU" or "action unit"."""
     return {int(number) for number in _PAPER_AU.findall(text)}
 
 
 def emotion_index(label: object, index: int = 0) -> int:
-    """0..6 from an annotation's label: an int, a digit text, or a name such as "Happiness"."""
+    """Convert the label of an annotation, an int, a digit text or a name such as "Happiness", to 0..6."""
     try:
         number = _LABEL_NAMES[label] if label in _LABEL_NAMES else int(label)  # type: ignore[call-overload]
     except (TypeError, ValueError):
@@ -226,7 +226,7 @@ def emotion_index(label: object, index: int = 0) -> int:
 
 
 def annotated_action_units(label: object, index: int = 0) -> set[int]:
-    """The codes of "4, 9, 15" or "AU4, AU9"; an empty text or "none" means that no unit is active."""
+    """Read the codes from "4, 9, 15" or "AU4, AU9"; an empty text or "none" means no active unit."""
     if not isinstance(label, str):
         raise ScoreError(f"annotation {index}: label must be a text such as '4, 9, 15', not {label!r}")
     if label.strip().lower() == "none":
@@ -241,7 +241,7 @@ def annotated_action_units(label: object, index: int = 0) -> set[int]:
 def _mean_rouge(
     predictions: Sequence[str], annotations: Sequence[Mapping[str, Any]], protocol: Protocol
 ) -> tuple[float, list[Failure]]:
-    """Mean ROUGE-L in percent; what the rouge package refuses is left out (official) or 0 (paper)."""
+    """Mean ROUGE-L in percent; an undefined value is left out (official) or counts as 0 (paper)."""
     values, failures = [], []
     for index, (text, annotation) in enumerate(zip(predictions, annotations, strict=True)):
         value = rouge_l(text, annotation["gpt4"])
@@ -253,10 +253,10 @@ def _mean_rouge(
 
 
 def rouge_l(hypothesis: str, reference: str) -> float | None:
-    """Summary-level ROUGE-L F in 0..1 as the PyPI package rouge 1.0.1 computes it, or None where it refuses.
+    """Summary-level ROUGE-L F in 0..1 as in the PyPI package rouge 1.0.1; None where that raises an error.
 
-    Sentences are what stands between full stops, words what stands between blanks, case counts. The union of the
-    longest common subsequences is a set of words, so a repeated word counts once.
+    Full stops separate sentences, blanks separate words, and case matters. The union of the longest common subsequences
+    is a set of words, so a repeated word counts once.
     """
     guess, truth = _sentences(hypothesis), _sentences(reference)
     if not guess or not truth:
@@ -271,12 +271,12 @@ def rouge_l(hypothesis: str, reference: str) -> float | None:
 
 
 def _sentences(text: str) -> list[list[str]]:
-    """Words per sentence; blank space between full stops counts as a sentence of one empty word, as in the package."""
+    """Sentences as lists of words; blanks between full stops count as a sentence of one empty word, as in rouge."""
     return [part.split() or [""] for part in text.split(".") if part]
 
 
 def _common_subsequence(a: list[str], b: list[str]) -> set[str]:
-    """The words of the longest common subsequence; ties are broken as the rouge package does, towards shorter `a`."""
+    """The words of the longest common subsequence; ties prefer a shorter `a`, as in the rouge package."""
     lengths = [[0] * (len(b) + 1) for _ in range(len(a) + 1)]
     for i, word in enumerate(a, 1):
         above, row = lengths[i - 1], lengths[i]

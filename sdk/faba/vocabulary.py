@@ -1,7 +1,7 @@
-"""The words and numbers of facial affective behaviour analysis: emotions, action units, scored sets.
+"""Terms of facial affective behaviour analysis: emotions, action units, scored units of each dataset.
 
 Sources: synonyms, Fig. 5 of the EmoLA paper (as spelled in the authors' evaluation code); action unit names, Ekman,
-Friesen & Hager, Facial Action Coding System (2002); scored sets, Tables 4 to 7 of the paper and the same code.
+Friesen & Hager, Facial Action Coding System (2002); scored units, Tables 4 to 7 of the paper and the same code.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from typing import Literal
 
 Emotion = Literal["happiness", "sadness", "surprise", "anger", "neutral", "disgust", "fear"]
 
-# In the order of the official label numbers 0..6, which also breaks ties.
+# In the order of the official label numbers 0..6; earlier emotions win ties.
 EMOTIONS: tuple[Emotion, ...] = ("happiness", "sadness", "surprise", "anger", "neutral", "disgust", "fear")
 
 
@@ -35,8 +35,8 @@ SYNONYMS: dict[Emotion, frozenset[str]] = {
     "fear": _words("fear shock anxiety apprehension tension panic alertness focus worry alarm curiosity contemplation"),
 }
 
-# The plain names of the categories. The official lists lack several ("sad", "angry", "afraid"), so the official
-# protocol never looks at this table.
+# Words for the categories. The official lists lack several of them ("sad", "angry", "afraid"), so the official
+# protocol does not use this table.
 CATEGORY_WORDS: dict[Emotion, frozenset[str]] = {
     "happiness": _words("happiness happy happily joy joyful"),
     "sadness": _words("sadness sad sadly sorrow sorrowful unhappy unhappiness"),
@@ -96,30 +96,30 @@ ACTION_UNITS: dict[int, str] = {
 
 
 @dataclass(frozen=True)
-class Dataset:
-    """The action units of one dataset: those that are labelled, and those that enter the score."""
+class DatasetUnits:
+    """The action units of one dataset: all labelled ones, and the scored ones."""
 
     labelled: tuple[int, ...]
     scored: tuple[int, ...]
 
 
-def _dataset(labelled: str, scored: str | None = None) -> Dataset:
+def _units(labelled: str, scored: str | None = None) -> DatasetUnits:
     codes = tuple(map(int, labelled.split()))
-    return Dataset(codes, tuple(map(int, scored.split())) if scored else codes)
+    return DatasetUnits(codes, tuple(map(int, scored.split())) if scored else codes)
 
 
-DATASETS: dict[str, Dataset] = {
-    "FABA": _dataset(
+DATASETS: dict[str, DatasetUnits] = {
+    "FABA": _units(
         "1 2 4 5 6 7 9 10 12 14 15 16 17 20 23 24 25 26 27 43",
         scored="1 2 4 5 6 10 12 17 24 25 26 43",
     ),
-    "DISFA": _dataset("1 2 4 6 9 12 25 26"),
-    "BP4D": _dataset("1 2 4 6 7 10 12 14 15 17 23 24"),
-    "GFT": _dataset(
+    "DISFA": _units("1 2 4 6 9 12 25 26"),
+    "BP4D": _units("1 2 4 6 7 10 12 14 15 17 23 24"),
+    "GFT": _units(
         "1 2 4 5 6 7 9 10 12 14 15 16 17 18 20 23 24 25 26",
         scored="1 2 4 6 10 12 14 15 23 24",
     ),
-    "EmotioNet": _dataset("1 2 4 5 6 9 12 17 20 25 26 43"),
+    "EmotioNet": _units("1 2 4 5 6 9 12 17 20 25 26 43"),
 }
 
-FABA_UNITS: tuple[int, ...] = DATASETS["FABA"].labelled  # the 20 that FABA-Instruct names
+FABA_UNITS: tuple[int, ...] = DATASETS["FABA"].labelled  # the 20 units of FABA-Instruct

@@ -1,4 +1,4 @@
-"""The square picture of one face that both networks see."""
+"""Crop the square picture of one face, the input of both networks."""
 
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -16,9 +16,9 @@ class FaceCrop:
 
     Attributes:
         pixels: (H, W, 3) uint8 RGB at the resolution of the picture, black beyond its border.
-        origin: left and top of the crop in the picture.
-        box_xyxy: the face in the picture, as its detector has it.
-        box_extent: of that detector, see `sdk.faces.detect.Detector`.
+        origin: left and top of the crop in pixels of the picture.
+        box_xyxy: the detector's box in pixels of the picture.
+        box_extent: of the detector, see `sdk.faces.detect.Detector`.
     """
 
     pixels: Pixels
@@ -28,7 +28,7 @@ class FaceCrop:
 
     @property
     def box_in_crop(self) -> Box:
-        """The face in pixels of the crop, in a box as large as dlib's: what the landmark network is used to."""
+        """The face box in pixels of the crop, scaled to the size of dlib's box, as the landmark network expects it."""
         left, top = self.origin
         x1, y1, x2, y2 = self.box_xyxy
         x, y, share = (x1 + x2) / 2 - left, (y1 + y2) / 2 - top, 0.5 / self.box_extent
@@ -36,14 +36,13 @@ class FaceCrop:
 
 
 def crop_face(image: Pixels, box_xyxy: Box, scale: float, box_extent: float = 1.0) -> FaceCrop:
-    """A square around the centre of a face box.
+    """Crop a square around the centre of a face box.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        box_xyxy: the face, float pixels; may reach beyond the picture.
-        scale: side of the square over the longer side of dlib's box; a trained model needs the scale it was trained
-            with.
-        box_extent: longer side of the box over that of dlib's.
+        box_xyxy: face box in float pixels; may reach beyond the picture.
+        scale: side of the square over the longer side of dlib's box; a model needs the scale of its training.
+        box_extent: longer side of the box over that of dlib's box.
     """
     x1, y1, x2, y2 = box_xyxy
     side = max(1, round(max(x2 - x1, y2 - y1) * scale / box_extent))
@@ -58,7 +57,7 @@ def crop_face(image: Pixels, box_xyxy: Box, scale: float, box_extent: float = 1.
 
 
 def aligned_face(image: Pixels, scale: float) -> FaceCrop:
-    """A picture that already is the crop of one face: the face box is taken to be its centre, by the same scale."""
+    """Take a whole picture as the crop of one face; its face box is the centre of the picture at the given scale."""
     height, width = image.shape[:2]
     half = max(height, width) / scale / 2
     box = (width / 2 - half, height / 2 - half, width / 2 + half, height / 2 + half)

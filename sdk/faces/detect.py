@@ -1,4 +1,4 @@
-"""Where the faces are: dlib out of the box, SCRFD from an ONNX file of the user's, or any object with `detect`."""
+"""Detect faces with dlib, with SCRFD from an ONNX file, or with any object that has `detect`."""
 
 import os
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from sdk.faces.preprocess import resize_bilinear
 
 @dataclass(frozen=True)
 class Detection:
-    """A face that was found: box in float pixels of the picture, and the detector's own score (higher is surer)."""
+    """A detected face: box in float pixels of the picture, and the score of the detector (higher is more certain)."""
 
     box_xyxy: Box
     score: float
@@ -26,8 +26,8 @@ class Detector(Protocol):
     """Finds faces.
 
     Attributes:
-        box_extent: longer side of this detector's box over dlib's box of the same face. Crops follow dlib's boxes, so
-            that every detector yields the crop that the model was trained with.
+        box_extent: longer side of this detector's box over dlib's box of the same face. It makes crops independent of
+            the detector: the model was trained with crops from dlib's boxes.
     """
 
     box_extent: float
@@ -38,11 +38,14 @@ class Detector(Protocol):
 
 
 def open_detector(detector: "str | os.PathLike[str] | Detector") -> Detector:
-    """A detector from "auto" or "dlib", from the path of a SCRFD ONNX file, or the object itself.
+    """Open a detector.
+
+    Args:
+        detector: "auto" or "dlib", the path of a SCRFD .onnx file, or an object with `detect`, which is returned.
 
     Raises:
-        DependencyError: the package that it needs is not installed.
-        BackendError: no such detector.
+        DependencyError: the package of the detector is not installed.
+        BackendError: there is no such detector.
     """
     if isinstance(detector, Detector):
         return detector
@@ -58,12 +61,12 @@ class DlibDetector:
     """dlib's frontal face detector (HOG and a linear SVM); about 0.1 s per megapixel on one core.
 
     Args:
-        min_score: detections below are dropped. On scikit-image's `astronaut` the one false hit scores 0.12, on
-            insightface's `t1` the weakest of the six faces 0.21.
+        min_score: lowest score of a detection. In scikit-image's `astronaut` the one false detection scores 0.12, in
+            insightface's `t1` the weakest of the six faces scores 0.21.
     """
 
     box_extent = 1.0
-    _LONGEST, _SHORTEST = 1600, 800  # pixels; dlib finds faces from 80 pixels on, from 40 after one doubling
+    _MAX_SIDE, _MIN_SIDE = 1600, 800  # pixels; dlib finds faces of 80 pixels or more, after one doubling of 40
 
     def __init__(self, min_score: float = 0.2) -> None:
         try:
@@ -75,10 +78,10 @@ class DlibDetector:
 
     def detect(self, image: Pixels) -> list[Detection]:
         height, width = image.shape[:2]
-        shrink = max(1.0, max(height, width) / self._LONGEST)
+        shrink = max(1.0, max(height, width) / self._MAX_SIDE)
         if shrink > 1:
             image = resize_bilinear(image, max(1, round(width / shrink)), max(1, round(height / shrink)))
-        upsample = 1 if max(image.shape) < self._SHORTEST else 0
+        upsample = 1 if max(image.shape) < self._MIN_SIDE else 0
         boxes, scores, _ = self._detector.run(image, upsample, self._min_score)
         x, y = width / image.shape[1], height / image.shape[0]
         found = [
@@ -91,17 +94,18 @@ class DlibDetector:
 class ScrfdDetector:
     """SCRFD, insightface's detector, from an ONNX file such as det_10g.onnx.
 
-    The pretrained files are for non-commercial research only and are not shipped. Decoding after Guo et al. 2021,
-    "Sample and Computation Redistribution for Efficient Face Detection", and insightface's reference code.
+    The pretrained files are for non-commercial research only and are not shipped. Source of the decoding: Guo et al.
+    2021, "Sample and Computation Redistribution for Efficient Face Detection", and insightface's reference code.
 
     Args:
         path: ONNX file with one score and one box output per stride (8, 16, 32), with or without key points.
-        min_score, max_overlap: score threshold and IoU above which the weaker of two boxes is dropped.
-        size: side of the square that the picture is fitted into, if the file leaves it open.
+        min_score: lowest score of a detection.
+        max_overlap: intersection over union above which the weaker of two boxes is dropped.
+        size: side of the square input in pixels, if the file does not fix it.
     """
 
-    # SCRFD's box reaches from the hairline to the chin, dlib's is a square from the brows down: estimated from
-    # published examples of both, because the weights cannot be run here.
+    # SCRFD's box reaches from the hairline to the chin, dlib's box is a square from the brows down. The ratio is
+    # estimated from published examples of both, because the weights are not available here.
     box_extent = 1.3
     _STRIDES = (8, 16, 32)
 
@@ -140,7 +144,11 @@ class ScrfdDetector:
         return sorted(found, key=lambda face: face.box_xyxy)
 
     def _letterbox(self, image: Pixels) -> tuple[Floats, float]:
-        """The picture in the top left corner of a black square: (1, 3, S, S) in (x - 127.5) / 128, and its scale."""
+        """Put the picture into the top left corner of a black square.
+
+        Returns:
+            (1, 3, S, S) float32 in (x - 127.5) / 128, and the scale of the picture.
+        """
         height, width = image.shape[:2]
         scale = self._size / max(height, width)
         width, height = max(1, int(width * scale)), max(1, int(height * scale))
@@ -158,17 +166,17 @@ class ScrfdDetector:
             cells = self._size // stride
             rows, columns = np.divmod(np.arange(cells * cells), cells)
             points = np.repeat(np.stack([columns, rows], 1) * stride, len(score) // len(rows), axis=0)
-            sure = score >= self._min_score
-            scores.append(score[sure])
-            boxes.append(np.hstack([points - distance[:, :2], points + distance[:, 2:]])[sure])
+            kept = score >= self._min_score
+            scores.append(score[kept])
+            boxes.append(np.hstack([points - distance[:, :2], points + distance[:, 2:]])[kept])
         return np.concatenate(scores), np.concatenate(boxes).astype(np.float32)
 
 
 def suppress_overlaps(boxes: Floats, scores: Floats, max_overlap: float) -> list[int]:
-    """Greedy non-maximum suppression: indices of the boxes that stay, best first.
+    """Greedy non-maximum suppression: return the indices of the kept boxes, best first.
 
     Args:
-        boxes: (N, 4) x1, y1, x2, y2 in pixels, counted with both borders as insightface does.
+        boxes: (N, 4) x1, y1, x2, y2 in pixels; both borders count, as in insightface.
         scores: (N,).
         max_overlap: intersection over union above which the weaker box is dropped.
     """

@@ -1,4 +1,4 @@
-"""Loading: whatever an application has at hand becomes an H x W x 3 uint8 array in RGB, upright."""
+"""Load pictures from files, bytes, PIL images or arrays as upright (H, W, 3) uint8 RGB arrays."""
 
 import io
 import os
@@ -19,30 +19,30 @@ ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | npt.NDA
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})  # lower case
 
 MAX_PIXELS = 100_000_000
-_WIDE = {"I", "I;16", "I;16B", "I;16L", "I;16N"}
+_16_BIT_MODES = {"I", "I;16", "I;16B", "I;16L", "I;16N"}  # PIL modes of 16-bit grey
 
 
 def load_image(
     source: ImageSource, *, color: Literal["rgb", "bgr"] | None = None, max_pixels: int = MAX_PIXELS
 ) -> Pixels:
-    """Read a picture, turned upright by its EXIF orientation; transparency is laid over white.
+    """Read a picture, turn it upright by its EXIF orientation, and put transparency on white.
 
     Args:
         source: a path, the bytes of a file, a PIL image, or an array: (H, W, 3) uint8 with `color`, or (H, W)
-            uint8 grey. Of an animation the first frame is read.
-        color: channel order of a three-channel array; required there, refused elsewhere.
-        max_pixels: limit on width x height, checked before anything is decoded.
+            uint8 grey. The first frame of an animation is read.
+        color: channel order of a three-channel array, "rgb" or "bgr"; None for every other source.
+        max_pixels: limit on width x height, checked before decoding.
 
     Returns:
         (H, W, 3) uint8, RGB.
 
     Raises:
-        ImageError: says what was expected, what was found and what to do.
+        ImageError: the picture cannot be used.
     """
     if isinstance(source, np.ndarray):
         return _from_array(source, color, max_pixels)
     if color is not None:
-        raise ImageError("color= belongs to arrays; files and PIL images know their own channel order")
+        raise ImageError("color= is for arrays only: files and PIL images define their channel order; leave it out")
     if isinstance(source, Image.Image):
         _check_size(source.size, max_pixels, "the PIL image")
         with _decoding("the PIL image"):
@@ -54,7 +54,7 @@ def load_image(
 
 
 def source_name(source: ImageSource) -> str:
-    """The path that was given, or a word for what else it was."""
+    """The path of a source, or "PIL image", "array" or "bytes"."""
     if isinstance(source, (str, os.PathLike)):
         return os.fspath(source)
     if isinstance(source, Image.Image):
@@ -63,7 +63,7 @@ def source_name(source: ImageSource) -> str:
 
 
 def _open(source: "str | os.PathLike[str] | bytes") -> tuple[str, "str | io.BytesIO"]:
-    """A name for messages, and what PIL opens."""
+    """A name for messages, and the path or file for PIL."""
     if isinstance(source, (bytes, bytearray, memoryview)):
         if not source:
             raise ImageError("the picture has 0 bytes: expected the content of an image file")
@@ -72,7 +72,7 @@ def _open(source: "str | os.PathLike[str] | bytes") -> tuple[str, "str | io.Byte
         raise ImageError(f"expected a path, bytes, a PIL image or a numpy array; found {type(source).__name__}")
     path = os.fspath(source)
     if path.startswith(("http://", "https://")):
-        raise ImageError(f"{path}: pictures are not downloaded; fetch it yourself and pass the path or the bytes")
+        raise ImageError(f"{path}: pictures are not downloaded; download it and pass the path or the bytes")
     if not os.path.isfile(path):
         reason = "is a folder" if os.path.isdir(path) else "does not exist"
         raise ImageError(f"{path} {reason}: expected the path of an image file")
@@ -83,7 +83,7 @@ def _open(source: "str | os.PathLike[str] | bytes") -> tuple[str, "str | io.Byte
 
 @contextmanager
 def _decoding(name: str) -> Iterator[None]:
-    """Turns what Pillow raises into one clear error; its own size warning is superseded by ours."""
+    """Turn errors of Pillow into ImageError. Its size warning is ignored, because `_check_size` is stricter."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -111,11 +111,11 @@ def _check_size(size: tuple[int, int], max_pixels: int, name: str) -> None:
 
 def _to_rgb(image: Image.Image) -> Pixels:
     image = ImageOps.exif_transpose(image)
-    if image.mode in _WIDE:
+    if image.mode in _16_BIT_MODES:
         values = np.asarray(image).astype(np.int64)
         image = Image.fromarray((values.clip(0, 65535) >> 8).astype(np.uint8))
     elif image.mode == "F":
-        raise ImageError("floating-point images have no agreed range; convert to 8 bits per channel first")
+        raise ImageError("floating-point images have no defined range; convert the image to 8 bits per channel first")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -130,6 +130,6 @@ def _from_array(array: npt.NDArray[Any], color: str | None, max_pixels: int) -> 
     elif array.ndim != 3 or array.shape[2] != 3:
         raise ImageError(f"expected an array of shape (H, W, 3) or (H, W), found {array.shape}")
     elif color not in ("rgb", "bgr"):
-        raise ImageError(f"say which channel order the array has: color='rgb' or color='bgr' (OpenCV), not {color!r}")
+        raise ImageError(f"a (H, W, 3) array needs color='rgb' or color='bgr' (OpenCV), found {color!r}")
     _check_size((array.shape[1], array.shape[0]), max_pixels, "the array")
     return np.ascontiguousarray(array[:, :, ::-1] if color == "bgr" else array)

@@ -1,7 +1,7 @@
-"""Which patches of the vision tower's picture tell most about a face: those where its landmarks lie densest.
+"""Rank the patches of a face by the density of its landmarks.
 
-Whoever marks faces puts the points where they move: in every scheme brows, eyes, nose and mouth have many on a small
-place, jaw and cheeks few on a large one. So their density ranks patches without knowing which point is which.
+All landmark schemes place many points on brows, eyes, nose and mouth, and few on jaw and cheeks. The density of the
+points therefore ranks the patches without knowledge of the scheme.
 """
 
 import numpy as np
@@ -11,21 +11,21 @@ from sdk.arrays import Floats
 from sdk.faces.crop import Box, FaceCrop
 from sdk.faces.preprocess import Preprocessing, landmark_points, points_in_square
 
-RADIUS = 0.07  # of the square's side: how far a landmark counts
+RADIUS = 0.07  # standard deviation of a landmark's influence over the side of the square
 # Brows, eyes, mouth and nose in a face box with corners at (-1, -1) and (1, 1): means of 1,000 rendered faces.
 _LEFT = np.array([[-69, -59], [-45, -73], [-14, -70], [-54, -37], [-22, -35], [-34, 50], [-10, 35], [0, 66], [-17, 19]])
 MEAN_FACE = (np.concatenate([_LEFT, _LEFT * (-1, 1), [[0, 0]]]) / 100).astype(np.float32)
 
 
 def patch_order(crop: FaceCrop, features: Floats, settings: Preprocessing, side: int) -> npt.NDArray[np.int64]:
-    """The patches of a face's picture, the most telling first.
+    """Rank the patches of a face, the most informative first.
 
     Args:
         crop: the picture of the face.
-        features: (212,) outputs of the landmark network. In mode "emola" they are no coordinates: there a mean face in
-            the face box stands for the landmarks, and every face of one size gets the same order.
-        settings: how the picture comes before the vision tower.
-        side: patches along each side.
+        features: (212,) outputs of the landmark network. In mode "emola" they are not coordinates: then the landmarks
+            of a mean face in the face box are used, and all faces of one size get the same order.
+        settings: preprocessing of the vision tower's input.
+        side: number of patches along each side.
 
     Returns:
         (side * side,) patch indices, row by row from the top left.

@@ -1,7 +1,7 @@
-"""From a face crop to the two network inputs: CLIP pixels and landmark pixels.
+"""Turn a face crop into the two network inputs: CLIP pixels and landmark pixels.
 
-Both follow code that EmoLA was trained and released with: Hugging Face's CLIP image processor (Pillow bicubic) and
-OpenCV's bilinear resize, reproduced here on numpy and Pillow alone.
+Both reproduce the code of EmoLA's training and release with numpy and Pillow only: Hugging Face's CLIP image processor
+(Pillow bicubic) and OpenCV's bilinear resize.
 """
 
 from typing import Literal, TypeAlias
@@ -16,7 +16,7 @@ from sdk.faces.crop import FaceCrop
 
 Aspect = Literal["pad", "crop", "align"]
 LandmarkMode = Literal["emola", "insightface"]
-Anchor: TypeAlias = tuple[int, float, float]  # index of a landmark, and its place in the square: x and y in -1..1
+Anchor: TypeAlias = tuple[int, float, float]  # index of a landmark, and its target in the square: x and y in -1..1
 
 LANDMARK_SIDE = 192  # pixels of the landmark network's input
 LANDMARK_FEATURES = 212  # outputs of the landmark network: x and y of 106 points
@@ -24,15 +24,15 @@ LANDMARK_WINDOW = 1.5  # side of the landmark network's input over the longer si
 
 
 class Preprocessing(BaseModel):
-    """How a picture becomes network input.
+    """Settings of the preprocessing.
 
     Attributes:
         face_scale: side of the face crop over the longer side of dlib's face box.
         image_size: side of the vision tower's input in pixels.
         image_mean, image_std: per RGB channel, of values in 0..1.
-        image_aspect: "pad" or "crop", see `clip_pixels`; "align" turns and scales the face by its landmarks first.
+        image_aspect: "pad" or "crop", see `clip_pixels`; "align" rotates and scales the face by its landmarks first.
         landmark_mode: "emola" or "insightface", see `landmark_pixels`.
-        anchors: for "align", where landmarks that hardly move with the expression shall lie.
+        anchors: for "align", target positions of landmarks that hardly move with the expression.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -47,7 +47,7 @@ class Preprocessing(BaseModel):
 
 
 def vision_pixels(crop: FaceCrop, features: Floats, settings: Preprocessing) -> Floats:
-    """The input of the vision tower for a face.
+    """Make the input of the vision tower for a face.
 
     Args:
         crop: the picture of the face.
@@ -70,14 +70,14 @@ def vision_pixels(crop: FaceCrop, features: Floats, settings: Preprocessing) -> 
 
 
 def points_in_square(points: Floats, shape: tuple[int, int], settings: Preprocessing) -> Floats:
-    """Where points of a face's picture come to lie in the vision tower's input.
+    """Map points of a face crop to the input of the vision tower.
 
     Args:
-        points: (N, 2) x and y in pixels of the picture; all 106 landmarks for "align".
-        shape: height and width of the picture.
+        points: (N, 2) x and y in pixels of the crop; all 106 landmarks for "align".
+        shape: height and width of the crop.
 
     Returns:
-        (N, 2) x and y in pixels of the (size, size) square; "crop" leaves some outside.
+        (N, 2) x and y in pixels of the (size, size) square; with "crop" some can be outside.
     """
     size = settings.image_size
     if settings.image_aspect == "align":
@@ -90,18 +90,18 @@ def points_in_square(points: Floats, shape: tuple[int, int], settings: Preproces
 
 
 def align_face(image: Pixels, points: Floats, anchors: tuple[Anchor, ...], size: int) -> Pixels:
-    """The face turned, scaled and moved so that its landmarks lie on the anchors as closely as a similarity can.
+    """Rotate, scale and move a face by the least-squares similarity from its landmarks to the anchors.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        points: (106, 2) landmarks in pixels of it.
+        points: (106, 2) landmarks in pixels of the image.
         size: side of the result in pixels.
 
     Returns:
-        (size, size, 3) uint8, black where the picture ends.
+        (size, size, 3) uint8 RGB, black beyond the border of the image.
     """
     source, target, a, b = _alignment(points, anchors, size)
-    step = max(1.0, float(np.hypot(a, b)))  # picture pixels per pixel of the result: shrink first, or it would alias
+    step = max(1.0, float(np.hypot(a, b)))  # image pixels per pixel of the result: shrink first to avoid aliasing
     small = Image.fromarray(image)
     if step > 1:
         small = small.resize([max(1, round(side / step)) for side in small.size], Image.Resampling.BILINEAR)
@@ -114,7 +114,7 @@ def align_face(image: Pixels, points: Floats, anchors: tuple[Anchor, ...], size:
 def _alignment(
     points: Floats, anchors: tuple[Anchor, ...], size: int
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], float, float]:
-    """Where the middle of the anchors is in the picture and in the square, and `_rotation` from square to picture."""
+    """The mean of the anchors in the picture and in the square, and a and b of `_rotation` from square to picture."""
     wanted = (np.array([anchor[1:] for anchor in anchors]) + 1) * (size / 2)
     found = points[[anchor[0] for anchor in anchors]].astype(np.float64)
     return found.mean(axis=0), wanted.mean(axis=0), *_rotation(found, wanted)
@@ -136,14 +136,14 @@ def clip_pixels(
     std: tuple[float, float, float],
     aspect: Literal["pad", "crop"] = "pad",
 ) -> Floats:
-    """A square of normalised values, as Hugging Face's CLIP processor makes it.
+    """Make a normalised square like Hugging Face's CLIP image processor.
 
     Args:
         image: (H, W, 3) uint8, RGB.
         size: side of the network input in pixels.
         mean, std: per channel, of values in 0..1.
-        aspect: "pad" fills up to a square with the mean colour (training in the authors' code); "crop" resizes the
-            shortest side and cuts out the centre (their evaluation).
+        aspect: "pad" pads to a square with the mean colour, as in the authors' training; "crop" resizes the shorter
+            side and crops the centre, as in their evaluation.
 
     Returns:
         (3, size, size) float32, normalised.
@@ -170,13 +170,14 @@ def _pad_to_square(picture: Image.Image, colour: tuple[int, ...]) -> Image.Image
 
 
 def landmark_pixels(crop: Pixels, *, mode: LandmarkMode, box_xyxy: tuple[float, float, float, float]) -> Floats:
-    """The input of the landmark network.
+    """Make the input of the landmark network.
 
     Args:
-        crop: (H, W, 3) uint8, RGB: the picture of one face.
-        mode: "insightface" gives 2d106det what it was trained on: 1.5 times the box, RGB in 0..255. "emola" gives what
-            the released checkpoints were trained on: the whole crop, BGR in 0..1, which that network sees as black.
-        box_xyxy: the face in pixels of the crop; used by "insightface" only.
+        crop: (H, W, 3) uint8 RGB crop of one face.
+        mode: "insightface" is the input that 2d106det was trained on: 1.5 times the box, RGB in 0..255. "emola" is the
+            input that the released checkpoints were trained on: the whole crop, BGR in 0..1, which is almost black to
+            that network.
+        box_xyxy: face box in pixels of the crop; used by "insightface" only.
 
     Returns:
         (3, 192, 192) float32.
@@ -185,7 +186,7 @@ def landmark_pixels(crop: Pixels, *, mode: LandmarkMode, box_xyxy: tuple[float, 
         resized = resize_bilinear(crop, LANDMARK_SIDE, LANDMARK_SIDE)
         return np.ascontiguousarray(resized[:, :, ::-1].transpose(2, 0, 1).astype(np.float32) / np.float32(255))
     left, top, step = _landmark_window(box_xyxy)
-    # Pillow's coordinates are those of pixel corners, insightface's (OpenCV's) those of pixel centres.
+    # Pillow's coordinates refer to pixel corners, those of insightface (OpenCV) to pixel centres.
     matrix = (step, 0, left + (1 - step) / 2, 0, step, top + (1 - step) / 2)
     window = Image.fromarray(crop).transform(
         (LANDMARK_SIDE, LANDMARK_SIDE), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR
@@ -194,23 +195,23 @@ def landmark_pixels(crop: Pixels, *, mode: LandmarkMode, box_xyxy: tuple[float, 
 
 
 def _landmark_window(box_xyxy: tuple[float, float, float, float]) -> tuple[float, float, float]:
-    """Left, top and step of the grid of the "insightface" input, in pixels of the picture that the box refers to."""
+    """Left, top and step of the "insightface" input grid, in the pixels of the box."""
     x1, y1, x2, y2 = box_xyxy
     side = max(x2 - x1, y2 - y1) * LANDMARK_WINDOW
     return (x1 + x2 - side) / 2, (y1 + y2 - side) / 2, side / LANDMARK_SIDE
 
 
 def landmark_points(feature: Floats, box_xyxy: tuple[float, float, float, float]) -> Floats:
-    """(106, 2) points in pixels from the 212 raw outputs of the network in mode "insightface"."""
+    """Convert the (212,) outputs of the network in mode "insightface" to (106, 2) points in the pixels of the box."""
     left, top, step = _landmark_window(box_xyxy)
     grid = (feature.reshape(-1, 2) + 1) * np.float32(LANDMARK_SIDE / 2)
     return (grid * np.float32(step) + np.array([left, top], np.float32)).astype(np.float32)
 
 
 def resize_bilinear(image: Pixels, width: int, height: int) -> Pixels:
-    """Bilinear resize without anti-aliasing: `cv2.resize` on 8 bits, to the bit.
+    """Bilinear resize without anti-aliasing, bit-exact to `cv2.resize` on 8 bits.
 
-    OpenCV weighs with 11 fractional bits and drops low bits between its two passes; so does this.
+    Like OpenCV, it uses weights with 11 fractional bits and drops low bits between the two passes.
 
     Args:
         image: (H, W, 3) uint8.
@@ -232,7 +233,7 @@ def resize_bilinear(image: Pixels, width: int, height: int) -> Pixels:
 
 
 def _neighbours(length: int, new_length: int) -> tuple[npt.NDArray[np.int32], ...]:
-    """Indices of the two source pixels around each new one, unclipped, and their weights of 2048."""
+    """Unclipped indices of the two source pixels around each new pixel, and their weights, which sum to 2048."""
     centre = ((np.arange(new_length) + 0.5) * (length / new_length) - 0.5).astype(np.float32)
     low = np.floor(centre).astype(np.int32)
     part = centre - low

@@ -1,4 +1,4 @@
-"""Which face is which from frame to frame, and whether it has changed: position, looks and landmarks."""
+"""Track faces from frame to frame by position and appearance, and measure how far their landmarks move."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,18 +10,19 @@ from sdk.arrays import Floats, Pixels
 from sdk.faces.crop import Box
 
 _SIDE = 16
-_SURE, _LIKELY = 0.85, 0.65  # least similarity of looks to be the same face: anywhere, or where the face was before
-_OVERLAP = 0.3  # intersection over union that counts as "where it was before"
+_MIN_SIMILARITY = 0.85  # of the appearance, for a face that appears anywhere
+_MIN_SIMILARITY_IN_PLACE = 0.65  # for a face whose box overlaps the last one of the track
+_MIN_OVERLAP = 0.3  # intersection over union that counts as the same place
 
 
-def looks(crop: Pixels) -> Floats:
-    """A unit vector of what a face crop looks like: its 16 x 16 pixels less their mean.
+def appearance(crop: Pixels) -> Floats:
+    """A unit vector that describes the appearance of a face crop: its 16 x 16 pixels less their mean.
 
     Args:
         crop: (H, W, 3) uint8 RGB.
 
     Returns:
-        (768,) float32. The dot product of two is their similarity in -1..1: near 1 for one face in two frames.
+        (768,) float32. The dot product of two vectors is a similarity in -1..1, near 1 for one face in two frames.
     """
     small = np.asarray(Image.fromarray(crop).resize((_SIDE, _SIDE), Image.Resampling.BOX), np.float32).ravel()
     small = small - small.mean()
@@ -30,10 +31,10 @@ def looks(crop: Pixels) -> Floats:
 
 
 def motion(features: Floats, earlier: Floats) -> float:
-    """How far the landmarks moved within the face: mean distance over the spread of the points, 0 = not at all.
+    """Motion of the landmarks within the face: mean distance over the spread of the points; 0 means no motion.
 
     Args:
-        features, earlier: (212,) coordinates; where and how large the face is makes no difference.
+        features, earlier: (212,) coordinates; position and size of the face do not matter.
     """
     return float(np.linalg.norm(_shape(features) - _shape(earlier), axis=1).mean())
 
@@ -60,23 +61,23 @@ class Track:
     """One face over time.
 
     Attributes:
-        id: 0, 1, 2 ... in the order of appearance; never given twice.
-        box: where it was seen last.
-        looks: what it looked like then; see `looks`.
-        time_s: when that was.
+        id: 0, 1, 2 ... in order of the first frame; never used twice.
+        box: last box of the face.
+        appearance: last appearance of the face; see `appearance`.
+        time_s: time of the last frame with the face.
     """
 
     id: int
     box: Box
-    looks: Floats
+    appearance: Floats
     time_s: float
 
 
 class Tracker:
-    """Carries ids from frame to frame: what looks alike is the same face, and where it was before helps.
+    """Gives faces ids that last from frame to frame: by appearance, with a bonus for the same place.
 
     Args:
-        patience_s: a face that was away for longer gets a new id.
+        patience_s: longest absence in seconds after which a face keeps its id.
     """
 
     def __init__(self, patience_s: float = 2.0) -> None:
@@ -85,32 +86,32 @@ class Tracker:
         self._next = 0
 
     def update(self, boxes: Sequence[Box], appearances: Sequence[Floats], time_s: float) -> list[Track]:
-        """The track of each face of the next frame."""
+        """Find or start the track of each face in the next frame."""
         self._tracks = self.alive(time_s)
         matched = self._match(boxes, appearances)
         found = []
-        for index, (box, look) in enumerate(zip(boxes, appearances, strict=True)):
+        for index, (box, vector) in enumerate(zip(boxes, appearances, strict=True)):
             track = matched.get(index)
             if track is None:
-                track = Track(self._next, box, look, time_s)
+                track = Track(self._next, box, vector, time_s)
                 self._next += 1
                 self._tracks.append(track)
-            track.box, track.looks, track.time_s = box, look, time_s
+            track.box, track.appearance, track.time_s = box, vector, time_s
             found.append(track)
         return found
 
     def alive(self, time_s: float) -> list[Track]:
-        """Tracks that a face of a frame at this time may still belong to."""
+        """Tracks that have not ended at this time."""
         return [track for track in self._tracks if time_s - track.time_s <= self._patience_s]
 
     def _match(self, boxes: Sequence[Box], appearances: Sequence[Floats]) -> dict[int, Track]:
-        """Pairs, the most similar first; a face and a track are used once."""
+        """Pair faces with tracks, the most similar first; each face and each track is used once."""
         pairs = []
-        for index, (box, look) in enumerate(zip(boxes, appearances, strict=True)):
+        for index, (box, vector) in enumerate(zip(boxes, appearances, strict=True)):
             for track in self._tracks:
-                alike, shared = float(look @ track.looks), overlap(box, track.box)
-                if alike >= (_LIKELY if shared >= _OVERLAP else _SURE):
-                    pairs.append((alike + shared / 2, index, track))
+                similarity, shared = float(vector @ track.appearance), overlap(box, track.box)
+                if similarity >= (_MIN_SIMILARITY_IN_PLACE if shared >= _MIN_OVERLAP else _MIN_SIMILARITY):
+                    pairs.append((similarity + shared / 2, index, track))
         matched: dict[int, Track] = {}
         taken: set[int] = set()
         for _, index, track in sorted(pairs, key=lambda pair: -pair[0]):
