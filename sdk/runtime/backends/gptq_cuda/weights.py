@@ -1,4 +1,4 @@
-"""A Llama in the AutoGPTQ layout, packed once for the kernels of this package.
+"""A LlamaWeights in the AutoGPTQ layout, packed once for the kernels of this package.
 
 Linear layers with the same inputs become one, and their outputs are cut into panels: what one thread block reads of a
 weight is one contiguous piece of memory.
@@ -91,7 +91,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Llama:
+class LlamaWeights:
     """Everything that a decoder computes with.
 
     Attributes:
@@ -128,29 +128,29 @@ def computes_heads(size: int) -> bool:
     return size & (size - 1) == 0
 
 
-def read_llama(folder: Path, geometry: Geometry, table: Tensor, device: str, dtype: torch.dtype) -> Llama:
+def read_llama(folder: Path, geometry: Geometry, table: Tensor, device: str, dtype: torch.dtype) -> LlamaWeights:
     """Read a folder in the AutoGPTQ layout.
 
     Args:
-        folder: with `config.json` and safetensors.
-        table: (vocabulary, D) embeddings, of the bundle.
+        folder: holds `config.json` and safetensors files.
+        table: (vocabulary, D) embeddings of the bundle.
         device: "cuda" or "cpu".
-        dtype: of the head.
+        dtype: type of the head.
 
     Raises:
-        BackendError: GPTQ or heads of a kind that the kernels do not compute.
+        BackendError: the kernels do not support the quantisation or the head size.
         IntegrityError: files or tensors are missing or damaged.
     """
     if not computes_heads(geometry.head_size):
         raise BackendError(
-            f"{folder}: its heads have {geometry.head_size} dimensions, the GPU kernels compute powers of two such as "
-            "64 or 128; use another variant"
+            f"{folder}: its heads have {geometry.head_size} dimensions; the GPU kernels support powers of two such as "
+            "64 or 128. Use another variant"
         )
     config = _read_config(folder)
     files = _Files(folder, device)
     layers = tuple(_read_layer(files, f"model.layers.{index}.") for index in range(geometry.layers))
     cos, sin = rotary_tables(_theta(config), geometry, device)
-    return Llama(
+    return LlamaWeights(
         geometry,
         float(config["rms_norm_eps"]),
         table.to(device),
@@ -199,7 +199,7 @@ class _Files(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._places:
-            raise IntegrityError(f"{self._folder}: {name} is missing; expected a quantised Llama")
+            raise IntegrityError(f"{self._folder}: {name} is missing; expected a quantised LlamaWeights")
         tensor: Tensor = self._places[name].get_tensor(name)
         return tensor
 
