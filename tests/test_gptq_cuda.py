@@ -1,4 +1,4 @@
-"""The GPTQ decoder for GPUs: the whole against ONNX Runtime, its memory, and how a bundle opens it."""
+"""The GPTQ decoder for GPUs, compared with ONNX Runtime; its memory; and how a bundle opens it."""
 
 import dataclasses
 import logging
@@ -37,7 +37,7 @@ from trainer.checkpoint import Checkpoint  # noqa: E402
 
 
 def dequantised(folder, path) -> OrtDecoder:
-    """ONNX Runtime in float32 on the numbers that the 4 bits stand for."""
+    """A decoder on ONNX Runtime in float32, with the dequantised weights."""
     checkpoint = Checkpoint(GOLDEN / "llava-lora-emola-trained", GOLDEN / "llava-base", GOLDEN / "clip")
     weights = GptqWeights(folder / "decoder/gptq")
     exact = {n: w.dequantize() if isinstance(w, QuantizedLinear) else w for n, w in weights.items()}
@@ -55,7 +55,7 @@ def decoder_parts(folder, kernels=reference, dtype=torch.float32):
 
 
 def decode(decoder):
-    """Everything that the runtime asks of a decoder: (logits of four calls and three steps, greedy tokens)."""
+    """Call all methods of a decoder; returns the logits of four calls and three steps, and greedy tokens."""
     random = np.random.default_rng(0)
     prefix, question = ((0.1 * random.standard_normal((n, 64))).astype(np.float32) for n in (50, 20))
     pool = decoder.new_pool(128, 3)
@@ -168,7 +168,7 @@ def no_handle(*_):
     raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
 
 
-def test_a_gpu_that_is_full_says_how_to_need_less(gptq_bundle, monkeypatch):
+def test_a_full_gpu_raises_an_error_that_says_how_to_need_less(gptq_bundle, monkeypatch):
     decoder = on_torch(gptq_bundle, reference, torch.float32)
     cache = decoder.new_cache(128)
     monkeypatch.setattr(decoder, "_prefill", Full)
@@ -193,7 +193,7 @@ def test_a_gpu_that_is_full_says_how_to_need_less(gptq_bundle, monkeypatch):
             open_variant(gptq_bundle, manifest, manifest.variants[0], device="cpu")
 
 
-def test_a_pool_that_was_made_in_inference_mode_works_outside_of_it(gptq_bundle):
+def test_a_pool_made_in_inference_mode_works_outside_it(gptq_bundle):
     decoder = on_torch(gptq_bundle, reference, torch.float32)
     with torch.inference_mode():
         pool = decoder.new_pool(64, 2)
@@ -203,7 +203,7 @@ def test_a_pool_that_was_made_in_inference_mode_works_outside_of_it(gptq_bundle)
 
 
 def test_two_decoders_never_record_graphs_at_once(gptq_bundle, monkeypatch):
-    """Recording synchronises the whole device, which would spoil what another decoder records."""
+    """Recording synchronises the whole device, which would break the recording of another decoder."""
     recording, most = [], []
 
     class Graph:
@@ -273,8 +273,8 @@ def with_gptq_on_cpu(folder):
     return manifest.model_copy(update={"variants": (gptq.model_copy(update={"device": "cpu"}), ort)})
 
 
-def test_a_machine_where_no_kernel_can_be_launched_goes_on_with_another_variant(gptq_bundle, monkeypatch, caplog):
-    """Triton finds out that there is no C compiler when the first kernel is launched: that is done on opening."""
+def test_if_no_kernel_can_be_launched_another_variant_is_opened(gptq_bundle, monkeypatch, caplog):
+    """Triton detects a missing C compiler at the first launch, so one kernel is launched when a bundle is opened."""
 
     def launch(linear, out):
         raise RuntimeError("Failed to find C compiler.\nPlease specify via CC environment variable.")

@@ -104,7 +104,7 @@ CALLS = {
 @pytest.mark.parametrize("count", [1, 5])
 @pytest.mark.parametrize("call", CALLS)
 def test_a_kernel_computes_what_its_reference_computes(triton_kernels, llama, call, count):
-    """Every buffer within 1e-4 of its largest value for one row; 2e-3 for more, whose products are in float16.
+    """Every buffer within 1e-4 of its largest value for one row, 2e-3 for several rows, which multiply in float16.
 
     Twice in a row, so that counters which are not left at zero would show.
     """
@@ -126,8 +126,8 @@ def test_a_kernel_computes_what_its_reference_computes(triton_kernels, llama, ca
 
 
 @pytest.mark.filterwarnings("ignore:All-NaN slice")  # of the interpreter
-def test_logits_that_are_not_numbers_choose_a_token_of_the_vocabulary(triton_kernels):
-    """The next step reads its embedding; any other number would be an address outside the table.
+def test_nan_logits_choose_a_token_of_the_vocabulary(triton_kernels):
+    """The next step reads its embedding; any other id would be an address outside the table.
 
     64 tokens fill the blocks and their number is a power of two, so no padding is there to be chosen.
     """
@@ -198,7 +198,7 @@ def test_other_folders_are_refused(gptq_bundle, tmp_path, damage, error, message
 
 
 def test_the_benchmark_runs_at_a_tiny_shape():
-    """It checks every kernel and prints a table and one JSON line with every row; its times mean nothing here."""
+    """It checks every kernel and prints a table and one JSON line with every row; its times mean nothing on a CPU."""
     pytest.importorskip("triton")
     script = Path(__file__).parents[1] / "benchmarks/gpu.py"
     command = [sys.executable, str(script), "--tiny", "--device", "cpu", "--rounds", "2"]

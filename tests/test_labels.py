@@ -1,4 +1,4 @@
-"""Label scores without decoding: against torch, against enumeration, and in the results."""
+"""Label scores without decoding, compared with torch and with enumeration, and in the results."""
 
 import json
 from itertools import combinations, pairwise
@@ -37,7 +37,7 @@ def scorer(scored):
 
 
 def torch_scores(scored, emola, astronaut, scorer):
-    """The same definition in the plainest form: torch reads every phrase in full, without a cache or a trie."""
+    """The same scores computed directly: torch reads every phrase in full, without a cache or a trie."""
     import torch
 
     from sdk.faces.preprocess import clip_pixels, landmark_pixels
@@ -69,7 +69,7 @@ def torch_scores(scored, emola, astronaut, scorer):
 
 
 def test_emotions_equal_torch(scored, emola, astronaut, face, scorer):
-    """All seven within 1e-4, and they sum to 1; the early stop changes none by more than what it leaves out."""
+    """All seven within 1e-4, and they sum to 1; the early stop changes none by more than the mass that it skips."""
     expected = torch_scores(scored, emola, astronaut, scorer)
     found = scorer.emotions(face, coverage=1.0)
     for emotion in EMOTIONS:
@@ -80,7 +80,7 @@ def test_emotions_equal_torch(scored, emola, astronaut, face, scorer):
 
 
 def test_a_label_that_begins_another_ends_where_the_model_goes_elsewhere():
-    """AU1 against AU12: whatever is not the digit 2 belongs to AU1."""
+    """AU1 and AU12: every token but the digit 2 belongs to AU1."""
     trie = Trie.of({(1,): "AU1", (1, 2): "AU12", (4,): "AU4"})
     after = {(): {1: 0.3, 4: 0.1, 9: 0.6}, (1,): {2: 0.25, 7: 0.75}}
 
@@ -135,7 +135,7 @@ def test_labels_alone_need_no_decoding(scored, astronaut):
 
 
 def test_scores_beside_words(scored, astronaut):
-    """The words are those of an Analyzer without scores; a label that the scores contradict is pointed out."""
+    """The text is that of an Analyzer without scores; a warning names a label that the scores contradict."""
     analysis = scored.analyze(astronaut, color="rgb", max_new_tokens=40)
     face = analysis.faces[0]
     assert face.emotion.description

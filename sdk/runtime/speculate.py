@@ -59,7 +59,7 @@ class DraftedGeneration(Generation):
         self._drafter.learn(draft, accepted, seconds)
 
     def _verify(self, logits: Floats, draft: Sequence[int]) -> int:
-        """Accept the draft up to the first token that differs from the greedy choice; returns how many were accepted."""
+        """Accept the draft up to the first token that is not the greedy choice; returns how many were accepted."""
         start = self.cache.length - len(logits)
         if not draft and self._exact == start:
             self._exact = self.cache.length

@@ -75,7 +75,9 @@ class OrtDecoder(Decoder):
     def _call(self, pool: KVPool, first: int, shape: tuple[int, int], last: int) -> "BoundCall":
         """The bound call for T rows of each of B sequences of a pool, from `first` on; short calls are bound once."""
         if not isinstance(pool, OrtPool):
-            raise BackendError("this cache belongs to another decoder; make it with new_cache or new_pool of this one")
+            raise BackendError(
+                "this cache belongs to another decoder; make it with new_cache or new_pool of this decoder"
+            )
         key = (first, *shape, last)
         call: BoundCall | None = pool.calls.get(key)
         if call is None:

@@ -45,9 +45,8 @@ def memory_errors() -> Iterator[None]:
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        found = ". ".join(
-            str(error).partition("\n")[0].split(". ")[:3]
-        )  # requested and free memory, without torch's advice
+        sentences = str(error).partition("\n")[0].split(". ")
+        found = ". ".join(sentences[:3])  # requested and free memory, without torch's advice
         raise BackendError(
             f"{found}. Decode fewer faces at once (batch_size), set a memory_limit, which also leaves out the dense "
             "weights, or stop other processes on this GPU"
@@ -123,7 +122,7 @@ class GptqDecoder(Decoder):
         self._lock = threading.RLock()
 
     def new_pool(self, capacity: int, sequences: int) -> GpuPool:
-        """Empty caches for sequences that will be stepped together.
+        """Allocate empty caches for sequences that are stepped together.
 
         Raises:
             BackendError: the GPU has no memory for them.
@@ -295,7 +294,7 @@ class GptqDecoder(Decoder):
 
 def _memory(pool: KVPool) -> PoolStorage:
     if not isinstance(pool, GpuPool):
-        raise BackendError("this cache belongs to another decoder; make it with new_cache or new_pool of this one")
+        raise BackendError("this cache belongs to another decoder; make it with new_cache or new_pool of this decoder")
     return pool.memory
 
 

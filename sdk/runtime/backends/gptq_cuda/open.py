@@ -14,14 +14,14 @@ from sdk.errors import BackendError, DependencyError
 if TYPE_CHECKING:
     from .decoder import GptqDecoder
 
-_MIN_FREE_TO_DENSE = 3  # dense weights are kept if this many times their size is free
+_MIN_FREE_RATIO = 3  # dense weights are kept if this many times their size is free
 
 
 def check_gpu() -> None:
-    """Refuse a machine without torch, Triton or a GPU of compute capability 8.0, before anything is opened.
+    """Check for torch, Triton and a GPU of compute capability 8.0 or later, before anything is opened.
 
     Raises:
-        DependencyError: names the extra to install.
+        DependencyError: a package is missing; the message names the extra to install.
         BackendError: there is no such GPU, or this torch was built without CUDA.
     """
     for package in ("torch", "triton", "safetensors"):
@@ -68,7 +68,7 @@ def open_decoder(
         _launch_once(kernels, device)
         llama = read_llama(folder, geometry, torch.from_numpy(np.array(table)), device, dtype)
         dense = llama.dense_bytes(dtype)
-        keep = _free_bytes(device) > _MIN_FREE_TO_DENSE * dense and (room is None or dense <= room)
+        keep = _free_bytes(device) > _MIN_FREE_RATIO * dense and (room is None or dense <= room)
         return GptqDecoder(llama, kernels, table, dtype=dtype, keep_dense=keep, graphs=on_gpu)
 
 

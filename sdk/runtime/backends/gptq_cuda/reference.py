@@ -21,7 +21,7 @@ def dequantise(linear: Linear4, out: Tensor) -> None:
 
 
 def _product(inputs: Tensor, linear: Linear4) -> Tensor:
-    """(R, K or wider) -> (R, outputs) in float32."""
+    """Multiply (R, K or wider) inputs by a layer; returns (R, outputs) in float32."""
     weight = torch.empty(linear.inputs, linear.outputs, device=inputs.device)
     dequantise(linear, weight)
     return inputs[:, : linear.inputs] @ weight
