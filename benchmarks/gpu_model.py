@@ -11,9 +11,9 @@ import torch
 
 from sdk.bundles.manifest import Geometry
 from sdk.runtime.backends.gptq_cuda import kernels, reference
+from sdk.runtime.backends.gptq_cuda.buffers import StepBuffers
 from sdk.runtime.backends.gptq_cuda.decoder import GptqDecoder
-from sdk.runtime.backends.gptq_cuda.rows import Rows
-from sdk.runtime.backends.gptq_cuda.weights import Layer, Linear4, Llama, interleave, pack, rotary_tables
+from sdk.runtime.backends.gptq_cuda.weights import Layer, Linear4, LlamaWeights, interleave, pack, rotary_tables
 
 GROUP, QUESTION = 128, 14
 
@@ -22,7 +22,7 @@ GROUP, QUESTION = 128, 14
 class Model:
     """The decoder that is checked and timed; a question follows `prefix` rows, a step follows `context` positions."""
 
-    llama: Llama
+    llama: LlamaWeights
     decoder: GptqDecoder
     device: str
     tiny: bool
@@ -53,7 +53,7 @@ def geometry(tiny: bool, layers: int | None) -> Geometry:
     return Geometry(**shape, layers=layers or (1 if tiny else 32), context=2048, intermediate_size=inner)
 
 
-def random_llama(g: Geometry, device: str) -> Llama:
+def random_llama(g: Geometry, device: str) -> LlamaWeights:
     """Return random weights in groups of 128 whose activations stay near 1."""
     width, inner = g.hidden_size, g.intermediate_size
 
@@ -73,7 +73,7 @@ def random_llama(g: Geometry, device: str) -> Llama:
 
     table, head = (torch.randn(g.vocabulary, width, device=device).half() for _ in range(2))
     angles = rotary_tables(10000.0, g, device)
-    return Llama(g, 1e-5, table, tuple(layer() for _ in range(g.layers)), norm(), head / width**0.5, *angles)
+    return LlamaWeights(g, 1e-5, table, tuple(layer() for _ in range(g.layers)), norm(), head / width**0.5, *angles)
 
 
 def check(model: Model) -> None:
@@ -93,7 +93,7 @@ def check(model: Model) -> None:
     print("every kernel computes what its reference computes", file=sys.stderr)
 
 
-def kernel_calls(llama: Llama) -> dict[str, Callable[[Any, Rows, torch.Tensor], None]]:
+def kernel_calls(llama: LlamaWeights) -> dict[str, Callable[[Any, StepBuffers, torch.Tensor], None]]:
     layer = llama.layers[0]
     return {
         "start": lambda k, rows, cache: k.start(rows, llama, llama.norm, None),
@@ -105,10 +105,10 @@ def kernel_calls(llama: Llama) -> dict[str, Callable[[Any, Rows, torch.Tensor], 
     }
 
 
-def random_buffers(model: Model, count: int) -> tuple[Rows, torch.Tensor]:
+def random_buffers(model: Model, count: int) -> tuple[StepBuffers, torch.Tensor]:
     """Return rows of three sequences of different lengths, and a cache."""
     g, random = model.llama.geometry, torch.Generator(model.device).manual_seed(count)
-    rows = Rows.allocate(model.llama).first(count)
+    rows = StepBuffers.allocate(model.llama).first(count)
     for name in ("hidden", "weighted", "query", "attended", "product"):
         getattr(rows, name).normal_(generator=random)
     rows.squares.fill_(float(rows.hidden[0].square().sum()) / rows.squares.shape[1])

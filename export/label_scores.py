@@ -77,9 +77,9 @@ def _score(
     crop = aligned_face(load_image(record.image_path), pipeline.manifest.preprocessing.face_scale)
     with pipeline.encode(crop, Clock(), read_landmarks(record)) as face:
         if task == "emotion":
-            whole, given = (np.array([list(scorer.emotions(face, enough=e).values())]) for e in (1.0, SCORED_SHARE))
+            whole, given = (np.array([list(scorer.emotions(face, coverage=e).values())]) for e in (1.0, SCORED_SHARE))
             return whole, given, np.array([emotion_index(record.label, index)])
-        whole, given = (_pairs(scorer.action_units(face, enough=e)) for e in (1.0, SCORED_SHARE))
+        whole, given = (_pairs(scorer.action_units(face, coverage=e)) for e in (1.0, SCORED_SHARE))
     present = annotated_action_units(record.label, index)
     return whole, given, np.array([int(code not in present) for code in FABA_UNITS])
 

@@ -1,5 +1,9 @@
 """Artefacts that several tests share, made once by the real code."""
 
+import os
+
+os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton reads it when torch or a kernel imports it
+
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -95,6 +99,34 @@ def bundle(tmp_path_factory, landmark_network) -> Callable:
         return out
 
     return export
+
+
+@pytest.fixture(scope="session")
+def gptq_bundle(tmp_path_factory) -> Path:
+    """The golden checkpoint, quantised to 4 bits in groups of 32, with its AutoGPTQ folder."""
+    pytest.importorskip("torch")
+    from export.build import ExportOptions, export_bundle
+    from export.quantise.calibrate import CalibrationSet
+    from export.quantise.gptq import GptqOptions
+
+    folder = tmp_path_factory.mktemp("gptq") / "bundle"
+    adapter, base, clip = (str(GOLDEN / name) for name in ("llava-lora-emola-trained", "llava-base", "clip"))
+    calibrated = {
+        "quantize": "gptq",
+        "calibration": CalibrationSet(GOLDEN / "data/FABAInstruct/train/train_anno.json", 12),
+        "gptq": GptqOptions(4, 32),
+    }
+    export_bundle(ExportOptions(adapter, base, folder, clip, keep_gptq=True, **calibrated))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def triton_kernels():
+    """Module `kernels` of the GPTQ backend; Triton's interpreter runs it on the CPU."""
+    pytest.importorskip("triton", reason="Triton is not installed; its interpreter checks the GPU kernels")
+    from sdk.runtime.backends.gptq_cuda import kernels
+
+    return kernels
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,8 @@
 """`python tests/tensorrt_contract.py BUNDLE`: build, load and run engines against the real bindings' classes.
 
-Every class is an autospec of the real one and every other name is the real name, so that what does not exist in this
-version fails. Behind them ONNX Runtime computes, and "device memory" is memory, so that addresses, shapes and copies
-count.
+Every class is an autospec of the real class and every other name is the real one, so names that do not exist in this
+version fail. ONNX Runtime computes the results, and host memory stands in for device memory, so wrong addresses, shapes
+and copies fail too.
 """
 
 import ctypes
@@ -155,7 +155,7 @@ def attribute(which, device):
 
 
 def pretend() -> types.ModuleType:
-    """Put the stand-ins where the code under test imports them from."""
+    """Install the stand-ins in `sys.modules`, where the code under test imports them."""
     tensorrt = Names(
         "tensorrt", real, {"Builder": builder, "OnnxParser": parser, "Runtime": runtime, "Logger": logger_class()}
     )
@@ -187,7 +187,7 @@ def logger_class():
 
 
 def check_bound_to_graphs(bundle: Path, folder: Path) -> None:
-    """What is measured anew in a bundle leaves its engines valid; other graphs, files and paths do not."""
+    """New measurements in a bundle leave its engines valid; other graphs, files and paths do not."""
     from sdk.bundles.manifest import read_manifest
     from sdk.errors import BackendError
     from sdk.runtime.backends.tensorrt import open_engines

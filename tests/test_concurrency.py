@@ -123,8 +123,8 @@ def test_a_cancelled_task_stops_the_work(analyzer, pictures, monkeypatch):
         return extend(*arguments, **options)
 
     monkeypatch.setattr(decoder, "extend", counted)
-    monkeypatch.setattr("sdk.runtime.generate._Chooser.__call__", lambda self, logits: 5)  # never the stop token
-    monkeypatch.setattr("sdk.runtime.speculate._choose", lambda logits: iter([(5, False)]))
+    monkeypatch.setattr("sdk.runtime.generate._Sampler.__call__", lambda self, logits: 5)  # never the stop token
+    monkeypatch.setattr("sdk.runtime.speculate._greedy_choices", lambda logits: iter([(5, False)]))
 
     async def run():
         task = asyncio.create_task(AsyncAnalyzer(analyzer).analyze(pictures[0], color="rgb", faces="aligned"))

@@ -1,4 +1,4 @@
-"""Drafted decoding: fewer forwards, the same tokens; whatever the table says."""
+"""Drafted decoding: fewer forwards and the same tokens, even if the table is wrong."""
 
 import json
 import subprocess
@@ -17,7 +17,7 @@ from sdk.errors import CancelledError, DataError, IntegrityError
 from sdk.runtime import speculate
 from sdk.runtime.backends.select import open_backend
 from sdk.runtime.clock import Clock
-from sdk.runtime.drafts import Drafter, Repeats
+from sdk.runtime.drafts import Drafter, PromptLookup
 from sdk.runtime.ngrams import ContextTree, Ngrams
 from sdk.runtime.pipeline import Pipeline
 from sdk.runtime.verify import Reference
@@ -26,25 +26,25 @@ TRAIN = GOLDEN / "data/FABAInstruct/train/train_anno.json"
 
 
 class Counting(Drafter):
-    """On a machine whose clock is exact: a step takes a second, and each further row so much more."""
+    """A drafter with an exact clock: a step takes one second, and each further row `row` seconds more."""
 
     def __init__(self, table, row: float) -> None:
         super().__init__(table)
-        self.row, self.drafted, self.right, self.seconds = row, [], [], 0.0
+        self.row, self.drafted, self.accepted, self.seconds = row, [], [], 0.0
 
-    def learn(self, draft, right, seconds) -> None:
+    def learn(self, draft, accepted, seconds) -> None:
         self.drafted.append(len(draft))
-        self.right.append(right)
+        self.accepted.append(accepted)
         self.seconds += 1 + self.row * len(draft)
-        super().learn(draft, right, 1 + self.row * len(draft))
+        super().learn(draft, accepted, 1 + self.row * len(draft))
 
     def slower(self) -> float:
-        """Time over that of the plain loop, which takes a second for each token."""
-        return self.seconds / (len(self.right) + sum(self.right))
+        """Time relative to the plain loop, which takes one second for each token."""
+        return self.seconds / (len(self.accepted) + sum(self.accepted))
 
 
 class Model:
-    """An opened bundle, its reference faces, and what it says about each of them without drafts."""
+    """An opened bundle, its reference faces, and its answers about each of them without drafts."""
 
     def __init__(self, folder) -> None:
         self.pipeline = Pipeline(folder, read_manifest(folder), open_backend(folder, read_manifest(folder), threads=1))
@@ -66,7 +66,7 @@ class Model:
         return found
 
     def table(self, wrong: int = 0) -> ContextTree:
-        """Of the model's own answers; or one that is wrong everywhere, and sure of it."""
+        """A table of the model's own answers; with `wrong`, every entry is wrong and has probability 1."""
         questions = [list(self.pipeline.question_ids(task)) for task in self.tasks] * len(self.faces)
         pairs = zip(questions, self.plain, strict=True)
         table = count_ngrams([(ids + answer, len(ids)) for ids, (answer, _) in pairs] * 3)
@@ -86,28 +86,28 @@ def model(request, bundle):
 
 
 def test_the_tokens_of_greedy_in_fewer_forwards(model):
-    """With a table of the model's own answers, three and more tokens come of each forward, and all are the same."""
+    """With a table of the model's own answers, a forward gives more than three tokens, and the answers are the same."""
     drafter = model.use(model.table(), row=0.1)
     assert model.answers() == model.plain
     tokens = sum(len(ids) for ids, _ in model.plain)
     assert tokens > 3 * len(drafter.drafted), f"{tokens} tokens in {len(drafter.drafted)} forwards"
 
 
-def test_without_a_table_the_text_itself_is_drawn_on(model):
+def test_without_a_table_prompt_lookup_drafts(model):
     model.use(None, row=0.1)
     assert model.answers() == model.plain
 
 
-def test_a_table_that_lies_is_switched_off(model):
-    """Every entry wrong and certain: the same tokens, and over a few answers hardly any time is lost."""
+def test_a_wrong_table_is_switched_off(model):
+    """Every entry is wrong and certain: the tokens stay the same, and a few answers lose less than 5 % of the time."""
     drafter = model.use(model.table(wrong=1), row=0.3)
     assert model.answers() == model.answers() == model.plain
     assert sum(drafter.drafted) > 0
     assert drafter.slower() < 1.05, f"{drafter.slower():.3f} of the time without drafts"
 
 
-def test_where_rows_are_dear_little_is_drafted(model):
-    """A row that costs more than a step cannot pay, however good the table; over a few answers that is learnt."""
+def test_if_rows_are_expensive_little_is_drafted(model):
+    """A row that costs more than a step never pays, even with a perfect table; a few answers are enough to learn it."""
     drafter = model.use(model.table(), row=1.2)
     assert model.answers() == model.answers() == model.plain
     assert drafter.slower() < 1.05, f"{drafter.slower():.3f} of the time without drafts"
@@ -121,7 +121,7 @@ def test_the_budget_is_exact(model):
 
 
 def test_a_stop_token_inside_a_draft_ends_the_answer(model, monkeypatch):
-    """The table goes on after it; the answer does not."""
+    """The table continues after it; the answer does not."""
     stop = model.plain[0][0][8]
     drafter = model.use(model.table(), row=0.0)
     prompt = model.pipeline.manifest.prompt.model_copy(update={"stop_ids": (stop,)})
@@ -132,13 +132,13 @@ def test_a_stop_token_inside_a_draft_ends_the_answer(model, monkeypatch):
     assert max(drafter.drafted) > 3
 
 
-def test_a_close_call_is_read_again(model, monkeypatch):
-    """As if every choice were close: each is taken from logits that equal the plain loop's bit for bit."""
-    monkeypatch.setattr(speculate, "CLOSE", np.inf)
+def test_a_near_tie_is_read_again(model, monkeypatch):
+    """If every choice counts as a near tie, each comes from logits that equal those of the plain loop bit for bit."""
+    monkeypatch.setattr(speculate, "NEAR_TIE", np.inf)
     drafter = model.use(model.table(), row=0.0)
     assert model.answers() == model.plain
     assert max(drafter.drafted) > 3
-    assert max(drafter.right) == 0
+    assert max(drafter.accepted) == 0
 
 
 def test_cancel_stops_within_a_token(model):
@@ -164,24 +164,24 @@ def test_a_stream_gives_the_answer_in_pieces(model):
 
 
 def test_the_longest_known_context_decides(tmp_path):
-    """After 5: 6, in six of nine cases; after 4 5: 7. Shares are hits / (cases + 1); file and memory agree."""
+    """After 5 comes 6, in six of nine cases; after 4 5 comes 7. Shares are hits / (cases + 1)."""
     table = count_ngrams([([1, 5, 6, 2], 1)] * 6 + [([4, 5, 7, 2], 1)] * 3)
     table.save(tmp_path / "answers.ngrams")
     tree = ContextTree(Ngrams.load(tmp_path / "answers.ngrams", 10))
-    assert tree.after([9, 5]) == (6, pytest.approx(0.6, abs=1e-3))
-    assert tree.after([9, 1, 5]) == (6, pytest.approx(6 / 7, abs=1e-3))
-    assert tree.after([9, 4, 5]) == (7, pytest.approx(0.75, abs=1e-3))
-    assert tree.after([5, 7]) == (2, pytest.approx(0.75, abs=1e-3))
-    assert tree.after([8]) is None
+    assert tree.predict([9, 5]) == (6, pytest.approx(0.6, abs=1e-3))
+    assert tree.predict([9, 1, 5]) == (6, pytest.approx(6 / 7, abs=1e-3))
+    assert tree.predict([9, 4, 5]) == (7, pytest.approx(0.75, abs=1e-3))
+    assert tree.predict([5, 7]) == (2, pytest.approx(0.75, abs=1e-3))
+    assert tree.predict([8]) is None
 
 
 @pytest.mark.parametrize("answers", [[], [([1, 5, 6], 3)]])
 def test_without_answers_nothing_is_known(tmp_path, answers):
-    """No record, or none with a token to predict: an empty table, which is written and read like any other."""
+    """No record, or none with a token to predict, gives an empty table, which can be written and read."""
     count_ngrams(answers).save(tmp_path / "answers.ngrams")
     table = Ngrams.load(tmp_path / "answers.ngrams", 10)
     assert len(table.parent) == 0
-    assert ContextTree(table).after([1, 5]) is None
+    assert ContextTree(table).predict([1, 5]) is None
 
 
 @pytest.mark.parametrize(
@@ -207,14 +207,14 @@ def test_a_damaged_table_is_refused_at_open(tmp_path, change, message):
         Ngrams.load(path, 10)
 
 
-def test_repeats_are_found_at_whole_tokens():
-    """Against a plain search, on texts whose ids share bytes."""
+def test_prompt_lookup_matches_whole_tokens():
+    """Compared with a plain search, on texts whose ids share bytes."""
     random = np.random.default_rng(0)
     for _ in range(300):
         text = random.choice([0, 1, 256, 257, 65536], random.integers(1, 60)).tolist()
         places = [at for at in range(len(text) - 3) if text[at : at + 3] == text[-3:]]
         expected = text[places[-1] + 3] if places else None
-        found = Repeats().after(text)
+        found = PromptLookup().predict(text)
         assert (found and found[0]) == expected, text
 
 
@@ -227,7 +227,7 @@ def test_answers_of_an_evaluation_file_are_refused(tmp_path):
 
 
 def test_the_benchmark_asks_for_a_table(bundle):
-    """`benchmarks/drafting.py` on a bundle without one: wrong usage, and which option is missing."""
+    """`benchmarks/drafting.py` on a bundle without a table exits with 2 and names the missing option."""
     script = Path(__file__).parents[1] / "benchmarks/drafting.py"
     command = [sys.executable, str(script), "--data", "au.json", "emotion.json", "--bundle", str(bundle())]
     result = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""Label scores without decoding: against torch, against enumeration, and in the results."""
+"""Label scores without decoding, compared with torch and with enumeration, and in the results."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ from sdk.faba.calibration import calibration_error, fit_temperature, sharpen, sh
 from sdk.faba.vocabulary import EMOTIONS, FABA_UNITS
 from sdk.faces.crop import aligned_face
 from sdk.runtime.clock import Clock
-from sdk.runtime.labels import LabelScorer, Trie, score_trie
+from sdk.runtime.labels import LabelScorer, PathReader, Trie, score_trie
 
 CROP = (slice(40, 210), slice(140, 310))  # the astronaut's face
 
@@ -39,7 +39,7 @@ def scorer(scored):
 
 
 def torch_scores(scored, emola, astronaut, scorer):
-    """The same definition in the plainest form: torch reads every phrase in full, without a cache or a trie."""
+    """The same scores computed directly: torch reads every phrase in full, without a cache or a trie."""
     import torch
 
     from sdk.faces.preprocess import clip_pixels, landmark_pixels
@@ -71,9 +71,9 @@ def torch_scores(scored, emola, astronaut, scorer):
 
 
 def test_emotions_equal_torch(scored, emola, astronaut, face, scorer):
-    """All seven within 1e-4, and they sum to 1; the early stop changes none by more than what it leaves out."""
+    """All seven within 1e-4, and they sum to 1; the early stop changes none by more than the mass that it skips."""
     expected = torch_scores(scored, emola, astronaut, scorer)
-    found = scorer.emotions(face, enough=1.0)
+    found = scorer.emotions(face, coverage=1.0)
     for emotion in EMOTIONS:
         assert found[emotion] == pytest.approx(expected[emotion], abs=1e-4), emotion
     assert sum(found.values()) == pytest.approx(1)
@@ -82,7 +82,7 @@ def test_emotions_equal_torch(scored, emola, astronaut, face, scorer):
 
 
 def test_a_label_that_begins_another_ends_where_the_model_goes_elsewhere():
-    """AU1 against AU12: whatever is not the digit 2 belongs to AU1."""
+    """AU1 and AU12: every token but the digit 2 belongs to AU1."""
     trie = Trie.of({(1,): "AU1", (1, 2): "AU12", (4,): "AU4"})
     after = {(): {1: 0.3, 4: 0.1, 9: 0.6}, (1,): {2: 0.25, 7: 0.75}}
 
@@ -92,7 +92,7 @@ def test_a_label_that_begins_another_ends_where_the_model_goes_elsewhere():
             row[token] = share
         return np.log(row)
 
-    found = score_trie(read, trie, enough=1.0)
+    found = score_trie(read, trie, coverage=1.0)
     assert found == pytest.approx({"AU1": 0.75 * 0.75, "AU12": 0.75 * 0.25, "AU4": 0.25})
 
 
@@ -102,11 +102,9 @@ def test_units_equal_the_enumeration_of_all_lists(scorer, face, monkeypatch):
     monkeypatch.setattr("sdk.runtime.labels.FABA_UNITS", five)
     monkeypatch.setattr("sdk.runtime.labels.MIN_SHARE", 0.0)
     small = LabelScorer(scorer._pipeline)
-    found = small.action_units(face, enough=1.0)
-    from sdk.runtime.labels import _Reader
-
-    read = _Reader(small._pipeline, face, "action_units")
-    firsts = score_trie(read, small._firsts, enough=1.0)
+    found = small.action_units(face, coverage=1.0)
+    read = PathReader(small._pipeline, face, "action_units")
+    firsts = score_trie(read, small._firsts, coverage=1.0)
     forms = [sum(p for (form, _), p in firsts.items() if form == index) for index in range(3)]
     form = int(np.argmax(forms))
     usual = firsts[-1, 0] + forms[form]
@@ -139,7 +137,7 @@ def test_labels_alone_need_no_decoding(scored, astronaut):
 
 
 def test_scores_beside_words(scored, astronaut):
-    """The words are those of an Analyzer without scores; a label that the scores contradict is pointed out."""
+    """The text is that of an Analyzer without scores; a warning names a label that the scores contradict."""
     analysis = scored.analyze(astronaut, color="rgb", max_new_tokens=40)
     face = analysis.faces[0]
     assert face.emotion.description

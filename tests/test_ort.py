@@ -1,4 +1,4 @@
-"""ONNX Runtime on CPU and CUDA: which variant opens where, and the float16 decoder against the float32 one."""
+"""ONNX Runtime on CPU and CUDA: which variant opens on which device, and float16 compared with float32."""
 
 import json
 import logging
@@ -57,7 +57,7 @@ def test_both_variants_share_every_weight(folder):
 
 
 def test_float16_computes_what_float32_computes(folder):
-    """Logits of 12 answer tokens on each golden face within 1 %; 4 % where float32 rounds activations to 8 bits.
+    """Logits of 12 answer tokens on each golden face within 1 %, or 4 % if float32 rounds activations to 8 bits.
 
     The most probable token is the same in 19 of 20 places. ONNX Runtime's CPU kernels take float16 for every operator
     of the graph, so this runs anywhere.
@@ -96,7 +96,7 @@ def test_the_half_cache_takes_half_the_memory(folder):
 
 @pytest.fixture
 def providers(monkeypatch):
-    """An ONNX Runtime that claims CUDA: it computes on the CPU, and remembers what was asked of each session."""
+    """Pretend that ONNX Runtime has CUDA: it computes on the CPU and records the arguments of each session."""
     asked = []
 
     class Session(onnxruntime.InferenceSession):
@@ -132,7 +132,7 @@ def test_auto_takes_cuda_where_it_runs(folder, providers):
 
 
 def test_inputs_reach_a_device_that_copies_them_when_they_are_bound(folder, providers, monkeypatch):
-    """As CUDA does: every call must bind them anew, or it would read the inputs of the first."""
+    """As on CUDA: every call must bind its inputs again, or it would read those of the first call."""
     manifest, reference = read_manifest(folder), Reference.load(folder / "reference.npz")
     face = reference.rows[0], reference.landmark_features[0]
     expected = answer(pipelines(folder)[0], *face)
@@ -143,7 +143,7 @@ def test_inputs_reach_a_device_that_copies_them_when_they_are_bound(folder, prov
 
 @pytest.mark.parametrize("installed", [False, True])
 def test_without_cuda_auto_says_so_and_an_explicit_device_is_refused(folder, providers, monkeypatch, caplog, installed):
-    """Whether the provider is missing, or there and unable to start, which ONNX Runtime itself only logs."""
+    """The provider is missing, or it cannot start, which ONNX Runtime itself only logs."""
     if installed:
         monkeypatch.setattr(onnxruntime.InferenceSession, "starts", False)
         reason = r"ort-cuda-\S+: onnxruntime-gpu .* could not start CUDA: it needs an NVIDIA GPU"
@@ -159,7 +159,7 @@ def test_without_cuda_auto_says_so_and_an_explicit_device_is_refused(folder, pro
 
 
 def test_verify_measures_the_variant_of_a_device(folder, providers, capsys):
-    """What was measured at export is measured again; here CUDA is the CPU's kernels."""
+    """The measurements of the export are repeated; here the CPU's kernels stand in for CUDA."""
     assert main(["verify", str(folder), "--device", "cuda", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["parity"]
     sealed = [p for p in read_manifest(folder).parity if p.variant.startswith("ort-cuda-")]
@@ -172,7 +172,7 @@ def test_a_bundle_without_the_variant(bundle):
 
 
 def test_a_sequence_moves_through_the_host_where_memory_is_on_a_device(bundle):
-    """The same as in place; and past and present of a row are one address, next to that of the row before."""
+    """The result is the same as in place. Past and present of a row share one address, after that of the row before."""
     geometry = read_manifest(bundle()).geometry
     pools = [OrtPool(geometry, 8, 3, np.float16) for _ in range(2)]
     pools[1]._host, held = None, pools[1]._host

@@ -1,4 +1,4 @@
-"""Fewer visual rows: which are kept, what the decoder then reads, and what stays as it was."""
+"""Pruning of visual rows: which are kept, what the decoder reads, and what does not change."""
 
 import numpy as np
 import pytest
@@ -43,7 +43,7 @@ def features_of(points, box) -> np.ndarray:
 
 @pytest.mark.parametrize("aspect", ["pad", "crop", "align"])
 def test_landmarks_are_found_again_in_the_towers_picture(aspect):
-    """A bright dot at a landmark of a tilted face in a wide picture lies where `points_in_square` says, to a pixel."""
+    """A bright dot at a landmark of a tilted face in a wide picture lies within a pixel of `points_in_square`."""
     settings = NANO.model_copy(update={"image_aspect": aspect, "anchors": NANO.anchors if aspect == "align" else ()})
     points = np.random.default_rng(3).uniform(70, 150, (106, 2))
     for index, x, y in NANO.anchors:
@@ -89,7 +89,7 @@ def test_brows_eyes_nose_and_mouth_come_first():
 
 
 def test_without_coordinates_a_mean_face_stands_in():
-    """Mode "emola": whatever the features, the same 144 of 576 patches, left and right alike, from brows to mouth."""
+    """Mode "emola": for all features the same 144 of 576 patches, symmetric, from brows to mouth."""
     settings = NANO.model_copy(update={"landmark_mode": "emola", "image_aspect": "crop", "anchors": ()})
     crop = aligned_face(np.zeros((300, 300, 3), np.uint8), 1.7)
     orders = [patch_order(crop, np.full(212, value, np.float32), settings, 24) for value in (0.0, 0.7)]
@@ -107,7 +107,7 @@ def analyzers(bundle):
 
 
 def test_a_pruned_face_takes_fewer_positions(analyzers, astronaut):
-    """Eleven rows less to read and to keep in the cache; the answers differ, and the result says why."""
+    """Eleven fewer rows are read and kept in the cache; the answers differ, and the result says why."""
     for tasks in (TASKS, ("labels",)):
         whole, pruned = (analyzer.analyze(astronaut, color="rgb", tasks=tasks) for analyzer in analyzers)
         assert whole.faces != pruned.faces
@@ -128,7 +128,7 @@ def test_all_rows_are_no_pruning(bundle, analyzers, astronaut):
 
 
 def test_a_batch_of_pruned_faces_is_that_of_single_ones(analyzers, astronaut, t1):
-    """Seven faces of two pictures at three seats."""
+    """Seven faces of two pictures in three slots."""
     pictures = [Image.fromarray(picture) for picture in (t1, astronaut)]
     single = [analyzers[1].analyze(picture, max_new_tokens=40).faces for picture in pictures]
     batch = analyzers[1].analyze_batch(pictures, max_new_tokens=40, batch_size=3)
@@ -143,7 +143,7 @@ def test_more_rows_than_there_are_cannot_be_kept(bundle, count):
 
 @pytest.fixture
 def rows_read(monkeypatch):
-    """How many rows at the image's place each pass of a training reads."""
+    """The number of image rows that each forward pass of a training reads."""
     counts = []
     encode = EmoLA.encode
 

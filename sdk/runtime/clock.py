@@ -1,4 +1,4 @@
-"""Wall time per stage, summed over repeated visits."""
+"""Wall time per stage, added up over repeated runs."""
 
 import time
 from collections import defaultdict
@@ -7,7 +7,11 @@ from contextlib import contextmanager
 
 
 class Clock:
-    """Collects milliseconds by stage: `with clock("vision"): ...`; `elapsed_ms` keeps the order of first visits."""
+    """Measures stages: `with clock("vision"): ...`.
+
+    Attributes:
+        elapsed_ms: milliseconds by stage, in the order in which the stages first ended.
+    """
 
     def __init__(self) -> None:
         self.elapsed_ms: defaultdict[str, float] = defaultdict(float)

@@ -1,12 +1,13 @@
-"""Drafts: which tokens are likely to come next, and how many of them it pays to read along in one forward.
+"""Drafts: propose the tokens that are likely to come next, as long as verifying them in the same forward pays.
 
-A row more in a forward costs time, and saves a forward if its token turns out right. It pays while
+Each drafted token adds a row to a forward. The row costs time; it saves a forward if the token is accepted. A token is
+drafted while
 
-    probability that the token is right  >  seconds of a row  x  tokens per second,
+    probability that it is accepted  >  seconds per row  x  tokens per second,
 
-both measured as answers are decoded. The rule follows from renewal theory: of all ways to choose rewards over time, the
-best takes what brings more than its time is worth at the best rate. A table that is wrong, or a machine on which rows
-are dear, raises the price or lowers the probability until nothing is drafted.
+both measured while answers are decoded. The rule follows from renewal-reward theory: the long-run rate is highest if
+every option is taken that yields more than its time is worth at that rate. If the table is wrong, or rows are expensive
+on a machine, the probability falls or the cost rises until nothing is drafted.
 """
 
 from array import array
@@ -15,124 +16,142 @@ from typing import NamedTuple, Protocol
 
 from sdk.runtime.ngrams import ContextTree
 
-MOST = 15  # tokens of a draft
-_KEEP = 0.98  # of what was learnt, per forward: 50 forwards back counts for a third
-_REPEAT = 0.7  # first guess: share of cases in which a run of three tokens goes on as it did before
+MAX_DRAFT = 15  # tokens
+DECAY = 0.98  # of the statistics, per forward: an observation 50 forwards back weighs about a third
+LOOKUP_LENGTH = 3  # tokens that must occur earlier in the text
+LOOKUP_PROBABILITY = 0.7  # before anything is measured: how often the text continues as it did before
 
 
-class Source(Protocol):
-    """Knows how a text may go on.
+class DraftSource(Protocol):
+    """Predicts how a text continues.
 
     Attributes:
-        most: the largest probability that it gives.
+        max_probability: the largest probability that it returns.
     """
 
-    most: float
+    max_probability: float
 
-    def after(self, tokens: Sequence[int]) -> tuple[int, float] | None:
-        """The likeliest next token and its probability in 0..1, or None."""
+    def predict(self, tokens: Sequence[int]) -> tuple[int, float] | None:
+        """The most likely next token and its probability in 0..1, or None."""
 
 
-class Repeats:
-    """The text itself: the last three tokens were there before, and so may be what followed them."""
+class PromptLookup:
+    """Prompt lookup decoding: if the last three tokens occur earlier in the text, the token after them is predicted."""
 
-    most = _REPEAT
+    max_probability = LOOKUP_PROBABILITY
 
-    def after(self, tokens: Sequence[int]) -> tuple[int, float] | None:
+    def predict(self, tokens: Sequence[int]) -> tuple[int, float] | None:
         text = array("i", tokens)
-        data, end, width = text.tobytes(), text[-3:].tobytes(), text.itemsize
+        data, end, width = text.tobytes(), text[-LOOKUP_LENGTH:].tobytes(), text.itemsize
         at = data.rfind(end, 0, len(data) - width)
-        while at > 0 and at % width:  # bytes of two neighbours
+        while at > 0 and at % width:  # the bytes match across the border of two tokens
             at = data.rfind(end, 0, at + len(end) - 1)
-        return None if at < 0 or len(text) < 4 else (text[at // width + 3], _REPEAT)
+        if at < 0 or len(text) <= LOOKUP_LENGTH:
+            return None
+        return text[at // width + LOOKUP_LENGTH], LOOKUP_PROBABILITY
 
 
-class Estimate:
-    """A ratio of sums that fade.
+class DecayingRatio:
+    """A ratio of two sums whose older terms lose weight.
 
     Args:
-        first: its value before anything was seen.
-        weight: of that value against one thing seen.
+        prior: the ratio before anything is observed.
+        weight: weight of the prior, relative to one observation.
     """
 
-    def __init__(self, first: float, weight: float) -> None:
-        self._first, self._weight = first, weight
+    def __init__(self, prior: float, weight: float) -> None:
+        self._prior, self._weight = prior, weight
         self._sum = self._count = 0.0
 
     def add(self, amount: float, count: float) -> None:
         self._sum += amount
         self._count += count
 
-    def fade(self) -> None:
-        self._sum *= _KEEP
-        self._count *= _KEEP
+    def decay(self) -> None:
+        self._sum *= DECAY
+        self._count *= DECAY
 
     @property
     def value(self) -> float:
-        return (self._sum + self._first * self._weight) / (self._count + self._weight)
+        return (self._sum + self._prior * self._weight) / (self._count + self._weight)
 
 
-class Guess(NamedTuple):
-    """A drafted token, its probability by its source and by experience, and the experience with that source."""
+class DraftToken(NamedTuple):
+    """A drafted token.
+
+    Attributes:
+        token: its id.
+        predicted: probability according to its source.
+        probability: the same, corrected by the acceptance of that source.
+        acceptance: accepted tokens of the source, relative to the number that it predicted.
+    """
 
     token: int
-    share: float
-    chance: float
-    trust: Estimate
+    predicted: float
+    probability: float
+    acceptance: DecayingRatio
 
 
 class Drafter:
-    """Proposes drafts for every answer of a pipeline and learns from what became of them.
+    """Proposes drafts for every answer of a pipeline and learns from the tokens that were accepted.
 
-    Threads may share it; what one overwrites of another's is an observation less.
+    Threads may share it: if two write at the same time, one observation is lost.
 
     Args:
-        table: of the bundle, or None: then the text of the answer is all there is to draw on.
+        table: context tree of the bundle; None uses prompt lookup alone.
     """
 
     def __init__(self, table: ContextTree | None) -> None:
-        self._sources: list[tuple[Source, Estimate]] = [(Repeats(), Estimate(1.0, 1.0))]
+        self._sources: list[tuple[DraftSource, DecayingRatio]] = [(PromptLookup(), DecayingRatio(1.0, 1.0))]
         if table:
-            self._sources.insert(0, (table, Estimate(1.0, 1.0)))
-        self._step: float | None = None  # seconds of a forward of one row
-        self._row = Estimate(0.3, 2.0)  # time of a further row, in steps
-        self._speed = Estimate(1.0, 4.0)  # tokens per time of a step
+            self._sources.insert(0, (table, DecayingRatio(1.0, 1.0)))
+        self._step_seconds: float | None = None  # of a forward with one row
+        self._row_cost = DecayingRatio(0.3, 2.0)  # of each further row, in steps
+        self._throughput = DecayingRatio(1.0, 4.0)  # tokens per time of a step
 
-    def propose(self, tokens: Sequence[int], limit: int) -> list[Guess]:
-        """A draft of what follows `tokens`: at most `limit` tokens, none where none pays."""
-        draft: list[Guess] = []
-        if self._step is None:
+    def propose(self, tokens: Sequence[int], limit: int) -> list[DraftToken]:
+        """Draft what follows `tokens`: at most `limit` tokens, none if none is worth its cost."""
+        draft: list[DraftToken] = []
+        if self._step_seconds is None:
             return draft
-        text, right = list(tokens), 1.0
-        price = self._row.value * self._speed.value
-        trusted = [(source, trust, trust.value) for source, trust in self._sources]
-        while len(draft) < min(limit, MOST) and (guess := _first_worth(text, trusted, price / right)):
-            right *= guess.chance
-            text.append(guess.token)
-            draft.append(guess)
+        text, accepted = list(tokens), 1.0
+        cost = self._row_cost.value * self._throughput.value
+        sources = [(source, acceptance, acceptance.value) for source, acceptance in self._sources]
+        while len(draft) < min(limit, MAX_DRAFT) and (found := _next_token(text, sources, cost / accepted)):
+            accepted *= found.probability
+            text.append(found.token)
+            draft.append(found)
         return draft
 
-    def learn(self, draft: Sequence[Guess], right: int, seconds: float) -> None:
-        """Take in that of a draft the first `right` tokens were right, in a forward of so many seconds."""
-        step = self._step or seconds
+    def learn(self, draft: Sequence[DraftToken], accepted: int, seconds: float) -> None:
+        """Update the statistics after a forward.
+
+        Args:
+            draft: the tokens that were verified.
+            accepted: how many of them, from the first on, were accepted.
+            seconds: time of the forward.
+        """
+        step = self._step_seconds or seconds
         if draft:
-            self._step = step = min(step, seconds)  # one row is not slower than many
+            self._step_seconds = step = min(step, seconds)  # one row is not slower than several
         else:
-            self._step = step + 0.1 * (min(seconds, 2 * step) - step)  # an interruption is no slow step
-        for estimate in (self._row, self._speed, *(trust for _, trust in self._sources)):
-            estimate.fade()
-        for index, guess in enumerate(draft[: right + 1]):
-            guess.trust.add(float(index < right), guess.share)
+            self._step_seconds = step + 0.1 * (min(seconds, 2 * step) - step)  # an interruption is not a slow step
+        for ratio in (self._row_cost, self._throughput, *(acceptance for _, acceptance in self._sources)):
+            ratio.decay()
+        for index, token in enumerate(draft[: accepted + 1]):
+            token.acceptance.add(float(index < accepted), token.predicted)
         time = min(seconds / step, 2.0 + len(draft))
-        self._speed.add(1 + right, time)
-        self._row.add(time - 1 if draft else 0.0, len(draft))
+        self._throughput.add(1 + accepted, time)
+        self._row_cost.add(time - 1 if draft else 0.0, len(draft))
 
 
-def _first_worth(text: Sequence[int], trusted: Iterable[tuple[Source, Estimate, float]], price: float) -> Guess | None:
-    """The guess of the first source whose probability, corrected by experience, is above the price."""
-    for source, trust, factor in trusted:
-        if source.most * factor > price and (found := source.after(text)):
-            chance = min(found[1] * factor, 1.0)
-            if chance > price:
-                return Guess(*found, chance, trust)
+def _next_token(
+    text: Sequence[int], sources: Iterable[tuple[DraftSource, DecayingRatio, float]], cost: float
+) -> DraftToken | None:
+    """The prediction of the first source whose probability, corrected by its acceptance, exceeds the cost."""
+    for source, acceptance, factor in sources:
+        if source.max_probability * factor > cost and (found := source.predict(text)):
+            probability = min(found[1] * factor, 1.0)
+            if probability > cost:
+                return DraftToken(*found, probability, acceptance)
     return None

@@ -1,4 +1,4 @@
-"""The decode loop: token ids in, token ids out; it knows neither text nor images."""
+"""The decode loop: token ids in, token ids out, without text or images."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ class Sampling:
     """How the next token is chosen.
 
     Attributes:
-        temperature: 0 is greedy: the most probable token, always.
-        top_p: sample from the smallest set of tokens whose probability reaches this share.
+        temperature: 0 is greedy: always the most probable token.
+        top_p: sample from the smallest set of tokens whose probabilities sum to at least this, in 0..1.
         seed: makes a sampled answer repeatable.
     """
 
@@ -30,16 +30,18 @@ class Generation(Iterator[int]):
     """Token ids as they are decoded, without the stop token.
 
     Args:
-        decoder, cache: the model and the sequence so far; the cache grows as tokens are drawn.
-        prompt_ids: (T,) ids that follow what the cache holds; at least one.
-        stop_ids: any of them ends the answer.
-        max_new_tokens: ends it otherwise, and sets `truncated`.
-        cancel: once it is set, the next token raises CancelledError.
+        decoder: the language model.
+        cache: the sequence so far; grows as tokens are drawn.
+        prompt_ids: (T,) ids to read after the sequence so far; at least one.
+        stop_ids: tokens that end the answer.
+        max_new_tokens: length after which the answer ends; `truncated` is then set.
+        sampling: None is greedy.
+        cancel: once it is set, drawing the next token raises CancelledError.
 
     Attributes:
         cache: the sequence so far.
-        pending: ids that the decoder has yet to read; empty once the answer has ended.
-        truncated: the budget ended the answer, not a stop token.
+        pending: ids that the decoder has not read yet; empty after the end of the answer.
+        truncated: the answer ended at `max_new_tokens`, not at a stop token.
     """
 
     def __init__(
@@ -56,8 +58,8 @@ class Generation(Iterator[int]):
         self.cache, self.pending, self.truncated = cache, prompt_ids, False
         self._decoder, self._cancel = decoder, cancel
         self._stop_ids, self._left = frozenset(stop_ids), max_new_tokens
-        self._choose = _Chooser(sampling or Sampling())
-        self._tokens = decoder.greedy(cache, prompt_ids) if self._choose.is_greedy else None
+        self._sample = _Sampler(sampling or Sampling())
+        self._tokens = decoder.greedy(cache, prompt_ids) if self._sample.is_greedy else None
 
     def __next__(self) -> int:
         if not self.pending:
@@ -72,11 +74,11 @@ class Generation(Iterator[int]):
         return token
 
     def accept(self, logits: Floats) -> int | None:
-        """Choose what follows `pending` by its (vocabulary,) logits; None when that ends the answer."""
-        return self.take(self._choose(logits))
+        """Choose the token after `pending` from (vocabulary,) logits; None if it ends the answer."""
+        return self.take(self._sample(logits))
 
     def take(self, token: int) -> int | None:
-        """Go on with a token; None when it, or the budget, ends the answer."""
+        """Continue with a token; None if the token or `max_new_tokens` ends the answer."""
         check_cancel(self._cancel)
         if token in self._stop_ids or not self._left:
             self.truncated = token not in self._stop_ids
@@ -88,12 +90,12 @@ class Generation(Iterator[int]):
 
 
 def check_cancel(cancel: Event | None) -> None:
-    """Raises CancelledError once `cancel` is set."""
+    """Raise CancelledError if `cancel` is set."""
     if cancel and cancel.is_set():
         raise CancelledError("the analysis was cancelled")
 
 
-class _Chooser:
+class _Sampler:
     """Draws one token id from (vocabulary,) logits."""
 
     def __init__(self, sampling: Sampling) -> None:

@@ -1,7 +1,7 @@
-"""Scores of labels without an answer: the decoder's probabilities at the forks of a trie of phrases.
+"""Score labels without generating an answer, from the decoder's probabilities at the branches of a trie of phrases.
 
-The face's prefix and the question are read once; the cache is rewound to them for every fork. Where phrases part, the
-model's softmax over the next tokens is normalised to those that go on in the trie, as in grammar-constrained decoding.
+The face and the question are read once; for every branch the cache is rewound to them. At a branch, the model's softmax
+is normalised over the tokens that continue in the trie, as in grammar-constrained decoding.
 """
 
 import heapq
@@ -26,13 +26,13 @@ from sdk.runtime.pipeline import EncodedFace, Pipeline
 Label = TypeVar("Label", bound=Hashable)
 Tokens = tuple[int, ...]
 
-SCORED_SHARE = 0.98  # of the probability that is followed through the trie
-MIN_SHARE = 0.05  # a unit less probable than this is not followed to the units after it
+SCORED_SHARE = 0.98  # of the probability mass; branches are visited until their labels have this share
+MIN_SHARE = 0.05  # probability from which the units that follow a unit are scored too
 
 
 @dataclass
 class Trie(Generic[Label]):
-    """Token sequences with a label at the end of each."""
+    """A prefix tree of token sequences, with a label at the end of each."""
 
     children: "dict[int, Trie[Label]]" = field(default_factory=dict)
     label: Label | None = None
@@ -48,8 +48,11 @@ class Trie(Generic[Label]):
         return root
 
 
-class _Reader:
-    """Log probabilities of the token after a path that follows a question; remembers what the cache holds."""
+class PathReader:
+    """Reads a path of tokens after a question; returns (vocabulary,) log probabilities of the next token.
+
+    It remembers what the cache holds and reads only the tokens that differ.
+    """
 
     def __init__(self, pipeline: Pipeline, face: EncodedFace, question: Task, cancel: Event | None = None) -> None:
         self._decoder, self._cache = pipeline.backend.decoder, face.rewind()
@@ -72,22 +75,23 @@ class _Reader:
 
 
 def score_trie(
-    read: _Reader, trie: "Trie[Label]", before: Tokens = (), enough: float = SCORED_SHARE
+    read: PathReader, trie: "Trie[Label]", before: Tokens = (), coverage: float = SCORED_SHARE
 ) -> "dict[Label, float]":
-    """Probability of each label, best branches first, until `enough` of it is found.
+    """Compute the probability of each label, most probable branches first, until `coverage` is reached.
 
     Args:
-        read: next-token log probabilities after a path.
-        before: tokens that stand before the trie.
+        read: returns next-token log probabilities after a path.
+        before: tokens between the question and the trie.
+        coverage: probability mass in 0..1 after which the search stops.
 
     Returns:
-        Label -> probability in 0..1; they sum to 1; a label that only unvisited branches have is missing.
+        Probability in 0..1 by label; they sum to 1. Labels of branches that were not visited are missing.
     """
     found: dict[Label, float] = {}
     waiting: list[tuple[float, Tokens, Trie[Label]]] = [(-1.0, before, trie)]
-    while waiting and sum(found.values()) < enough:
+    while waiting and sum(found.values()) < coverage:
         mass, path, node = heapq.heappop(waiting)
-        while node.label is None and len(node.children) == 1:  # nothing to decide
+        while node.label is None and len(node.children) == 1:  # a single continuation needs no forward
             ((token, node),) = node.children.items()
             path += (token,)
         if not node.children:
@@ -106,10 +110,10 @@ def score_trie(
 
 
 class LabelScorer:
-    """Scores the labels of encoded faces; its tries are made when they are first needed.
+    """Scores the labels of encoded faces. Each trie is built when it is first needed.
 
     Args:
-        pipeline: an opened bundle, whose tokenizer splits the phrases as training did.
+        pipeline: an opened bundle; its tokenizer splits the phrases as in training.
     """
 
     def __init__(self, pipeline: Pipeline) -> None:
@@ -121,35 +125,44 @@ class LabelScorer:
         self._lock = threading.Lock()
 
     def emotions(
-        self, face: EncodedFace, enough: float = SCORED_SHARE, cancel: Event | None = None
+        self, face: EncodedFace, coverage: float = SCORED_SHARE, cancel: Event | None = None
     ) -> dict[Emotion, float]:
-        """Probability of each of the seven emotions; `cancel` stops within one call of the decoder."""
+        """Compute the probability of each of the seven emotions.
+
+        Args:
+            face: the encoded face.
+            coverage: as in `score_trie`.
+            cancel: set it to stop within one call of the decoder.
+
+        Raises:
+            CancelledError: `cancel` was set.
+        """
         with self._lock:
             if self._emotions is None:
                 self._emotions = Trie.of(self.emotion_paths())
-        found = score_trie(_Reader(self._pipeline, face, "emotion", cancel), self._emotions, enough=enough)
+        found = score_trie(PathReader(self._pipeline, face, "emotion", cancel), self._emotions, coverage=coverage)
         return {emotion: found.get(emotion, 0.0) for emotion in EMOTIONS}
 
     def action_units(
-        self, face: EncodedFace, enough: float = SCORED_SHARE, cancel: Event | None = None
+        self, face: EncodedFace, coverage: float = SCORED_SHARE, cancel: Event | None = None
     ) -> dict[int, float]:
-        """Probability that each of FABA-Instruct's 20 units is listed.
+        """Compute the probability that each of FABA-Instruct's 20 units is listed; arguments as in `emotions`.
 
-        Lists are in the order of the numbers, and which unit comes next is taken to depend on the last one only. So one
-        pass over the units adds up, for each, the probability of being reached from any before it.
+        Lists are in ascending order, and the next unit is assumed to depend on the last one only. So one pass over the
+        units adds up, for each, the probability that it follows any earlier one.
         """
-        read = _Reader(self._pipeline, face, "action_units", cancel)
+        read = PathReader(self._pipeline, face, "action_units", cancel)
         with self._lock:
             if self._firsts is None:
                 self._firsts = Trie.of(self._first_phrases())
-        found = score_trie(read, self._firsts, enough=enough)
+        found = score_trie(read, self._firsts, coverage=coverage)
         forms = [sum(p for (form, _), p in found.items() if form == index) for index in range(len(self._phrases.lists))]
         form = int(np.argmax(forms))
-        usual = found.get((-1, 0), 0.0) + forms[form]  # the other forms are as good as unused
+        usual = found.get((-1, 0), 0.0) + forms[form]  # the other forms are practically unused
         present = {code: found.get((form, code), 0.0) / max(usual, 1e-12) for code in FABA_UNITS}
         for code in FABA_UNITS:
             if present[code] >= MIN_SHARE:
-                for following, share in self._after(read, form, code, enough).items():
+                for following, share in self._after(read, form, code, coverage).items():
                     present[following] = present.get(following, 0.0) + present[code] * share
         return {code: min(present[code], 1.0) for code in FABA_UNITS}
 
@@ -165,15 +178,15 @@ class LabelScorer:
         }
         return phrases | {self._tokens("action_units", text, "."): (-1, 0) for text in self._phrases.no_units}
 
-    def _after(self, read: _Reader, form: int, code: int, enough: float) -> dict[int, float]:
-        """Probability of each unit to be the next in a list that has come to `code`; 0 is the end of the list."""
+    def _after(self, read: PathReader, form: int, code: int, coverage: float) -> dict[int, float]:
+        """Probability of each unit to come next in a list whose last unit is `code`."""
         if code == FABA_UNITS[-1]:
             return {}
         with self._lock:
             if (form, code) not in self._lists:
                 self._lists[form, code] = self._list_trie(self._phrases.lists[form], code)
             before, trie = self._lists[form, code]
-        found = score_trie(read, trie, before, enough)
+        found = score_trie(read, trie, before, coverage)
         return {following: share for following, share in found.items() if following}
 
     def _list_trie(self, style: UnitList, code: int) -> tuple[Tokens, "Trie[int]"]:
@@ -188,15 +201,15 @@ class LabelScorer:
         for end in style.ends:
             stop = () if end else (self._pipeline.manifest.prompt.stop_ids[0],)
             phrases[self._tokens("action_units", self._phrases.after(style, code) + end) + stop] = 0
-        shared = _shared(item, *phrases)
+        shared = _common_prefix(item, *phrases)
         return item[:shared], Trie.of({tokens[shared:]: label for tokens, label in phrases.items()})
 
     def _tokens(self, task: Task, phrase: str, rest: str = "") -> Tokens:
-        """The ids of an answer's beginning, as the training text has them after the question.
+        """Token ids of an answer that begins with `phrase`, as in the training text after the question.
 
         Args:
-            rest: how the answer goes on. It is cut off again, but where pieces cross spaces it decides how the end of a
-                phrase is split: "12 (" may be one piece.
+            rest: how the answer continues. Its tokens are dropped, but it decides how the end of the phrase is split if
+                a piece of the tokenizer crosses a space: "12 (" may be one piece.
         """
         question = self._pipeline.manifest.prompt.questions[task]
         frame = self._pipeline.manifest.prompt.free_question.replace("{question}", question.text)
@@ -207,19 +220,21 @@ class LabelScorer:
 
 
 def _embedded_phrases() -> LabelPhrases:
-    """Those of the embedded bundle, for a bundle whose manifest holds none.
+    """The phrases of the embedded bundle, for a bundle whose manifest has none.
 
     Raises:
-        TaskError: this build carries no embedded bundle.
+        TaskError: this installation has no embedded bundle.
     """
     phrases = read_manifest(EMBEDDED).labels if EMBEDDED.is_dir() else None
     if phrases is None:
-        raise TaskError("this bundle was made before manifests held the phrases of labels; export it again")
+        raise TaskError(
+            "the manifest of this bundle has no phrases of labels, because an older version made it; export it again"
+        )
     return phrases
 
 
-def _shared(*sequences: Sequence[int]) -> int:
-    """Length of the longest common beginning."""
+def _common_prefix(*sequences: Sequence[int]) -> int:
+    """Length of the longest common prefix."""
     count = 0
     for tokens in zip(*sequences, strict=False):
         if len(set(tokens)) > 1:

@@ -1,20 +1,20 @@
-"""How much memory a bundle takes, from its manifest alone."""
+"""Estimate the memory that a bundle needs, from its manifest alone."""
 
 from dataclasses import dataclass
 
 from sdk.bundles.manifest import Geometry, Manifest, Variant
 from sdk.errors import BackendError
 
-_FREE_QUESTION = 128  # tokens kept free for a question of the user's
+_FREE_QUESTION = 128  # tokens reserved for a free question
 _KV_BYTES = {"cpu": 4, "cuda": 2}
-_NO_LIMIT = 1 << 16
+_UNLIMITED_FACES = 1 << 16
 
 
 def positions_per_face(manifest: Manifest, image_rows: int | None = None) -> int:
     """Length of a face's KV cache: its prefix, a question and an answer, within the trained context.
 
     Args:
-        image_rows: rows that the decoder reads of a face; None: all that the bundle makes.
+        image_rows: rows of a face that the decoder reads; None reads all.
     """
     prompt = manifest.prompt
     longest = max(len(question.token_ids) for question in prompt.questions.values())
@@ -27,8 +27,8 @@ class Memory:
     """Estimated bytes.
 
     Attributes:
-        weights: of every graph of a variant, as they lie in its files, and what its backend holds beside them.
-        per_face: KV cache of one face; each call takes one, a batch one for each of its faces.
+        weights: size of a variant's files, and what its backend holds in addition.
+        per_face: KV cache of one face; a call needs one, a batch needs one for each face.
     """
 
     weights: int
@@ -40,7 +40,7 @@ class Memory:
 
         Args:
             image_rows: as in `positions_per_face`.
-            held_bytes: of the opened backend; before it is opened, only the files are known.
+            held_bytes: those of the opened backend; 0 before it is opened, when only the files are known.
         """
         parts = (manifest.vision, manifest.landmark, variant.decoder, *variant.external)
         return cls(
@@ -50,19 +50,19 @@ class Memory:
 
     @staticmethod
     def row_bytes(geometry: Geometry, variant: Variant) -> int:
-        """Keys and values of one position."""
+        """Bytes of the keys and values of one position."""
         return 2 * geometry.layers * geometry.kv_heads * geometry.head_size * _KV_BYTES[variant.device]
 
     def faces_within(self, limit: int | None) -> int:
-        """Faces that can be decoded at once in so many bytes; None is no limit."""
-        return _NO_LIMIT if limit is None else max(0, (limit - self.weights) // self.per_face)
+        """Number of faces that can be decoded at once in `limit` bytes; None is no limit."""
+        return _UNLIMITED_FACES if limit is None else max(0, (limit - self.weights) // self.per_face)
 
 
 def fitting_variants(manifest: Manifest, limit: int | None, image_rows: int | None = None) -> tuple[Variant, ...]:
     """The variants that can decode a face in `limit` bytes.
 
     Raises:
-        BackendError: none can.
+        BackendError: no variant can.
     """
     needs = {variant: Memory.of(manifest, variant, image_rows) for variant in manifest.variants}
     fitting = tuple(variant for variant, memory in needs.items() if memory.faces_within(limit) > 0)

@@ -1,12 +1,12 @@
-"""`answers.ngrams`: which token followed which in the answers that a model was trained on.
+"""`answers.ngrams`: which token follows which context in the answers that a model was trained on.
 
-A context tree (Ron, Singer and Tishby, "The power of amnesia", 1996): each node is a run of tokens, read backwards from
-the last one, and knows the token that most often came next and the share of cases in which it did. A longer context is
-in the tree only where it says something else than the shorter one: a few thousand nodes hold tens of thousands of
-answers.
+A context tree (Ron, Singer and Tishby, "The power of amnesia", 1996). Each node is a context, read backwards from its
+last token. It stores the token that follows most often and the share of cases in which it does. A longer context is
+stored only if its prediction differs from that of the shorter one, so a few thousand nodes describe tens of thousands
+of answers.
 
-The file is an `.npz` of four arrays with one entry per node but the root, parents first; nothing in it is pickled:
-`parent` int32 (0 is the root, node i is entry i - 1), `token` int32, `follower` int32, `share` float16 in 0..1.
+The file is an `.npz` of four arrays without pickled objects. They have one entry for each node except the root, parents
+first: `parent` int32 (0 is the root, node i is entry i - 1), `token` int32, `follower` int32, `share` float16 in 0..1.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from sdk.bundles.damage import reading_arrays
 
 @dataclass(frozen=True)
 class Ngrams:
-    """Arrays of the file, each (nodes,); see the module."""
+    """The arrays of the file, each (nodes,); the module describes them."""
 
     parent: Ints
     token: Ints
@@ -30,7 +30,7 @@ class Ngrams:
     share: npt.NDArray[np.float16]
 
     def save(self, path: Path) -> None:
-        with path.open("wb") as file:  # a name would get the ending .npz
+        with path.open("wb") as file:  # given a path, numpy appends .npz
             np.savez_compressed(file, **vars(self))
 
     @classmethod
@@ -38,10 +38,10 @@ class Ngrams:
         """Read and check the file.
 
         Args:
-            vocabulary: token ids are below it.
+            vocabulary: number of token ids.
 
         Raises:
-            IntegrityError: it is damaged, or of another tokenizer.
+            IntegrityError: the file is damaged, or belongs to another tokenizer.
         """
         with reading_arrays(path, "a table of n-grams") as file:
             table = cls(**file)
@@ -62,17 +62,20 @@ class Ngrams:
 
 
 class ContextTree:
-    """`Ngrams` in the form in which one look-up takes a microsecond."""
+    """`Ngrams` as dictionaries, for look-ups that take a microsecond."""
 
-    most = 1.0
+    max_probability = 1.0
 
     def __init__(self, table: Ngrams) -> None:
         edges = zip(table.parent.tolist(), table.token.tolist(), strict=True)
         self._children = {edge: node for node, edge in enumerate(edges, 1)}
         self._followers = list(zip(table.follower.tolist(), table.share.tolist(), strict=True))
 
-    def after(self, tokens: Sequence[int]) -> tuple[int, float] | None:
-        """What most often follows the longest known end of `tokens`, and how often; None when no end is known."""
+    def predict(self, tokens: Sequence[int]) -> tuple[int, float] | None:
+        """The token that most often follows the longest known context at the end of `tokens`, and how often it does.
+
+        None if no context is known.
+        """
         node = 0
         for token in reversed(tokens):
             child = self._children.get((node, token))

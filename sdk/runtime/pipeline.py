@@ -1,4 +1,4 @@
-"""Encode a face once, ask many questions: the data path between pixels and words."""
+"""Encode a face once, then ask questions about it: the data path from pixels to text."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -31,7 +31,13 @@ from sdk.runtime.speculate import DraftedGeneration
 
 @dataclass(frozen=True)
 class Answer:
-    """What the decoder said: text, its token ids, and whether the token budget cut it off."""
+    """An answer of the decoder.
+
+    Attributes:
+        text: decoded, without surrounding white space.
+        token_ids: its tokens, without the stop token.
+        truncated: the answer reached its limit of tokens.
+    """
 
     text: str
     token_ids: tuple[int, ...]
@@ -39,13 +45,13 @@ class Answer:
 
 
 class EncodedFace:
-    """A face that the decoder has read: the KV cache of system text, image rows and landmark row.
+    """A face that the decoder has read: a KV cache with system text, image rows and landmark row.
 
-    Each question rewinds the cache to this prefix. A context manager: leaving it hands the cache back.
+    Each question rewinds the cache to this prefix. As a context manager it returns the cache on exit.
 
     Attributes:
         features: (212,) outputs of the landmark network.
-        prefix: positions that belong to the face.
+        prefix: number of cache positions that belong to the face.
     """
 
     def __init__(self, features: Floats, cache: KVCache, free_caches: list[KVCache]) -> None:
@@ -55,17 +61,22 @@ class EncodedFace:
         self._free_caches = free_caches
 
     def rewind(self) -> KVCache:
-        """The cache, holding the face and nothing else."""
+        """Rewind the cache to the face and return it.
+
+        Raises:
+            BackendError: the face was closed.
+        """
         if self._cache is None:
             raise BackendError("this face was closed; encode it again")
         self._cache.length = self.prefix
         return self._cache
 
     def move_to(self, cache: KVCache) -> None:
-        """From now on live in another cache, which holds a copy."""
+        """Use another cache, which holds a copy of this one, from now on."""
         self._cache = cache
 
     def close(self) -> None:
+        """Return the cache to its pipeline."""
         if self._cache is not None:
             self._free_caches.append(self._cache)
             self._cache = None
@@ -86,14 +97,15 @@ class Pipeline:
         bundle: its folder.
         manifest: its manifest.
         backend: an opened variant.
-        visual_tokens: visual rows that the decoder reads of a face (`sdk.runtime.pruning`); None: all.
+        visual_tokens: visual rows of a face that the decoder reads (`sdk.runtime.pruning`); None reads all.
 
     Attributes:
-        image_rows: rows that the decoder reads of a face, the landmark row included.
+        image_rows: rows of a face that the decoder reads, including the landmark row.
         drafter: proposes tokens for every answer.
 
     Raises:
-        TaskError: the bundle does not make so many visual rows.
+        TaskError: `visual_tokens` is larger than the bundle's number of visual rows, or less than 1.
+        IntegrityError: the tokenizer or the table of n-grams is damaged.
     """
 
     def __init__(self, bundle: Path, manifest: Manifest, backend: Backend, visual_tokens: int | None = None) -> None:
@@ -101,14 +113,14 @@ class Pipeline:
         self.backend = backend
         self.image_rows = rows_to_read(manifest.prompt.image_rows, visual_tokens)
         path = bundle / manifest.tokenizer
-        with reading(path, "a tokenizer", (Exception,)):  # the library raises nothing narrower
+        with reading(path, "a tokenizer", (Exception,)):  # the library raises plain Exception
             self.tokenizer = Tokenizer.from_file(str(path))
         self._free_caches: list[KVCache] = []
-        self.drafter = Drafter(_tree(bundle, manifest))
+        self.drafter = Drafter(_read_tree(bundle, manifest))
 
     @property
     def notice(self) -> str | None:
-        """What every result must say about the model and about how it is run."""
+        """The notice that every result must carry: that of the model, and whether visual rows are pruned."""
         made, left_out = visual_rows(self.manifest.prompt.image_rows), self.manifest.prompt.image_rows - self.image_rows
         pruned = f"read from {made - left_out} of the picture's {made} rows" if left_out else None
         return "; ".join(filter(None, (self.manifest.notice, pruned))) or None
@@ -116,17 +128,16 @@ class Pipeline:
     def encode(
         self, crop: FaceCrop, clock: Clock, features: Floats | None = None, cache: KVCache | None = None
     ) -> EncodedFace:
-        """Run both encoders and let the decoder read the face.
+        """Run both encoders and prefill the decoder with the face.
 
         Args:
             crop: the picture of the face.
-            clock: collects the times of `landmark`, `vision` and `prefill`.
-            features: (212,) landmark features, if they were computed before; required when the bundle has no landmark
-                network.
-            cache: where the face shall live; None takes a free one.
+            clock: gets the times of the stages `landmark`, `vision` and `prefill`.
+            features: (212,) landmark features; None computes them with the landmark network.
+            cache: cache to use, which stays the caller's; None takes a free one.
 
         Raises:
-            ImageError: the bundle has no landmark network and no features are given.
+            ImageError: no features are given and the bundle has no landmark network.
         """
         if features is None:
             features = self.landmark_features(crop, clock)
@@ -140,9 +151,9 @@ class Pipeline:
             return self.encode_rows(rows, features, cache)
 
     def encode_rows(self, rows: Floats, features: Floats, cache: KVCache | None = None) -> EncodedFace:
-        """Let the decoder read the system text and (rows, D) image and landmark rows."""
+        """Prefill the decoder with the system text and (rows, D) image and landmark rows."""
         decoder = self.backend.decoder
-        home = self._free_caches if cache is None else []  # a cache of the caller's goes back to the caller
+        home = self._free_caches if cache is None else []  # the caller keeps a cache of its own
         cache = cache or self._take_cache()
         cache.length = 0
         prefix = decoder.embed(self.manifest.prompt.prefix_ids)
@@ -150,13 +161,17 @@ class Pipeline:
         return EncodedFace(features, cache, home)
 
     def landmarks(self, features: Floats, crop: FaceCrop) -> Floats | None:
-        """(106, 2) points in pixels of the picture; None in mode "emola", whose features are no coordinates."""
+        """(106, 2) points in pixels of the picture; None in mode "emola", whose features are not coordinates."""
         if self.manifest.preprocessing.landmark_mode == "emola":
             return None
         return landmark_points(features, crop.box_in_crop) + np.array(crop.origin, np.float32)
 
     def question_ids(self, question: str) -> Sequence[int]:
-        """The token ids of a fixed task or of a free question, from after the image rows to the start of the answer."""
+        """Token ids of a fixed task or a free question, from the end of the image rows to the start of the answer.
+
+        Raises:
+            TaskError: the question is empty or too long.
+        """
         prompt = self.manifest.prompt
         if question in prompt.questions:
             return prompt.questions[question].token_ids
@@ -181,8 +196,13 @@ class Pipeline:
         """Start an answer about a face: an iterator over token ids.
 
         Args:
-            drafts: verify drafted tokens several at a time where that gives the same tokens: greedy answers of a
-                decoder that `drafts`. Pass False to step several answers together.
+            face: the encoded face.
+            question: a task or a free question.
+            max_new_tokens: limit of the answer; None takes the bundle's.
+            sampling: None is greedy.
+            cancel: set it to stop within one token.
+            drafts: verify several drafted tokens per forward, if the answer is greedy and the decoder supports it. The
+                tokens are the same. Pass False to step several answers together.
         """
         prompt, cache = self.manifest.prompt, face.rewind()
         question_ids = self.question_ids(question)
@@ -206,10 +226,10 @@ class Pipeline:
         sampling: Sampling | None = None,
         cancel: Event | None = None,
     ) -> Answer:
-        """Ask a fixed task or a free question and wait for the whole answer.
+        """Ask a fixed task or a free question, and wait for the whole answer.
 
         Args:
-            clock: collects `question` (up to the first token) and `decode` (all others).
+            clock: gets the times of the stages `question` (up to the first token) and `decode` (all others).
             max_new_tokens: limit of the answer; None takes the bundle's.
             sampling: None is greedy.
             cancel: set it to stop within one token.
@@ -225,7 +245,7 @@ class Pipeline:
         return self.answer(token_ids, generation.truncated)
 
     def answer(self, token_ids: Sequence[int], truncated: bool) -> Answer:
-        """Decoded tokens as an answer."""
+        """Decode the tokens of an answer."""
         return Answer(self.tokenizer.decode(list(token_ids)).strip(), tuple(token_ids), truncated)
 
     def stream(
@@ -236,20 +256,24 @@ class Pipeline:
         sampling: Sampling | None = None,
         cancel: Event | None = None,
     ) -> Iterator[str]:
-        """The same answer, piece by piece as it is decoded."""
+        """Yield the text of an answer piece by piece, as it is decoded; arguments as in `generate`."""
         token_ids: list[int] = []
         sent = 0
         for token in self.generate(face, question, max_new_tokens, sampling, cancel):
             token_ids.append(token)
             if (self.tokenizer.id_to_token(token) or "").startswith("<0x"):
-                continue  # bytes mean nothing until their run has ended
+                continue  # single bytes are not text before their sequence is complete
             text = self.tokenizer.decode(token_ids)
             yield text[sent:]
             sent = len(text)
         yield self.tokenizer.decode(token_ids)[sent:]
 
     def landmark_features(self, crop: FaceCrop, clock: Clock) -> Floats:
-        """(212,) outputs of the landmark network."""
+        """Compute the (212,) outputs of the landmark network.
+
+        Raises:
+            ImageError: the bundle has none.
+        """
         if self.backend.landmark is None:
             raise ImageError(
                 "this bundle was exported without a landmark network: pass landmark_features=, or export it again "
@@ -263,7 +287,7 @@ class Pipeline:
 
     def _take_cache(self) -> KVCache:
         try:
-            return self._free_caches.pop()  # atomic, unlike a look before the leap
+            return self._free_caches.pop()  # atomic, unlike a check followed by a pop
         except IndexError:
             return self.backend.decoder.new_cache(self.capacity)
 
@@ -273,7 +297,7 @@ class Pipeline:
 
     @property
     def capacity(self) -> int:
-        """Positions of a face's cache."""
+        """Number of positions of a face's cache."""
         return positions_per_face(self.manifest, self.image_rows)
 
     @property
@@ -281,8 +305,8 @@ class Pipeline:
         return self.capacity - self._prefix_length - 1
 
 
-def _tree(bundle: Path, manifest: Manifest) -> ContextTree | None:
-    """The trained answers to draft from, where the bundle has them."""
+def _read_tree(bundle: Path, manifest: Manifest) -> ContextTree | None:
+    """The table of training answers for drafts; None if the bundle has none."""
     if manifest.ngrams is None:
         return None
     return ContextTree(Ngrams.load(bundle / manifest.ngrams, manifest.geometry.vocabulary))

@@ -1,9 +1,9 @@
 """Speculative decoding (Leviathan et al. 2023) without a second model: drafted tokens are verified in one forward.
 
-A token is accepted only where it is what greedy decoding would have chosen, so the answer is that of the plain loop.
-One thing stands against it: kernels add in another order for many rows than for one, and where a quantised graph rounds
-activations to 8 bits, the last bit of a sum can move a logit by a few hundredths. So a choice between two tokens that
-close is not taken from such a forward: the answer so far is read again row by row, exactly as the plain loop reads it.
+A token is accepted only if greedy decoding would have chosen it, so the answer is the same as that of the plain loop.
+Rounding alone could change it: kernels add in a different order for several rows than for one, and if a quantised graph
+rounds activations to 8 bits, the last bit of a sum can move a logit by a few hundredths. So a near tie between the two
+best tokens is not decided by such a forward: the answer so far is read again row by row, as the plain loop reads it.
 """
 
 import time
@@ -18,14 +18,14 @@ from sdk.runtime.backends.interface import Decoder, KVCache
 from sdk.runtime.drafts import Drafter
 from sdk.runtime.generate import Generation, check_cancel
 
-CLOSE = 0.05  # nats between the two best tokens; docs/performance.md: the order of sums moved it by 0.018 at most
+NEAR_TIE = 0.05  # nats between the two best tokens; docs/performance.md: the order of sums moves it by 0.018 at most
 
 
 class DraftedGeneration(Generation):
-    """Like `Generation`, greedy, in fewer forwards; tokens are drawn one at a time and decoded in bursts.
+    """A greedy `Generation` in fewer forwards: tokens are drawn one at a time and decoded several at a time.
 
     Args:
-        drafter: proposes tokens and learns what pays; the others are those of `Generation`.
+        drafter: proposes tokens and learns which were accepted; the other arguments are those of `Generation`.
     """
 
     def __init__(
@@ -35,51 +35,51 @@ class DraftedGeneration(Generation):
         self._drafter, self._text = drafter, list(prompt_ids)
         self._ready: deque[int] = deque()
         self._begin = cache.length
-        self._exact = cache.length + len(prompt_ids)  # so far the cache holds what the plain loop would have put there
+        self._exact = cache.length + len(prompt_ids)  # up to this length the cache equals that of the plain loop
 
     def __next__(self) -> int:
         check_cancel(self._cancel)
         if not self._ready and self.pending:
             if self.cache.length >= self._exact:
-                self._burst()
-            else:  # the question, read as ever
-                self._keep(super().__next__())
+                self._decode_draft()
+            else:  # read the question as the plain loop does
+                self._append(super().__next__())
         if not self._ready:
             raise StopIteration
         return self._ready.popleft()
 
-    def _burst(self) -> None:
-        """Read the pending token and a draft; keep what the logits confirm and the token that follows it."""
+    def _decode_draft(self) -> None:
+        """Read the pending token and a draft; keep the accepted tokens and the one that follows them."""
         draft = self._drafter.propose(self._text, self._left)
         begin = time.perf_counter()
-        rows = self._decoder.embed([*self.pending, *(guess.token for guess in draft)])
+        rows = self._decoder.embed([*self.pending, *(drafted.token for drafted in draft)])
         logits = self._decoder.extend(self.cache, rows, last=len(rows))
         seconds = time.perf_counter() - begin
-        right = self._confirm(logits, [guess.token for guess in draft])
-        self._drafter.learn(draft, right, seconds)
+        accepted = self._verify(logits, [drafted.token for drafted in draft])
+        self._drafter.learn(draft, accepted, seconds)
 
-    def _confirm(self, logits: Floats, draft: Sequence[int]) -> int:
-        """Accept tokens as far as the draft was right; how many of its tokens that were."""
+    def _verify(self, logits: Floats, draft: Sequence[int]) -> int:
+        """Accept the draft up to the first token that is not the greedy choice; returns how many were accepted."""
         start = self.cache.length - len(logits)
         if not draft and self._exact == start:
             self._exact = self.cache.length
-        for index, (token, close) in enumerate(_choose(logits)):
+        for index, (token, is_near_tie) in enumerate(_greedy_choices(logits)):
             self.cache.length = start + index + 1
-            if close and self.cache.length > self._exact:
+            if is_near_tie and self.cache.length > self._exact:
                 token, draft = self._read_again(), draft[:index]
             if self.take(token) is None:
                 break
-            self._keep(token)
+            self._append(token)
             if index == len(draft) or token != draft[index]:
                 break
         return index
 
-    def _keep(self, token: int) -> None:
+    def _append(self, token: int) -> None:
         self._text.append(token)
         self._ready.append(token)
 
     def _read_again(self) -> int:
-        """The token that follows the text so far, as the plain loop finds it."""
+        """The token after the text so far, computed row by row as in the plain loop."""
         self.cache.length = self._exact
         for token in self._text[self._exact - self._begin :]:
             logits = self._decoder.extend(self.cache, self._decoder.embed([token]))[-1]
@@ -87,11 +87,11 @@ class DraftedGeneration(Generation):
         return int(logits.argmax())
 
 
-def _choose(logits: Floats) -> Iterator[tuple[int, bool]]:
-    """The best token of each row of (n, vocabulary) logits, and whether another order of sums could change it."""
+def _greedy_choices(logits: Floats) -> Iterator[tuple[int, bool]]:
+    """The best token of each row of (n, vocabulary) logits, and whether it is a near tie with the second best."""
     rows, best = np.arange(len(logits)), logits.argmax(-1)
     value = logits[rows, best]
     logits[rows, best] = -np.inf
-    close = value - logits.max(-1) < CLOSE
+    is_near_tie = value - logits.max(-1) < NEAR_TIE
     logits[rows, best] = value
-    return zip(best.tolist(), close.tolist(), strict=True)
+    return zip(best.tolist(), is_near_tie.tolist(), strict=True)

@@ -1,4 +1,4 @@
-"""Compare what this machine computes with the torch model, whose inputs and outputs travel in the bundle."""
+"""Compare this machine's results with those of the torch model; a bundle contains its inputs and outputs."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,16 +17,16 @@ from sdk.runtime.pipeline import Pipeline
 
 @dataclass(frozen=True)
 class Reference:
-    """Inputs of every stage and what the torch model makes of them, in float32.
+    """Inputs of every stage, and the outputs of the torch model for them, in float32.
 
     Attributes:
         tasks: the fixed questions that were asked, in order.
-        landmark_pixels: (S, 3, 192, 192), empty when the bundle has no landmark network.
+        landmark_pixels: (S, 3, 192, 192), empty if the bundle has no landmark network.
         landmark_features: (S, 212).
         pixel_values: (S, 3, H, H).
-        rows: (S, rows, D) of the vision encoder.
-        logits: (S, tasks, vocabulary) that decide the first token of each answer.
-        token_ids: (S, tasks, n) greedy tokens, not stopped by any end mark.
+        rows: (S, rows, D) output of the vision encoder.
+        logits: (S, tasks, vocabulary) for the first token of each answer.
+        token_ids: (S, tasks, n) greedy tokens, without regard to stop tokens.
     """
 
     tasks: tuple[Task, ...]
@@ -42,14 +42,18 @@ class Reference:
 
     @classmethod
     def load(cls, path: Path) -> "Reference":
-        """Raises IntegrityError if the file is damaged."""
+        """Read the file.
+
+        Raises:
+            IntegrityError: it is damaged.
+        """
         with reading_arrays(path, "the reference of a bundle") as file:
             content: dict[str, Any] = dict(file)
             return cls(**{**content, "tasks": tuple(content["tasks"].tolist())})
 
 
 def measure_parity(pipeline: Pipeline, reference: Reference) -> list[Parity]:
-    """Compare every stage of an opened variant with the reference; each stage gets the reference's own inputs."""
+    """Compare every stage of an opened variant with the reference. Each stage gets the inputs of the reference."""
     backend, measured = pipeline.backend, []
     if backend.landmark is not None and len(reference.landmark_pixels):
         features = backend.landmark(reference.landmark_pixels)
@@ -65,7 +69,7 @@ def measure_parity(pipeline: Pipeline, reference: Reference) -> list[Parity]:
 
 
 def _decode(pipeline: Pipeline, reference: Reference) -> tuple[Floats, npt.NDArray[np.int32]]:
-    """First logits and greedy tokens of every question about every sample."""
+    """First logits and greedy tokens for every question about every face."""
     decoder = pipeline.backend.decoder
     logits, token_ids = np.empty_like(reference.logits), np.empty_like(reference.token_ids)
     for sample, rows in enumerate(reference.rows):

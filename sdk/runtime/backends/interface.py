@@ -1,4 +1,4 @@
-"""What a backend is: two encoders, and a decoder with its KV caches. No runtime is imported here."""
+"""The interface of a backend: two encoders, and a decoder with its KV caches. No runtime is imported here."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,20 +14,20 @@ from sdk.errors import BackendError
 
 
 class Encoder(Protocol):
-    """A network without state: arrays in the order of its inputs, each of them batched, to one array."""
+    """A network without state. It takes batched arrays in the order of its inputs and returns one array."""
 
     def __call__(self, *arrays: Floats) -> Floats: ...
 
 
 class KVPool(ABC):
-    """Keys and values of several sequences side by side, so that one call can step the first n of them together.
+    """Keys and values of several sequences in one allocation, so that one call can step the first N of them.
 
     Args:
         capacity: positions of each sequence.
-        sequences: how many.
+        sequences: number of sequences.
 
     Attributes:
-        lengths: positions that are filled, by sequence.
+        lengths: filled positions of each sequence.
     """
 
     def __init__(self, capacity: int, sequences: int) -> None:
@@ -36,7 +36,7 @@ class KVPool(ABC):
 
     @property
     def caches(self) -> tuple["KVCache", ...]:
-        """One per sequence; each can be extended by itself."""
+        """One cache per sequence; each can be extended separately."""
         return tuple(KVCache(self, row) for row in range(len(self.lengths)))
 
     def move(self, source: int, target: int) -> None:
@@ -46,7 +46,7 @@ class KVPool(ABC):
 
     @abstractmethod
     def _copy(self, source: int, target: int, length: int) -> None:
-        """Copy the first `length` positions of one sequence over those of another."""
+        """Copy the first `length` positions of sequence `source` to `target`."""
 
 
 class KVCache:
@@ -57,7 +57,7 @@ class KVCache:
 
     @property
     def length(self) -> int:
-        """Positions that are filled; set it lower to rewind, later positions are overwritten by what follows."""
+        """Number of filled positions. Set it lower to rewind; the positions after it are overwritten later."""
         return self.pool.lengths[self.row]
 
     @length.setter
@@ -66,11 +66,15 @@ class KVCache:
 
     @property
     def capacity(self) -> int:
-        """Positions that fit."""
+        """Number of positions."""
         return self.pool.capacity
 
     def check_room(self, count: int) -> None:
-        """Raises BackendError if `count` more positions do not fit."""
+        """Check that `count` more positions fit.
+
+        Raises:
+            BackendError: they do not.
+        """
         if self.length + count > self.capacity:
             raise BackendError(
                 f"the sequence needs {self.length + count} positions, its cache holds {self.capacity}: "
@@ -79,15 +83,15 @@ class KVCache:
 
 
 class Decoder(ABC):
-    """A language model from embedding rows to logits, with KV caches of its own.
+    """A language model from embedding rows to logits, with its own kind of KV cache.
 
     Args:
         table: (vocabulary, D) token embeddings.
 
     Attributes:
-        drafts: whether a call with several rows gives the greedy tokens of as many calls with one row, up to near
-            ties, so that drafted tokens can be verified in one call.
-        held_bytes: memory that it takes beside its files' bytes.
+        drafts: whether one call with several rows gives the same greedy tokens as one call per row, except for near
+            ties; drafted tokens can then be verified in one call.
+        held_bytes: memory in addition to the size of its files.
     """
 
     drafts = False
@@ -97,13 +101,13 @@ class Decoder(ABC):
         self._table = table
 
     def embed(self, token_ids: "npt.ArrayLike") -> Floats:
-        """(T,) token ids -> (T, D)."""
+        """Look up the (T, D) embeddings of (T,) token ids."""
         rows: Floats = self._table[np.asarray(token_ids, np.int64)].astype(np.float32)
         return rows
 
     @abstractmethod
     def new_pool(self, capacity: int, sequences: int) -> KVPool:
-        """Empty caches for sequences that will be stepped together.
+        """Allocate empty caches for sequences that are stepped together.
 
         Raises:
             BackendError: the device has no memory for them.
@@ -114,9 +118,9 @@ class Decoder(ABC):
         """Append rows to a sequence.
 
         Args:
-            cache: its past; grows by T positions.
+            cache: the sequence so far; grows by T positions.
             rows: (T, D) embeddings.
-            last: for how many of the last rows logits are wanted.
+            last: number of rows at the end for which logits are returned.
 
         Returns:
             (last, vocabulary) float32; valid until the next call with the same cache.
@@ -127,7 +131,7 @@ class Decoder(ABC):
 
     @abstractmethod
     def step(self, pool: KVPool, rows: Floats) -> Floats:
-        """Append one row to each of the first N sequences of a pool; they may differ in length.
+        """Append one row to each of the first N sequences of a pool, which may differ in length.
 
         Args:
             rows: (N, D) embeddings.
@@ -137,15 +141,15 @@ class Decoder(ABC):
         """
 
     def new_cache(self, capacity: int) -> KVCache:
-        """An empty cache."""
+        """Allocate an empty cache."""
         return self.new_pool(capacity, 1).caches[0]
 
     def greedy(self, cache: KVCache, token_ids: Sequence[int]) -> Iterator[int]:
-        """Most probable tokens, one after the other, without an end.
+        """Yield the most probable tokens, without an end.
 
         Args:
-            cache: grows as tokens are drawn.
-            token_ids: at least one, to be read first.
+            cache: the sequence so far; grows as tokens are drawn.
+            token_ids: ids to read first, at least one.
         """
         while True:
             token = int(self.extend(cache, self.embed(token_ids))[-1].argmax())
@@ -158,12 +162,12 @@ class Backend:
     """An opened variant of a bundle.
 
     Attributes:
-        landmark: (N, 3, 192, 192) landmark pixels -> (N, 212); None when the bundle has no landmark network.
+        landmark: (N, 3, 192, 192) landmark pixels -> (N, 212); None if the bundle has no landmark network.
         vision: (N, 3, S, S) CLIP pixels and (N, 212) landmark features -> (N, rows, D).
         decoder: embeddings and KV cache -> logits.
         variant: the variant that the decoder belongs to.
-        held_bytes: memory beside the weights as they lie in the variant's files.
-        engine_tolerances: for each encoder that is a TensorRT engine, the relative error that it may have.
+        held_bytes: memory in addition to the size of the variant's files.
+        engine_tolerances: largest relative error of each encoder that is a TensorRT engine.
     """
 
     landmark: Encoder | None
@@ -175,5 +179,5 @@ class Backend:
 
     @property
     def name(self) -> str:
-        """Name of the variant, after "tensorrt+" where the encoders are engines."""
+        """Name of the variant, with the prefix "tensorrt+" if encoders are TensorRT engines."""
         return f"tensorrt+{self.variant.name}" if self.engine_tolerances else self.variant.name

@@ -1,4 +1,4 @@
-"""Encoders and decoder on ONNX Runtime, on the CPU or CUDA; the decoder updates its KV caches in place."""
+"""Encoders and decoder on ONNX Runtime, on the CPU or CUDA. The decoder updates its KV caches in place."""
 
 import os
 from pathlib import Path
@@ -14,13 +14,13 @@ from sdk.errors import BackendError, DependencyError
 from sdk.runtime.backends.interface import Decoder, KVCache, KVPool
 from sdk.runtime.backends.ort_pool import OrtPool
 
-_SHORT = 16  # rows of a call that is kept bound: steps, drafts, questions
+_MAX_KEPT_ROWS = 16  # calls with at most this many rows stay bound: steps, drafts, questions
 _CUDA = "CUDAExecutionProvider"
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
 class OrtEncoder:
-    """A graph without state and with one output; arguments in the order of its inputs, each of them batched."""
+    """A graph without state and with one output. It takes batched arrays in the order of its inputs."""
 
     def __init__(self, path: Path, threads: int | None = None, device: str = "cpu") -> None:
         self._session = open_session(path, threads, device)
@@ -32,13 +32,13 @@ class OrtEncoder:
 
 
 class OrtDecoder(Decoder):
-    """The language model from embedding rows to logits.
+    """The language model, from embedding rows to logits.
 
     Args:
         path: ONNX graph made by `export.graphs.decoder`.
-        embeddings: `.npy` token embeddings (vocabulary, D), read through memory mapping.
-        threads: of one operator; None leaves the choice to ONNX Runtime.
-        device: "cpu" or "cuda": where it computes and where its caches are.
+        embeddings: `.npy` file of (vocabulary, D) token embeddings; it is memory-mapped.
+        threads: threads of one operator; None leaves the choice to ONNX Runtime.
+        device: "cpu" or "cuda", for computation and caches.
 
     Attributes:
         session: the InferenceSession.
@@ -50,7 +50,7 @@ class OrtDecoder(Decoder):
         self.session = open_session(path, threads, device)
         self._geometry, self._device = geometry, device
         self._dtype = _TYPES[self.session.get_inputs()[0].type]
-        self.drafts = device == "cpu" and self._dtype is np.float32  # whose rounding was measured
+        self.drafts = device == "cpu" and self._dtype is np.float32  # NEAR_TIE was measured here
         super().__init__(read_embeddings(embeddings, geometry))
 
     def new_pool(self, capacity: int, sequences: int) -> OrtPool:
@@ -73,24 +73,26 @@ class OrtDecoder(Decoder):
         return logits
 
     def _call(self, pool: KVPool, first: int, shape: tuple[int, int], last: int) -> "BoundCall":
-        """For B x T rows of the B sequences of a pool that start at `first`; short ones are kept and bound once."""
+        """The bound call for T rows of each of B sequences of a pool, from `first` on; short calls are bound once."""
         if not isinstance(pool, OrtPool):
-            raise BackendError("this cache belongs to another decoder; make it with new_cache or new_pool of this one")
+            raise BackendError(
+                "this cache belongs to another decoder; make it with new_cache or new_pool of this decoder"
+            )
         key = (first, *shape, last)
         call: BoundCall | None = pool.calls.get(key)
         if call is None:
             call = BoundCall(self.session, shape, last, self._geometry, self._dtype, self._device)
             pool.bind(call.binding, first, shape[0])
-            if shape[1] <= _SHORT:
+            if shape[1] <= _MAX_KEPT_ROWS:
                 pool.calls[key] = call
         return call
 
 
 class BoundCall:
-    """Bound inputs and outputs for B x T rows; decoding runs the same one over and over.
+    """Bound inputs and outputs for B x T rows; decoding runs the same call again and again.
 
     Attributes:
-        binding: still lacks the KV cache.
+        binding: to be completed with the KV cache by `OrtPool.bind`.
     """
 
     def __init__(
@@ -124,26 +126,30 @@ class BoundCall:
             self.binding.bind_cpu_input(name, array)
 
     def __call__(self, rows: Floats, past: list[int]) -> Floats:
-        """(B x T, D) rows after `past` positions each -> (B, last, vocabulary)."""
+        """Run (B x T, D) rows after `past` positions of each sequence; returns (B, last, vocabulary) logits."""
         self._rows[...] = rows.reshape(self._rows.shape)
         self._past[...] = past
         self._past += self._rows.shape[1] - 1  # GroupQueryAttention counts positions before the last
         self._total[...] = self._past.max() + 1
-        if self._device != "cpu":  # a GPU got a copy when they were bound, the CPU the arrays themselves
+        if self._device != "cpu":  # binding copies inputs to a GPU; the CPU reads the arrays themselves
             self._bind_inputs()
         self._session.run_with_iobinding(self.binding)
         return self._logits
 
 
 def check_cuda() -> None:
-    """Raises DependencyError, with the extra to install, if the installed ONNX Runtime was built without CUDA."""
+    """Check that the installed ONNX Runtime was built with CUDA.
+
+    Raises:
+        DependencyError: it was not; the message names the extra to install.
+    """
     if not has_cuda():
         purpose = "run on an NVIDIA GPU, in place of onnxruntime (uninstall that first)"
         raise DependencyError("onnxruntime-gpu", "gpu", purpose)
 
 
 def has_cuda() -> bool:
-    """Whether the installed ONNX Runtime was built for CUDA."""
+    """Whether the installed ONNX Runtime was built with CUDA."""
     return _CUDA in _onnxruntime().get_available_providers()
 
 
@@ -156,11 +162,11 @@ def _onnxruntime() -> Any:
 
 
 def open_session(path: Path, threads: int | None = None, device: str = "cpu") -> Any:
-    """An InferenceSession.
+    """Open an InferenceSession.
 
     Args:
-        threads: of one operator; None leaves the choice to ONNX Runtime.
-        device: "cpu" or "cuda"; CUDA never falls back to the CPU.
+        threads: threads of one operator; None leaves the choice to ONNX Runtime.
+        device: "cpu" or "cuda"; there is no fallback from CUDA to the CPU.
 
     Raises:
         BackendError: the file cannot be opened, or CUDA cannot be started.
@@ -172,13 +178,15 @@ def open_session(path: Path, threads: int | None = None, device: str = "cpu") ->
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads or 0
-    exact = (_CUDA, {"use_tf32": "0"})  # 10 bits of a float32 graph's mantissa are too few for its tolerance
+    exact = (_CUDA, {"use_tf32": "0"})  # TF32 keeps 10 bits of the mantissa, too few for a float32 graph's tolerance
     providers = [*([exact] if device == "cuda" else []), "CPUExecutionProvider"]
     try:
         session = ort.InferenceSession(os.fspath(path), options, providers=providers)
-    except Exception as error:  # onnxruntime's own exception types are not public
+    except Exception as error:  # the exception types of onnxruntime are not public
         raise BackendError(f"ONNX Runtime {ort.__version__} cannot open {path}: {error}") from error
-    if device == "cuda" and _CUDA not in session.get_providers():  # it goes on with the CPU and only logs why
+    if (
+        device == "cuda" and _CUDA not in session.get_providers()
+    ):  # ONNX Runtime falls back to the CPU and only logs the reason
         raise BackendError(
             f"onnxruntime-gpu {ort.__version__} could not start CUDA: it needs an NVIDIA GPU, its driver, and the "
             "versions of CUDA and cuDNN that its log names"

@@ -1,4 +1,4 @@
-"""KV caches in memory that a decoder's graph reads and writes in place, on the CPU or a GPU."""
+"""KV caches that a decoder's graph reads and writes in place, on the CPU or a GPU."""
 
 from typing import Any
 
@@ -13,14 +13,14 @@ class OrtPool(KVPool):
     """The caches of several sequences as OrtValues.
 
     Args:
-        geometry: of the decoder.
+        geometry: shape of the decoder.
         capacity: positions of each sequence.
-        sequences: how many.
-        dtype: float32 or float16, as the graph has it.
-        device: "cpu", where memory is claimed as it fills, or "cuda", where it is claimed now and once.
+        sequences: number of sequences.
+        dtype: float32 or float16, as in the graph.
+        device: "cpu", where the system allocates memory as it fills, or "cuda", where all of it is allocated now.
 
     Attributes:
-        calls: bound calls by first sequence, number of sequences, rows of each, and rows that get logits.
+        calls: bound calls by first sequence, number of sequences, rows of each, and rows with logits.
     """
 
     def __init__(
@@ -36,13 +36,13 @@ class OrtPool(KVPool):
         super().__init__(capacity, sequences)
         g = geometry
         memory = np.zeros((2 * g.layers, sequences, g.kv_heads, capacity, g.head_size), dtype)
-        self._values = [OrtValue.ortvalue_from_numpy(part, device) for part in memory]  # on the CPU the memory itself
+        self._values = [OrtValue.ortvalue_from_numpy(part, device) for part in memory]  # on the CPU without a copy
         self._host = memory if device == "cpu" else None
         self._device, self._row = device, memory[0, 0]
         self.calls: dict[tuple[int, int, int, int], Any] = {}
 
     def bind(self, binding: Any, first: int, count: int) -> None:
-        """Make the same memory past and present of `count` sequences from `first` on."""
+        """Bind the memory of `count` sequences, from `first` on, as both the past and the present of a call."""
         for index, value in enumerate(self._values):
             part = f"{index // 2}.{'value' if index % 2 else 'key'}"
             pointer = value.data_ptr() + first * self._row.nbytes
@@ -54,7 +54,9 @@ class OrtPool(KVPool):
         if self._host is not None:
             self._host[:, target, :, :length] = self._host[:, source, :, :length]
             return
-        for value in self._values:  # ONNX Runtime copies whole values, through the host; a batch does it once per face
+        for (
+            value
+        ) in self._values:  # ONNX Runtime copies only whole values through the host; a batch needs it once per face
             copy = value.numpy()
             copy[target, :, :length] = copy[source, :, :length]
             value.update_inplace(copy)

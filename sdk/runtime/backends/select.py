@@ -25,16 +25,16 @@ def open_backend(
     memory_limit: int | None = None,
     image_rows: int | None = None,
 ) -> Backend:
-    """Open the first variant of a bundle that runs on this machine, and log which.
+    """Open the first variant of a bundle that runs on this machine, and log its name.
 
     Args:
-        device: one of DEVICES; "auto" may fall back, the others never do.
-        threads: of one operator on the CPU; None leaves the choice to ONNX Runtime.
-        memory_limit: bytes that weights and the KV cache of one face may take.
-        image_rows: rows that the decoder reads of a face; None: all that the bundle makes.
+        device: one of DEVICES; only "auto" falls back to another device.
+        threads: threads of one operator on the CPU; None leaves the choice to ONNX Runtime.
+        memory_limit: bytes for the weights and the KV cache of at least one face; None is no limit.
+        image_rows: rows of a face that the decoder reads; None reads all.
 
     Raises:
-        BackendError: lists why each variant was refused.
+        BackendError: no variant runs here; the message says why for each.
     """
     if device not in DEVICES:
         raise BackendError(f"device must be one of {', '.join(DEVICES)}, not {device!r}")
@@ -69,16 +69,17 @@ def open_variant(
     threads: int | None = None,
     room: int | None = None,
 ) -> Backend:
-    """Open one variant: its decoder, and encoders chosen independently of it.
+    """Open one variant. The encoders are chosen independently of the decoder.
 
     Args:
-        device: "cpu" or "cuda"; None is what the variant was made for.
+        device: "cpu" or "cuda"; None is the device of the variant.
         engines: use the TensorRT engines that `emola engines` built for the encoders.
         threads: as in `open_backend`.
-        room: bytes that the decoder may take beside those of its files; None: no limit.
+        room: bytes that the decoder may take in addition to the size of its files; None is no limit.
 
     Raises:
-        BackendError, DependencyError: it does not run here.
+        BackendError: the variant does not run on this machine.
+        DependencyError: a package is missing.
     """
     device = device or variant.device
     _check_device(variant, device)
@@ -100,7 +101,7 @@ def open_variant(
 
 
 def _encoder_choices(bundle: Path, variant: Variant, device: str) -> Sequence[bool]:
-    """Whether the encoders are TensorRT engines, in the order to try; empty if the variant is not for this device."""
+    """Whether to use TensorRT engines as encoders, in the order to try; empty if the variant is for another device."""
     if device == "tensorrt":
         return (True,)
     if device == "auto":
@@ -109,7 +110,7 @@ def _encoder_choices(bundle: Path, variant: Variant, device: str) -> Sequence[bo
 
 
 def _check_device(variant: Variant, device: str) -> None:
-    """Refuse a machine that lacks what a variant needs, before anything is opened."""
+    """Check the GPU and the packages that a variant needs, before files are opened."""
     if device == "cuda" and variant.backend == "gptq_cuda":
         check_gpu()
     elif device == "cuda":

@@ -1,7 +1,7 @@
-"""The two encoders as TensorRT engines, built on this machine by `emola engines`; any decoder can stand beside them.
+"""The two encoders as TensorRT engines, built on this machine by `emola engines`; they combine with any decoder.
 
-Memory and streams through cuda-python alone. An engine fits one TensorRT version and one GPU architecture: what it was
-built for is written beside it, and another machine is refused with the command that rebuilds.
+cuda-python manages memory and streams. An engine runs only with one TensorRT version and on one GPU architecture, which
+`engines.json` records. On another machine it is refused with the command that rebuilds it.
 """
 
 import importlib
@@ -25,12 +25,13 @@ ENGINES, RECORD = "engines", "engines.json"
 
 
 class Platform(FrozenModel):
-    """What decides whether an engine runs.
+    """GPU and library versions, which decide whether an engine runs.
 
     Attributes:
         sm: compute capability of the GPU, e.g. "8.7".
-        tensorrt: its version, e.g. "10.3.0".
-        cuda, driver: versions of the runtime and of the driver's interface, e.g. "12.6"; recorded, not compared.
+        tensorrt: version of TensorRT, e.g. "10.3.0".
+        cuda: CUDA version of the runtime, e.g. "12.6"; recorded, not compared.
+        driver: CUDA version of the driver; recorded, not compared.
     """
 
     sm: str
@@ -40,7 +41,7 @@ class Platform(FrozenModel):
 
     @property
     def folder(self) -> str:
-        """Name of the folder below `engines` that holds its plans."""
+        """Name of the folder in `engines` that holds the engine files."""
         return f"sm{self.sm.replace('.', '')}-trt{self.tensorrt}"
 
 
@@ -48,9 +49,11 @@ class EngineFile(FrozenModel):
     """One engine file, beside `engines.json`.
 
     Attributes:
-        graph: the files of the bundle that it was built from; what else changes in the bundle does not concern it.
-        max_batch: faces at once.
-        relative_error, p50_ms, p95_ms: parity, and latency by batch, measured when it was built.
+        graph: the files of the bundle that it was built from; the engine is valid while they stay the same.
+        max_batch: largest batch of faces.
+        relative_error: parity, measured when it was built.
+        p50_ms: median latency by batch size.
+        p95_ms: 95th percentile of the latency by batch size.
     """
 
     file: RelativePath
@@ -68,14 +71,14 @@ class EngineFile(FrozenModel):
 
 
 class EngineRecord(FrozenModel):
-    """`engines.json`: for which machine the plans beside it were built, by encoder."""
+    """`engines.json`: the machine that the engine files beside it were built for, and those files by encoder."""
 
     platform: Platform
     plans: dict[str, EngineFile]
 
 
 def load_tensorrt() -> Any:
-    """The module `tensorrt`.
+    """Import the module `tensorrt`.
 
     Raises:
         DependencyError: it is not installed.
@@ -84,7 +87,11 @@ def load_tensorrt() -> Any:
 
 
 def load_cuda() -> Any:
-    """CUDA's runtime interface of cuda-python; raises likewise."""
+    """Import the CUDA runtime module of cuda-python.
+
+    Raises:
+        DependencyError: it is not installed.
+    """
     return _load("cuda.bindings.runtime", "cuda-python")
 
 
@@ -97,7 +104,7 @@ def _load(module: str, package: str) -> Any:
 
 
 def this_platform() -> Platform:
-    """The GPU and the libraries of this machine.
+    """Find the GPU and the library versions of this machine.
 
     Raises:
         BackendError: there is no GPU.
@@ -112,7 +119,7 @@ def this_platform() -> Platform:
 
 
 def check(cuda: Any, result: Any) -> Any:
-    """The value of a CUDA call, which returns an error code and what it found.
+    """Return the value of a CUDA call, whose result is an error code and a value.
 
     Raises:
         BackendError: the call failed.
@@ -124,13 +131,13 @@ def check(cuda: Any, result: Any) -> Any:
 
 
 class TensorRTEncoder:
-    """One engine: float32 arrays in the order of its inputs, each batched; one float32 output.
+    """One engine. It takes batched float32 arrays in the order of its inputs and returns one float32 array.
 
-    Threads take turns: an engine has one execution context, and its device memory is used by every call.
+    Threads take turns, because all calls share one execution context and its device memory.
 
     Args:
         plan: serialised engine with one optimisation profile.
-        max_batch: of that profile; larger batches run in pieces.
+        max_batch: largest batch of that profile; larger batches run in parts.
     """
 
     def __init__(self, plan: Path, max_batch: int) -> None:
@@ -145,7 +152,7 @@ class TensorRTEncoder:
         self._stream = check(self._cuda, self._cuda.cudaStreamCreate())
         self._memory: dict[str, tuple[int, int]] = {}
         self._free = weakref.finalize(self, _free, self._cuda, self._memory, self._stream)
-        self._free.atexit = False  # a process that ends frees all
+        self._free.atexit = False  # the end of the process frees everything
         names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
         self._inputs = [name for name in names if self._engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
         (self._output,) = (name for name in names if name not in self._inputs)
@@ -158,7 +165,7 @@ class TensorRTEncoder:
         return np.concatenate(pieces)
 
     def _run(self, arrays: list[Floats]) -> Floats:
-        """One batch that fits the profile."""
+        """Run one batch that fits the profile."""
         cuda, kind = self._cuda, self._cuda.cudaMemcpyKind
         for name, given in zip(self._inputs, arrays, strict=True):
             array = np.ascontiguousarray(given, np.float32)
@@ -177,7 +184,7 @@ class TensorRTEncoder:
         return result
 
     def _bind(self, name: str, size: int) -> int:
-        """Device memory for a tensor, kept until a larger one is needed."""
+        """Bind a tensor to device memory, which is kept until more is needed; returns its address."""
         address, room = self._memory.get(name, (0, 0))
         if size > room:
             if address:
@@ -189,7 +196,7 @@ class TensorRTEncoder:
         return address
 
     def close(self) -> None:
-        """Give device memory and stream back; the encoder has run for the last time."""
+        """Free device memory and stream. The encoder cannot run afterwards."""
         self._free()
 
 
@@ -201,19 +208,19 @@ def _free(cuda: Any, memory: dict[str, tuple[int, int]], stream: Any) -> None:
 
 
 def engine_graphs(manifest: Manifest) -> dict[str, RelativePath]:
-    """The ONNX file that the engine of each encoder is built from."""
+    """The ONNX file of each encoder, from which its engine is built."""
     graphs = {"vision": manifest.vision_half or manifest.vision}
     return {**graphs, "landmark": manifest.landmark} if manifest.landmark else graphs
 
 
 def graph_files(manifest: Manifest, graph: RelativePath) -> dict[RelativePath, FileRecord]:
-    """An ONNX file and, where its weights lie beside it, theirs."""
+    """Records of an ONNX file and of the file beside it that holds its weights, if there is one."""
     return {name: manifest.files[name] for name in (graph, f"{graph}.data") if name in manifest.files}
 
 
 @dataclass(frozen=True)
 class Engines:
-    """The opened engines of a bundle, by encoder, and the relative error that each may have."""
+    """The opened engines of a bundle and their largest relative errors, by encoder."""
 
     encoders: Mapping[str, TensorRTEncoder]
     tolerances: Mapping[str, float]
@@ -223,7 +230,7 @@ def open_engines(bundle: Path, manifest: Manifest) -> Engines:
     """Open the engines of a bundle for this machine.
 
     Raises:
-        BackendError: none were built, or for another machine, TensorRT version or graph.
+        BackendError: there are none, or they are for another machine, TensorRT version or graph.
     """
     here, rebuild = this_platform(), f"build them here: emola engines {bundle}"
     known = sorted(path.parent.name for path in (bundle / ENGINES).glob(f"*/{RECORD}"))

@@ -1,1 +1,1 @@
-"""The GPTQ decoder on an NVIDIA GPU; only `open` may be imported where torch may be missing."""
+"""The GPTQ decoder on an NVIDIA GPU. Only `open` can be imported without torch."""

@@ -1,4 +1,4 @@
-"""The decoder on a GPU: static KV cache, one CUDA graph for a whole step, tokens chosen where they are used."""
+"""The decoder on a GPU: a static KV cache, one CUDA graph per step, tokens chosen on the device."""
 
 import threading
 import weakref
@@ -17,17 +17,17 @@ from sdk.arrays import Floats
 from sdk.errors import BackendError
 from sdk.runtime.backends.interface import Decoder, KVCache, KVPool
 
+from .buffers import MAX_ROWS, ROW_COUNTS, StepBuffers
 from .prefill import Prefill
-from .rows import MOST, SIZES, Rows
-from .weights import Llama
+from .weights import LlamaWeights
 
-BY_STEPS = 2 * MOST  # rows up to which steps are quicker than the dense path
-AHEAD = 2  # steps that are under way while the host looks at the token before them
-_RECORDING = threading.Lock()  # of a CUDA graph, which synchronises the whole device; shared by all decoders
+MAX_STEPPED_ROWS = 2 * MAX_ROWS  # longest prompt that steps read faster than the dense path
+STEPS_IN_FLIGHT = 2  # steps that the device runs while the host reads an earlier token
+_RECORDING_LOCK = threading.Lock()  # recording a CUDA graph synchronises the device; all decoders share it
 
 
-def is_full(error: Exception) -> bool:
-    """Whether a GPU without memory is the reason: torch's allocator, the driver and cuBLAS each say it in their way."""
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether the GPU has run out of memory, as reported by torch's allocator, the driver or cuBLAS."""
     return isinstance(error, RuntimeError) and any(
         words in str(error) for words in ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
     )
@@ -35,34 +35,36 @@ def is_full(error: Exception) -> bool:
 
 @contextmanager
 def memory_errors() -> Iterator[None]:
-    """Make a complaint about GPU memory one of ours.
+    """Turn errors about GPU memory into BackendError.
 
     Raises:
-        BackendError: says how to need less.
+        BackendError: the GPU is out of memory; the message says how to need less.
     """
     try:
         yield
     except RuntimeError as error:
-        if not is_full(error):
+        if not is_out_of_memory(error):
             raise
-        found = ". ".join(str(error).partition("\n")[0].split(". ")[:3])  # asked for, there is; then advice
+        sentences = str(error).partition("\n")[0].split(". ")
+        found = ". ".join(sentences[:3])  # requested and free memory, without torch's advice
         raise BackendError(
-            f"{found}. Decode fewer faces at once (batch_size), set a memory_limit, with which dense weights are left "
-            "out too, or free the GPU of other processes"
+            f"{found}. Decode fewer faces at once (batch_size), set a memory_limit, which also leaves out the dense "
+            "weights, or stop other processes on this GPU"
         ) from None
 
 
-class _Memory:
-    """Device memory of a pool, and the graphs that were recorded on it; both are used again by the next pool.
+class PoolStorage:
+    """Device memory of a pool and the CUDA graphs recorded on it; the next pool of the same shape reuses both.
 
     Attributes:
         cache: (sequences, layers, 2, KV heads, capacity, size).
-        state: (sequences, 2) int32, next token and length of each sequence, for steps that follow each other on the
-            device.
-        graphs: by number of rows and whether they begin with the state; None after the first run, which compiled.
+        state: (sequences, 2) int32, next token and length of each sequence, for steps that the device runs without the
+            host.
+        graphs: recorded steps by number of rows and whether they start from the state; None after the first run,
+            which compiles the kernels.
     """
 
-    def __init__(self, llama: Llama, capacity: int, sequences: int, dtype: torch.dtype) -> None:
+    def __init__(self, llama: LlamaWeights, capacity: int, sequences: int, dtype: torch.dtype) -> None:
         g, device = llama.geometry, llama.norm.device
         shape = (sequences, g.layers, 2, g.kv_heads, capacity, g.head_size)
         self.cache = torch.zeros(shape, dtype=dtype, device=device)
@@ -71,36 +73,36 @@ class _Memory:
 
 
 class GpuPool(KVPool):
-    """The caches of several sequences in one piece of device memory."""
+    """The caches of several sequences in one block of device memory."""
 
-    def __init__(self, memory: _Memory) -> None:
+    def __init__(self, memory: PoolStorage) -> None:
         super().__init__(memory.cache.shape[4], len(memory.cache))
         self.memory = memory
 
     def _copy(self, source: int, target: int, length: int) -> None:
         cache = self.memory.cache
-        with torch.inference_mode():  # memory made while a caller was in that mode can be changed in it alone
+        with torch.inference_mode():  # tensors made in inference mode can only be changed in it
             cache[target, :, :, :, :length] = cache[source, :, :, :, :length]
 
 
 class GptqDecoder(Decoder):
-    """The language model from embedding rows to logits or to greedy tokens; threads take turns.
+    """The language model, from embedding rows to logits or greedy tokens. Threads take turns.
 
     Args:
-        llama: the model.
-        kernels: module `kernels`, or `reference` for a CPU.
-        embeddings: (vocabulary, D) table on the host.
-        dtype: of the KV cache and of the dense path.
-        keep_dense: keep weights in `dtype` for the dense path.
-        graphs: record each kind of step once and replay it.
+        llama: weights.
+        kernels: module `kernels`, or `reference` on a CPU.
+        embeddings: (vocabulary, D) table in host memory.
+        dtype: type of the KV cache and of the dense path.
+        keep_dense: keep the weights of the dense path in `dtype`.
+        graphs: record each kind of step once as a CUDA graph and replay it.
 
     Attributes:
-        held_bytes: what the weights for the dense path take once they are made; 0 where they are not kept.
+        held_bytes: bytes of the dense weights, which are made when first used; 0 if they are not kept.
     """
 
     def __init__(
         self,
-        llama: Llama,
+        llama: LlamaWeights,
         kernels: ModuleType,
         embeddings: "npt.NDArray[np.generic]",
         *,
@@ -113,14 +115,14 @@ class GptqDecoder(Decoder):
         self._graphs = graphs
         self.held_bytes = llama.dense_bytes(dtype) if keep_dense else 0
         self._prefill = Prefill(llama, kernels, dtype, keep_dense)
-        self._rows = Rows.allocate(llama)
+        self._rows = StepBuffers.allocate(llama)
         self._device = llama.norm.device
-        self._free: dict[tuple[int, int], list[_Memory]] = {}
-        self._placed: object = None  # whose sequences `_rows` names
+        self._free: dict[tuple[int, int], list[PoolStorage]] = {}
+        self._placed: object = None  # storage and sequences that `_rows` is set to
         self._lock = threading.RLock()
 
     def new_pool(self, capacity: int, sequences: int) -> GpuPool:
-        """Empty caches for sequences that will be stepped together.
+        """Allocate empty caches for sequences that are stepped together.
 
         Raises:
             BackendError: the GPU has no memory for them.
@@ -131,13 +133,13 @@ class GptqDecoder(Decoder):
         except IndexError:
             self._give_back_others(capacity, sequences)
             with memory_errors():
-                memory = _Memory(self._llama, capacity, sequences, self._dtype)
+                memory = PoolStorage(self._llama, capacity, sequences, self._dtype)
         pool = GpuPool(memory)
         weakref.finalize(pool, free.append, memory)
         return pool
 
     def _give_back_others(self, capacity: int, sequences: int) -> None:
-        """Let go of memory that no pool uses and none of this shape will; a single sequence's is small and stays."""
+        """Free unused storage of other shapes; that of a single sequence is small and stays."""
         with self._lock:
             self._placed = None
             for shape, free in list(self._free.items()):
@@ -148,17 +150,17 @@ class GptqDecoder(Decoder):
         cache.check_room(len(rows))
         with self._lock, memory_errors(), torch.inference_mode():
             memory, hidden = _memory(cache.pool), torch.from_numpy(np.ascontiguousarray(rows)).to(self._device)
-            if len(rows) > BY_STEPS:
+            if len(rows) > MAX_STEPPED_ROWS:
                 logits = self._read_densely(memory, cache, hidden, last)
             else:
                 logits = self._read_by_steps(memory, cache, hidden)[-last:]
             cache.length += len(rows)
             return logits
 
-    def _read_densely(self, memory: _Memory, cache: KVCache, hidden: Tensor, last: int) -> Floats:
+    def _read_densely(self, memory: PoolStorage, cache: KVCache, hidden: Tensor, last: int) -> Floats:
         found = self._prefill(hidden, memory.cache[cache.row], cache.length)[-last:]
         logits = []
-        for part in found.split(MOST):
+        for part in found.split(MAX_ROWS):
             rows = self._rows.first(len(part))
             rows.hidden.copy_(part)
             self._kernels.start(rows, self._llama, self._llama.norm, None)
@@ -166,10 +168,10 @@ class GptqDecoder(Decoder):
             logits.append(rows.logits.cpu().numpy().copy())
         return np.concatenate(logits)
 
-    def _read_by_steps(self, memory: _Memory, cache: KVCache, hidden: Tensor) -> Floats:
-        """Rows of one sequence, 16 at a time."""
+    def _read_by_steps(self, memory: PoolStorage, cache: KVCache, hidden: Tensor) -> Floats:
+        """Read rows of one sequence, 16 per step."""
         logits, position = [], cache.length
-        for part in hidden.split(MOST):
+        for part in hidden.split(MAX_ROWS):
             places = list(range(position, position + len(part)))
             logits.append(self._step(memory, part, [cache.row] * len(part), places))
             position += len(part)
@@ -181,23 +183,23 @@ class GptqDecoder(Decoder):
             cache.check_room(1)
         with self._lock, memory_errors(), torch.inference_mode():
             logits = []
-            for at in range(0, len(rows), MOST):
-                hidden = torch.from_numpy(rows[at : at + MOST]).to(self._device)
-                some = caches[at : at + MOST]
+            for at in range(0, len(rows), MAX_ROWS):
+                hidden = torch.from_numpy(rows[at : at + MAX_ROWS]).to(self._device)
+                some = caches[at : at + MAX_ROWS]
                 logits.append(self._step(_memory(pool), hidden, [c.row for c in some], [c.length for c in some]))
         for cache in caches:
             cache.length += 1
         return np.concatenate(logits)
 
     def greedy(self, cache: KVCache, token_ids: Sequence[int]) -> Iterator[int]:
-        """Most probable tokens, one after the other, without an end.
+        """Yield the most probable tokens, without an end.
 
-        From the second one on the device goes ahead by itself: the host is never waited for, and what it does not ask
-        for any more is overwritten later.
+        After the first token the device runs ahead without waiting for the host. Tokens that are never drawn are
+        overwritten later.
 
         Args:
-            cache: grows as tokens are drawn.
-            token_ids: at least one, to be read first.
+            cache: the sequence; grows as tokens are drawn.
+            token_ids: ids to read first, at least one.
         """
         token = int(self.extend(cache, self.embed(token_ids))[-1].argmax())
         yield token
@@ -207,25 +209,50 @@ class GptqDecoder(Decoder):
         ahead: deque[Callable[[], int]] = deque()
         while True:
             cache.check_room(1)
-            while len(ahead) < AHEAD and cache.length + len(ahead) < cache.capacity:
+            while len(ahead) < STEPS_IN_FLIGHT and cache.length + len(ahead) < cache.capacity:
                 ahead.append(self._follow(memory, cache.row))
             token = ahead.popleft()()
             cache.length += 1
             yield token
 
-    def _follow(self, memory: _Memory, row: int) -> Callable[[], int]:
-        """Start one step of a sequence from its state; what is returned waits for the token."""
+    def _follow(self, memory: PoolStorage, row: int) -> Callable[[], int]:
+        """Start one step of a sequence from its state; the returned function waits for the token."""
         with self._lock, memory_errors(), torch.inference_mode():
             if self._placed != (memory, row):
                 self._rows.sequences[:1].fill_(row)
                 self._placed = (memory, row)
             self._run(memory, 1, from_state=True)
-            return _later(memory.state[row, 0])
+            return _copy_to_host(memory.state[row, 0])
 
-    def _step(self, memory: _Memory, hidden: Tensor, sequences: list[int], positions: list[int]) -> Floats:
-        """One step of at most 16 rows that come from the host -> (R, vocabulary)."""
+    def replay_steps(self, pool: KVPool, token_ids: Sequence[int], count: int) -> None:
+        """Start greedy steps of every sequence of a pool and do not wait for them; the tokens stay on the device.
+
+        This is what `greedy` replays, without the host. It is meant for timing: `pool.lengths` stay as they are, so
+        each call overwrites the same positions.
+
+        Args:
+            pool: of 1, 2, 4, 8 or 16 sequences; `pool.lengths` say where each continues.
+            token_ids: the id that each sequence reads first.
+            count: number of steps.
+
+        Raises:
+            BackendError: a sequence would outgrow its cache.
+        """
+        memory, size = _memory(pool), len(pool.lengths)
+        for cache in pool.caches:
+            cache.check_room(count)
+        with self._lock, memory_errors(), torch.inference_mode():
+            state = torch.tensor([*zip(token_ids, pool.lengths, strict=True)], dtype=torch.int32)
+            memory.state.copy_(state)
+            self._rows.sequences[:size] = torch.arange(size)
+            self._placed = None
+            for _ in range(count):
+                self._run(memory, size, from_state=True)
+
+    def _step(self, memory: PoolStorage, hidden: Tensor, sequences: list[int], positions: list[int]) -> Floats:
+        """Run one step of at most 16 rows from the host; returns (R, vocabulary) logits."""
         count = len(hidden)
-        size = next(size for size in SIZES if size >= count)
+        size = next(size for size in ROW_COUNTS if size >= count)
         padding = [0] * (size - count)
         places = torch.tensor([[*sequences, *(-1 for _ in padding)], [*positions, *padding]], dtype=torch.int32)
         rows, self._placed = self._rows, None
@@ -235,8 +262,8 @@ class GptqDecoder(Decoder):
         logits: Floats = rows.logits[:count].cpu().numpy()
         return logits.copy() if self._device.type == "cpu" else logits
 
-    def _run(self, memory: _Memory, size: int, *, from_state: bool) -> None:
-        """Launch a step: by hand the first time, recorded the second, from then on in one piece."""
+    def _run(self, memory: PoolStorage, size: int, *, from_state: bool) -> None:
+        """Run a step: launch its kernels the first time, record a CUDA graph the second time, then replay it."""
         key, graphs = (size, from_state), memory.graphs
         if not self._graphs or key not in graphs:
             self._launch(memory, size, from_state)
@@ -244,13 +271,13 @@ class GptqDecoder(Decoder):
             return
         if graphs[key] is None:
             graph = torch.cuda.CUDAGraph()
-            with _RECORDING, torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            with _RECORDING_LOCK, torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 self._launch(memory, size, from_state)
             graphs[key] = graph
         graphs[key].replay()
 
-    def _launch(self, memory: _Memory, size: int, from_state: bool) -> None:
-        """Every kernel of a step: five for each layer, and two."""
+    def _launch(self, memory: PoolStorage, size: int, from_state: bool) -> None:
+        """Launch all kernels of a step: five for each layer, and two more."""
         kernels, llama, rows = self._kernels, self._llama, self._rows.first(size)
         state = memory.state if from_state else None
         norms = [*(layer.input_norm for layer in llama.layers), llama.norm]
@@ -265,14 +292,14 @@ class GptqDecoder(Decoder):
         kernels.head(rows, llama, state)
 
 
-def _memory(pool: KVPool) -> _Memory:
+def _memory(pool: KVPool) -> PoolStorage:
     if not isinstance(pool, GpuPool):
-        raise BackendError("this cache belongs to another decoder; make it with new_cache or new_pool of this one")
+        raise BackendError("this cache belongs to another decoder; make it with new_cache or new_pool of this decoder")
     return pool.memory
 
 
-def _later(token: Tensor) -> Callable[[], int]:
-    """Copy a token to the host behind the work that is under way; the result waits for it."""
+def _copy_to_host(token: Tensor) -> Callable[[], int]:
+    """Queue the copy of a token to the host; the returned function waits for it."""
     if token.device.type == "cpu":
         value = int(token)
         return lambda: value

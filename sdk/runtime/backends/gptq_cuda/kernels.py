@@ -8,20 +8,20 @@ import triton
 from torch import Tensor
 
 from . import triton_attention, triton_linear
-from .rows import MOST, MOST_SPLITS, Rows
-from .weights import Layer, Linear4, Llama
+from .buffers import MAX_ROWS, MAX_SPLITS, StepBuffers
+from .weights import Layer, Linear4, LlamaWeights
 
 _LOG2_E = 1.4426950408889634
 
 
 @dataclass(frozen=True)
 class Launch:
-    """How a linear layer is spread over the GPU.
+    """How a linear layer is distributed over the GPU.
 
     Attributes:
-        splits: blocks that share the inputs of one panel.
-        warps: of a block.
-        stages: of the loop over the inputs, how many loads are under way.
+        splits: thread blocks that share the inputs of one panel.
+        warps: warps of a thread block.
+        stages: pipeline stages of the loop over the inputs.
     """
 
     splits: int
@@ -29,7 +29,7 @@ class Launch:
     stages: int = 4
 
 
-tuned: dict[tuple[int, int, bool], Launch] = {}  # (outputs, inputs, one row) -> what `benchmarks/gpu.py --sweep` found
+tuned: dict[tuple[int, int, bool], Launch] = {}  # by (outputs, inputs, one row); `benchmarks/gpu.py --sweep` finds them
 
 
 @lru_cache
@@ -38,20 +38,20 @@ def _processors(device: torch.device) -> int:
 
 
 def launch_of(linear: Linear4, rows: int, panels_of_block: int = 1) -> Launch:
-    """The configuration of a linear layer: about four blocks per processor, each with at least two groups to read."""
+    """The tuned launch of a linear layer, or about four blocks per multiprocessor, each with at least 256 inputs."""
     found = tuned.get((linear.outputs, linear.inputs, rows == 1))
     if found is None:
         blocks = len(linear.values) // panels_of_block
         wanted = max(1, 4 * _processors(linear.values.device) // blocks)
-        found = Launch(min(triton.next_power_of_2(wanted), max(1, linear.inputs // 256), MOST_SPLITS))
+        found = Launch(min(triton.next_power_of_2(wanted), max(1, linear.inputs // 256), MAX_SPLITS))
     return found
 
 
-def _shape(linear: Linear4, rows: Rows, panels_of_block: int = 1) -> dict[str, int]:
+def _shape(linear: Linear4, buffers: StepBuffers, panels_of_block: int = 1) -> dict[str, int]:
     """The compile-time arguments of every kernel with a linear layer."""
-    launch = launch_of(linear, len(rows), panels_of_block)
+    launch = launch_of(linear, len(buffers), panels_of_block)
     return {
-        "ROWS": 1 if len(rows) == 1 else MOST,
+        "ROWS": 1 if len(buffers) == 1 else MAX_ROWS,
         "GROUP": linear.group,
         "PANEL": linear.values.shape[2],
         "SPLITS": launch.splits,
@@ -60,13 +60,13 @@ def _shape(linear: Linear4, rows: Rows, panels_of_block: int = 1) -> dict[str, i
     }
 
 
-def _operands(linear: Linear4, rows: Rows) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Weights and scratch, in the order in which every kernel with a linear layer takes them."""
-    return linear.values, linear.scales, rows.partial, rows.counters
+def _operands(linear: Linear4, buffers: StepBuffers) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Weights and scratch buffers, in the order of the arguments of every kernel with a linear layer."""
+    return linear.values, linear.scales, buffers.partial, buffers.counters
 
 
-def _blocks(rows: Rows) -> dict[str, int]:
-    blocks = rows.squares.shape[1]
+def _blocks(buffers: StepBuffers) -> dict[str, int]:
+    blocks = buffers.squares.shape[1]
     return {"BLOCKS": blocks, "BLOCKS_UP": triton.next_power_of_2(blocks)}
 
 
@@ -84,17 +84,17 @@ def dequantise(linear: Linear4, out: Tensor) -> None:
     )
 
 
-def start(rows: Rows, llama: Llama, norm: Tensor, state: Tensor | None) -> None:
-    blocks, width = rows.squares.shape[1], rows.hidden.shape[1]
-    triton_attention.start_kernel[len(rows), blocks](
-        rows.best if state is None else state,
-        rows.sequences,
-        rows.positions,
+def start(buffers: StepBuffers, llama: LlamaWeights, norm: Tensor, state: Tensor | None) -> None:
+    blocks, width = buffers.squares.shape[1], buffers.hidden.shape[1]
+    triton_attention.start_kernel[len(buffers), blocks](
+        buffers.best if state is None else state,
+        buffers.sequences,
+        buffers.positions,
         llama.table,
         norm,
-        rows.hidden,
-        rows.weighted,
-        rows.squares,
+        buffers.hidden,
+        buffers.weighted,
+        buffers.squares,
         width,
         FROM_STATE=state is not None,
         BLOCKS=blocks,
@@ -102,22 +102,22 @@ def start(rows: Rows, llama: Llama, norm: Tensor, state: Tensor | None) -> None:
     )
 
 
-def read(rows: Rows, llama: Llama, layer: Layer, cache: Tensor) -> None:
+def read(buffers: StepBuffers, llama: LlamaWeights, layer: Layer, cache: Tensor) -> None:
     g, linear = llama.geometry, layer.qkv
-    shape = _shape(linear, rows)
+    shape = _shape(linear, buffers)
     triton_linear.read_kernel[len(linear.values), shape["SPLITS"]](
-        rows.weighted,
-        rows.squares,
-        *_operands(linear, rows),
+        buffers.weighted,
+        buffers.squares,
+        *_operands(linear, buffers),
         llama.cos,
         llama.sin,
-        rows.sequences,
-        rows.positions,
-        rows.query,
+        buffers.sequences,
+        buffers.positions,
+        buffers.query,
         cache,
         cache.stride(0),
         cache.shape[3],
-        len(rows),
+        len(buffers),
         linear.values.shape[1],
         linear.outputs,
         llama.epsilon,
@@ -125,23 +125,23 @@ def read(rows: Rows, llama: Llama, layer: Layer, cache: Tensor) -> None:
         KV_HEADS=g.kv_heads,
         SIZE=g.head_size,
         UNIT=max(g.head_size, shape["PANEL"]),
-        **_blocks(rows),
+        **_blocks(buffers),
         **shape,
     )
 
 
-def attend(rows: Rows, llama: Llama, cache: Tensor) -> None:
+def attend(buffers: StepBuffers, llama: LlamaWeights, cache: Tensor) -> None:
     g = llama.geometry
-    wanted = max(1, 4 * _processors(cache.device) // (len(rows) * g.heads))
-    splits = min(triton.next_power_of_2(wanted), MOST_SPLITS)
-    triton_attention.attend_kernel[len(rows), g.heads, splits](
-        rows.query,
+    wanted = max(1, 4 * _processors(cache.device) // (len(buffers) * g.heads))
+    splits = min(triton.next_power_of_2(wanted), MAX_SPLITS)
+    triton_attention.attend_kernel[len(buffers), g.heads, splits](
+        buffers.query,
         cache,
-        rows.sequences,
-        rows.positions,
-        rows.partial,
-        rows.counters,
-        rows.attended,
+        buffers.sequences,
+        buffers.positions,
+        buffers.partial,
+        buffers.counters,
+        buffers.attended,
         cache.stride(0),
         cache.shape[3],
         _LOG2_E / g.head_size**0.5,
@@ -154,63 +154,63 @@ def attend(rows: Rows, llama: Llama, cache: Tensor) -> None:
     )
 
 
-def add(rows: Rows, inputs: Tensor, linear: Linear4, norm: Tensor) -> None:
-    shape = _shape(linear, rows)
+def add(buffers: StepBuffers, inputs: Tensor, linear: Linear4, norm: Tensor) -> None:
+    shape = _shape(linear, buffers)
     triton_linear.add_kernel[len(linear.values), shape["SPLITS"]](
         inputs,
         inputs.stride(0),
-        *_operands(linear, rows),
-        rows.hidden,
-        rows.weighted,
-        rows.squares,
+        *_operands(linear, buffers),
+        buffers.hidden,
+        buffers.weighted,
+        buffers.squares,
         norm,
-        len(rows),
+        len(buffers),
         linear.values.shape[1],
         linear.outputs,
-        rows.hidden.shape[1],
-        BLOCKS=rows.squares.shape[1],
+        buffers.hidden.shape[1],
+        BLOCKS=buffers.squares.shape[1],
         **shape,
     )
 
 
-def gate_up(rows: Rows, llama: Llama, linear: Linear4) -> None:
-    shape = _shape(linear, rows, panels_of_block=2)
+def gate_up(buffers: StepBuffers, llama: LlamaWeights, linear: Linear4) -> None:
+    shape = _shape(linear, buffers, panels_of_block=2)
     triton_linear.gate_up_kernel[len(linear.values) // 2, shape["SPLITS"]](
-        rows.weighted,
-        rows.squares,
-        *_operands(linear, rows),
-        rows.product,
-        len(rows),
+        buffers.weighted,
+        buffers.squares,
+        *_operands(linear, buffers),
+        buffers.product,
+        len(buffers),
         linear.values.shape[1],
         linear.outputs,
         llama.epsilon,
-        **_blocks(rows),
+        **_blocks(buffers),
         **shape,
     )
 
 
-def head(rows: Rows, llama: Llama, state: Tensor | None) -> None:
+def head(buffers: StepBuffers, llama: LlamaWeights, state: Tensor | None) -> None:
     vocabulary, width = llama.head.shape
     tokens = 16
     blocks = triton.cdiv(vocabulary, tokens)
     triton_attention.head_kernel[(blocks,)](
-        rows.weighted,
-        rows.squares,
+        buffers.weighted,
+        buffers.squares,
         llama.head,
-        rows.logits,
-        rows.partial,
-        rows.counters,
-        rows.best,
-        rows.sequences,
-        rows.positions,
-        rows.best if state is None else state,
-        len(rows),
+        buffers.logits,
+        buffers.partial,
+        buffers.counters,
+        buffers.best,
+        buffers.sequences,
+        buffers.positions,
+        buffers.best if state is None else state,
+        len(buffers),
         width,
         vocabulary,
         llama.epsilon,
         HAS_STATE=state is not None,
-        **_blocks(rows),
-        ROWS=1 if len(rows) == 1 else MOST,
+        **_blocks(buffers),
+        ROWS=1 if len(buffers) == 1 else MAX_ROWS,
         TOKENS=tokens,
         BLOCK=min(256, triton.next_power_of_2(width)),
         PARTS_UP=triton.next_power_of_2(blocks),

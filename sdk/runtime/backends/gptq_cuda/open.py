@@ -1,4 +1,4 @@
-"""Open the GPTQ decoder on an NVIDIA GPU, through torch and Triton; torch is imported inside the functions."""
+"""Open the GPTQ decoder on an NVIDIA GPU. torch and Triton are imported inside the functions."""
 
 import importlib
 from pathlib import Path
@@ -14,14 +14,14 @@ from sdk.errors import BackendError, DependencyError
 if TYPE_CHECKING:
     from .decoder import GptqDecoder
 
-_ROOM_FOR_DENSE = 3  # times the size of the dense weights must be free for them to be kept
+_MIN_FREE_RATIO = 3  # dense weights are kept if this many times their size is free
 
 
 def check_gpu() -> None:
-    """Refuse a machine without torch, Triton or a GPU of compute capability 8.0, before anything is opened.
+    """Check for torch, Triton and a GPU of compute capability 8.0 or later, before anything is opened.
 
     Raises:
-        DependencyError: names the extra to install.
+        DependencyError: a package is missing; the message names the extra to install.
         BackendError: there is no such GPU, or this torch was built without CUDA.
     """
     for package in ("torch", "triton", "safetensors"):
@@ -43,16 +43,16 @@ def check_gpu() -> None:
 def open_decoder(
     folder: Path, embeddings: Path, geometry: Geometry, device: str, room: int | None = None
 ) -> "GptqDecoder":
-    """The decoder of a GPTQ folder.
+    """Open the decoder of a GPTQ folder.
 
     Args:
         embeddings: `.npy` token embeddings (vocabulary, D).
-        geometry: of the decoder.
+        geometry: shape of the decoder.
         device: "cuda", or "cpu" for the reference kernels in float32.
-        room: bytes that dense weights may take; None: the GPU's free memory alone decides.
+        room: bytes that dense weights may take; None: only the free memory of the GPU limits them.
 
     Raises:
-        BackendError: the weights are of a kind that the kernels do not compute, do not fit, or nothing can be launched.
+        BackendError: the kernels do not support the weights, the weights do not fit, or no kernel can be launched.
         IntegrityError: files or tensors are missing or damaged.
     """
     import torch
@@ -68,26 +68,26 @@ def open_decoder(
         _launch_once(kernels, device)
         llama = read_llama(folder, geometry, torch.from_numpy(np.array(table)), device, dtype)
         dense = llama.dense_bytes(dtype)
-        keep = _free_bytes(device) > _ROOM_FOR_DENSE * dense and (room is None or dense <= room)
+        keep = _free_bytes(device) > _MIN_FREE_RATIO * dense and (room is None or dense <= room)
         return GptqDecoder(llama, kernels, table, dtype=dtype, keep_dense=keep, graphs=on_gpu)
 
 
 def _free_bytes(device: str) -> int:
-    """Of GPU memory; none on a CPU."""
+    """Free bytes of GPU memory; 0 on a CPU."""
     import torch
 
     return torch.cuda.mem_get_info()[0] if device == "cuda" else 0
 
 
 def _launch_once(kernels: ModuleType, device: str) -> None:
-    """Dequantise one panel of zeros, before gigabytes are read: Triton builds its launcher with a C compiler only now.
+    """Run one small kernel before gigabytes are read, because Triton compiles its launcher at the first launch.
 
     Raises:
-        BackendError: says what the launch needs.
+        BackendError: the launch failed; the message says what it needs.
     """
     import torch
 
-    from .decoder import is_full
+    from .decoder import is_out_of_memory
     from .weights import PANEL, Linear4
 
     try:
@@ -95,9 +95,9 @@ def _launch_once(kernels: ModuleType, device: str) -> None:
         panel = Linear4(values, torch.zeros(1, 1, PANEL, dtype=torch.float16, device=device))
         weight = torch.empty(panel.inputs, panel.outputs, dtype=torch.float16, device=device)
         kernels.dequantise(panel, weight)
-        weight[0, 0].item()  # waits for the GPU, whose errors come late
-    except Exception as error:  # of Triton, its compilers, the file system of its cache or the driver
-        if is_full(error):
+        weight[0, 0].item()  # waits for the GPU, which reports errors late
+    except Exception as error:  # Triton, its compilers, the file system of its cache or the driver raise many types
+        if is_out_of_memory(error):
             raise
         found = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise BackendError(

@@ -1,4 +1,4 @@
-"""Many rows at once: weights in 16 bits, matrix products of the library, scaled_dot_product_attention."""
+"""Prefill of long prompts: dense 16-bit weights, torch's matrix products and scaled_dot_product_attention."""
 
 from types import ModuleType
 
@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import rms_norm, scaled_dot_product_attention, silu
 
 from .reference import rotate
-from .weights import Layer, Linear4, Llama
+from .weights import Layer, Linear4, LlamaWeights
 
 
 class Prefill:
@@ -15,24 +15,25 @@ class Prefill:
 
     Args:
         llama: the model.
-        kernels: for `dequantise`.
+        kernels: module whose `dequantise` is used.
         dtype: of weights and products; the residual stream is float32.
-        keep: hold every weight in `dtype`, which takes four times the memory, instead of making each when needed.
+        keep: keep every weight in `dtype`, which takes four times the memory of 4 bits; otherwise each weight is
+            dequantised whenever it is used.
     """
 
-    def __init__(self, llama: Llama, kernels: ModuleType, dtype: torch.dtype, keep: bool) -> None:
+    def __init__(self, llama: LlamaWeights, kernels: ModuleType, dtype: torch.dtype, keep: bool) -> None:
         self._llama, self._kernels, self._dtype, self._keep = llama, kernels, dtype, keep
         self._dense: dict[int, Tensor] = {}
         largest = max(linear.inputs * linear.outputs for layer in llama.layers for linear in layer.linears)
         self._scratch = torch.empty(0 if keep else largest, dtype=dtype, device=llama.norm.device)
 
     def __call__(self, hidden: Tensor, cache: Tensor, start: int) -> Tensor:
-        """Append rows.
+        """Append rows to the sequence.
 
         Args:
             hidden: (T, D) float32 embeddings.
             cache: (layers, 2, KV heads, capacity, size) of the sequence.
-            start: positions that it holds.
+            start: number of positions that the cache holds.
 
         Returns:
             (T, D) float32, before the last norm.
@@ -74,7 +75,7 @@ class Prefill:
         return rows @ self._weight(linear)
 
     def _weight(self, linear: Linear4) -> Tensor:
-        """(K, outputs)"""
+        """The dense (K, outputs) weight of a layer."""
         if id(linear) in self._dense:
             return self._dense[id(linear)]
         shape = linear.inputs, linear.outputs

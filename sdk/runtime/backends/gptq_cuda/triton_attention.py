@@ -1,4 +1,8 @@
-"""The other kernels of a step: its first rows, attention, and the output head with the choice of the next token."""
+"""The other kernels of a step: its first rows, attention, and the output head with the choice of the next token.
+
+Attention and the head are spread over several thread blocks, each of which stores a partial result in `partial`. The
+block that arrives last combines them.
+"""
 
 import triton
 import triton.language as tl
@@ -23,7 +27,10 @@ def start_kernel(
     BLOCKS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One block of one row: the embedding of its sequence's token, or what `hidden` holds; times the first norm."""
+    """Load one block of one row, multiply it by the first norm's weight and sum its squares.
+
+    FROM_STATE: the row is the embedding of its sequence's next token; otherwise `hidden` already holds it.
+    """
     row, block = tl.program_id(0), tl.program_id(1)
     column = block * BLOCK + tl.arange(0, BLOCK)
     inside = column < width
@@ -59,8 +66,7 @@ def attend_kernel(
     SPLITS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One head of one row over a part of its context; every place in a block of positions has a running softmax of its
-    own, so that nothing is exchanged between threads before the end. Who comes last joins the parts.
+    """Attend with one head of one row to one of SPLITS parts of its context.
 
     Args:
         scale: of the scores, times log2 e.
@@ -70,11 +76,31 @@ def attend_kernel(
     length = tl.where(sequence < 0, 0, tl.load(positions + row) + 1)
     each = (length + SPLITS * BLOCK - 1) // (SPLITS * BLOCK) * BLOCK
     begin, end = split * each, tl.minimum(split * each + each, length)
-    place, dim = tl.arange(0, BLOCK), tl.arange(0, SIZE)
+    dim = tl.arange(0, SIZE)
     q = tl.load(query + (row * HEADS + head) * SIZE + dim) * scale
     keys = cache + tl.maximum(sequence, 0).to(tl.int64) * sequence_stride
     keys += head // (HEADS // KV_HEADS) * capacity * SIZE
     values = keys + KV_HEADS * capacity * SIZE
+    highest, weight, total = _attend_part(q, keys, values, begin, end, SIZE, BLOCK)
+    part = partial + ((row * HEADS + head) * SPLITS + split) * (SIZE + 2)
+    tl.store(part + dim, total)
+    tl.store(part + SIZE, highest)
+    tl.store(part + SIZE + 1, weight)
+    if arrive(counters + row * HEADS + head, SPLITS):
+        result = _combine_parts(partial + (row * HEADS + head) * SPLITS * (SIZE + 2), SIZE, SPLITS)
+        tl.store(attended + (row * HEADS + head) * SIZE + dim, result)
+
+
+@triton.jit
+def _attend_part(q, keys, values, begin, end, SIZE: tl.constexpr, BLOCK: tl.constexpr):
+    """Softmax-weighted sum of the values at the positions begin..end, not yet divided by its weight.
+
+    Each place in a block of positions has its own running softmax, so that threads exchange nothing before the end.
+
+    Returns:
+        The highest score, the sum of the weights relative to it, and the (SIZE,) weighted sum of the values.
+    """
+    place, dim = tl.arange(0, BLOCK), tl.arange(0, SIZE)
     highest = tl.full((BLOCK,), _LOWEST, tl.float32)
     weight = tl.zeros((BLOCK,), tl.float32)
     total = tl.zeros((BLOCK, SIZE), tl.float32)
@@ -92,18 +118,18 @@ def attend_kernel(
         highest = higher
     top = tl.max(highest, axis=0)
     keep = tl.exp2(highest - top)
-    part = partial + ((row * HEADS + head) * SPLITS + split) * (SIZE + 2)
-    tl.store(part + dim, tl.sum(total * keep[:, None], axis=0))
-    tl.store(part + SIZE, top)
-    tl.store(part + SIZE + 1, tl.sum(weight * keep, axis=0))
-    if arrive(counters + row * HEADS + head, SPLITS):
-        parts = partial + ((row * HEADS + head) * SPLITS + tl.arange(0, SPLITS)) * (SIZE + 2)
-        tops = tl.load(parts + SIZE, cache_modifier=".cg")
-        share = tl.exp2(tops - tl.max(tops, axis=0))
-        sums = tl.load(parts[:, None] + dim[None, :], cache_modifier=".cg") * share[:, None]
-        divisor = tl.sum(tl.load(parts + SIZE + 1, cache_modifier=".cg") * share, axis=0)
-        result = tl.sum(sums, axis=0) / tl.where(divisor > 0, divisor, 1.0)
-        tl.store(attended + (row * HEADS + head) * SIZE + dim, result)
+    return top, tl.sum(weight * keep, axis=0), tl.sum(total * keep[:, None], axis=0)
+
+
+@triton.jit
+def _combine_parts(partial, SIZE: tl.constexpr, SPLITS: tl.constexpr):
+    """(SIZE,) attention of one head of one row from its parts; zeros for a row without a sequence."""
+    parts = partial + tl.arange(0, SPLITS) * (SIZE + 2)
+    tops = tl.load(parts + SIZE, cache_modifier=".cg")
+    share = tl.exp2(tops - tl.max(tops, axis=0))
+    sums = tl.load(parts[:, None] + tl.arange(0, SIZE)[None, :], cache_modifier=".cg") * share[:, None]
+    divisor = tl.sum(tl.load(parts + SIZE + 1, cache_modifier=".cg") * share, axis=0)
+    return tl.sum(sums, axis=0) / tl.where(divisor > 0, divisor, 1.0)
 
 
 @triton.jit
@@ -130,9 +156,10 @@ def head_kernel(
     BLOCK: tl.constexpr,
     PARTS_UP: tl.constexpr,
 ):
-    """Logits of TOKENS tokens and the best of them; who comes last finds the best of all.
+    """Logits of TOKENS tokens and the best of them; the last block chooses the best of all.
 
-    PARTS_UP is the power of two from the number of blocks on. Of logits that are no numbers some token is chosen.
+    PARTS_UP is the number of blocks, rounded up to a power of two. If the logits are NaN, some token of the vocabulary
+    is chosen.
     """
     block, blocks = tl.program_id(0), tl.num_programs(0)
     row, token = tl.arange(0, ROWS), block * TOKENS + tl.arange(0, TOKENS)
@@ -140,22 +167,9 @@ def head_kernel(
     factor = factor_of(squares, rows, width, epsilon, ROWS, BLOCKS, BLOCKS_UP)
     lines = head + token.to(tl.int64)[:, None] * width
     if ROWS == 1:
-        sums = tl.zeros((TOKENS, BLOCK), tl.float32)
-        for at in tl.range(0, width, BLOCK, num_stages=3):
-            column = at + tl.arange(0, BLOCK)
-            mask = known[:, None] & (column < width)[None, :]
-            x = tl.load(weighted + column, mask=column < width, other=0.0)
-            sums += tl.load(lines + column[None, :], mask=mask, other=0.0).to(tl.float32) * x[None, :]
-        found = tl.sum(sums, axis=1)[None, :] * factor[:, None]
+        found = _logits_of_one(weighted, lines, known, width, TOKENS, BLOCK)[None, :] * factor[:, None]
     else:
-        found = tl.zeros((ROWS, TOKENS), tl.float32)
-        for at in tl.range(0, width, BLOCK, num_stages=3):
-            column = at + tl.arange(0, BLOCK)
-            inside = (column < width)[None, :]
-            weight = tl.load(lines + column[None, :], mask=known[:, None] & inside, other=0.0)
-            there = (row < rows)[:, None] & inside
-            x = tl.load(weighted + row[:, None] * width + column[None, :], mask=there, other=0.0) * factor[:, None]
-            found = tl.dot(x.to(tl.float16), tl.trans(weight.to(tl.float16)), found)
+        found = _logits_of_many(weighted, factor, lines, known, rows, width, ROWS, TOKENS, BLOCK)
     there = (row < rows)[:, None] & known[None, :]
     tl.store(logits + row[:, None] * vocabulary + token[None, :], found, mask=there)
     found = tl.where(there, found, _LOWEST)
@@ -165,16 +179,50 @@ def head_kernel(
     tl.store(at, top, mask=row < rows)
     tl.store(at + 1, first.to(tl.float32), mask=row < rows)  # exact below 2^24
     if arrive(counters, blocks):
-        part = tl.arange(0, PARTS_UP)
         for index in range(rows):
-            mine = partial + (index * blocks + part) * 2
-            tops = tl.load(mine, mask=part < blocks, other=_LOWEST, cache_modifier=".cg")
-            tokens = tl.load(mine + 1, mask=part < blocks, other=0.0, cache_modifier=".cg").to(tl.int32)
-            chosen = tl.min(tl.where(tops == tl.max(tops, axis=0), tokens, vocabulary), axis=0)
-            chosen = tl.minimum(chosen, vocabulary - 1)  # the next step reads its embedding
+            chosen = _best_of_blocks(partial + index * blocks * 2, blocks, vocabulary, PARTS_UP)
             tl.store(best + index, chosen)
             if HAS_STATE:
                 sequence = tl.load(sequences + index)
                 if sequence >= 0:
                     tl.store(state + 2 * sequence, chosen)
                     tl.store(state + 2 * sequence + 1, tl.load(positions + index) + 1)
+
+
+@triton.jit
+def _logits_of_one(weighted, lines, known, width, TOKENS: tl.constexpr, BLOCK: tl.constexpr):
+    """(TOKENS,) products of one row and the lines of the head, before the norm's factor."""
+    sums = tl.zeros((TOKENS, BLOCK), tl.float32)
+    for at in tl.range(0, width, BLOCK, num_stages=3):
+        column = at + tl.arange(0, BLOCK)
+        mask = known[:, None] & (column < width)[None, :]
+        x = tl.load(weighted + column, mask=column < width, other=0.0)
+        sums += tl.load(lines + column[None, :], mask=mask, other=0.0).to(tl.float32) * x[None, :]
+    return tl.sum(sums, axis=1)
+
+
+@triton.jit
+def _logits_of_many(
+    weighted, factor, lines, known, rows, width, ROWS: tl.constexpr, TOKENS: tl.constexpr, BLOCK: tl.constexpr
+):
+    """(ROWS, TOKENS) products in float16 on tensor cores; the norm's factor comes first, so that float16 suffices."""
+    row = tl.arange(0, ROWS)
+    found = tl.zeros((ROWS, TOKENS), tl.float32)
+    for at in tl.range(0, width, BLOCK, num_stages=3):
+        column = at + tl.arange(0, BLOCK)
+        inside = (column < width)[None, :]
+        weight = tl.load(lines + column[None, :], mask=known[:, None] & inside, other=0.0)
+        there = (row < rows)[:, None] & inside
+        x = tl.load(weighted + row[:, None] * width + column[None, :], mask=there, other=0.0) * factor[:, None]
+        found = tl.dot(x.to(tl.float16), tl.trans(weight.to(tl.float16)), found)
+    return found
+
+
+@triton.jit
+def _best_of_blocks(partial, blocks, vocabulary, PARTS_UP: tl.constexpr):
+    """The most probable token of one row, from the best one of each block; the lowest of equals."""
+    part = tl.arange(0, PARTS_UP)
+    tops = tl.load(partial + part * 2, mask=part < blocks, other=_LOWEST, cache_modifier=".cg")
+    tokens = tl.load(partial + part * 2 + 1, mask=part < blocks, other=0.0, cache_modifier=".cg").to(tl.int32)
+    chosen = tl.min(tl.where(tops == tl.max(tops, axis=0), tokens, vocabulary), axis=0)
+    return tl.minimum(chosen, vocabulary - 1)  # the next step reads its embedding

@@ -1,8 +1,8 @@
-"""Linear layers in 4 bits for a few rows, each fused with what comes before and after it.
+"""4-bit linear layers for a few rows, each fused with the operations before and after it.
 
-A thread block computes one panel of outputs over a part of the inputs and stores its sums; the block that arrives last
-adds the parts up, always in the same order, and goes on with them. So a step has one launch per linear layer, enough
-blocks for a wide GPU, and the same bits every time.
+A thread block computes one panel of outputs over a part of the inputs and stores its partial sums. The block that
+arrives last adds them up, always in the same order, and continues with the totals. So a step has one launch per linear
+layer, enough blocks for a large GPU, and results that are the same bit for bit on every run.
 """
 
 import triton
@@ -43,7 +43,7 @@ def read_kernel(
     SPLITS: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    """Query, key and value of one panel; who finishes a head rotates it and writes it where it belongs.
+    """Query, key and value of one panel; the last block of a head rotates it and stores it.
 
     UNIT columns, whole heads and whole panels, are finished together.
     """
@@ -95,7 +95,7 @@ def add_kernel(
     SPLITS: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    """A linear layer added to the residual stream, and what the next norm needs."""
+    """Add a linear layer to the residual stream, and prepare the next norm."""
     panel = tl.program_id(0)
     factor = tl.full((ROWS,), 1.0, tl.float32)
     multiply(
@@ -155,7 +155,7 @@ def gate_up_kernel(
 def dequantise_kernel(
     values, scales, out, words, outputs, GROUP: tl.constexpr, PANEL: tl.constexpr, WORDS: tl.constexpr
 ):
-    """A piece of one panel as rows of (K, outputs)."""
+    """Write WORDS words of one panel as rows of (K, outputs)."""
     panel = tl.program_id(0)
     word = tl.program_id(1) * WORDS + tl.arange(0, WORDS)
     column, known = tl.arange(0, PANEL)[None, :], (word < words)[:, None]

@@ -1,9 +1,9 @@
-"""The product of a few rows and a 4-bit matrix, in parts that the block that arrives last adds up.
+"""The product of a few rows and a 4-bit matrix, in partial sums that the last thread block adds up.
 
-One row: no tensor cores. Two 4-bit values of a word are moved into the upper bits of a float32's mantissa, where they
-read 1 + v/16 and 1 + v/256: one bit operation and one multiply-add for each weight, no conversion; what the ones and
-the offset of 8 add is known from the sum of the inputs. More rows: eight products on tensor cores, one for each of the
-eight places in a word, so that nothing is interleaved.
+One row does not use tensor cores. Two 4-bit values of a word are moved into the upper bits of a float32's mantissa,
+where they read 1 + v/16 and 1 + v/256. So each weight costs one bit operation and one multiply-add, without a
+conversion; the sum of the inputs gives what the ones and the offset of 8 add. Several rows are multiplied on tensor
+cores: eight products, one for each of the eight values in a word, so that no values have to be interleaved.
 """
 
 import triton
@@ -109,7 +109,7 @@ def _multiply_many(
 
 @triton.jit
 def factor_of(squares, rows, width, epsilon, ROWS: tl.constexpr, BLOCKS: tl.constexpr, BLOCKS_UP: tl.constexpr):
-    """(ROWS,) factors of RMSNorm; BLOCKS_UP is the power of two from BLOCKS on."""
+    """(ROWS,) factors of RMSNorm; BLOCKS_UP is BLOCKS, rounded up to a power of two."""
     row, block = tl.arange(0, ROWS), tl.arange(0, BLOCKS_UP)
     mask = (row < rows)[:, None] & (block < BLOCKS)[None, :]
     found = tl.load(squares + row[:, None] * BLOCKS + block[None, :], mask=mask, other=0.0)
@@ -134,7 +134,7 @@ def multiply(
     SPLITS: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    """Store what this block's part of the inputs adds to one panel of every row."""
+    """Store the partial sums over this block's share of the inputs, for one panel of every row."""
     split = tl.program_id(1)
     values += panel * words * PANEL
     scales += panel * (words * 8 // GROUP) * PANEL
@@ -158,7 +158,7 @@ def multiply(
 
 @triton.jit
 def arrive(counter, expected):
-    """Whether this block is the last one of `expected` to come here; what the others stored before can be read then."""
+    """Whether this block is the last of `expected` to arrive; it can then read what the others stored before."""
     tl.debug_barrier()
     last = tl.atomic_add(counter, 1, sem="acq_rel", scope="gpu") == expected - 1
     if last:
@@ -168,7 +168,7 @@ def arrive(counter, expected):
 
 @triton.jit
 def add_up(partial, column, rows, outputs, ROWS: tl.constexpr, SPLITS: tl.constexpr):
-    """(ROWS, columns) sums over all parts; past the L1 cache, which may hold older ones."""
+    """(ROWS, columns) totals of the partial sums, read past the L1 cache, which may hold stale values."""
     row = tl.arange(0, ROWS)[:, None]
     mask = (row < rows) & (column < outputs)[None, :]
     total = tl.zeros((ROWS, column.shape[0]), tl.float32)

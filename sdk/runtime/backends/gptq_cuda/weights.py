@@ -1,7 +1,7 @@
-"""A Llama in the AutoGPTQ layout, packed once for the kernels of this package.
+"""The weights of a Llama in the AutoGPTQ layout, packed for the kernels of this package.
 
-Linear layers with the same inputs become one, and their outputs are cut into panels: what one thread block reads of a
-weight is one contiguous piece of memory.
+Linear layers with the same inputs become one, and their outputs are cut into panels, so that each thread block reads
+one contiguous piece of memory.
 """
 
 import json
@@ -20,12 +20,12 @@ from sdk.errors import BackendError, IntegrityError
 PANEL = 64  # outputs of a thread block
 GROUPS = (32, 64, 128)  # inputs that share a scale
 _PARTS = ("qweight", "scales", "qzeros", "g_idx")
-_EIGHTS_LESS_ONE = 0x77777777  # eight zero points of 8 as AutoGPTQ stores them
+_PACKED_ZERO_POINTS = 0x77777777  # eight zero points of 8, which AutoGPTQ stores less one
 
 
 @dataclass(frozen=True)
 class Linear4:
-    """y = W x with W[n, k] = (v - 8) * scale, v the 4 bits of (n, k).
+    """A 4-bit linear layer: y = W x with W[n, k] = (v - 8) * scale, where v is the 4-bit value of (n, k).
 
     Attributes:
         values: (panels, K / 8, panel) int32; eight inputs of one output in a word, lowest bits first.
@@ -41,7 +41,7 @@ class Linear4:
 
     @property
     def outputs(self) -> int:
-        """Padding included."""
+        """Output columns, including the padding of the last panel."""
         return self.values.shape[0] * self.values.shape[2]
 
     @property
@@ -69,7 +69,7 @@ def _panels(matrix: Tensor, panel: int) -> Tensor:
 
 
 def interleave(first: Linear4, second: Linear4) -> Linear4:
-    """Two layers of one shape, panel by panel in turn."""
+    """Alternate the panels of two layers of the same shape."""
     pairs = ((first.values, second.values), (first.scales, second.scales))
     return Linear4(*(torch.stack(pair, 1).flatten(0, 1).contiguous() for pair in pairs))
 
@@ -91,12 +91,12 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Llama:
-    """Everything that a decoder computes with.
+class LlamaWeights:
+    """Weights and constants of the decoder.
 
     Attributes:
         table: (vocabulary, D) embeddings.
-        norm: (D,) float32, the last one.
+        norm: (D,) float32 weight of the last norm.
         head: (vocabulary, D) in the precision of activations; GPTQ leaves it unquantised.
         cos, sin: (context, head size / 2) float32.
     """
@@ -111,12 +111,12 @@ class Llama:
     sin: Tensor
 
     def dense_bytes(self, dtype: torch.dtype) -> int:
-        """What the linear layers take in `dtype`."""
+        """Bytes of the linear layers in `dtype`."""
         return dtype.itemsize * sum(linear.inputs * linear.outputs for layer in self.layers for linear in layer.linears)
 
 
 def rotary_tables(theta: float, geometry: Geometry, device: str) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of every position's angles, computed in float64."""
+    """(context, head size / 2) cosines and sines of the rotary angles, computed in float64."""
     size = geometry.head_size
     frequency = theta ** -(torch.arange(0, size, 2, dtype=torch.float64) / size)
     angle = torch.outer(torch.arange(geometry.context, dtype=torch.float64), frequency)
@@ -124,33 +124,33 @@ def rotary_tables(theta: float, geometry: Geometry, device: str) -> tuple[Tensor
 
 
 def computes_heads(size: int) -> bool:
-    """Whether the kernels compute heads of so many dimensions: powers of two."""
+    """Whether the kernels support this head size; it must be a power of two."""
     return size & (size - 1) == 0
 
 
-def read_llama(folder: Path, geometry: Geometry, table: Tensor, device: str, dtype: torch.dtype) -> Llama:
+def read_llama(folder: Path, geometry: Geometry, table: Tensor, device: str, dtype: torch.dtype) -> LlamaWeights:
     """Read a folder in the AutoGPTQ layout.
 
     Args:
-        folder: with `config.json` and safetensors.
-        table: (vocabulary, D) embeddings, of the bundle.
+        folder: holds `config.json` and safetensors files.
+        table: (vocabulary, D) embeddings of the bundle.
         device: "cuda" or "cpu".
-        dtype: of the head.
+        dtype: type of the head.
 
     Raises:
-        BackendError: GPTQ or heads of a kind that the kernels do not compute.
+        BackendError: the kernels do not support the quantisation or the head size.
         IntegrityError: files or tensors are missing or damaged.
     """
     if not computes_heads(geometry.head_size):
         raise BackendError(
-            f"{folder}: its heads have {geometry.head_size} dimensions, the GPU kernels compute powers of two such as "
-            "64 or 128; use another variant"
+            f"{folder}: its heads have {geometry.head_size} dimensions; the GPU kernels support powers of two such as "
+            "64 or 128. Use another variant"
         )
     config = _read_config(folder)
     files = _Files(folder, device)
     layers = tuple(_read_layer(files, f"model.layers.{index}.") for index in range(geometry.layers))
     cos, sin = rotary_tables(_theta(config), geometry, device)
-    return Llama(
+    return LlamaWeights(
         geometry,
         float(config["rms_norm_eps"]),
         table.to(device),
@@ -163,13 +163,13 @@ def read_llama(folder: Path, geometry: Geometry, table: Tensor, device: str, dty
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    """`config.json`, whose quantisation the kernels can compute."""
+    """Read `config.json` and check that the kernels support its quantisation."""
     try:
         config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         extra = folder / "quantize_config.json"
         found = json.loads(extra.read_text(encoding="utf-8")) if extra.is_file() else config["quantization_config"]
         kind = found["bits"], found["sym"], found.get("checkpoint_format", "gptq"), bool(found.get("dynamic"))
-        float(config["rms_norm_eps"])  # the other key without which there is no decoder
+        float(config["rms_norm_eps"])  # `read_llama` needs it
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise IntegrityError(f"{folder}: expected a GPTQ folder with config.json: {error!r}; export again") from None
     if kind != (4, True, "gptq", False):
@@ -186,7 +186,7 @@ def _theta(config: Mapping[str, Any]) -> float:
 
 
 class _Files(Mapping[str, Tensor]):
-    """The tensors of every safetensors file of a folder, read when asked for."""
+    """The tensors of all safetensors files of a folder, each read on access."""
 
     def __init__(self, folder: Path, device: str) -> None:
         self._folder, self._places = folder, {}  # type: Path, dict[str, Any]
@@ -228,12 +228,12 @@ def _read_layer(files: _Files, prefix: str) -> Layer:
 
 
 def _read_linear(files: _Files, name: str) -> tuple[Tensor, Tensor]:
-    """(K / 8, N) values and (K / group, N) scales, checked to be of a kind that needs neither zero points nor order."""
+    """Read (K / 8, N) values and (K / group, N) scales; check that zero points and group order need no storage."""
     values, scales, zeros, order = (files[f"{name}.{part}"] for part in _PARTS)
     group = len(order) // len(scales)
     if group not in GROUPS:
-        raise BackendError(f"{name}: the GPU kernels compute groups of 32, 64 or 128 inputs, found {group}")
-    if (zeros != _EIGHTS_LESS_ONE).any():
+        raise BackendError(f"{name}: the GPU kernels support groups of 32, 64 or 128 inputs, found {group}")
+    if (zeros != _PACKED_ZERO_POINTS).any():
         raise BackendError(f"{name}: its zero points vary; expected a symmetric quantisation (sym=True)")
     if (order != torch.arange(len(order), device=order.device) // group).any():
         raise BackendError(f"{name}: its groups are not of consecutive inputs; expected desc_act=False")
