@@ -75,7 +75,8 @@ def small_checkpoint(tmp_path_factory) -> Path:
 def bundle(tmp_path_factory, landmark_network) -> Callable:
     """`bundle("trained", "none")`: a sealed bundle of a golden checkpoint, exported once."""
     pytest.importorskip("torch")
-    from export.build import ExportOptions, export_bundle
+    from export.build import export_bundle
+    from export.options import ExportOptions
 
     folder = tmp_path_factory.mktemp("bundles")
 

@@ -22,7 +22,8 @@ from conftest import GOLDEN
 torch = pytest.importorskip("torch")
 os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined
 
-from export.build import _gptq_variant, export_bundle  # noqa: E402
+from export.build import export_bundle  # noqa: E402
+from export.describe import gptq_variants  # noqa: E402
 from export.graphs.decoder import write_decoder  # noqa: E402
 from export.graphs.write import llama as graph_of  # noqa: E402
 from export.options import ExportOptions  # noqa: E402
@@ -460,7 +461,7 @@ def test_dense_weights_and_a_face_stay_within_the_memory_limit_or_the_dense_weig
 def test_only_what_the_kernels_compute_gives_a_variant(folder, tmp_path, group, head_size, count):
     copy = shutil.copytree(folder / "decoder/gptq", tmp_path / "gptq")
     change("quantize_config.json", group_size=group)(copy)
-    assert len(_gptq_variant(copy, head_size)) == count
+    assert len(gptq_variants(copy, head_size)) == count
 
 
 def test_heads_that_the_kernels_do_not_compute_are_refused(folder):

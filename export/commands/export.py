@@ -111,9 +111,8 @@ def run(args: argparse.Namespace) -> None:
 def _options(args: argparse.Namespace) -> "ExportOptions":
     import torch
 
-    from export.gate import GateOptions
-    from export.insightface import find_model
-    from export.options import ExportOptions
+    from export.networks import find_model
+    from export.options import ExportOptions, GateOptions
     from export.quantise.calibrate import CalibrationSet
     from export.quantise.gptq import GptqOptions
 
@@ -156,7 +155,7 @@ def _options(args: argparse.Namespace) -> "ExportOptions":
 
 
 def _print(manifest: "Manifest", options: "ExportOptions") -> None:
-    from export.insightface import UNSTATED
+    from export.networks import UNSTATED
 
     size = sum(record.size for record in manifest.files.values())
     print(f"{options.out}: sealed, {size / 1e6:.1f} MB")
