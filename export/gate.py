@@ -1,4 +1,4 @@
-"""The gate: a bundle that falls short of what is asked is not sealed."""
+"""The gate: a bundle that falls short of the thresholds is not sealed."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +16,7 @@ from sdk.errors import ExportError
 from sdk.files import write_file
 from trainer.checkpoint import Checkpoint
 
-_MIN_SLOW_MS = 10.0  # nobody notices less, and the scheduler of a busy machine takes as much
+_MIN_SLOW_MS = 10.0  # shorter times are never too slow: nobody notices them, and a busy machine varies by as much
 
 
 def pass_gate(

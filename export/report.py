@@ -1,4 +1,4 @@
-"""`report.html`: the figures of an export with plots, in one file that needs nothing else."""
+"""`report.html`: the figures of an export with plots, in one file without dependencies."""
 
 import base64
 import html
@@ -17,7 +17,8 @@ def write_report(manifest: Manifest, path: Path, *, allowed: bool = False) -> No
 
     Args:
         manifest: with parity, latency, quantised layers and gate.
-        allowed: what falls short was let pass.
+        path: of the report.
+        allowed: the bundle may fall short of the thresholds.
     """
     parts = [_verdict(manifest, allowed)]
     parity = [
@@ -43,7 +44,7 @@ def write_report(manifest: Manifest, path: Path, *, allowed: bool = False) -> No
 def _verdict(manifest: Manifest, allowed: bool) -> str:
     gate = manifest.gate
     if gate is None:
-        return "<p>No gate was asked for.</p>"
+        return "<p>The bundle was not judged.</p>"
     lines = [f'<p class="bad">{html.escape(failure)}</p>' for failure in gate.shortfalls]
     lines += ["<p class=bad>Overruled with --allow.</p>"] if lines and allowed else []
     lines = lines or ['<p class="good">Every threshold is met.</p>']
@@ -56,7 +57,7 @@ def _verdict(manifest: Manifest, allowed: bool) -> str:
     return "".join(lines)
 
 
-def _share(share: "float | None") -> str:
+def _share(share: float | None) -> str:
     return "" if share is None else f"{100 * share:.1f} %"
 
 
@@ -73,7 +74,7 @@ def _plot_latency(manifest: Manifest) -> str:
 
 
 def _plot_layers(manifest: Manifest) -> str:
-    """Relative output error of each linear layer and the seconds it took, over the depth."""
+    """The relative output error of each linear layer and the seconds of each decoder layer, over the depth."""
     figure = Figure(figsize=(8, 5), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     layers = manifest.layers

@@ -107,10 +107,10 @@ def _gather(parts: Parts, options: ExportOptions, folder: Path) -> None:
 
 
 def _open(folder: Path, draft: Manifest, variant: Variant) -> tuple[Pipeline, str]:
-    """A variant on its own device or, where this machine lacks that, the same graph on the CPU; and which it is.
+    """Open a variant on its device or, if this machine lacks it, the same graph on the CPU; returns the device too.
 
     Raises:
-        BackendError, DependencyError: an AutoGPTQ folder, which has no graph, and no GPU.
+        BackendError, DependencyError: an AutoGPTQ folder, which has no graph, and this machine has no GPU.
     """
     if variant.backend == "gptq_cuda":
         return Pipeline(folder, draft, GptqBackend(folder, draft, variant)), variant.device
