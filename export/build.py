@@ -39,7 +39,8 @@ def export_bundle(options: ExportOptions, report: Callable[[str], None] = lambda
     job = prepare(options)
     stages = Stages(options.work, report)
     if options.out.exists():
-        manifest = judge_again(job, _same_export(options.out, job.recipe), stages)
+        sealed = _same_export(options.out, job.recipe)
+        manifest = judge_again(job, sealed, stages)
     else:
         manifest = _build(job, stages)
     shutil.rmtree(stages.work, ignore_errors=True)

@@ -36,8 +36,8 @@ def describe(job: ExportJob, checkpoint: Checkpoint, gptq: Path | None) -> Manif
         checkpoint: complete, with LoRA merged.
         gptq: folder of the quantised decoder, or None.
     """
-    options, conventions = job.options, checkpoint.conventions
-    shape = geometry(checkpoint.config)
+    options, conventions, shape = job.options, checkpoint.conventions, geometry(checkpoint.config)
+    variants, provenance, prompt = _variants(job, gptq, shape.head_size), _provenance(job), _prompt(checkpoint)
     return Manifest(
         name=options.out.name,
         notice=conventions.notice,
@@ -52,10 +52,10 @@ def describe(job: ExportJob, checkpoint: Checkpoint, gptq: Path | None) -> Manif
         reference="reference.npz",
         ngrams=NGRAMS if options.answer_files else None,
         preprocessing=preprocessing(checkpoint.config, conventions, checkpoint.statistics),
-        prompt=_prompt(checkpoint),
+        prompt=prompt,
         geometry=shape,
-        variants=_variants(job, gptq, shape.head_size),
-        provenance=_provenance(job),
+        variants=variants,
+        provenance=provenance,
         licences=job.licences,
         parity=(),
         environment=_environment(),

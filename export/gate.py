@@ -1,6 +1,7 @@
 """The gate: a bundle that falls short of the thresholds is not sealed."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from export.measure import compare_rege
@@ -37,10 +38,8 @@ def pass_gate(
     Raises:
         ExportError: the bundle falls short.
     """
-    options, evaluation, rege = job.options, job.evaluation, None
-    if evaluation:
-        rege = compare_rege(merged, bundle, manifest, evaluation, options.work, report)
-    gate = judge(manifest, rege, job.plan, options.gate)
+    options = job.options
+    gate = judge(job, lambda: merged, manifest, bundle, report)
     manifest = manifest.model_copy(update={"gate": gate})
     write_report(manifest, options.report, allowed=options.gate.allow)
     if gate.shortfalls and not options.gate.allow:
@@ -52,10 +51,7 @@ def pass_gate(
 
 
 def judge_again(job: ExportJob, manifest: Manifest, stages: Stages) -> Manifest:
-    """Judge a sealed bundle by what is asked now.
-
-    The measured figures of the bundle are reused; REGE is measured if it was not on these records. If the bundle is
-    asked for more than before, manifest and report record the new verdict.
+    """Judge a sealed bundle by what is asked now; if that is more than before, manifest and report record the verdict.
 
     Args:
         job: the export.
@@ -68,17 +64,14 @@ def judge_again(job: ExportJob, manifest: Manifest, stages: Stages) -> Manifest:
     Raises:
         ExportError: the bundle falls short of what is asked now; it stays as it is.
     """
-    options, evaluation, out = job.options, job.evaluation, job.options.out
-    before = manifest.gate or Gate(rege=None, thresholds=GateOptions().thresholds, failures=(), overruled=False)
-    rege = before.rege
-    if evaluation and (rege is None or rege.data != evaluation.digest):
-        rege = compare_rege(merged_checkpoint(job, stages), out, manifest, evaluation, stages.work, stages.report)
-    gate = judge(manifest, rege, job.plan, options.gate)
+    options, out = job.options, job.options.out
+    gate = judge(job, partial(merged_checkpoint, job, stages), manifest, out, stages.report)
     if gate.shortfalls and not options.gate.allow:
         raise ExportError(
             f"{out} holds this export already and stays as it is, but falls short of what is asked now: "
             f"{'; '.join(gate.shortfalls)}; export with other options, or --allow to overrule"
         )
+    before = manifest.gate or Gate(rege=None, thresholds=GateOptions().thresholds, failures=(), overruled=False)
     if gate.rege == before.rege and {*gate.slow} <= {*before.slow} and not options.gate.stricter_than(before):
         stages.report(f"{out} holds this export already")
         return manifest
@@ -89,34 +82,49 @@ def judge_again(job: ExportJob, manifest: Manifest, stages: Stages) -> Manifest:
     return read_manifest(out)
 
 
-def judge(manifest: Manifest, rege: RegeComparison | None, plan: Plan | None, options: GateOptions) -> Gate:
+def judge(
+    job: ExportJob,
+    merged: Callable[[], Checkpoint],
+    manifest: Manifest,
+    bundle: Path,
+    report: Callable[[str], None],
+) -> Gate:
     """Compare the figures of a bundle with the thresholds.
 
     Args:
-        manifest: with parity and latency.
-        rege: of the bundle, if it was measured.
-        plan: that the latency is compared with, or None.
-        options: with the thresholds.
+        job: the export.
+        merged: returns the checkpoint that REGE is compared with; called only if the manifest holds no REGE on these
+            records.
+        manifest: of the bundle, with parity and latency.
+        bundle: folder of its files.
+        report: called with one line per step.
     """
-    failures = []
-    if rege and -rege.difference > options.rege_drop:
-        failures.append(
-            f"REGE drops by {-rege.difference:.2f} points (95 %: {rege.low:+.2f} .. {rege.high:+.2f}), at most "
-            f"{options.rege_drop:.2f} are allowed"
-        )
-    for parity in manifest.parity:
-        if parity.first_tokens is not None and parity.first_tokens < options.first_tokens:
-            failures.append(
-                f"{100 * parity.first_tokens:.1f} % of the first tokens equal torch's, "
-                f"{100 * options.first_tokens:.1f} % are asked for"
-            )
+    asked, evaluation = job.options.gate, job.evaluation
+    rege = manifest.gate.rege if manifest.gate else None
+    if evaluation and (rege is None or rege.data != evaluation.digest):
+        rege = compare_rege(merged(), bundle, manifest, evaluation, job.options.work, report)
+    failures = tuple(_failures(manifest, rege, asked))
     return Gate(
         rege=rege,
-        thresholds=options.thresholds,
-        failures=tuple(failures),
-        overruled=bool(failures) and options.allow,
-        slow=tuple(_too_slow(manifest, plan, options.latency_factor)) if plan else (),
+        thresholds=asked.thresholds,
+        failures=failures,
+        overruled=bool(failures) and asked.allow,
+        slow=tuple(_too_slow(manifest, job.plan, asked.latency_factor)) if job.plan else (),
     )
+
+
+def _failures(manifest: Manifest, rege: RegeComparison | None, asked: GateOptions) -> Iterator[str]:
+    if rege and -rege.difference > asked.rege_drop:
+        yield (
+            f"REGE drops by {-rege.difference:.2f} points (95 %: {rege.low:+.2f} .. {rege.high:+.2f}), at most "
+            f"{asked.rege_drop:.2f} are allowed"
+        )
+    for parity in manifest.parity:
+        if parity.first_tokens is not None and parity.first_tokens < asked.first_tokens:
+            yield (
+                f"{100 * parity.first_tokens:.1f} % of the first tokens equal torch's, "
+                f"{100 * asked.first_tokens:.1f} % are asked for"
+            )
 
 
 def _too_slow(manifest: Manifest, plan: Plan, factor: float) -> Iterator[str]:

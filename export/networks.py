@@ -15,7 +15,6 @@ import onnx
 from sdk.bundles.files import file_sha256
 from sdk.bundles.manifest import Licence
 from sdk.errors import ExportError
-from sdk.faces.detect import ScrfdDetector
 from sdk.faces.preprocess import LANDMARK_SIZE
 
 Role = Literal["landmark", "detector"]
@@ -153,15 +152,6 @@ def check_landmark_model(path: Path, size: int) -> None:
             f"{path}: expected one input (N, 3, {LANDMARK_SIZE}, {LANDMARK_SIZE}) and one output (N, {size}) as in "
             f"2d106det.onnx; found {inputs} and {outputs}"
         )
-
-
-def check_detector_model(path: Path) -> None:
-    """Check that an ONNX file has the interface of a SCRFD detector.
-
-    Raises:
-        BackendError: it has not.
-    """
-    ScrfdDetector(str(path))
 
 
 def _shape(value: onnx.ValueInfoProto) -> tuple[int, ...]:

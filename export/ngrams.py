@@ -31,7 +31,7 @@ def write_ngrams(checkpoint: Checkpoint, records: Sequence[Record], folder: Path
     return {"records": len(records), "contexts": len(table.parent)}
 
 
-def read_answers(paths: Iterable[Path]) -> list[Record]:
+def read_training_files(paths: Iterable[Path]) -> list[Record]:
     """Read training records without their pictures.
 
     Raises:

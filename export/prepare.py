@@ -13,8 +13,8 @@ import torch
 import sdk
 from export.graphs.decoder import Precision
 from export.model import decoder_shapes, geometry
-from export.networks import check_detector_model, check_landmark_model, check_terms
-from export.ngrams import read_answers
+from export.networks import check_landmark_model, check_terms
+from export.ngrams import read_training_files
 from export.options import QUANTIZE, ExportOptions
 from export.quantise.autogptq import GptqWeights, layout_files
 from export.quantise.calibrate import digest
@@ -24,9 +24,11 @@ from export.targets.plan import Plan, Workload, check_fits, stored_decoder
 from sdk.bundles.files import file_sha256
 from sdk.bundles.manifest import Licence
 from sdk.errors import ExportError
+from sdk.faces.detect import ScrfdDetector
 from trainer.checkpoint import Checkpoint
 from trainer.corpus.records import Record
 from trainer.evaluation.evaluate import EvaluationSet
+from trainer.model.config import EmolaConfig
 from trainer.model.emola import EmoLA
 
 _UNRECORDED = "not recorded by the checkpoint; LLaVA-1.5 and Vicuna 1.5: Llama 2 Community License, CLIP: MIT"
@@ -41,7 +43,6 @@ class ExportJob:
         options: of the export.
         checkpoint: base, vision tower and adapter, not yet merged.
         precision: of the decoder.
-        workload: of the bundle to be written.
         plan: that the latency of the bundle is compared with, or None if this machine cannot be the target.
         licences: of all weights.
         records: that GPTQ calibrates on.
@@ -54,7 +55,6 @@ class ExportJob:
     options: ExportOptions
     checkpoint: Checkpoint
     precision: Precision
-    workload: Workload
     plan: Plan | None
     licences: tuple[Licence, ...]
     records: list[Record]
@@ -84,24 +84,28 @@ def prepare(options: ExportOptions) -> ExportJob:
     """
     _check_values(options)
     checkpoint = Checkpoint(options.adapter, options.base, options.vision_tower)
+    files, gate = checkpoint.files(), options.gate
     licences = _licences(options, checkpoint)
     precision = _precision(options, checkpoint)
     work = workload(checkpoint, options.out.name, precision, options.gptq.group)
     plan = _plan(options.target, work)
-    _check_disk(options, disk_space(options, checkpoint, work))
+    _check_disk(options.out.parent, disk_space(options, checkpoint.config, work, files))
     records = options.calibration.records() if options.calibration else []
+    answers = read_training_files(options.answer_files)
+    evaluation = None
+    if gate.evaluation:
+        evaluation = EvaluationSet.read(gate.evaluation, gate.task, gate.dataset, root=gate.root, limit=gate.limit)
     return ExportJob(
         options=options,
         checkpoint=checkpoint,
         precision=precision,
-        workload=work,
         plan=plan,
         licences=licences,
         records=records,
-        answers=read_answers(options.answer_files),
-        evaluation=_evaluation(options),
-        sources={"files": [[path.name, file_sha256(path)] for path in checkpoint.files()]},  # names may repeat
+        answers=answers,
+        evaluation=evaluation,
         inputs=_inputs(options, precision, records),
+        sources={"files": [[path.name, file_sha256(path)] for path in files]},  # names may repeat
     )
 
 
@@ -130,17 +134,24 @@ def workload(checkpoint: Checkpoint, name: str, precision: Precision, group: int
     )
 
 
-def disk_space(options: ExportOptions, checkpoint: Checkpoint, work: Workload) -> float:
-    """The most bytes that the export needs on the disk; the stages keep their files until the bundle is complete."""
-    text = checkpoint.config.text
+def disk_space(options: ExportOptions, config: EmolaConfig, work: Workload, files: list[Path]) -> float:
+    """The most bytes that the export needs on the disk; the stages keep their files until the bundle is complete.
+
+    Args:
+        options: of the export.
+        config: shape of the model.
+        work: of the bundle to be written.
+        files: of the checkpoint.
+    """
+    text = config.text
     decoder, table = work.decoders[0].size, 4 * text.vocab_size * text.hidden_size
     needed = 2 * (decoder + table + (6 if options.tensorrt else 4) * work.encoder_weights)  # stage `graphs`, and bundle
     if options.keep_gptq:
         needed += decoder + 2 * table
     if options.calibration:
-        rows = options.calibration.count * (checkpoint.config.image_rows + _ANSWER_ROWS)
+        rows = options.calibration.count * (config.image_rows + _ANSWER_ROWS)
         needed += decoder + 2 * table + rows * 4 * (5 * text.hidden_size + text.intermediate_size)
-    merged = sum(path.stat().st_size for path in checkpoint.files())
+    merged = sum(path.stat().st_size for path in files)
     return 1.05 * (merged + needed)  # 5 % for small files
 
 
@@ -165,7 +176,7 @@ def _licences(options: ExportOptions, checkpoint: Checkpoint) -> tuple[Licence, 
         check_landmark_model(options.landmark_model, checkpoint.config.landmark_size)
         found.append(check_terms(options.landmark_model, "landmark", options.accept_noncommercial))
     if options.detector_model:
-        check_detector_model(options.detector_model)
+        ScrfdDetector(str(options.detector_model))  # checks the interface
         found.append(check_terms(options.detector_model, "detector", options.accept_noncommercial))
     return tuple(found)
 
@@ -200,22 +211,16 @@ def _plan(name: str | None, work: Workload) -> Plan | None:
     return None if target.sm else plan
 
 
-def _check_disk(options: ExportOptions, needed: float) -> None:
-    folder = options.out.parent
+def _check_disk(folder: Path, needed: float) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise ExportError(f"{folder}: about {needed / 1e6:,.0f} MB are needed, {free / 1e6:,.0f} MB are free")
 
 
-def _evaluation(options: ExportOptions) -> EvaluationSet | None:
-    gate = options.gate
-    if gate.evaluation is None:
-        return None
-    return EvaluationSet.read(gate.evaluation, gate.task, gate.dataset, root=gate.root, limit=gate.limit)
-
-
 def _inputs(options: ExportOptions, precision: Precision, records: list[Record]) -> dict[str, Any]:
+    """Everything besides the checkpoint that decides what the bundle holds; its hash is in bundles, so keys stay."""
+    layout = layout_files(options.gptq_folder) if options.gptq_folder else []
     landmark, detector = options.landmark_model, options.detector_model
     inputs: dict[str, Any] = {
         "precision": dataclasses.asdict(precision),
@@ -225,8 +230,8 @@ def _inputs(options: ExportOptions, precision: Precision, records: list[Record])
         "keep_gptq": options.keep_gptq,
         "detector": file_sha256(detector) if detector else None,
     }
-    if options.gptq_folder:
-        inputs["gptq"] = {path.name: file_sha256(path) for path in layout_files(options.gptq_folder)}
+    if layout:
+        inputs["gptq"] = {path.name: file_sha256(path) for path in layout}
     if records:
         inputs |= {"calibration": digest(records), "gptq": dataclasses.asdict(options.gptq)}
     if options.answer_files:

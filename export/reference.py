@@ -13,7 +13,7 @@ from sdk.faces.crop import aligned_face
 from sdk.faces.preprocess import landmark_pixels, vision_pixels
 from sdk.runtime.backends.ort import OrtEncoder
 from sdk.runtime.verify import Reference
-from trainer.checkpoint import Checkpoint, load_emola
+from trainer.checkpoint import Checkpoint
 from trainer.model.config import preprocessing
 from trainer.model.emola import EmoLA
 from trainer.tokenization import load_tokenizer, prompt_ids
@@ -36,13 +36,13 @@ def compute_reference(checkpoint: Checkpoint, landmark_model: Path | None) -> Re
     """
     pictures = [_picture(seed) for seed in range(SAMPLES)]
     conventions, config = checkpoint.conventions, checkpoint.config
+    settings = preprocessing(config, conventions, checkpoint.statistics)
     crops = [aligned_face(picture, conventions.face_scale) for picture in pictures]
     inputs, features = np.empty((0, 3, 192, 192), np.float32), _features(config.landmark_size)
     if landmark_model:
         mode = conventions.landmark_mode
         inputs = np.stack([landmark_pixels(c.pixels, mode=mode, box_xyxy=c.box_in_crop) for c in crops])
         features = OrtEncoder(landmark_model)(inputs)
-    settings = preprocessing(config, conventions, checkpoint.statistics)
     pixels = np.stack([vision_pixels(c, f, settings) for c, f in zip(crops, features, strict=True)])
     tasks = tuple(QUESTIONS)
     rows, logits, token_ids = _run(checkpoint, tasks, pixels, features)
@@ -53,7 +53,7 @@ def _run(
     checkpoint: Checkpoint, tasks: tuple[Task, ...], pixels: Floats, features: Floats
 ) -> tuple[Floats, Floats, Ints]:
     """Rows of each picture; first logits and greedy tokens of each picture and task."""
-    model = load_emola(None, checkpoint.base)
+    model = checkpoint.load(dtype=torch.float32)
     tokenizer = load_tokenizer(checkpoint.base)
     template = TEMPLATES[checkpoint.conventions.template]
     with torch.inference_mode():

@@ -11,6 +11,9 @@ from sdk.bundles.manifest import Manifest
 from sdk.files import write_file
 from sdk.html import page, table
 
+_PARITY = ("variant", "stage", "relative error", "allowed", "largest error", "cosine", "first tokens", "all tokens")
+_LATENCY = ("variant", "stage", "p50 ms", "p95 ms")
+
 
 def write_report(manifest: Manifest, path: Path, *, allowed: bool = False) -> None:
     """Write the report of a bundle.
@@ -20,24 +23,18 @@ def write_report(manifest: Manifest, path: Path, *, allowed: bool = False) -> No
         path: of the report.
         allowed: the bundle may fall short of the thresholds.
     """
-    parts = [_verdict(manifest, allowed)]
-    parity = [
-        (
-            *(p.variant, p.stage, f"{p.relative_error:.1e}", f"{p.tolerance:.0e}", f"{p.max_error:.1e}"),
-            *("" if p.cosine is None else f"{p.cosine:.6f}", _share(p.first_tokens), _share(p.agreement)),
-        )
-        for p in manifest.parity
-    ]
-    head = ("variant", "stage", "relative error", "allowed", "largest error", "cosine", "first tokens", "all tokens")
-    parts.append(table("Parity with torch, and the share of greedy tokens that are equal", head, parity))
-    latency = [(x.variant, x.stage, f"{x.p50_ms:.2f}", f"{x.p95_ms:.2f}") for x in manifest.latency]
-    parts.append(table("Latency on this machine", ("variant", "stage", "p50 ms", "p95 ms"), latency))
-    if manifest.latency:
-        parts.append(_plot_latency(manifest))
-    if manifest.layers:
-        parts += ["<h2>Quantisation, layer by layer</h2>", _plot_layers(manifest)]
+    verdict, parity, latency = _verdict(manifest, allowed), _parity_rows(manifest), _latency_rows(manifest)
+    latency_plot = [_plot_latency(manifest)] if manifest.latency else []
+    layers_plot = ["<h2>Quantisation, layer by layer</h2>", _plot_layers(manifest)] if manifest.layers else []
     facts = {**manifest.provenance, **manifest.environment}
-    parts.append(table("Made from and measured on", ("", ""), sorted(facts.items())))
+    parts = [
+        verdict,
+        table("Parity with torch, and the share of greedy tokens that are equal", _PARITY, parity),
+        table("Latency on this machine", _LATENCY, latency),
+        *latency_plot,
+        *layers_plot,
+        table("Made from and measured on", ("", ""), sorted(facts.items())),
+    ]
     write_file(path, page(manifest.name, parts))
 
 
@@ -55,6 +52,20 @@ def _verdict(manifest: Manifest, allowed: bool) -> str:
             f"difference {r.difference:+.2f} (95 %: {r.low:+.2f} .. {r.high:+.2f}, p = {r.p_value:.3f})</p>"
         )
     return "".join(lines)
+
+
+def _parity_rows(manifest: Manifest) -> list[tuple[str, ...]]:
+    return [
+        (
+            *(p.variant, p.stage, f"{p.relative_error:.1e}", f"{p.tolerance:.0e}", f"{p.max_error:.1e}"),
+            *("" if p.cosine is None else f"{p.cosine:.6f}", _share(p.first_tokens), _share(p.agreement)),
+        )
+        for p in manifest.parity
+    ]
+
+
+def _latency_rows(manifest: Manifest) -> list[tuple[str, ...]]:
+    return [(x.variant, x.stage, f"{x.p50_ms:.2f}", f"{x.p95_ms:.2f}") for x in manifest.latency]
 
 
 def _share(share: float | None) -> str:

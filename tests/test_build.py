@@ -19,7 +19,7 @@ from export.build import export_bundle
 from export.merge import merge
 from export.networks import check_landmark_model
 from export.options import ExportOptions
-from export.prepare import disk_space, prepare
+from export.prepare import disk_space, prepare, workload
 from export.quantise.calibrate import CalibrationSet
 from export.quantise.gptq import GptqOptions
 from export.stages import RECORD
@@ -208,7 +208,8 @@ def test_the_disk_space_asked_for_is_what_an_export_takes(tmp_path, monkeypatch,
     settings = options(out / "bundle", calibration=train, gptq=GptqOptions(4, 32), **changes)
     export_bundle(settings)
     job = prepare(settings)
-    asked = disk_space(settings, job.checkpoint, job.workload)
+    work = workload(job.checkpoint, "bundle", job.precision, settings.gptq.group)
+    asked = disk_space(settings, job.checkpoint.config, work, job.checkpoint.files())
     used = max(most)
     assert 0.9 * used <= asked <= 2.5 * used, f"{used / 1e6:.2f} MB were used, {asked / 1e6:.2f} MB asked for"
 

@@ -79,8 +79,8 @@ def calibrate(checkpoint: Checkpoint, records: Sequence[Record], folder: Path) -
 @torch.inference_mode()
 def fused_sequences(checkpoint: Checkpoint, records: Sequence[Record]) -> Iterator[Tensor]:
     """The (T, D) float32 input rows of the decoder for each record."""
-    encoding, table = _encoding(checkpoint), _table(checkpoint)
     vision = VisionModule(checkpoint)
+    encoding, table = _encoding(checkpoint), _table(checkpoint)
     for record in records:
         ids = torch.tensor(encoding.tokens(record)[0])
         at = int((ids == IMAGE_TOKEN).nonzero()[0])
