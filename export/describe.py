@@ -29,7 +29,7 @@ _INTENDED_USE = (
 
 
 def describe(job: ExportJob, checkpoint: Checkpoint, gptq: Path | None) -> Manifest:
-    """Write the manifest without the hashes of files and the measured figures.
+    """The manifest of a bundle without the hashes of its files and the measured figures.
 
     Args:
         job: the export.

@@ -150,7 +150,7 @@ class GptqWeights(Mapping[str, Floats | QuantizedLinear]):
                 found = (outputs, words * 32 // self.bits)
             if found != shape:
                 raise ExportError(
-                    f"{self.folder}: {name} is {found}, expected {shape} as in this base; it is from another model"
+                    f"{self.folder}: {name} is {found}, this base has {shape}; it is from another model"
                 )
 
     def __iter__(self) -> Iterator[str]:
