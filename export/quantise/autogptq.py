@@ -149,9 +149,7 @@ class GptqWeights(Mapping[str, Floats | QuantizedLinear]):
                 words, outputs = self._files.shape(f"{layer}.qweight")
                 found = (outputs, words * 32 // self.bits)
             if found != shape:
-                raise ExportError(
-                    f"{self.folder}: {name} is {found}, this base has {shape}; it is from another model"
-                )
+                raise ExportError(f"{self.folder}: {name} is {found}, this base has {shape}; it is from another model")
 
     def __iter__(self) -> Iterator[str]:
         endings = {f".{part}" for part in _PARTS[1:]}
