@@ -13,7 +13,8 @@ sys.path.insert(0, str(ROOT / "tests"))
 def golden_bundle(tmp_path_factory) -> Path:
     from landmark_network import write_landmark_network
 
-    from export.build import ExportOptions, export_bundle
+    from export.build import export_bundle
+    from export.options import ExportOptions
 
     folder, golden = tmp_path_factory.mktemp("bundle"), ROOT / "tests/data/golden"
     options = ExportOptions(

@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 
-from export.quantise.activations import Rows
+from export.quantise.activations import ActivationFile
 from export.quantise.autogptq import GptqWeights, write_configs, write_index, write_shard
 from export.quantise.calibrate import CalibrationSet, fused_sequences, text_sequences
 from export.quantise.gptq import GptqOptions, quantise, relative_error
@@ -116,7 +116,7 @@ def write_llama(checkpoint: Checkpoint, folder: Path) -> None:
 def with_ours(
     sequences: Iterator[torch.Tensor], checkpoint: Checkpoint, out: Path, group: int, device: str = "cpu"
 ) -> Action:
-    rows = Rows.save(out.parent, sequences)
+    rows = ActivationFile.save(out.parent, sequences)
     return lambda: quantise_decoder(checkpoint, rows, out, GptqOptions(group=group), device=device)
 
 
@@ -149,7 +149,7 @@ def unseen_errors(folder: Path, records: list, linears: dict[str, Linears]) -> d
     checkpoint = Checkpoint(None, folder)
     found: dict[str, dict[str, list[float]]] = {method: {} for method in linears}
     with tempfile.TemporaryDirectory() as scratch:
-        rows = Rows.save(Path(scratch), fused_sequences(checkpoint, records))
+        rows = ActivationFile.save(Path(scratch), fused_sequences(checkpoint, records))
         walk = LayerWalk(checkpoint, Path(scratch))
         for index in range(checkpoint.config.text.num_hidden_layers):
 

@@ -69,7 +69,7 @@ def measure(layers: int, hidden: int, sequences: int, rows: int, device: str, pe
     group = fitting_group(text.intermediate_size)
     with tempfile.TemporaryDirectory() as name:
         source, out = Path(name) / "llama", Path(name) / "out"
-        config = SimpleNamespace(text=text)
+        config = SimpleNamespace(text=text, max_length=text.max_position_embeddings)
         checkpoint = SimpleNamespace(merged=RandomVicuna(text), config=config, base=TOKENIZER.parent)
         out.mkdir()
         write_llama(checkpoint, source)

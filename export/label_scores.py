@@ -1,9 +1,10 @@
-"""Temperature of a bundle's label scores, fitted to evaluation sets and recorded in its manifest."""
+"""Fit the temperatures of a bundle's label scores to evaluation sets and record them in its manifest."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from sdk.arrays import Doubles
 from sdk.bundles.files import file_sha256
@@ -27,15 +28,18 @@ from trainer.corpus.tensors import read_landmarks
 def calibrate_labels(
     bundle: Path, sets: Mapping[Task, Path], report: Callable[[str], None] = lambda line: None
 ) -> Manifest:
-    """Fit one temperature per task and rewrite the manifest in place, under a temporary name first.
+    """Fit one temperature per task and rewrite the manifest.
 
     Args:
-        bundle: a sealed bundle.
-        sets: evaluation file in the FABA-Instruct layout, by task.
-        report: told one line per task.
+        bundle: folder of a sealed bundle.
+        sets: evaluation file in the FABA-Instruct layout by task.
+        report: called with one line per task.
+
+    Returns:
+        The new manifest.
 
     Raises:
-        DataError: a file is not of that layout.
+        DataError: a file has another layout.
     """
     manifest = read_manifest(bundle)
     pipeline = Pipeline(bundle, manifest, open_backend(bundle, manifest))
@@ -69,10 +73,10 @@ def _calibrate(pipeline: Pipeline, task: Task, path: Path, report: Callable[[str
 
 def _score(
     pipeline: Pipeline, scorer: LabelScorer, task: Task, record: Record, index: int
-) -> "tuple[Doubles, Doubles, np.ndarray[tuple[int], np.dtype[np.int64]]]":
-    """Rows of probabilities and which column is right: one row over the emotions, or one (present, absent) per unit.
+) -> tuple[Doubles, Doubles, npt.NDArray[np.int64]]:
+    """Rows of probabilities, and the right column of each: a row of the emotions, or (present, absent) of each unit.
 
-    The rows come twice: with every branch visited, for a likelihood that knows no zeros, and as a user gets them.
+    The rows come twice: from a complete search, so that no likelihood is zero, and as a user gets them.
     """
     crop = aligned_face(load_image(record.image_path), pipeline.manifest.preprocessing.face_scale)
     with pipeline.encode(crop, Clock(), read_landmarks(record)) as face:
@@ -85,5 +89,5 @@ def _score(
 
 
 def _pairs(units: Mapping[int, float]) -> Doubles:
-    """(20, 2) probability of each unit to be present, and absent."""
+    """The (20, 2) probabilities that each unit is present and absent."""
     return np.array([[units[code], 1 - units[code]] for code in FABA_UNITS])

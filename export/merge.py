@@ -1,14 +1,20 @@
-"""Stage `merge`: base, vision tower and adapter become one complete checkpoint in safetensors, weight by weight."""
+"""Stage `merge`: write base, vision tower and adapter as one complete checkpoint in safetensors, weight by weight."""
 
 from pathlib import Path
-from typing import Any
 
+from export.prepare import ExportJob
+from export.stages import Stages
 from trainer.checkpoint import Checkpoint
 from trainer.model.save import write_complete
 
 
-def merge(checkpoint: Checkpoint, folder: Path) -> dict[str, Any]:
-    """Write the merged checkpoint in the type of its base; memory: one shard of 2 GB and one weight in float32."""
+def merged_checkpoint(job: ExportJob, stages: Stages) -> Checkpoint:
+    """Run the stage and open the merged checkpoint."""
+    return Checkpoint(None, stages.run("merge", job.sources, lambda folder: merge(job.checkpoint, folder)))
+
+
+def merge(checkpoint: Checkpoint, folder: Path) -> dict[str, int]:
+    """Write the merged checkpoint in the type of its base; memory holds one shard of 2 GB and one weight in float32."""
     count = write_complete(
         folder,
         checkpoint.merged.items(),

@@ -1,13 +1,13 @@
-"""Stage `answers`: the answers of the training records become `answers.ngrams`, from which the runtime drafts."""
+"""Stage `answers`: count the answers of training records into `answers.ngrams`, from which the runtime drafts."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import sentencepiece
 
+from sdk.arrays import Doubles
 from sdk.faba.prompts import TEMPLATES, Template
 from sdk.runtime.ngrams import Ngrams
 from trainer.checkpoint import Checkpoint
@@ -15,27 +15,27 @@ from trainer.corpus.records import Record, parse_record, read_rows
 from trainer.tokenization import IGNORED, IMAGE_TOKEN, conversation_ids, load_tokenizer
 
 NGRAMS = "answers.ngrams"
-ORDER = 16  # tokens of context: the end of Vicuna's question and its frame, which tells the tasks apart
-EVIDENCE = 3  # a context seen less often says little
-NODES = 50_000  # a few hundred kilobytes
-TELLING = 0.1  # a longer context with the same follower is kept if its share differs by so much
+ORDER = 16  # tokens of context: they reach the end of the question in Vicuna's template, which differs by task
+MIN_CASES = 3  # occurrences of a context; below it the counts say little
+MAX_NODES = 50_000  # a few hundred kilobytes
+MIN_CHANGE = 0.1  # of a share; a longer context with the same follower is kept if its share differs more
 
 Longs = npt.NDArray[np.int64]
 
 
-def write_ngrams(checkpoint: Checkpoint, records: Sequence[Record], folder: Path) -> dict[str, Any]:
-    """Count the answers of some records and write the table into a folder."""
+def write_ngrams(checkpoint: Checkpoint, records: Sequence[Record], folder: Path) -> dict[str, int]:
+    """Count the answers of records and write the table into a folder."""
     template = TEMPLATES[checkpoint.conventions.template]
     table = count_ngrams(answers(load_tokenizer(checkpoint.base), template, records))
     table.save(folder / NGRAMS)
     return {"records": len(records), "contexts": len(table.parent)}
 
 
-def read_answers(paths: Iterable[Path]) -> list[Record]:
-    """Training records; their pictures are not looked for.
+def read_training_files(paths: Iterable[Path]) -> list[Record]:
+    """Read training records without their pictures.
 
     Raises:
-        DataError: a file is no training set.
+        DataError: a file is not a training set.
     """
     return [
         parse_record(row, f"{path.name}[{index}]", path.parent)
@@ -47,7 +47,7 @@ def read_answers(paths: Iterable[Path]) -> list[Record]:
 def answers(
     tokenizer: sentencepiece.SentencePieceProcessor, template: Template, records: Iterable[Record]
 ) -> Iterator[tuple[list[int], int]]:
-    """Ids of each record from after the image to the stop token, and at which of them the answer begins."""
+    """The ids of each record from after the image to the stop token, and the index at which the answer begins."""
     for record in records:
         ids, labels = conversation_ids(tokenizer, template, record.question, record.answer)
         begin = ids.index(IMAGE_TOKEN) + 1
@@ -55,14 +55,14 @@ def answers(
 
 
 def count_ngrams(sequences: Iterable[tuple[list[int], int]]) -> Ngrams:
-    """The context tree of answers; without any it is empty.
+    """Build the context tree of answers; without answers it is empty.
 
-    Shares are followers / (cases + 1): what was seen twice is not yet certain.
+    The share of a follower is its count / (cases + 1), so that few cases never give certainty.
 
     Args:
-        sequences: token ids, and the index of the first that is to be predicted; those before it are context only.
+        sequences: token ids, and the index of the first one to predict; those before it are only context.
     """
-    tokens, depths = _flatten(sequences)  # depths: how much context each token has, 0 for those not to be predicted
+    tokens, depths = _flatten(sequences)  # depths: context of each token, 0 for those that are not predicted
     base = int(tokens.max(initial=0)) + 1
     places = np.flatnonzero(depths)
     nodes = np.zeros(len(places), np.int64)
@@ -72,13 +72,13 @@ def count_ngrams(sequences: Iterable[tuple[list[int], int]]) -> Ngrams:
         places, nodes = places[reached], nodes[reached]
         edges, which, cases = np.unique(nodes * base + tokens[places - depth], return_inverse=True, return_counts=True)
         followers, hits = _most_frequent(which, tokens[places], len(edges), base)
-        kept = cases >= EVIDENCE
+        kept = cases >= MIN_CASES
         number = np.where(kept, size + np.cumsum(kept), 0)
         share = hits / (cases + 1)
         grown.append([column[kept] for column in (edges // base, edges % base, followers, share, cases)])
         size += int(kept.sum())
-        open_ = (kept & (hits < cases))[which]  # where one token always follows, more context cannot change it
-        places, nodes = places[open_], number[which][open_]
+        undecided = (kept & (hits < cases))[which]  # if one token always follows, more context cannot change it
+        places, nodes = places[undecided], number[which][undecided]
     return _prune(*(np.concatenate(column) for column in zip(*grown, strict=True)))
 
 
@@ -92,23 +92,25 @@ def _flatten(sequences: Iterable[tuple[list[int], int]]) -> tuple[Longs, Longs]:
 
 
 def _most_frequent(groups: Longs, values: Longs, count: int, base: int) -> tuple[Longs, Longs]:
-    """The most frequent value of each group, the smallest of equals, and how often it is there."""
+    """The most frequent value of each group, the smallest of equally frequent ones, and its count."""
     pairs, times = np.unique(groups * base + values, return_counts=True)
-    order = np.lexsort((-pairs, times))  # the last to be written wins
+    order = np.lexsort((-pairs, times))  # the last one that is written stays
     winner = np.zeros(count, np.int64)
     winner[pairs[order] // base] = order
     return pairs[winner] % base, times[winner]
 
 
-def _prune(parent: Longs, token: Longs, follower: Longs, share: npt.NDArray[np.float64], cases: Longs) -> Ngrams:
-    """Without the contexts that tell nothing new and lead to none that does, at most NODES of them."""
+def _prune(parent: Longs, token: Longs, follower: Longs, share: Doubles, cases: Longs) -> Ngrams:
+    """Keep at most MAX_NODES contexts: those that predict otherwise than their parent, and the parents of those."""
     before = np.concatenate([[-1], follower])[parent]
-    telling = (follower != before) | (np.abs(share - np.concatenate([[0], share])[parent]) > TELLING)
+    kept = (follower != before) | (np.abs(share - np.concatenate([[0], share])[parent]) > MIN_CHANGE)
     for node in range(len(parent) - 1, -1, -1):
-        if telling[node] and parent[node]:
-            telling[parent[node] - 1] = True
-    order = np.flatnonzero(telling)
-    order = np.sort(order[np.argsort(-cases[order], kind="stable")][:NODES])  # a parent has as many cases as its child
+        if kept[node] and parent[node]:
+            kept[parent[node] - 1] = True
+    order = np.flatnonzero(kept)
+    order = np.sort(
+        order[np.argsort(-cases[order], kind="stable")][:MAX_NODES]
+    )  # a parent has as many cases as its child
     number = np.zeros(len(parent) + 1, np.int32)
     number[order + 1] = np.arange(1, len(order) + 1)
     columns = (number[parent[order]], token[order].astype(np.int32), follower[order].astype(np.int32))

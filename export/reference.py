@@ -1,36 +1,48 @@
-"""Stage `reference`: what the torch model computes for a few pictures, kept in the bundle for `emola verify`."""
+"""Stage `reference`: what the torch model computes for a few pictures, for `emola verify`."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from sdk.arrays import Floats, Pixels
+from sdk.arrays import Floats, Ints, Pixels
 from sdk.faba.prompts import QUESTIONS, TEMPLATES, Task
 from sdk.faces.crop import aligned_face
 from sdk.faces.preprocess import landmark_pixels, vision_pixels
 from sdk.runtime.backends.ort import OrtEncoder
 from sdk.runtime.verify import Reference
-from trainer.checkpoint import Checkpoint, load_emola
-from trainer.model import EmoLA
+from trainer.checkpoint import Checkpoint
 from trainer.model.config import preprocessing
+from trainer.model.emola import EmoLA
 from trainer.tokenization import load_tokenizer, prompt_ids
 
 SAMPLES, STEPS = 2, 24
 
 
+def write_reference(checkpoint: Checkpoint, landmark_model: Path | None, folder: Path) -> dict[str, Any]:
+    """Compute the reference and write it into a folder; there are no figures to record."""
+    compute_reference(checkpoint, landmark_model).save(folder / "reference.npz")
+    return {}
+
+
 def compute_reference(checkpoint: Checkpoint, landmark_model: Path | None) -> Reference:
-    """Run the merged checkpoint in float32 on generated pictures."""
+    """Run a checkpoint in float32 on generated pictures.
+
+    Args:
+        checkpoint: complete, with LoRA merged.
+        landmark_model: ONNX file of the landmark network; None uses random landmark features.
+    """
     pictures = [_picture(seed) for seed in range(SAMPLES)]
     conventions, config = checkpoint.conventions, checkpoint.config
+    settings = preprocessing(config, conventions, checkpoint.statistics)
     crops = [aligned_face(picture, conventions.face_scale) for picture in pictures]
     inputs, features = np.empty((0, 3, 192, 192), np.float32), _features(config.landmark_size)
     if landmark_model:
         mode = conventions.landmark_mode
         inputs = np.stack([landmark_pixels(c.pixels, mode=mode, box_xyxy=c.box_in_crop) for c in crops])
         features = OrtEncoder(landmark_model)(inputs)
-    settings = preprocessing(config, conventions, checkpoint.statistics)
     pixels = np.stack([vision_pixels(c, f, settings) for c, f in zip(crops, features, strict=True)])
     tasks = tuple(QUESTIONS)
     rows, logits, token_ids = _run(checkpoint, tasks, pixels, features)
@@ -39,8 +51,9 @@ def compute_reference(checkpoint: Checkpoint, landmark_model: Path | None) -> Re
 
 def _run(
     checkpoint: Checkpoint, tasks: tuple[Task, ...], pixels: Floats, features: Floats
-) -> tuple[Floats, Floats, "np.ndarray[tuple[int, ...], np.dtype[np.int32]]"]:
-    model = load_emola(None, checkpoint.base)
+) -> tuple[Floats, Floats, Ints]:
+    """Rows of each picture; first logits and greedy tokens of each picture and task."""
+    model = checkpoint.load(dtype=torch.float32)
     tokenizer = load_tokenizer(checkpoint.base)
     template = TEMPLATES[checkpoint.conventions.template]
     with torch.inference_mode():
@@ -54,12 +67,11 @@ def _run(
     return rows.numpy(), logits, token_ids
 
 
-def _greedy(
-    model: EmoLA, ids: list[int], rows: torch.Tensor
-) -> tuple[Floats, "np.ndarray[tuple[int], np.dtype[np.int32]]"]:
-    """First logits and greedy tokens by Hugging Face's `generate`, an end mark notwithstanding."""
+def _greedy(model: EmoLA, ids: list[int], rows: torch.Tensor) -> tuple[Floats, Ints]:
+    """First logits and greedy tokens by Hugging Face's `generate`, which does not stop at an end token here."""
     fused = model.fuse(torch.tensor([ids]), rows)
-    result = model.language_model.generate(
+    language_model: Any = model.language_model  # transformers declares `generate` for a type that no model has
+    result = language_model.generate(
         inputs_embeds=fused.embeds,
         attention_mask=fused.attention_mask.long(),
         do_sample=False,
@@ -72,7 +84,7 @@ def _greedy(
 
 
 def _picture(seed: int, side: int = 224) -> Pixels:
-    """A smooth random picture; parity needs inputs in a natural range, not faces."""
+    """A smooth random picture: parity needs inputs in a natural range, not faces."""
     coarse = np.random.default_rng(seed).integers(0, 256, (7, 7, 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC))
 

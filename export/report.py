@@ -1,4 +1,4 @@
-"""`report.html`: the figures of an export with plots, in one file that needs nothing else."""
+"""`report.html`: the figures of an export with plots, in one file without dependencies."""
 
 import base64
 import html
@@ -11,39 +11,37 @@ from sdk.bundles.manifest import Manifest
 from sdk.files import write_file
 from sdk.html import page, table
 
+_PARITY = ("variant", "stage", "relative error", "allowed", "largest error", "cosine", "first tokens", "all tokens")
+_LATENCY = ("variant", "stage", "p50 ms", "p95 ms")
+
 
 def write_report(manifest: Manifest, path: Path, *, allowed: bool = False) -> None:
     """Write the report of a bundle.
 
     Args:
         manifest: with parity, latency, quantised layers and gate.
-        allowed: what falls short was let pass.
+        path: of the report.
+        allowed: the bundle may fall short of the thresholds.
     """
-    parts = [_verdict(manifest, allowed)]
-    parity = [
-        (
-            *(p.variant, p.stage, f"{p.relative_error:.1e}", f"{p.tolerance:.0e}", f"{p.max_error:.1e}"),
-            *("" if p.cosine is None else f"{p.cosine:.6f}", _share(p.first_tokens), _share(p.agreement)),
-        )
-        for p in manifest.parity
-    ]
-    head = ("variant", "stage", "relative error", "allowed", "largest error", "cosine", "first tokens", "all tokens")
-    parts.append(table("Parity with torch, and the share of greedy tokens that are equal", head, parity))
-    latency = [(x.variant, x.stage, f"{x.p50_ms:.2f}", f"{x.p95_ms:.2f}") for x in manifest.latency]
-    parts.append(table("Latency on this machine", ("variant", "stage", "p50 ms", "p95 ms"), latency))
-    if manifest.latency:
-        parts.append(_plot_latency(manifest))
-    if manifest.layers:
-        parts += ["<h2>Quantisation, layer by layer</h2>", _plot_layers(manifest)]
+    verdict, parity, latency = _verdict(manifest, allowed), _parity_rows(manifest), _latency_rows(manifest)
+    latency_plot = [_plot_latency(manifest)] if manifest.latency else []
+    layers_plot = ["<h2>Quantisation, layer by layer</h2>", _plot_layers(manifest)] if manifest.layers else []
     facts = {**manifest.provenance, **manifest.environment}
-    parts.append(table("Made from and measured on", ("", ""), sorted(facts.items())))
+    parts = [
+        verdict,
+        table("Parity with torch, and the share of greedy tokens that are equal", _PARITY, parity),
+        table("Latency on this machine", _LATENCY, latency),
+        *latency_plot,
+        *layers_plot,
+        table("Made from and measured on", ("", ""), sorted(facts.items())),
+    ]
     write_file(path, page(manifest.name, parts))
 
 
 def _verdict(manifest: Manifest, allowed: bool) -> str:
     gate = manifest.gate
     if gate is None:
-        return "<p>No gate was asked for.</p>"
+        return "<p>The bundle was not judged.</p>"
     lines = [f'<p class="bad">{html.escape(failure)}</p>' for failure in gate.shortfalls]
     lines += ["<p class=bad>Overruled with --allow.</p>"] if lines and allowed else []
     lines = lines or ['<p class="good">Every threshold is met.</p>']
@@ -56,7 +54,21 @@ def _verdict(manifest: Manifest, allowed: bool) -> str:
     return "".join(lines)
 
 
-def _share(share: "float | None") -> str:
+def _parity_rows(manifest: Manifest) -> list[tuple[str, ...]]:
+    return [
+        (
+            *(p.variant, p.stage, f"{p.relative_error:.1e}", f"{p.tolerance:.0e}", f"{p.max_error:.1e}"),
+            *("" if p.cosine is None else f"{p.cosine:.6f}", _share(p.first_tokens), _share(p.agreement)),
+        )
+        for p in manifest.parity
+    ]
+
+
+def _latency_rows(manifest: Manifest) -> list[tuple[str, ...]]:
+    return [(x.variant, x.stage, f"{x.p50_ms:.2f}", f"{x.p95_ms:.2f}") for x in manifest.latency]
+
+
+def _share(share: float | None) -> str:
     return "" if share is None else f"{100 * share:.1f} %"
 
 
@@ -73,7 +85,7 @@ def _plot_latency(manifest: Manifest) -> str:
 
 
 def _plot_layers(manifest: Manifest) -> str:
-    """Relative output error of each linear layer and the seconds it took, over the depth."""
+    """The relative output error of each linear layer and the seconds of each decoder layer, over the depth."""
     figure = Figure(figsize=(8, 5), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     layers = manifest.layers

@@ -1,4 +1,4 @@
-"""Restartable stages: each writes under a temporary name, its `stage.json` last, and is skipped while that matches."""
+"""Restartable stages: each writes under a temporary name, `stage.json` last, and is skipped while its key matches."""
 
 import hashlib
 import json
@@ -14,8 +14,8 @@ class Stages:
     """A chain of stages in one work folder; the key of a stage contains the key of the one before it.
 
     Args:
-        work: folder that keeps what a stopped run has finished.
-        report: told one line when a stage starts or is skipped.
+        work: folder that keeps the finished stages of a run that was stopped.
+        report: called with one line when a stage starts or is skipped.
     """
 
     def __init__(self, work: Path, report: Callable[[str], None]) -> None:
@@ -30,13 +30,13 @@ class Stages:
         *,
         resumable: bool = False,
     ) -> Path:
-        """Run one stage, or take what an earlier run left.
+        """Run a stage, or use the result of an earlier run.
 
         Args:
             name: of the stage and its folder.
-            inputs: everything that decides its result, as JSON; a change runs it anew.
-            action: fills the folder it is given and returns figures to record.
-            resumable: the action takes up what a stopped run of the same inputs left in the folder.
+            inputs: everything that decides its result, as JSON; if it changes, the stage runs again.
+            action: fills the folder that it is given and returns figures to record.
+            resumable: the action continues with what a run with the same inputs left in the folder.
 
         Returns:
             The finished folder.

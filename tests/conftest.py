@@ -79,7 +79,8 @@ def small_checkpoint(tmp_path_factory) -> Path:
 def bundle(tmp_path_factory, landmark_network) -> Callable:
     """`bundle("trained", "none")`: a sealed bundle of a golden checkpoint, exported once."""
     pytest.importorskip("torch")
-    from export.build import ExportOptions, export_bundle
+    from export.build import export_bundle
+    from export.options import ExportOptions
 
     folder = tmp_path_factory.mktemp("bundles")
 
@@ -105,7 +106,8 @@ def bundle(tmp_path_factory, landmark_network) -> Callable:
 def gptq_bundle(tmp_path_factory) -> Path:
     """The golden checkpoint, quantised to 4 bits in groups of 32, with its AutoGPTQ folder."""
     pytest.importorskip("torch")
-    from export.build import ExportOptions, export_bundle
+    from export.build import export_bundle
+    from export.options import ExportOptions
     from export.quantise.calibrate import CalibrationSet
     from export.quantise.gptq import GptqOptions
 

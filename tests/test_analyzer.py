@@ -111,7 +111,8 @@ def test_aligned_faces_and_given_features(analyzer, astronaut, tmp_path_factory)
 
 
 def test_a_bundle_without_landmark_network_says_so(tmp_path, golden, astronaut):
-    from export.build import ExportOptions, export_bundle
+    from export.build import export_bundle
+    from export.options import ExportOptions
 
     paths = [str(golden / name) for name in ("llava-lora-emola-trained", "llava-base", "clip")]
     export_bundle(ExportOptions(paths[0], paths[1], tmp_path / "b", vision_tower=paths[2]))

@@ -15,9 +15,11 @@ from conftest import CHECKPOINTS, GOLDEN, golden_json
 from safetensors.torch import load_file, save_file
 from scrfd_network import write_scrfd
 
-from export.build import ExportOptions, export_bundle
-from export.graphs.write import check_landmark_model
+from export.build import export_bundle
 from export.merge import merge
+from export.networks import check_landmark_model
+from export.options import ExportOptions
+from export.prepare import disk_space, prepare, workload
 from export.quantise.calibrate import CalibrationSet
 from export.quantise.gptq import GptqOptions
 from export.stages import RECORD
@@ -54,7 +56,8 @@ def open_pipeline(folder) -> Pipeline:
 def test_the_float32_bundle_gives_the_authors_tokens(bundle, name):
     """The authors' pixels and landmarks in, 24 greedy tokens out: 8 of 8, the second question on the first's cache."""
     pipeline = open_pipeline(bundle(name))
-    pixels = np.load(GOLDEN / "golden_eval_pixels.npz")
+    with np.load(GOLDEN / "golden_eval_pixels.npz") as file:
+        pixels = dict(file)
     tasks = {"AU": "action_units", "emotion": "emotion"}
     for record in golden_json(f"golden_eval_{name}.json"):
         features = np.load(GOLDEN / "data" / record["landmark"])
@@ -204,7 +207,9 @@ def test_the_disk_space_asked_for_is_what_an_export_takes(tmp_path, monkeypatch,
     changes = {"adapter": None, "base": str(base), "vision_tower": None, "quantize": quantize}
     settings = options(out / "bundle", calibration=train, gptq=GptqOptions(4, 32), **changes)
     export_bundle(settings)
-    asked = settings.space(settings.check())
+    job = prepare(settings)
+    work = workload(job.checkpoint, "bundle", job.precision, settings.gptq.group)
+    asked = disk_space(settings, job.checkpoint.config, work, job.checkpoint.files())
     used = max(most)
     assert 0.9 * used <= asked <= 2.5 * used, f"{used / 1e6:.2f} MB were used, {asked / 1e6:.2f} MB asked for"
 
@@ -216,7 +221,7 @@ def test_a_landmark_network_of_another_shape_is_refused(bundle):
 
 def test_a_large_encoder_keeps_its_weights_in_a_file_of_their_own(tmp_path, monkeypatch):
     """As CLIP-L does in float32; the bundle lists that file and computes what torch computes."""
-    monkeypatch.setattr("export.graphs.write._INLINE", 0)
+    monkeypatch.setattr("export.graphs.write._INLINE_BYTES", 0)
     manifest = export_bundle(options(tmp_path / "bundle"))
     assert "vision.onnx.data" in manifest.files
     assert all(parity.passed for parity in manifest.parity)

@@ -10,7 +10,8 @@ from conftest import GOLDEN
 
 from export.graphs.decoder import Llama, write_decoder
 from export.graphs.half import compute_in_half
-from export.graphs.write import geometry, llama
+from export.graphs.write import llama
+from export.model import geometry
 from export.quantise.linear import QuantizedLinear, round_to_nearest
 from sdk.errors import BackendError, IntegrityError
 from sdk.runtime.backends.ort import OrtDecoder

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import GOLDEN
 
-from export.ngrams import count_ngrams, read_answers
+from export.ngrams import count_ngrams, read_training_files
 from sdk.bundles.hub import EMBEDDED
 from sdk.bundles.manifest import read_manifest
 from sdk.errors import CancelledError, DataError, IntegrityError
@@ -219,11 +219,11 @@ def test_prompt_lookup_matches_whole_tokens():
 
 
 def test_answers_of_an_evaluation_file_are_refused(tmp_path):
-    assert len(read_answers([TRAIN, TRAIN])) == 24
+    assert len(read_training_files([TRAIN, TRAIN])) == 24
     evaluation = tmp_path / "eval.json"
     evaluation.write_text(json.dumps([{"image": "a.png", "landmark": "a.npy", "label": 1, "gpt4": "Happy."}]))
     with pytest.raises(DataError, match="no question"):
-        read_answers([evaluation])
+        read_training_files([evaluation])
 
 
 def test_the_benchmark_asks_for_a_table(bundle):

@@ -7,8 +7,7 @@ import pytest
 from conftest import GOLDEN
 
 from export.build import export_bundle
-from export.gate import GateOptions
-from export.options import ExportOptions
+from export.options import ExportOptions, GateOptions
 from sdk.bundles.manifest import MANIFEST, read_manifest
 from sdk.errors import ExportError
 
@@ -73,7 +72,7 @@ def test_what_is_not_judged_yet_is_no_bundle(tmp_path, evaluation, monkeypatch):
     def stop(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("export.gate.answer", stop)
+    monkeypatch.setattr("export.measure.answer", stop)
     with pytest.raises(KeyboardInterrupt):
         export_bundle(options(tmp_path / "bundle", evaluation=evaluation))
     assert (tmp_path / "bundle.work/seal.partial/vision.onnx").is_file()
@@ -82,7 +81,7 @@ def test_what_is_not_judged_yet_is_no_bundle(tmp_path, evaluation, monkeypatch):
 
 def test_the_digest_does_not_depend_on_the_clock(tmp_path, monkeypatch):
     """Neither on the latencies nor on what is said of those that fall short; the manifest has both."""
-    monkeypatch.setattr("export.gate._UNNOTICED_MS", 0)
+    monkeypatch.setattr("export.gate._MIN_SLOW_MS", 0)
     settings = dataclasses.replace(options(tmp_path / "bundle", latency_factor=1e-9), target="cpu")
     with pytest.raises(ExportError, match=r"not sealed: first token: .* ms, planned .*; token: .* at most 1e-09 times"):
         export_bundle(settings)
@@ -118,7 +117,7 @@ def test_a_stricter_gate_is_judged_on_a_sealed_bundle(tmp_path, evaluation):
 
 def test_latency_is_judged_again_from_the_figures_of_a_sealed_bundle(tmp_path, monkeypatch):
     """A target named later: refused if it is too slow, recorded when overruled; asked again, nothing changes."""
-    monkeypatch.setattr("export.gate._UNNOTICED_MS", 0)
+    monkeypatch.setattr("export.gate._MIN_SLOW_MS", 0)
     monkeypatch.setattr("export.targets.plan._LAYER_S", 0)
     settings, log = options(tmp_path / "bundle"), []
     sealed = export_bundle(settings)

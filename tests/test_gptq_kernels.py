@@ -11,7 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from export.build import _gptq_variant  # noqa: E402
+from export.describe import gptq_variants  # noqa: E402
 from sdk.bundles.manifest import Geometry, read_manifest  # noqa: E402
 from sdk.errors import BackendError, IntegrityError  # noqa: E402
 from sdk.runtime.backends.gptq_cuda import reference  # noqa: E402
@@ -155,7 +155,7 @@ def test_dequantising_is_exact(triton_kernels, llama, dtype):
 def test_only_what_the_kernels_compute_gives_a_variant(gptq_bundle, tmp_path, group, head_size, count):
     copy = shutil.copytree(gptq_bundle / "decoder/gptq", tmp_path / "gptq")
     change("quantize_config.json", group_size=group)(copy)
-    assert len(_gptq_variant(copy, head_size)) == count
+    assert len(gptq_variants(copy, head_size)) == count
 
 
 def test_heads_that_the_kernels_do_not_compute_are_refused(gptq_bundle):

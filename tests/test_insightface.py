@@ -4,8 +4,8 @@ import hashlib
 
 import pytest
 
-from export import insightface
-from export.insightface import TERMS, KnownNetwork, check_terms, find_model, licence_of
+from export import networks
+from export.networks import TERMS, KnownNetwork, check_terms, find_model, licence_of
 from sdk.errors import ExportError
 
 
@@ -17,7 +17,7 @@ def pack(tmp_path, monkeypatch):
     path = folder / "2d106det.onnx"
     path.write_bytes(b"weights")
     known = KnownNetwork("2d106det.onnx", "landmark", hashlib.sha256(b"weights").hexdigest(), 7)
-    monkeypatch.setattr(insightface, "KNOWN", (known, insightface.KNOWN[1]))
+    monkeypatch.setattr(networks, "KNOWN", (known, networks.KNOWN[1]))
     monkeypatch.setenv("INSIGHTFACE_HOME", str(tmp_path))
     return path
 
@@ -63,7 +63,7 @@ def test_non_commercial_weights_need_consent(pack, landmark_network):
 
 def test_the_released_files_are_known():
     """Hashes and sizes as insightface released them in buffalo_l; changing one is a decision."""
-    assert [(network.sha256[:8], network.size) for network in insightface.KNOWN] == [
+    assert [(network.sha256[:8], network.size) for network in networks.KNOWN] == [
         ("f001b856", 5030888),
         ("5838f7fe", 16923827),
     ]

@@ -16,8 +16,9 @@ from conftest import GOLDEN
 from onnx import numpy_helper
 
 from export.graphs.decoder import write_decoder
-from export.graphs.write import decoder_shapes, llama
-from export.quantise.activations import Rows
+from export.graphs.write import llama
+from export.model import decoder_shapes
+from export.quantise.activations import ActivationFile
 from export.quantise.autogptq import GptqWeights, layout_files
 from export.quantise.calibrate import CalibrationSet, fused_sequences, text_sequences
 from export.quantise.gptq import GptqOptions, quantise, relative_error
@@ -45,7 +46,7 @@ def checkpoint(request, golden_checkpoint, small_checkpoint):
 
 def float_walk(checkpoint, sequences, folder):
     """Hessians and weights of every linear layer, nothing quantised, and the rows after the last layer."""
-    rows, found = Rows.save(folder, sequences), {}
+    rows, found = ActivationFile.save(folder, sequences), {}
     walk = LayerWalk(checkpoint, folder)
     for index in range(checkpoint.config.text.num_hidden_layers):
 
@@ -104,7 +105,7 @@ def test_on_unseen_faces_gptq_beats_rounding_and_fused_beats_text(checkpoint, tm
 
 @pytest.fixture(scope="module")
 def rows(golden_checkpoint, tmp_path_factory):
-    return Rows.save(tmp_path_factory.mktemp("rows"), fused_sequences(golden_checkpoint, CALIBRATION))
+    return ActivationFile.save(tmp_path_factory.mktemp("rows"), fused_sequences(golden_checkpoint, CALIBRATION))
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 from conftest import GOLDEN
 
 from export.targets.machines import TARGETS, find_target
-from export.targets.plan import LLAVA_7B, Decoder, check_fits, plan, stored_decoder
+from export.targets.plan import LLAVA_7B, StoredDecoder, check_fits, plan, stored_decoder
 from sdk.cli import main
 from sdk.errors import ExportError
 
@@ -82,7 +82,7 @@ def test_the_table_is_planned_as_it_is_written(dtype, width):
     """Small numbers in bfloat16 have no equal in float16: the table of such a checkpoint is written in float32."""
     torch = pytest.importorskip("torch")
     from export.graphs.decoder import Precision
-    from export.graphs.write import workload
+    from export.prepare import workload
     from trainer.model.config import read_config
 
     config = read_config(GOLDEN / "llava-base", GOLDEN / "clip")
@@ -104,7 +104,7 @@ def test_the_variant_is_one_that_there_is(bundle, capsys):
     """Of a bundle the one that it has, word for word; otherwise what to export and by which options."""
     assert main(["plan", "--bundle", str(bundle("trained", "int4")), "--target", "cpu"]) == 0
     assert "  variant: ort-int4 of this bundle\n" in capsys.readouterr().out
-    on_gpu = dataclasses.replace(LLAVA_7B, decoders=(Decoder("gptq-cuda-int4 of this bundle", 3.5e9, "cuda"),))
+    on_gpu = dataclasses.replace(LLAVA_7B, decoders=(StoredDecoder("gptq-cuda-int4 of this bundle", 3.5e9, "cuda"),))
     assert plan("l4", TARGETS["l4"], on_gpu).variant == "gptq-cuda-int4 of this bundle"
     assert main(["plan", "--target", "l4"]) == 0
     assert "head 8 bits; decoder ort-cuda (--cuda), encoders TensorRT (--tensorrt)" in capsys.readouterr().out

@@ -9,8 +9,7 @@ import torch
 from made_up_renders import write_made_up_renders
 from PIL import Image
 
-from export.graphs.write import check_landmark_model
-from export.insightface import licence_of
+from export.networks import check_landmark_model, licence_of
 from sdk.analyzer import Analyzer
 from sdk.cli import main
 from sdk.errors import DataError

@@ -11,9 +11,11 @@ from sdk.errors import ExportError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", type=Path, help="folder of a sealed bundle")
-    parser.add_argument("--target", default="auto", help="auto, or what this machine must be; see `emola plan`")
-    parser.add_argument("--batch", default="1,4", help="faces at once to measure, the largest last (default 1,4)")
-    parser.add_argument("--workspace", type=float, default=2.0, metavar="GB", help="for the builder (default 2)")
+    parser.add_argument(
+        "--target", default="auto", help="machine that this one must be, as `emola plan` lists them (default auto: any)"
+    )
+    parser.add_argument("--batch", default="1,4", help="batch sizes to measure, rising (default 1,4)")
+    parser.add_argument("--workspace", type=float, default=2.0, metavar="GB", help="memory for the builder (default 2)")
     parser.add_argument("--json", action="store_true", help="print the record as JSON")
 
 

@@ -15,22 +15,22 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("adapter", help="folder of an EmoLA adapter, or 'none' for a merged checkpoint")
+    parser.add_argument("adapter", help="folder of an EmoLA adapter, or 'none' if the base is a merged checkpoint")
     parser.add_argument("out", type=Path, help="folder of the new bundle")
     parser.add_argument("--base", required=True, help="folder of LLaVA-1.5, as released or as converted by llava-hf")
-    parser.add_argument("--vision-tower", help="folder of CLIP; not needed if the base holds it")
+    parser.add_argument("--vision-tower", help="folder of CLIP; not needed if the base contains it")
     parser.add_argument(
         "--landmark-model",
-        help="file of 2d106det or of a network like it, or a pack of insightface: buffalo_l",
+        help="ONNX file with the interface of 2d106det, or an insightface pack such as buffalo_l",
     )
-    parser.add_argument("--detector-model", help="file of a SCRFD detector, or a pack of insightface")
-    parser.add_argument("--target", help="refuse what does not fit this machine; `emola plan` lists them")
+    parser.add_argument("--detector-model", help="ONNX file of a SCRFD detector, or an insightface pack")
+    parser.add_argument("--target", help="machine that the bundle must fit; `emola plan` lists them")
     parser.add_argument(
         "--cuda", action="store_true", help="also write the decoder in float16 for NVIDIA GPUs (sdk extra: gpu)"
     )
     parser.add_argument("--tensorrt", action="store_true", help="also write the float16 encoder for `emola engines`")
     parser.add_argument(
-        "--accept-noncommercial", action="store_true", help="let weights in whose licence forbids commercial use"
+        "--accept-noncommercial", action="store_true", help="accept weights whose licence forbids commercial use"
     )
     parser.add_argument(
         "--label-data",
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar=("TASK", "FILE"),
-        help="evaluation file that the label scores of a task (emotion, action_units) are calibrated on",
+        help="evaluation file to calibrate the label scores of a task (emotion, action_units) on",
     )
     _add_gate(parser)
     _add_decoder(parser)
@@ -50,22 +50,26 @@ def _add_decoder(parser: argparse.ArgumentParser) -> None:
         "--quantize",
         choices=("none", "int4", "gptq"),
         default="int4",
-        help="int4 rounds to nearest; gptq calibrates on records and is closer to the original (default int4)",
+        help="int4 rounds to nearest; gptq calibrates on training records and is more exact (default int4)",
     )
-    decoder.add_argument("--bits", type=int, choices=(3, 4, 8), help="of gptq (default 4)")
+    decoder.add_argument("--bits", type=int, choices=(3, 4, 8), help="bits of gptq (default 4)")
     decoder.add_argument(
-        "--group-size", type=int, help="inputs that share a scale of gptq: 128, 64, 32 or 16 (default 128)"
+        "--group-size", type=int, help="inputs that share a scale in gptq: 128, 64, 32 or 16 (default 128)"
     )
-    decoder.add_argument("--head-bits", type=int, choices=(8, 4), default=8, help="of the output head (default 8)")
+    decoder.add_argument("--head-bits", type=int, choices=(8, 4), default=8, help="bits of the output head (default 8)")
     decoder.add_argument("--calibration", type=Path, metavar="JSON", help="training records that gptq calibrates on")
     decoder.add_argument(
         "--gptq",
         type=Path,
         metavar="DIR",
-        help="take this decoder, quantised before by emola, GPTQModel, auto-gptq or optimum, as it is",
+        help="use this decoder, which emola, GPTQModel, auto-gptq or optimum quantised",
     )
-    decoder.add_argument("--keep-gptq", action="store_true", help="put that folder into the bundle as well")
-    decoder.add_argument("-n", "--calibration-records", type=int, default=128, help="how many (default 128)")
+    decoder.add_argument(
+        "--keep-gptq", action="store_true", help="put the folder of the quantised decoder into the bundle as well"
+    )
+    decoder.add_argument(
+        "-n", "--calibration-records", type=int, default=128, help="number of calibration records (default 128)"
+    )
     decoder.add_argument(
         "--answers",
         type=Path,
@@ -74,20 +78,28 @@ def _add_decoder(parser: argparse.ArgumentParser) -> None:
         metavar="JSON",
         help="training records whose answers the runtime drafts from, to save steps (default: those of --calibration)",
     )
-    decoder.add_argument("--root", type=Path, help="folder that their pictures are relative to; default: found")
-    decoder.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where gptq computes")
+    decoder.add_argument(
+        "--root", type=Path, help="folder that the paths in records are relative to (default: searched above the file)"
+    )
+    decoder.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="device that computes gptq (default auto)"
+    )
 
 
 def _add_gate(parser: argparse.ArgumentParser) -> None:
-    gate = parser.add_argument_group("gate: what falls short is not sealed")
+    gate = parser.add_argument_group("gate: a bundle that falls short is not sealed")
     gate.add_argument("--evaluation", type=Path, metavar="JSON", help="compare REGE with torch on these records")
     gate.add_argument("--evaluation-task", choices=("au", "emotion"), default="emotion")
     gate.add_argument("--evaluation-dataset", choices=tuple(DATASETS), default="FABA")
-    gate.add_argument("--limit", type=int, help="only the first records of the evaluation set")
-    gate.add_argument("--max-rege-drop", type=float, default=1.0, help="points (default 1.0)")
-    gate.add_argument("--max-latency", type=float, default=1.5, help="times the plan of --target cpu (default 1.5)")
-    gate.add_argument("--min-first-tokens", type=float, default=0.0, help="share equal to torch's (default 0)")
-    gate.add_argument("--allow", action="store_true", help="seal all the same; the bundle says so")
+    gate.add_argument("--limit", type=int, help="number of records from the start of the evaluation set")
+    gate.add_argument("--max-rege-drop", type=float, default=1.0, help="points of REGE that may be lost (default 1.0)")
+    gate.add_argument(
+        "--max-latency", type=float, default=1.5, help="factor on the latency planned for --target cpu (default 1.5)"
+    )
+    gate.add_argument(
+        "--min-first-tokens", type=float, default=0.0, help="share of first tokens that must equal torch's (default 0)"
+    )
+    gate.add_argument("--allow", action="store_true", help="seal a bundle that falls short; its manifest records it")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -111,9 +123,8 @@ def run(args: argparse.Namespace) -> None:
 def _options(args: argparse.Namespace) -> "ExportOptions":
     import torch
 
-    from export.gate import GateOptions
-    from export.insightface import find_model
-    from export.options import ExportOptions
+    from export.networks import find_model
+    from export.options import ExportOptions, GateOptions
     from export.quantise.calibrate import CalibrationSet
     from export.quantise.gptq import GptqOptions
 
@@ -156,7 +167,7 @@ def _options(args: argparse.Namespace) -> "ExportOptions":
 
 
 def _print(manifest: "Manifest", options: "ExportOptions") -> None:
-    from export.insightface import UNSTATED
+    from export.networks import UNSTATED
 
     size = sum(record.size for record in manifest.files.values())
     print(f"{options.out}: sealed, {size / 1e6:.1f} MB")
@@ -166,7 +177,7 @@ def _print(manifest: "Manifest", options: "ExportOptions") -> None:
     print(f"  report: {options.report}")
     for licence in manifest.licences:
         if licence.licence == UNSTATED:
-            print(f"  {licence.part} ({licence.origin}): its file states no licence; ask its maker", file=sys.stderr)
+            print(f"  {licence.part} ({licence.origin}): the file states no licence; ask its maker", file=sys.stderr)
     if manifest.landmark is None:
         print(
             "  without a landmark network this bundle cannot read photographs on its own: it needs landmark_features=; "

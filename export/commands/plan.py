@@ -12,8 +12,8 @@ from sdk.errors import DependencyError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--target", metavar="NAME", help=f"default: all of {', '.join(TARGETS)}")
-    parser.add_argument("--bundle", type=Path, help="default: EmoLA on LLaVA-1.5-7B")
+    parser.add_argument("--target", metavar="NAME", help=f"one of {', '.join(TARGETS)} (default all)")
+    parser.add_argument("--bundle", type=Path, help="folder of a bundle (default: figures of EmoLA on LLaVA-1.5-7B)")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
 
 
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _workload(bundle: Path) -> Workload:
-    """Of a bundle; the weights of its encoders are counted in the graph, because they may be stored in half."""
+    """The workload of a bundle; counts the weights of the encoders in the graph, since it may store them in float16."""
     try:
         import onnx
     except ImportError:
@@ -54,7 +54,7 @@ def _row(found: Plan) -> str:
     return f"{found.target:13}{needs:10.2f}{found.left_gb:9.2f}{times}{rates}"
 
 
-def _details(found: Plan, tensorrt: "tuple[str, str] | None") -> list[str]:
+def _details(found: Plan, tensorrt: tuple[str, str] | None) -> list[str]:
     parts = ", ".join(f"{part} {size:.3g}" for part, size in found.memory_gb.items())
     lines = [f"  {found.title}: {parts} GB", f"  share of the ceiling: {found.reason}"]
     if found.variant:

@@ -1,17 +1,17 @@
-"""Float16 in graphs: weights stored in half the bytes where that loses nothing, and the decoder that a GPU computes."""
+"""Float16 in graphs: weights stored in half the bytes where that is exact, and the decoder for a GPU."""
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
 FLOAT, FLOAT16 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
-SMALL = 256  # values below which a cast costs more than it saves
+MIN_VALUES = 256  # of a weight; below it a cast costs more than it saves
 
 
 def store_in_half(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Store every large float32 weight whose values are exact in float16 as float16, with a cast behind it.
+    """Store every large float32 weight whose values are exact in float16 as float16, followed by a cast.
 
-    ONNX Runtime folds the casts when it opens the graph: the file is smaller, the computation is the same.
+    ONNX Runtime folds the casts when it opens the graph: the file is smaller and the computation is the same.
     """
     graph, casts = model.graph, []
     for tensor in graph.initializer:
@@ -19,7 +19,7 @@ def store_in_half(model: onnx.ModelProto) -> onnx.ModelProto:
             continue
         values = numpy_helper.to_array(tensor)
         half = values.astype(np.float16)
-        if values.size < SMALL or not np.array_equal(half.astype(np.float32), values):
+        if values.size < MIN_VALUES or not np.array_equal(half.astype(np.float32), values):
             continue
         casts.append(helper.make_node("Cast", [f"{tensor.name}.half"], [tensor.name], to=FLOAT))
         tensor.CopyFrom(numpy_helper.from_array(half, f"{tensor.name}.half"))
@@ -28,13 +28,13 @@ def store_in_half(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def compute_in_half(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The decoder graph with activations, KV cache, norms and scales in float16; logits stay float32.
+    """Turn activations, KV cache, norms and scales of a decoder graph into float16; logits stay float32.
 
-    Weights are not touched: the graph refers to the same data file, quantised values are the same bytes, and each
-    float32 tensor gets a cast behind it, which ONNX Runtime folds when it opens the graph.
+    Weights stay as they are: the graph refers to the same data file, and each float32 tensor is followed by a cast,
+    which ONNX Runtime folds when it opens the graph.
 
     Args:
-        model: loaded without its external data.
+        model: loaded without its external data; changed in place.
     """
     graph, casts = model.graph, []
     for tensor in graph.initializer:

@@ -1,4 +1,4 @@
-"""The SentencePiece tokenizer of a checkpoint as `tokenizer.json`, which the runtime reads without transformers."""
+"""Convert the SentencePiece tokenizer of a checkpoint to `tokenizer.json`, which the runtime reads."""
 
 from collections.abc import Iterator
 
@@ -12,15 +12,15 @@ BLANK = "▁"
 
 
 def convert_tokenizer(processor: sentencepiece.SentencePieceProcessor) -> Tokenizer:
-    """A byte-pair tokenizer that gives the ids of a Llama SentencePiece model, leading blank included.
+    """Make a byte-pair tokenizer with the ids of a Llama SentencePiece model, including its leading blank.
 
     Raises:
-        ExportError: the model is of another kind than Llama's.
+        ExportError: the model is not of Llama's kind.
     """
     proto = sentencepiece_model_pb2.ModelProto.FromString(processor.serialized_model_proto())
     trained, normal = proto.trainer_spec, proto.normalizer_spec
     if trained.model_type != trained.BPE or not trained.byte_fallback or normal.name != "identity":
-        raise ExportError("expected Llama's kind of SentencePiece model: BPE with byte fallback and no normalisation")
+        raise ExportError("expected a SentencePiece model of Llama's kind: BPE with byte fallback and no normalisation")
     vocabulary = {piece.piece: index for index, piece in enumerate(proto.pieces)}
     tokenizer = Tokenizer(
         models.BPE(
@@ -42,7 +42,7 @@ def convert_tokenizer(processor: sentencepiece.SentencePieceProcessor) -> Tokeni
 
 
 def _merges(proto: sentencepiece_model_pb2.ModelProto) -> Iterator[tuple[str, str]]:
-    """Every pair of pieces that forms a third, best score first."""
+    """The pairs of pieces that form a third piece, best score first."""
     pieces = {piece.piece: piece.score for piece in proto.pieces if piece.type == piece.NORMAL}
     order = {piece: index for index, piece in enumerate(pieces)}
     pairs = [
@@ -55,7 +55,7 @@ def _merges(proto: sentencepiece_model_pb2.ModelProto) -> Iterator[tuple[str, st
 
 
 def check_tokenizer(tokenizer: Tokenizer, processor: sentencepiece.SentencePieceProcessor, texts: list[str]) -> None:
-    """Compare both tokenizers on texts that matter.
+    """Compare both tokenizers on given texts.
 
     Raises:
         ExportError: names the first text whose ids differ.

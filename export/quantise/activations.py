@@ -1,4 +1,4 @@
-"""Sequences of rows on disk: what flows from layer to layer, so that memory holds one sequence at a time."""
+"""Sequences on disk: what flows from layer to layer, so that memory holds one sequence at a time."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -8,9 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from sdk.files import replacing
+
 
 @dataclass(frozen=True)
-class Rows:
+class ActivationFile:
     """A file of (T, D) sequences of different T, one after another.
 
     Attributes:
@@ -29,18 +31,16 @@ class Rows:
             for length in self.lengths:
                 yield torch.frombuffer(bytearray(file.read(length * size)), dtype=self.dtype).view(length, -1)
 
-    def write(self, sequences: Iterable[Tensor]) -> "Rows":
-        """Fill the file; it gets its name when it is whole."""
-        partial = self.path.with_suffix(".partial")
-        with partial.open("wb") as file:
+    def write(self, sequences: Iterable[Tensor]) -> "ActivationFile":
+        """Fill the file, which is complete as soon as it has its name."""
+        with replacing(self.path) as partial, partial.open("wb") as file:
             for sequence in sequences:
                 sequence.to("cpu", self.dtype).contiguous().view(torch.uint8).numpy().tofile(file)
-        partial.replace(self.path)
         return self
 
     @classmethod
-    def save(cls, folder: Path, sequences: Iterable[Tensor]) -> "Rows":
-        """`rows.bin` and `rows.json` in a folder; read back by `load`."""
+    def save(cls, folder: Path, sequences: Iterable[Tensor]) -> "ActivationFile":
+        """Write `rows.bin` and `rows.json` into a folder, for `load`."""
         lengths: list[int] = []
 
         def counted() -> Iterator[Tensor]:
@@ -53,5 +53,6 @@ class Rows:
         return cls.load(folder)
 
     @classmethod
-    def load(cls, folder: Path) -> "Rows":
+    def load(cls, folder: Path) -> "ActivationFile":
+        """Open what `save` wrote."""
         return cls(folder / "rows.bin", tuple(json.loads((folder / "rows.json").read_text())))

@@ -1,11 +1,10 @@
 """The file layout of AutoGPTQ, which transformers, vLLM, GPTQModel and ONNX Runtime GenAI read.
 
-For each linear layer: `qweight` (K * bits / 32, N) int32 with the values packed along K; `qzeros` (K / group,
+Tensors of each linear layer: `qweight` (K * bits / 32, N) int32, the values packed along K; `qzeros` (K / group,
 N * bits / 32) int32, packed along N, each one less than the zero point; `scales` (K / group, N) float16; `g_idx` (K,)
-the group of each input. Beside them `quantize_config.json`, and a `config.json` that says it again.
+the group of each input. The settings are in `quantize_config.json` and again in `config.json`.
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,9 +17,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import LlamaConfig
 
+from export.model import rope_theta
 from export.quantise.gptq import GptqOptions
-from export.quantise.linear import QuantizedLinear, fitting_group
+from export.quantise.linear import GROUP, QuantizedLinear, fitting_group
+from sdk.arrays import Floats
 from sdk.errors import ExportError
+from sdk.files import replacing, write_json
 from trainer.model.config import read_json
 from trainer.model.weights import WeightFiles, weight_files
 
@@ -29,7 +31,7 @@ _PARTS = ("qweight", "qzeros", "scales", "g_idx")
 
 
 def pack(values: npt.NDArray[np.uint8], bits: int) -> Words:
-    """(K, N) values -> (K * bits / 32, N): 32 rows become `bits` words, lowest bits first."""
+    """Pack (K, N) values as (K * bits / 32, N) words: 32 rows become `bits` words, lowest bits first."""
     rows = values.reshape(-1, 32, values.shape[1]).astype(np.uint32)
     words = np.zeros((len(rows), bits, values.shape[1]), np.uint32)
     for row in range(32):
@@ -41,7 +43,7 @@ def pack(values: npt.NDArray[np.uint8], bits: int) -> Words:
 
 
 def unpack(packed: Words, bits: int) -> npt.NDArray[np.uint8]:
-    """The inverse of `pack`."""
+    """Undo `pack`."""
     words = packed.reshape(-1, bits, packed.shape[1])
     rows = np.empty((len(words), 32, packed.shape[1]), np.uint8)
     for row in range(32):
@@ -54,10 +56,11 @@ def unpack(packed: Words, bits: int) -> npt.NDArray[np.uint8]:
 
 
 def to_tensors(name: str, linear: QuantizedLinear) -> dict[str, Tensor]:
-    """The four tensors of one layer.
+    """The four tensors of a layer by name.
 
     Args:
         name: of the layer, without ".weight".
+        linear: the layer.
     """
     zeros = np.full(linear.scales.shape, 2 ** (linear.bits - 1) - 1, np.uint8)
     groups = np.arange(linear.values.shape[1], dtype=np.int32) // linear.group
@@ -70,19 +73,21 @@ def to_tensors(name: str, linear: QuantizedLinear) -> dict[str, Tensor]:
     return {f"{name}.{part}": torch.from_numpy(array) for part, array in zip(_PARTS, arrays, strict=True)}
 
 
-class GptqWeights(Mapping[str, Any]):
-    """A decoder in the AutoGPTQ layout, ours or another tool's, for `export.graphs.decoder`; read one layer at a time.
+class GptqWeights(Mapping[str, Floats | QuantizedLinear]):
+    """A decoder in the AutoGPTQ layout, from this or another tool, read one layer at a time.
+
+    The keys are the names of Hugging Face's Llama. A value is a float32 array or a quantised layer.
 
     Args:
-        folder: with `quantize_config.json`, or `config.json` that holds a `quantization_config`.
+        folder: with `quantize_config.json`, or a `config.json` that holds a `quantization_config`.
 
     Raises:
-        ExportError: it is not GPTQ, or of a kind that ONNX Runtime cannot run.
+        ExportError: it is not GPTQ, or ONNX Runtime cannot run this kind of it.
         CheckpointError: files are missing or damaged.
 
     Attributes:
         bits: of a value.
-        group: inputs that share a scale; -1 for all of a layer.
+        group: inputs that share a scale; -1 if all inputs of a layer share one.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -93,11 +98,11 @@ class GptqWeights(Mapping[str, Any]):
         self._zero = 2 ** (self.bits - 1) - one_less
         self._files = WeightFiles(_weights(folder))
 
-    def __getitem__(self, name: str) -> Any:
-        """The float32 array or the quantised layer of a weight, by its name in Hugging Face's Llama."""
+    def __getitem__(self, name: str) -> Floats | QuantizedLinear:
         layer = f"language_model.{name.removesuffix('.weight')}"
         if f"{layer}.qweight" not in self._files:
-            return self._files[f"{layer}.weight"].float().numpy()
+            array: Floats = self._files[f"{layer}.weight"].float().numpy()
+            return array
         try:
             return self._layer({part: self._files[f"{layer}.{part}"] for part in _PARTS}).widen()
         except ExportError as error:
@@ -107,31 +112,33 @@ class GptqWeights(Mapping[str, Any]):
         values = unpack(tensors["qweight"].numpy().view(np.uint32), self.bits).T
         scales = tensors["scales"].float().numpy().T
         group = values.shape[1] // scales.shape[1]
-        if group > 128:  # e.g. one scale per output (group_size -1): the same scale for smaller groups
+        if group > GROUP:  # e.g. one scale per output (group_size -1): smaller groups get the same scale
             finer = fitting_group(values.shape[1])
             group, scales = finer, np.repeat(scales, group // finer, axis=1)
         zeros = unpack(tensors["qzeros"].numpy().view(np.uint32).T, self.bits)
         if (zeros != self._zero).any():
-            raise ExportError("its zero points vary; expected a symmetric quantisation (sym=True)")
+            raise ExportError("the zero points vary; expected a symmetric quantisation (sym=True)")
         g_idx = tensors["g_idx"].numpy()
         if (g_idx != np.arange(len(g_idx)) // (len(g_idx) // len(tensors["scales"]))).any():
-            raise ExportError("its groups are not of consecutive inputs; expected desc_act=False or static groups")
+            raise ExportError("the groups are not of consecutive inputs; expected desc_act=False or static groups")
         return QuantizedLinear(np.ascontiguousarray(values), np.ascontiguousarray(scales), self.bits, group)
 
     def check(self, expected: Mapping[str, tuple[int, ...]]) -> None:
-        """Compare names and shapes with those of a decoder, before any weight is read.
+        """Compare names and shapes with those of a decoder without reading a weight.
 
         Args:
             expected: shape of each weight by its name in Hugging Face's Llama.
 
         Raises:
-            ExportError: names what is missing, left over, not quantised or of another shape.
+            ExportError: a weight is missing, left over, not quantised or of another shape.
         """
         names = set(self)
         wrong = sorted(names ^ set(expected))
         if wrong:
             state = "is left over" if wrong[0] in names else "is missing"
-            raise ExportError(f"{self.folder}: {wrong[0]} {state} ({len(wrong)} in all); expected this base's decoder")
+            raise ExportError(
+                f"{self.folder}: {wrong[0]} {state} ({len(wrong)} in all); expected the decoder of this base"
+            )
         for name, shape in expected.items():
             layer = f"language_model.{name.removesuffix('.weight')}"
             if f"{layer}.weight" in self._files:
@@ -142,7 +149,7 @@ class GptqWeights(Mapping[str, Any]):
                 words, outputs = self._files.shape(f"{layer}.qweight")
                 found = (outputs, words * 32 // self.bits)
             if found != shape:
-                raise ExportError(f"{self.folder}: {name} is {found}, this base has {shape}: it is another model's")
+                raise ExportError(f"{self.folder}: {name} is {found}, this base has {shape}; it is from another model")
 
     def __iter__(self) -> Iterator[str]:
         endings = {f".{part}" for part in _PARTS[1:]}
@@ -154,18 +161,18 @@ class GptqWeights(Mapping[str, Any]):
 
 
 def layout_files(folder: Path) -> list[Path]:
-    """The files of the layout in a folder, its weights last, whatever else lies beside them."""
+    """The files of the layout in a folder, weights last; other files of the folder are left out."""
     described = ("config.json", "quantize_config.json", "tokenizer.model", "model.safetensors.index.json")
     return [*(folder / name for name in described if (folder / name).is_file()), *_weights(folder)]
 
 
 def _weights(folder: Path) -> list[Path]:
-    """The weight files; auto-gptq names its own after bits and group."""
+    """The weight files of a folder; auto-gptq puts bits and group into their names."""
     return sorted(folder.glob("gptq_model-*.safetensors")) or weight_files(folder)
 
 
 def _quantisation(folder: Path) -> dict[str, Any]:
-    """How a folder was quantised, checked."""
+    """Read and check the settings of a quantised folder."""
     if not folder.is_dir():
         raise ExportError(f"{folder} is no folder; expected a GPTQ checkpoint")
     path = folder / "quantize_config.json"
@@ -177,17 +184,24 @@ def _quantisation(folder: Path) -> dict[str, Any]:
             f"{config.get('bits')} bits"
         )
     if config.get("dynamic"):
-        raise ExportError(f"{folder}: other bits for single layers (dynamic) are not supported; quantise it without")
+        raise ExportError(f"{folder}: bits that differ by layer (dynamic) are not supported; quantise without them")
     return config
 
 
 def write_configs(folder: Path, text: LlamaConfig, options: GptqOptions, dtype: torch.dtype) -> None:
-    """`quantize_config.json` and `config.json` of a Llama that any GPTQ reader takes."""
+    """Write `quantize_config.json` and `config.json` of a Llama, for any reader of GPTQ.
+
+    Args:
+        folder: of the quantised decoder.
+        text: shape of the decoder.
+        options: how it was quantised.
+        dtype: of the weights that are not quantised.
+    """
     quantisation = {
         "bits": options.bits,
         "group_size": options.group,
         "damp_percent": options.damping,
-        "desc_act": False,  # groups are of consecutive inputs, whatever the order of rounding was
+        "desc_act": False,  # groups are of consecutive inputs; the order of rounding does not matter to readers
         "static_groups": True,
         "sym": True,
         "true_sequential": True,
@@ -199,28 +213,28 @@ def write_configs(folder: Path, text: LlamaConfig, options: GptqOptions, dtype: 
         **text.to_diff_dict(),
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
-        "rope_theta": text.rope_parameters["rope_theta"],
+        "rope_theta": rope_theta(text),
         "torch_dtype": str(dtype).removeprefix("torch."),
         "quantization_config": quantisation,
     }
-    for name, content in (("quantize_config.json", quantisation), ("config.json", model)):
-        (folder / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / "quantize_config.json", quantisation)
+    write_json(folder / "config.json", model)
 
 
 def write_shard(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """One safetensors file, under its name only when it is whole."""
-    partial = path.with_suffix(".partial")
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, metadata={"format": "pt"})
-    partial.replace(path)
+    """Write a safetensors file that is complete as soon as it has its name."""
+    with replacing(path) as partial:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, metadata={"format": "pt"})
 
 
 def write_index(folder: Path, shards: Mapping[str, list[str]]) -> None:
-    """`model.safetensors.index.json`.
+    """Write `model.safetensors.index.json`.
 
     Args:
-        shards: file name -> names of its tensors.
+        folder: of the shards.
+        shards: names of the tensors by file name.
     """
     places = {tensor: shard for shard, names in shards.items() for tensor in names}
     size = sum((folder / shard).stat().st_size for shard in shards)
     content = {"metadata": {"total_size": size}, "weight_map": dict(sorted(places.items()))}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / "model.safetensors.index.json", content)

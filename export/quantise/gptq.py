@@ -1,9 +1,9 @@
 """GPTQ (Frantar et al., ICLR 2023): quantise a linear layer so that its outputs on calibration rows change least.
 
-Columns are rounded one after the other and each rounding error is taken over by the columns that are still open,
-weighted by the inverse Hessian of the layer's inputs (algorithm 1 of the paper). Order: largest diagonal first
-("activation order"), with scales fixed beforehand for the groups of the original order ("static groups"), so that
-nothing needs to be reordered at run time.
+Columns are rounded one after the other. The columns that are not yet rounded compensate each rounding error, weighted
+by the inverse Hessian of the layer's inputs (algorithm 1 of the paper). The column with the largest diagonal comes
+first ("activation order"). Scales are fixed beforehand for the groups of the original order ("static groups"), so that
+nothing is reordered at run time.
 """
 
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from export.quantise.linear import QuantizedLinear
+from export.quantise.linear import GROUPS, QuantizedLinear
 from sdk.errors import ExportError
 
-_BLOCK = 128  # columns whose errors are passed on to the rest at once
+_BLOCK = 128  # columns whose errors are passed to the other columns in one multiplication
 _STRIPE = 2048  # columns of the Hessian that are updated together
-_SHRINK = torch.linspace(1.0, 0.7, 7)  # candidates for the scale, as a share of the one that clips nothing
+_SHARES = torch.linspace(1.0, 0.7, 7)  # candidates for the scale, as shares of the one that clips nothing
 
 
 @dataclass(frozen=True)
@@ -36,19 +36,19 @@ class GptqOptions:
     activation_order: bool = True
 
     def check(self, name: str, shape: tuple[int, ...]) -> None:
-        """Refuse a layer that these options do not fit.
+        """Check that a layer can be quantised with these options.
 
         Args:
             name: of the layer, for the message.
             shape: (N, K) of its weight.
 
         Raises:
-            ExportError: says which group fits.
+            ExportError: it cannot; the message says which group fits.
         """
         if self.bits not in (3, 4, 8):
             raise ExportError(f"GPTQ in {self.bits} bits is not supported; choose 3, 4 or 8")
         outputs, inputs = shape
-        fitting = [str(group) for group in (128, 64, 32, 16) if inputs % group == 0]
+        fitting = [str(group) for group in GROUPS if inputs % group == 0]
         if str(self.group) not in fitting:
             choice = f"choose a group of {', '.join(fitting)}" if fitting else "such a layer cannot be quantised"
             raise ExportError(f"group {self.group} does not divide the {inputs} inputs of {name}; {choice}")
@@ -57,19 +57,19 @@ class GptqOptions:
 
 
 class Hessian:
-    """X^T X of everything that flows into a linear layer, collected in float32.
+    """X^T X of all rows that flow into a linear layer, collected in float32.
 
     Args:
         inputs: K.
-        device: where it is kept.
+        device: that holds it.
     """
 
-    def __init__(self, inputs: int, device: "torch.device | str" = "cpu") -> None:
+    def __init__(self, inputs: int, device: torch.device | str = "cpu") -> None:
         self._sum = torch.zeros(inputs, inputs, device=device)
         self.rows = 0
 
     def add(self, rows: Tensor) -> None:
-        """Add (T, K) rows; only the upper half is computed."""
+        """Add (T, K) rows; computes only the upper half."""
         rows = rows.float()
         for start in range(0, len(self._sum), _STRIPE):
             stripe = self._sum[start : start + _STRIPE, start:]
@@ -77,7 +77,7 @@ class Hessian:
         self.rows += len(rows)
 
     def finish(self) -> Tensor:
-        """(K, K), symmetric, mean over the rows; the object is used up."""
+        """Return the symmetric (K, K) mean over the rows; the object cannot be used afterwards."""
         found = self._sum.triu_()
         found += found.triu(1).T
         del self._sum
@@ -89,10 +89,11 @@ def quantise(weight: Tensor, hessian: Tensor, options: GptqOptions) -> Quantized
 
     Args:
         weight: (N, K).
-        hessian: (K, K) of `Hessian.finish`, on the device where the work is done.
+        hessian: (K, K) of `Hessian.finish`, on the device that computes.
+        options: how to quantise.
 
     Raises:
-        ExportError: the Hessian is no positive matrix even with much damping: the calibration rows hold no numbers.
+        ExportError: the Hessian is not positive definite even with strong damping: the calibration rows are not finite.
     """
     weight = weight.to(hessian.device, torch.float32)
     importance = hessian.diagonal().clone()
@@ -110,7 +111,7 @@ def _round(columns: Tensor, factor: Tensor, scales: Tensor, bits: int) -> Tensor
     """Algorithm 1 of the paper.
 
     Args:
-        columns: (K, N) the weight's columns in the order of rounding; overwritten.
+        columns: (K, N) columns of the weight in the order of rounding; overwritten.
         factor: (K, K) upper Cholesky factor of the inverse Hessian.
         scales: (K, N) scale of each weight.
 
@@ -133,19 +134,23 @@ def _round(columns: Tensor, factor: Tensor, scales: Tensor, bits: int) -> Tensor
 
 
 def search_scales(weight: Tensor, importance: Tensor, options: GptqOptions) -> Tensor:
-    """(N, K / group) scales, exact in float16: of a few shares of the full range the one with the least weighted error.
+    """Find for each group the share of the full range with the least weighted error.
 
     Args:
         weight: (N, K).
         importance: (K,) diagonal of the Hessian.
+        options: how to quantise.
+
+    Returns:
+        (N, K / group) scales, exact in float16.
     """
     half = 2 ** (options.bits - 1)
-    groups = weight.unflatten(1, (-1, options.group))
+    groups = weight.view(len(weight), -1, options.group)
     cost = importance.clamp(min=1e-12).view(-1, options.group)
     full = groups.abs().amax(dim=2) / (half - 0.5)
     full = torch.where(full > 0, full, 1.0)
     best, least = full, torch.full_like(full, torch.inf)
-    for share in _SHRINK.tolist():
+    for share in _SHARES.tolist():
         scales = (full * share).half().float().clamp(min=2.0**-24)
         found = groups / scales[..., None]
         found = found.round_().clamp_(-half, half - 1).mul_(scales[..., None]).sub_(groups).square_().mul_(cost)
@@ -155,7 +160,7 @@ def search_scales(weight: Tensor, importance: Tensor, options: GptqOptions) -> T
 
 
 def _inverse_factor(hessian: Tensor, order: Tensor, damping: float) -> Tensor:
-    """Upper U with U^T U = H^-1 for the reordered H with damping: the inverse of H's factor from below."""
+    """The upper U with U^T U = H^-1, for the reordered H with damping: the inverse of H's factor from below."""
     reverse = order.flip(0)
     for share in (damping, 10 * damping, 100 * damping):
         turned = hessian[reverse][:, reverse]
@@ -163,17 +168,23 @@ def _inverse_factor(hessian: Tensor, order: Tensor, damping: float) -> Tensor:
         lower, failed = torch.linalg.cholesky_ex(turned)
         if not failed:
             identity = torch.eye(len(hessian), device=hessian.device)
-            return torch.linalg.solve_triangular(lower, identity, upper=False).flip(0, 1)
-    raise ExportError("calibration rows give no positive Hessian: they hold NaN or infinite numbers; check the adapter")
+            inverse: Tensor = torch.linalg.solve_triangular(lower, identity, upper=False)
+            return inverse.flip(0, 1)
+    raise ExportError(
+        "the Hessian of the calibration rows is not positive definite: they hold NaN or infinite numbers; check the "
+        "adapter"
+    )
 
 
 def relative_error(weight: Tensor, linear: QuantizedLinear, hessian: Tensor) -> float:
-    """Norm of the change of a layer's outputs over the norm of its outputs, on the rows of a Hessian.
+    """The norm of the change of a layer's outputs over the norm of its outputs, on the rows of a Hessian.
 
-    Of a wide layer some 512 outputs, evenly spread, speak for all: all of them would take half the time of GPTQ itself.
+    Of a wide layer some 512 evenly spaced outputs are measured: all would take half the time of GPTQ itself.
 
     Args:
-        weight: (N, K) that was quantised.
+        weight: (N, K) before it was quantised.
+        linear: the quantised layer.
+        hessian: (K, K) of its inputs.
     """
     some = slice(None, None, max(1, len(weight) // 512))
     weight = weight[some].to(hessian.device, torch.float32)

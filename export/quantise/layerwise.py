@@ -1,8 +1,8 @@
-"""Stage `gptq`: the decoder quantised layer by layer from the files on disk.
+"""Stage `gptq`: quantise the decoder layer by layer from the files on disk.
 
-Memory holds one layer, one sequence and one Hessian, whatever the depth. Inside a layer the order is that of the data:
-the inputs of each linear layer are those that the quantised layers before it give ("true sequential"). A layer that is
-finished stays finished: a run that was killed continues with the next one and ends in the same bytes.
+Memory holds one layer, one sequence and one Hessian at any depth. The inputs of each linear layer come from the
+quantised layers before it ("true sequential"). A run that was killed continues after the last layer it finished and
+writes the same bytes as an uninterrupted one.
 """
 
 import ctypes
@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention, silu
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
-from export.quantise.activations import Rows
+from export.model import geometry
+from export.quantise.activations import ActivationFile
 from export.quantise.autogptq import to_tensors, write_configs, write_index, write_shard
 from export.quantise.gptq import GptqOptions, Hessian, quantise, relative_error
 from trainer.checkpoint import Checkpoint
@@ -30,43 +31,48 @@ LINEARS = (
     ("self_attn.o_proj",),
     ("mlp.gate_proj", "mlp.up_proj"),
     ("mlp.down_proj",),
-)  # those of one line have the same inputs
+)  # the layers of a line have the same inputs
 _SCRATCH = "scratch"
 _MMAP_THRESHOLD, _MEGABYTE = -3, 1 << 20  # M_MMAP_THRESHOLD of malloc.h
 Quantise: TypeAlias = Callable[[tuple[str, ...], list[Tensor], Hessian], list[Tensor]]
 
 
 def check_shapes(checkpoint: Checkpoint, options: GptqOptions) -> None:
-    """Refuse, before anything is read, a decoder that the options do not fit."""
-    text = checkpoint.config.text
-    attention = text.num_attention_heads * text.head_dim
-    keys = text.num_key_value_heads * text.head_dim
-    options.check("q_proj", (attention, text.hidden_size))
-    options.check("k_proj and v_proj", (keys, text.hidden_size))
-    options.check("o_proj", (text.hidden_size, attention))
-    options.check("gate_proj and up_proj", (text.intermediate_size, text.hidden_size))
-    options.check("down_proj", (text.hidden_size, text.intermediate_size))
+    """Check that the decoder can be quantised with the options, without reading a weight.
+
+    Raises:
+        ExportError: names the layer that does not fit.
+    """
+    shape, inner = geometry(checkpoint.config), checkpoint.config.text.intermediate_size
+    attention, keys = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
+    options.check("q_proj", (attention, shape.hidden_size))
+    options.check("k_proj and v_proj", (keys, shape.hidden_size))
+    options.check("o_proj", (shape.hidden_size, attention))
+    options.check("gate_proj and up_proj", (inner, shape.hidden_size))
+    options.check("down_proj", (shape.hidden_size, inner))
 
 
 def quantise_decoder(
     checkpoint: Checkpoint,
-    rows: Rows,
+    rows: ActivationFile,
     folder: Path,
     options: GptqOptions,
     *,
     device: str = "cpu",
     report: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """Write a decoder in the AutoGPTQ layout; what an earlier run left in the folder is taken over.
+    """Write a decoder in the AutoGPTQ layout, starting from what an earlier run left in the folder.
 
     Args:
-        checkpoint: complete, LoRA merged. Its 16-bit weights are multiplied as bfloat16 where the device has that.
+        checkpoint: complete, with LoRA merged. 16-bit weights are multiplied as bfloat16 if the device supports it.
         rows: fused sequences of `export.quantise.calibrate`.
+        folder: of the quantised decoder.
+        options: how to quantise.
         device: "cpu" or "cuda".
-        report: told one line per layer.
+        report: called with one line per layer.
 
     Returns:
-        `layers`: for each its `seconds` and the relative output `errors` of its linear layers.
+        `layers`: the `seconds` of each layer and the relative output `errors` of its linear layers.
     """
     check_shapes(checkpoint, options)
     _return_freed_memory()
@@ -78,36 +84,38 @@ def quantise_decoder(
         shard = folder / f"model-layer-{index:03d}.safetensors"
         record = shard.with_suffix(".json")
         if not shard.exists():
-            step = _Step(checkpoint, index, options)
+            quantiser = _LayerQuantiser(checkpoint, index, options)
             begin = time.perf_counter()
-            walk.run(index, rows if index == 0 else walk.place(index, rows), step)
+            walk.run(index, rows if index == 0 else walk.place(index, rows), quantiser)
             seconds = round(time.perf_counter() - begin, 2)
-            record.write_text(json.dumps({"seconds": seconds, "errors": step.errors, "names": sorted(step.tensors)}))
-            write_shard(shard, step.tensors)
-            worst = max(step.errors.values())
+            figures = {"seconds": seconds, "errors": quantiser.errors, "names": sorted(quantiser.tensors)}
+            record.write_text(json.dumps(figures))
+            write_shard(shard, quantiser.tensors)
+            worst = max(quantiser.errors.values())
             report(f"  layer {index + 1} of {text.num_hidden_layers}: {seconds} s, largest error {100 * worst:.1f} %")
         walk.place(index, rows).path.unlink(missing_ok=True)
         shards[shard.name] = json.loads(record.read_text())["names"]
-    figures = [json.loads(path.read_text()) for path in sorted(folder.glob("model-layer-*.json"))]
+    layers = [json.loads(path.read_text()) for path in sorted(folder.glob("model-layer-*.json"))]
     shards |= _write_rest(checkpoint, folder)
     write_index(folder, shards)
     write_configs(folder, text, options, _rest_dtype(checkpoint))
     shutil.copyfile(checkpoint.base / "tokenizer.model", folder / "tokenizer.model")
     shutil.rmtree(scratch)
-    return {"layers": [{key: layer[key] for key in ("seconds", "errors")} for layer in figures]}
+    return {"layers": [{key: layer[key] for key in ("seconds", "errors")} for layer in layers]}
 
 
 def _return_freed_memory() -> None:
-    """Let glibc give each freed block of a megabyte or more back to the system.
+    """Make glibc return each freed block of a megabyte or more to the system.
 
-    By itself it raises this size to 32 MB as larger blocks are freed, and its heap grows with holes, layer by layer.
+    By default glibc raises this size up to 32 MB as larger blocks are freed, and the heap fragments and grows layer by
+    layer.
     """
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _MEGABYTE)
 
 
-class _Step:
-    """Quantises the linear layers of one decoder layer as the walk comes to them; keeps what belongs into its file."""
+class _LayerQuantiser:
+    """Quantises the linear layers of one decoder layer, in the order of the walk, and keeps the tensors of its file."""
 
     def __init__(self, checkpoint: Checkpoint, index: int, options: GptqOptions) -> None:
         self._options, self._prefix = options, f"model.layers.{index}."
@@ -127,36 +135,38 @@ class _Step:
 
 
 class LayerWalk:
-    """Runs sequences through decoder layers, stopping before each group of linear layers to let them be replaced.
+    """Runs sequences through decoder layers and calls back before each group of linear layers to replace its weights.
 
     Args:
-        checkpoint: complete, LoRA merged.
+        checkpoint: complete, with LoRA merged.
         scratch: folder for what flows between the layers.
-        device: where it is computed.
+        device: that computes.
     """
 
     def __init__(self, checkpoint: Checkpoint, scratch: Path, device: str = "cpu") -> None:
-        self._weights, self._text = checkpoint.merged, checkpoint.config.text
-        self._scratch, self._device = scratch, device
+        text = checkpoint.config.text
+        self._weights, self._scratch, self._device = checkpoint.merged, scratch, device
+        self._head_size, self._epsilon = geometry(checkpoint.config).head_size, text.rms_norm_eps
         stored = self._weights["language_model.model.layers.0.mlp.up_proj.weight"].dtype
         halved = stored != torch.float32 and (device != "cpu" or multiplies_bfloat16())
         self._dtype = torch.bfloat16 if halved else torch.float32
-        self._rotary = LlamaRotaryEmbedding(self._text).to(device)
+        self._rotary = LlamaRotaryEmbedding(text).to(device)
 
-    def place(self, index: int, like: Rows) -> Rows:
-        """Where the rows that flow into a layer are kept."""
-        return Rows(self._scratch / f"into-{index:03d}.bin", like.lengths)
+    def place(self, index: int, like: ActivationFile) -> ActivationFile:
+        """The file of the rows that flow into a layer."""
+        return ActivationFile(self._scratch / f"into-{index:03d}.bin", like.lengths)
 
     @torch.inference_mode()
-    def run(self, index: int, rows: Rows, replace: Quantise) -> Rows:
-        """One layer.
+    def run(self, index: int, rows: ActivationFile, replace: Quantise) -> ActivationFile:
+        """Compute one layer.
 
         Args:
+            index: of the layer.
             rows: (T, D) sequences that flow into it.
-            replace: given names, weights and the Hessian of their inputs, returns the weights to go on with.
+            replace: returns the weights to continue with, given names, weights and the Hessian of their inputs.
 
         Returns:
-            What flows into the next one.
+            The sequences that flow into the next layer.
         """
         get = self._reader(index)
         into, after = get("input_layernorm"), get("post_attention_layernorm")
@@ -186,18 +196,20 @@ class LayerWalk:
     def _reader(self, index: int) -> Callable[[str], Tensor]:
         return lambda name: self._weights[f"language_model.model.layers.{index}.{name}.weight"].float()
 
-    def _read(self, rows: Rows) -> Iterator[Tensor]:
+    def _read(self, rows: ActivationFile) -> Iterator[Tensor]:
         return (sequence.to(self._device) for sequence in rows)
 
-    def _store(self, name: str, like: Rows, sequences: Iterable[Tensor], dtype: torch.dtype | None = None) -> Rows:
-        return Rows(self._scratch / f"{name}.bin", like.lengths, dtype or self._dtype).write(sequences)
+    def _store(
+        self, name: str, like: ActivationFile, sequences: Iterable[Tensor], dtype: torch.dtype | None = None
+    ) -> ActivationFile:
+        return ActivationFile(self._scratch / f"{name}.bin", like.lengths, dtype or self._dtype).write(sequences)
 
     def _norm(self, rows: Tensor, weight: Tensor) -> Tensor:
-        return rms_norm(rows, weight.shape, weight.to(self._device), self._text.rms_norm_eps).to(self._dtype)
+        return rms_norm(rows, weight.shape, weight.to(self._device), self._epsilon).to(self._dtype)
 
     def _attend(self, rows: Tensor, qkv: list[Tensor]) -> Tensor:
         """(T, D) normed rows -> (T, heads * size) before the output projection."""
-        size = self._text.head_dim
+        size = self._head_size
         query, key, value = (linear(rows, w).view(1, len(rows), -1, size).transpose(1, 2) for w in qkv)
         position = torch.arange(len(rows), device=rows.device)[None]
         query, key = apply_rotary_pos_emb(query, key, *self._rotary(rows, position))
@@ -206,7 +218,7 @@ class LayerWalk:
 
 
 def _write_rest(checkpoint: Checkpoint, folder: Path) -> dict[str, list[str]]:
-    """Embeddings, last norm and head: they stay as they are."""
+    """Write embeddings, last norm and head, which are not quantised."""
     names = ("model.embed_tokens.weight", "model.norm.weight", "lm_head.weight")
     dtype = _rest_dtype(checkpoint)
     path = folder / "model-rest.safetensors"
@@ -215,6 +227,6 @@ def _write_rest(checkpoint: Checkpoint, folder: Path) -> dict[str, list[str]]:
 
 
 def _rest_dtype(checkpoint: Checkpoint) -> torch.dtype:
-    """float16 where the checkpoint has 16 bits, float32 otherwise."""
+    """The type of the weights that are not quantised: float16 if the checkpoint has 16 bits, otherwise float32."""
     stored = checkpoint.merged["language_model.model.norm.weight"].dtype
     return torch.float32 if stored == torch.float32 else torch.float16

@@ -1,13 +1,15 @@
-"""Linear layers in 4 or 8 bits as ONNX Runtime's MatMulNBits has them: symmetric, one scale per group of inputs."""
+"""Linear layers in 4 or 8 bits for ONNX Runtime's MatMulNBits: symmetric, one scale per group of inputs."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from sdk.arrays import Floats
 from sdk.errors import ExportError
 
-GROUP = 128
+GROUPS = (128, 64, 32, 16)  # the sizes that MatMulNBits takes
+GROUP = GROUPS[0]
 
 
 @dataclass(frozen=True)
@@ -22,51 +24,53 @@ class QuantizedLinear:
     """
 
     values: npt.NDArray[np.uint8]
-    scales: npt.NDArray[np.float32]
+    scales: Floats
     bits: int
     group: int
 
-    def dequantize(self) -> npt.NDArray[np.float32]:
-        """(N, K) float32."""
-        centred = self.values.astype(np.float32) - 2 ** (self.bits - 1)
-        return centred * np.repeat(self.scales, self.group, axis=1)
+    def dequantize(self) -> Floats:
+        """The (N, K) float32 weight."""
+        weight: Floats = self.values.astype(np.float32) - 2 ** (self.bits - 1)
+        weight *= np.repeat(self.scales, self.group, axis=1)
+        return weight
 
     @classmethod
     def stack(cls, layers: "list[QuantizedLinear]") -> "QuantizedLinear":
-        """Layers with the same inputs as one layer with all their outputs."""
-        values, scales = (np.concatenate([getattr(layer, part) for layer in layers]) for part in ("values", "scales"))
+        """Join layers that have the same inputs into one layer with all their outputs."""
+        values = np.concatenate([layer.values for layer in layers])
+        scales = np.concatenate([layer.scales for layer in layers])
         return cls(values, scales, layers[0].bits, layers[0].group)
 
     def split(self, outputs: list[int]) -> "list[QuantizedLinear]":
-        """The inverse of `stack`, given the number of outputs of each layer."""
+        """Undo `stack`, given the number of outputs of each layer."""
         cuts = np.cumsum(outputs)[:-1]
         pairs = zip(np.split(self.values, cuts), np.split(self.scales, cuts), strict=True)
         return [QuantizedLinear(values, scales, self.bits, self.group) for values, scales in pairs]
 
     def widen(self) -> "QuantizedLinear":
-        """3 bits as 4, for readers that know no 3: the same weights."""
+        """Store the same weights in 4 bits if they have 3, for readers without a format of 3 bits."""
         return QuantizedLinear(self.values + 4, self.scales, 4, self.group) if self.bits == 3 else self
 
     def packed(self) -> npt.NDArray[np.uint8]:
-        """(N, K / group, group * bits / 8) uint8; of two 4-bit values the first is in the low half."""
-        blocks = self.values.reshape(len(self.values), -1, self.group)
-        return blocks if self.bits == 8 else blocks[..., ::2] | blocks[..., 1::2] << 4
+        """The (N, K / group, group * bits / 8) uint8 weight of MatMulNBits; the low half is the first of two values."""
+        blocks: npt.NDArray[np.uint8] = self.values.reshape(len(self.values), -1, self.group)
+        return blocks if self.bits == 8 else blocks[..., ::2] | blocks[..., 1::2] << np.uint8(4)
 
 
 def fitting_group(size: int) -> int:
-    """The largest group up to 128 that divides a number of inputs; MatMulNBits takes 16, 32, 64 and 128.
+    """The largest group of MatMulNBits that divides a number of inputs.
 
     Raises:
-        ExportError: none of them divides it.
+        ExportError: none divides it.
     """
-    for group in (128, 64, 32, 16):
+    for group in GROUPS:
         if size % group == 0:
             return group
     raise ExportError(f"a linear layer with {size} inputs cannot be quantised: the size must be a multiple of 16")
 
 
-def round_to_nearest(weight: npt.NDArray[np.float32], bits: int = 4) -> QuantizedLinear:
-    """Quantise each group on its own: the value of largest magnitude is met exactly.
+def round_to_nearest(weight: Floats, bits: int = 4) -> QuantizedLinear:
+    """Quantise each group on its own with a scale that makes the value of largest magnitude exact.
 
     Args:
         weight: (N, K) float32.

@@ -1,11 +1,10 @@
-"""TensorRT engines of a bundle's encoders, built on the machine that will run them. Needs no torch.
+"""Build TensorRT engines of a bundle's encoders on the machine that will run them. Needs no torch.
 
-One code path for TensorRT 10.3 to 11: networks are strongly typed, so that the precision is that of the ONNX graph and
-no flag is needed that version 11 removed. The result is measured before it counts: parity with the reference vectors
-that travel in the bundle, and latency.
+One code path serves TensorRT 10.3 to 11: networks are strongly typed, so that the precision is that of the ONNX graph
+and the flags that version 11 removed are not needed. Each engine is compared with the reference vectors of the bundle,
+and its latency is measured, before it is kept.
 """
 
-import shutil
 import statistics
 import time
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from sdk.arrays import Floats
 from sdk.bundles.files import FileRecord, RelativePath, file_sha256
 from sdk.bundles.manifest import Manifest, read_manifest
 from sdk.errors import ExportError
-from sdk.files import write_file
+from sdk.files import replacing, write_file
 from sdk.runtime.backends.tensorrt import (
     ENGINES,
     RECORD,
@@ -40,11 +39,11 @@ _ROUNDS = 50
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How to build.
+    """How to build engines.
 
     Attributes:
-        batches: numbers of faces at once that are measured; an engine takes 1 to the last and is tuned for the middle.
-        workspace: bytes that the builder may try.
+        batches: batch sizes to measure, rising; an engine takes 1 to the last and is tuned for the middle one.
+        workspace: bytes that the builder may use.
     """
 
     batches: tuple[int, ...] = (1, 4)
@@ -61,18 +60,21 @@ def build_engines(
     target: Target | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> EngineRecord:
-    """Build, measure and keep the engines of a bundle for this machine.
+    """Build and measure the engines of a bundle for this machine and write them into the bundle.
 
     Args:
-        target: what this machine is said to be; None takes it as it is.
-        report: told one line per stage.
+        bundle: folder of a sealed bundle.
+        options: how to build.
+        target: that this machine must be, or None.
+        report: called with one line per step.
 
     Returns:
-        The record that is written beside the plans.
+        The record that is written beside the engines.
 
     Raises:
         DependencyError: TensorRT or cuda-python is missing; the ONNX variant works without them.
-        ExportError: a graph cannot be built, or its engine does not compute what torch computed; nothing is kept.
+        ExportError: this machine is not the target, a graph cannot be built, or an engine does not compute what torch
+            computed; nothing is kept.
     """
     manifest = read_manifest(bundle)
     here = this_platform()
@@ -81,19 +83,10 @@ def build_engines(
             f"{target.title} has SM {target.sm}, this machine SM {here.sm}: engines are built on the machine that runs "
             "them; run this command there, or use --target auto"
         )
-    folder = bundle / ENGINES / here.folder
-    partial = folder.with_name(f"{here.folder}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        plans = _build_all(bundle, manifest, options, partial, report)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    record = EngineRecord(platform=here, plans=plans)
-    (partial / RECORD).write_text(record.model_dump_json(indent=1), encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    with replacing(bundle / ENGINES / here.folder) as folder:
+        folder.mkdir()
+        record = EngineRecord(platform=here, plans=_build_all(bundle, manifest, options, folder, report))
+        (folder / RECORD).write_text(record.model_dump_json(indent=1), encoding="utf-8")
     return record
 
 
@@ -109,7 +102,7 @@ def _build_all(
     cache, plans = bundle / ENGINES / "timing.cache", {}
     for name, graph in engine_graphs(manifest).items():
         if not len(inputs[name][0]):
-            continue  # nothing to measure it with
+            continue  # the reference has no inputs to measure it with
         report(f"{name}: building ...")
         path = folder / f"{name}.plan"
         path.write_bytes(build_plan(bundle / graph, options, cache))
@@ -121,11 +114,15 @@ def _build_all(
 
 
 def build_plan(graph: Path, options: EngineOptions, cache: Path) -> bytes:
-    """A serialised engine.
+    """Build a serialised engine.
 
     Args:
         graph: ONNX file whose inputs have one dynamic dimension, the batch.
-        cache: timing cache; read if it is there, and written.
+        options: how to build.
+        cache: file of the timing cache; read if it exists, and written.
+
+    Raises:
+        ExportError: TensorRT cannot read the graph or build an engine of it.
     """
     trt = load_tensorrt()
     logger = trt.Logger(trt.Logger.WARNING)
@@ -143,15 +140,15 @@ def build_plan(graph: Path, options: EngineOptions, cache: Path) -> bytes:
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise ExportError(
-            f"TensorRT {trt.__version__} found no way to build {graph.name} in {options.workspace / 1e9:.1f} GB; give "
-            "it more --workspace; the ONNX variant still works"
+            f"TensorRT {trt.__version__} found no way to build {graph.name} in {options.workspace / 1e9:.1f} GB; "
+            "pass a larger --workspace; the ONNX variant still works"
         )
     write_file(cache, bytes(timings.serialize()))
     return bytes(plan)
 
 
 def _profile(builder: Any, network: Any, batches: tuple[int, ...]) -> Any:
-    """One optimisation profile over the batch of every input; the last piece of a larger batch may be one face."""
+    """One optimisation profile over the batch of every input, from 1: a large batch is split and may leave one face."""
     profile = builder.create_optimization_profile()
     for index in range(network.num_inputs):
         tensor = network.get_input(index)

@@ -1,6 +1,6 @@
-"""What the machines that people deploy to can do, from their makers' data sheets.
+"""The machines that people deploy to, from their makers' data sheets.
 
-Bandwidth decides how fast tokens come, arithmetic how soon the first one comes, memory whether the model fits at all.
+Bandwidth decides the rate of tokens, arithmetic the time to the first token, and memory whether a model fits.
 """
 
 from collections.abc import Mapping
@@ -11,18 +11,19 @@ from sdk.errors import ExportError
 
 @dataclass(frozen=True)
 class Target:
-    """One machine.
+    """A machine.
 
     Attributes:
-        title: as people call it.
+        title: its usual name.
         sm: CUDA compute capability, e.g. "8.7"; None without a GPU.
-        memory_gb: that a process can get, after the system's own share where the memory is shared.
-        bandwidth_gbs: of that memory, 1e9 bytes per second.
-        tflops: dense 16-bit matrix arithmetic with 32-bit accumulation, 1e12 per second; where a data sheet names only
-            a sparse or a narrower figure, half of it for each step.
-        tensorrt: first and last version of TensorRT that we would use on it (10.3 is the oldest we drive), or None.
-        decode_share: part of the bandwidth that a decode step reaches, with `decode_reason`.
-        prefill_share: part of the arithmetic that prefill and encoders reach.
+        memory_gb: that a process can get; the share of the system is subtracted where the memory is shared.
+        bandwidth_gbs: of that memory, in 1e9 bytes per second.
+        tflops: dense 16-bit matrix arithmetic with 32-bit accumulation, in 1e12 per second. If a data sheet gives only
+            a figure for sparse matrices or for narrower numbers, that figure is halved once for each of the two.
+        tensorrt: oldest and newest supported version of TensorRT, or None.
+        decode_share: share of the bandwidth that a step reaches.
+        decode_reason: source of `decode_share`.
+        prefill_share: share of the arithmetic that prefill and encoders reach.
     """
 
     title: str
@@ -37,14 +38,14 @@ class Target:
 
     @property
     def variants(self) -> tuple[str, ...]:
-        """What to export for it and by which options, best first; the ONNX decoder runs everywhere."""
+        """The variants to export for it and their options, best first; the ONNX decoder runs everywhere."""
         return ("decoder ort-cuda (--cuda), encoders TensorRT (--tensorrt)", "ort") if self.sm else ("ort",)
 
 
 _JETSON = "TinyChat reaches 69 % with Vicuna-7B in 4 bits on AGX Orin"
 _GEFORCE = "TurboMind and MLC reach 76 % with 7B in 4 bits on an RTX 4090"
-_DATACENTRE = "gpt-fast reaches 42 % with 7B in 4 bits on an A100: launches limit wide memory"
-_GUESS = "not published for 7B in 4 bits; taken from the nearest relative"
+_DATACENTRE = "gpt-fast reaches 42 % with 7B in 4 bits on an A100: kernel launches limit it"
+_GUESS = "not published for 7B in 4 bits; taken from the most similar machine"
 _CPU = "measured with this project's ONNX decoder on 2 cores of an EPYC: benchmarks/bench_decoder.py"
 
 TARGETS: Mapping[str, Target] = {
@@ -66,10 +67,10 @@ TARGETS: Mapping[str, Target] = {
 
 
 def find_target(name: str) -> Target:
-    """A target by its key.
+    """Find a target by its key.
 
     Raises:
-        ExportError: lists the known ones.
+        ExportError: there is none; the message lists the known ones.
     """
     if name not in TARGETS:
         raise ExportError(f"unknown target {name!r}; known are {', '.join(TARGETS)}")

@@ -1,4 +1,4 @@
-"""Does a bundle fit a machine, and how fast will it be? From data sheets and the roofline, before anyone buys."""
+"""Predict from data sheets and the roofline model whether a bundle fits a machine and how fast it will be."""
 
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -8,37 +8,43 @@ from sdk.bundles.manifest import Geometry, Manifest, Variant
 from sdk.errors import ExportError
 
 _RUNTIME_GB = {True: 0.9, False: 0.25}  # with and without CUDA: its context, the libraries, Python
-_LAYER_S = 3e-5  # a step takes at least this long in each layer: emola-nano on a CPU, where launches are all there is
+_LAYER_S = 3e-5  # least time of a step in each layer, from emola-nano on a CPU, where launches take most of the time
 
 
 @dataclass(frozen=True)
-class Decoder:
-    """One way to store a decoder: its bytes, all of which a step reads, and the device it is for (None: any)."""
+class StoredDecoder:
+    """A decoder in the form it is stored in.
+
+    Attributes:
+        title: for people.
+        size: in bytes, all of which a step reads.
+        device: that it is for, or None for any.
+    """
 
     title: str
     size: float
-    device: "Literal['cpu', 'cuda'] | None" = None
+    device: Literal["cpu", "cuda"] | None = None
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What the arithmetic needs to know of a model and of one question.
+    """The figures of a model and of a question that a plan is computed from.
 
     Attributes:
         name: for people.
         geometry: of the decoder.
-        decoders: ways to store it, best first.
+        decoders: forms in which it is stored, best first.
         encoder_weights: parameters of the vision tower and of both projectors.
         image_rows: of one face, including the landmark row.
         embedding_bytes: of the token table.
-        half: the encoders are there in float16 for a GPU.
-        text_rows: system text and question.
-        answer_rows: positions kept for answers and for free questions.
+        half: the encoders also exist in float16, for a GPU.
+        text_rows: of system text and question.
+        answer_rows: positions reserved for answers and free questions.
     """
 
     name: str
     geometry: Geometry
-    decoders: tuple[Decoder, ...]
+    decoders: tuple[StoredDecoder, ...]
     encoder_weights: int
     image_rows: int
     embedding_bytes: int
@@ -48,27 +54,31 @@ class Workload:
 
     @property
     def layer_weights(self) -> int:
-        """Weights of all linear layers, without the head."""
+        """Number of weights of all linear layers, without the head."""
         return self.geometry.layer_weights
 
     @property
     def cache_bytes(self) -> int:
-        """KV cache of one position in 16 bits."""
+        """Bytes of the KV cache of one position in 16 bits."""
         return 4 * self.geometry.layers * self.geometry.kv_heads * self.geometry.head_size
 
 
-def stored_decoder(title: str, geometry: Geometry, bits: int, head_bits: int, group: int = 128) -> Decoder:
-    """A decoder by arithmetic; below 16 bits each group of weights has a 16-bit scale.
+def stored_decoder(title: str, geometry: Geometry, bits: int, head_bits: int, group: int = 128) -> StoredDecoder:
+    """Compute the size of a stored decoder; below 16 bits each group of weights has a 16-bit scale.
 
     Args:
-        bits: of the linear layers, 3 of which are stored as 4; `head_bits` of the output head.
+        title: for people.
+        geometry: of the decoder.
+        bits: of the linear layers; 3 bits are stored as 4.
+        head_bits: of the output head.
+        group: weights that share a scale.
     """
 
     def size(weights: int, bits: int) -> float:
         return weights * (max(bits, 4) / 8 + (2 / group if bits < 16 else 0))
 
     head = geometry.vocabulary * geometry.hidden_size
-    return Decoder(title, size(geometry.layer_weights, bits) + size(head, head_bits))
+    return StoredDecoder(title, size(geometry.layer_weights, bits) + size(head, head_bits))
 
 
 _VICUNA_7B = Geometry(
@@ -92,10 +102,14 @@ LLAVA_7B = Workload(
 
 
 def workload_of(manifest: Manifest, encoder_weights: int) -> Workload:
-    """The same for a bundle, with the bytes that its files have.
+    """The workload of a bundle, from the sizes of its files.
+
+    Args:
+        manifest: of the bundle.
+        encoder_weights: parameters of the vision tower and of both projectors.
 
     Raises:
-        ExportError: the bundle does not say how wide its MLP is.
+        ExportError: the manifest lacks the intermediate size.
     """
     if not manifest.geometry.intermediate_size:
         raise ExportError(f"{manifest.name} does not record its intermediate size; export it again")
@@ -114,30 +128,36 @@ def workload_of(manifest: Manifest, encoder_weights: int) -> Workload:
     )
 
 
-def _variant(manifest: Manifest, variant: Variant) -> Decoder:
+def _variant(manifest: Manifest, variant: Variant) -> StoredDecoder:
     size = sum(manifest.files[name].size for name in (variant.decoder, *variant.external))
-    if variant.precision == "float16":  # it shares the file of the float32 variant and narrows it when it is opened
+    if variant.precision == "float16":  # shares the file of the float32 variant and converts it when it is opened
         size //= 2
-    return Decoder(f"{variant.name} of this bundle", size, variant.device)
+    return StoredDecoder(f"{variant.name} of this bundle", size, variant.device)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to expect on a target.
+    """The predicted memory and speed of a model on a target.
 
     Attributes:
-        decoder: how it is stored.
-        variant: of a bundle the one that runs, otherwise what to export; None if nothing fits.
-        memory_gb: by part; `left_gb` is what remains.
-        first_token_ms: picture to first token; `second_question_ms`: a further question about the same face.
-        tokens_per_s: expected; `ceiling_per_s` if the memory were read at its full bandwidth.
-        share, reason: of the ceiling, and why that much.
+        target: key of the target.
+        title: of the target.
+        decoder: form in which the decoder is stored.
+        variant: of the bundle that runs, or the one to export; None if nothing fits.
+        memory_gb: needed, by part.
+        left_gb: memory that remains.
+        first_token_ms: from picture to first token.
+        second_question_ms: from a further question about the same face to its first token.
+        tokens_per_s: expected rate.
+        ceiling_per_s: rate at the full bandwidth of the memory.
+        share: of the ceiling that is expected.
+        reason: source of `share`.
     """
 
     target: str
     title: str
     decoder: str
-    variant: "str | None"
+    variant: str | None
     memory_gb: dict[str, float]
     left_gb: float
     first_token_ms: float
@@ -149,17 +169,21 @@ class Plan:
 
     @property
     def fits(self) -> bool:
+        """Whether the memory suffices."""
         return self.variant is not None
 
     def to_dict(self) -> dict[str, Any]:
+        """The plan as JSON."""
         return {**vars(self), "fits": self.fits}
 
 
 def plan(name: str, target: Target, work: Workload) -> Plan:
-    """The best variant that fits a target, or the smallest one with what is missing.
+    """Plan the best variant that fits a target; if none fits, the last one.
 
     Args:
         name: key of the target.
+        target: the machine.
+        work: the model.
     """
     device = "cuda" if target.sm else "cpu"
     own = [decoder for decoder in work.decoders if decoder.device in (None, device)]
@@ -169,10 +193,10 @@ def plan(name: str, target: Target, work: Workload) -> Plan:
 
 
 def check_fits(name: str, target: Target, work: Workload) -> Plan:
-    """The plan of a target that a model fits.
+    """`plan` for a model that must fit.
 
     Raises:
-        ExportError: it does not; says what it takes.
+        ExportError: it does not fit; the message says what it needs.
     """
     found = plan(name, target, work)
     if not found.fits:
@@ -184,7 +208,7 @@ def check_fits(name: str, target: Target, work: Workload) -> Plan:
     return found
 
 
-def _plan(name: str, target: Target, work: Workload, decoder: Decoder) -> Plan:
+def _plan(name: str, target: Target, work: Workload, decoder: StoredDecoder) -> Plan:
     gpu, read = target.sm is not None, decoder.size
     memory = {part: size / 1e9 for part, size in _memory(work, read, gpu).items()}
     memory["runtime"] = _RUNTIME_GB[gpu]
@@ -215,7 +239,7 @@ def _plan(name: str, target: Target, work: Workload, decoder: Decoder) -> Plan:
 
 
 def _memory(work: Workload, read: float, gpu: bool) -> dict[str, float]:
-    """Bytes by part: 16-bit activations and cache on a GPU, 32-bit ones on a CPU."""
+    """Bytes by part, with activations and cache in 16 bits on a GPU and in 32 bits on a CPU."""
     width = 2 if gpu else 4
     positions = work.image_rows + work.text_rows + work.answer_rows
     g, rows = work.geometry, work.image_rows + work.text_rows
