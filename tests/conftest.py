@@ -15,6 +15,9 @@ from PIL import Image
 
 GOLDEN = Path(__file__).parent / "data" / "golden"
 CHECKPOINTS = ("init", "trained")
+FACE_MODEL = Path(
+    os.environ.get("EMOLA_FACE_MODEL", Path(__file__).parents[2] / "shared/face_model/ict_face_model_light.npz")
+)
 
 
 def golden_json(name: str):
@@ -30,6 +33,25 @@ def golden() -> Path:
 @pytest.fixture(scope="session")
 def landmark_network(tmp_path_factory) -> Path:
     return write_landmark_network(tmp_path_factory.mktemp("landmark") / "landmark.onnx")
+
+
+@pytest.fixture(scope="session")
+def head(tmp_path_factory) -> Path:
+    """A made-up face model; see `made_up_head`."""
+    from made_up_head import write_head
+
+    return write_head(tmp_path_factory.mktemp("head") / "head.npz")
+
+
+@pytest.fixture(scope="session")
+def real_studio():
+    """A studio with the head of ICT-FaceKit, which the repository does not hold."""
+    from trainer.synthetic.face_model import read_face_model
+    from trainer.synthetic.scene import Studio
+
+    if not FACE_MODEL.exists():
+        pytest.skip(f"no ICT-FaceKit at {FACE_MODEL}: clone it and set EMOLA_FACE_MODEL")
+    return Studio(read_face_model(FACE_MODEL))
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """docs/architecture.md is the map of what is there: every folder of the packages has its row, every path exists."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -34,6 +35,21 @@ def test_every_folder_has_a_row():
     rows = set(re.findall(r"^\| `([\w/]+)/`", PAGE, re.MULTILINE))
     named = {folder.relative_to(ROOT).as_posix() for folder in folders if len(folder.relative_to(ROOT).parts) <= 2}
     assert named <= rows, f"docs/architecture.md has no row for {sorted(named - rows)}"
+
+
+def test_files_and_functions_stay_small():
+    """No file has more than 350 lines, no function more than 60."""
+    long = []
+    for path in (path for folder in (*PACKAGES, "benchmarks", "tests") for path in (ROOT / folder).rglob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        if text.count("\n") > 350:
+            long.append(f"{path.relative_to(ROOT)}: {text.count(chr(10))} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                lines = (node.end_lineno or 0) - node.lineno + 1
+                if lines > 60:
+                    long.append(f"{path.relative_to(ROOT)}: {node.name} has {lines} lines")
+    assert not long
 
 
 def _line_of(path: str) -> str:
