@@ -127,17 +127,9 @@ class Stages:
         """Time one step on the device whose tokens stay there, as `greedy` replays it."""
         decoder, context = self._model.decoder, self._model.context
         pool = decoder.new_pool(context + 300, batch)
-        memory, count = pool.memory, 1 if self._model.tiny else 16
-        memory.state[:, 0], memory.state[:, 1] = 5, context
-
-        def steps() -> None:
-            decoder._rows.sequences[:batch] = torch.arange(batch)
-            decoder._placed = None
-            memory.state[:, 1] = context
-            for _ in range(count):
-                decoder._run(memory, batch, from_state=True)
-
-        median, spread = self._time(steps)
+        pool.lengths[:] = [context] * batch
+        count = 1 if self._model.tiny else 16
+        median, spread = self._time(lambda: decoder.replay_steps(pool, [5] * batch, count))
         return median / count, spread / count
 
     def _loop(self, cache: Any) -> tuple[float, float]:

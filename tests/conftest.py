@@ -3,6 +3,7 @@
 import os
 
 os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton reads it when torch or a kernel imports it
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are tiny; OpenMP threads that wait for a core spin
 
 import json
 from collections.abc import Callable

@@ -102,7 +102,7 @@ def test_page(page, at_the_desk, capsys):
         elif language == "json":
             json.loads(code)
         else:
-            assert language == "text", f"{where}: say what the block is: python, sh, json or text"
+            assert language in ("text", "mermaid"), f"{where}: say what the block is: python, sh, json, mermaid or text"
 
 
 def shell_commands(code):
