@@ -2,12 +2,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check bench nano clean
+.PHONY: demo test test-fast check bench nano clean
 demo: .venv/installed
 	$(BIN)/python tests/demo.py .demo
 
 test: check .tensorrt-bindings/installed
 	$(BIN)/python -m pytest
+
+# no export, no training, no process of its own: a look while you write
+test-fast: .venv/installed
+	$(BIN)/python -m pytest -q -m "not slow"
 
 check: .venv/installed
 	$(BIN)/ruff check
@@ -60,7 +64,7 @@ $(NANO)/evaluated: | $(NANO)/emola-nano
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt \
-	    --editable '.[cpu,faces,train,synthetic,export,test,oracles,dev]'
+	    --editable '.[cpu,faces,train,synthetic,export,test,triton,oracles,dev]'
 	touch $@
 
 # llama.cpp is compiled, for minutes; what cannot be had is a row of the table that says so. Its AMX kernels load an invalid
@@ -68,7 +72,6 @@ $(NANO)/evaluated: | $(NANO)/emola-nano
 NO_AMX := $(if $(filter x86_64,$(shell uname -m)),-mno-amx-int8)
 .venv/peers: export CMAKE_ARGS ?= -DCMAKE_C_FLAGS=$(NO_AMX) -DCMAKE_CXX_FLAGS=$(NO_AMX)
 .venv/peers: .venv/installed
-	-$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[triton]'
 	-$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[peers]'
 	touch $@
 
