@@ -42,15 +42,15 @@ def tokens_of(analyzer, monkeypatch, run):
         return run(), seen
 
 
-@pytest.mark.parametrize("seats", [1, 3, 8, 64])
-def test_a_batch_of_eight_equals_eight_single_runs(analyzer, eight, monkeypatch, seats):
-    """float32, both tasks: every token equal, though answers end at different steps and faces change seats."""
+@pytest.mark.parametrize("slots", [1, 3, 8, 64])
+def test_a_batch_of_eight_equals_eight_single_runs(analyzer, eight, monkeypatch, slots):
+    """float32, both tasks: every token equal, though answers end at different steps and faces change slots."""
     limit = 120
     single, expected = tokens_of(
         analyzer, monkeypatch, lambda: [analyzer.analyze(picture, max_new_tokens=limit) for picture in eight]
     )
     batch, found = tokens_of(
-        analyzer, monkeypatch, lambda: analyzer.analyze_batch(eight, max_new_tokens=limit, batch_size=seats)
+        analyzer, monkeypatch, lambda: analyzer.analyze_batch(eight, max_new_tokens=limit, batch_size=slots)
     )
     assert len(expected) == 8
     assert len({len(tokens) for answers in expected for tokens in answers.values()}) > 2, "lengths should differ"
@@ -74,7 +74,7 @@ def test_label_scores_in_a_batch(bundle, eight):
 
 
 def test_results_come_as_they_are_ready_and_in_order(analyzer, astronaut):
-    """With one seat the first analysis is there before the second picture is opened."""
+    """With one slot the first analysis is there before the second picture is opened."""
     opened = []
 
     def pictures():
