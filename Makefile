@@ -6,18 +6,21 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/python tests/demo.py .demo
 
+# processes that run tests; each takes one thread and up to 3 GB
+JOBS ?= 2
 test: check .tensorrt-bindings/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
-# no export, no training, no process of its own: a look while you write
+# The tests that need no export and no training.
 test-fast: .venv/installed
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow"
 
 check: .venv/installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q tests/test_architecture.py
 
 # a quick look, whose ratios are not those of the goals: make bench LAYERS=1 BENCH='--rounds 1 --limit 20'
 LAYERS := 4
@@ -67,7 +70,7 @@ $(NANO)/evaluated: | $(NANO)/emola-nano
 	    --editable '.[cpu,faces,train,synthetic,export,test,triton,oracles,dev]'
 	touch $@
 
-# llama.cpp is compiled, for minutes; what cannot be had is a row of the table that says so. Its AMX kernels load an invalid
+# llama.cpp is compiled, which takes minutes; the table says which peers are missing. Its AMX kernels load an invalid
 # tile configuration and end the process (llama.cpp 26954), so they are left out where a compiler would choose them.
 NO_AMX := $(if $(filter x86_64,$(shell uname -m)),-mno-amx-int8)
 .venv/peers: export CMAKE_ARGS ?= -DCMAKE_C_FLAGS=$(NO_AMX) -DCMAKE_CXX_FLAGS=$(NO_AMX)
@@ -75,7 +78,7 @@ NO_AMX := $(if $(filter x86_64,$(shell uname -m)),-mno-amx-int8)
 	-$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[peers]'
 	touch $@
 
-# the tests that need them are skipped where the wheels cannot be had
+# The tests that need them are skipped where the wheels cannot be downloaded.
 .tensorrt-bindings/installed: tests/tensorrt_wheels.py .venv/installed
 	-$(BIN)/python tests/tensorrt_wheels.py .tensorrt-bindings && touch $@
 

@@ -22,7 +22,14 @@ train = [
 ]
 synthetic = ["numba>=0.60", "threadpoolctl>=3.5", "onnx>=1.17", "onnxscript>=0.5"]
 video, tables, hub = ["av>=14", "matplotlib>=3.9"], ["pandas>=2.2"], ["huggingface_hub>=0.30"]
-test = ["pytest>=8", "pytest-benchmark>=5", "scikit-image>=0.24", "insightface>=1.0", "rouge==1.0.1"]
+test = [
+    "pytest>=8",
+    "pytest-benchmark>=5",
+    "pytest-xdist>=3.6",
+    "scikit-image>=0.24",
+    "insightface>=1.0",
+    "rouge==1.0.1",
+]
 test += [*video, *tables, *hub]
 triton = ["triton>=3.4; platform_system == 'Linux'"]
 peers = ["onnxruntime-genai>=0.18; python_version >= '3.11'", "llama-cpp-python>=0.3.36", "gguf>=0.17"]
@@ -44,7 +51,7 @@ extras = {
     "triton": triton,  # its interpreter checks the kernels of gptq without a GPU
     "peers": peers,
     "peers-gptq": ["optimum>=2.0", "gptqmodel>=7.0"],
-    "dev": ["ruff>=0.9", "mypy>=1.14", "import-linter>=2.1"],
+    "dev": ["ruff>=0.9", "mypy>=1.14", "import-linter>=2.16"],
 }
 
 setup(

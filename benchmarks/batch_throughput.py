@@ -14,9 +14,9 @@ import time
 from pathlib import Path
 
 import numpy as np
-from sdk.runtime.backends.kv_cache import KVPool
 from vicuna import PREFIX, random_vicuna
 
+from sdk.runtime.backends.interface import KVPool
 from sdk.runtime.backends.ort import OrtDecoder
 
 SIZES = (1, 2, 4, 8)

@@ -62,13 +62,13 @@ def judge_again(job: ExportJob, manifest: Manifest, stages: Stages) -> Manifest:
         The manifest of the bundle.
 
     Raises:
-        ExportError: the bundle falls short of what is asked now; it stays as it is.
+        ExportError: the bundle does not meet the current thresholds; it stays as it is.
     """
     options, out = job.options, job.options.out
     gate = judge(job, partial(merged_checkpoint, job, stages), manifest, out, stages.report)
     if gate.shortfalls and not options.gate.allow:
         raise ExportError(
-            f"{out} holds this export already and stays as it is, but falls short of what is asked now: "
+            f"{out} holds this export already and stays as it is, but does not meet the current thresholds: "
             f"{'; '.join(gate.shortfalls)}; export with other options, or --allow to overrule"
         )
     before = manifest.gate or Gate(rege=None, thresholds=GateOptions().thresholds, failures=(), overruled=False)
@@ -123,7 +123,7 @@ def _failures(manifest: Manifest, rege: RegeComparison | None, asked: GateOption
         if parity.first_tokens is not None and parity.first_tokens < asked.first_tokens:
             yield (
                 f"{100 * parity.first_tokens:.1f} % of the first tokens equal torch's, "
-                f"{100 * asked.first_tokens:.1f} % are asked for"
+                f"{100 * asked.first_tokens:.1f} % are required"
             )
 
 

@@ -123,7 +123,8 @@ def check_terms(path: Path, role: Role, accepted: bool) -> Licence:
     licence = licence_of(path, role)
     if licence.licence == TERMS and not accepted:
         raise ExportError(
-            f"{path.name} is for {licence.licence}; pass --accept-noncommercial if your use is, or another network"
+            f"{path.name} is for {licence.licence}; if your use is non-commercial, pass --accept-noncommercial; "
+            "otherwise pass another network"
         )
     return licence
 

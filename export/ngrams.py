@@ -110,7 +110,7 @@ def _prune(parent: Longs, token: Longs, follower: Longs, share: Doubles, cases: 
     order = np.flatnonzero(kept)
     order = np.sort(
         order[np.argsort(-cases[order], kind="stable")][:MAX_NODES]
-    )  # a parent has as many cases as its child
+    )  # no child has more cases than its parent
     number = np.zeros(len(parent) + 1, np.int32)
     number[order + 1] = np.arange(1, len(order) + 1)
     columns = (number[parent[order]], token[order].astype(np.int32), follower[order].astype(np.int32))

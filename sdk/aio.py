@@ -57,10 +57,16 @@ class AsyncAnalyzer:
         )
 
     async def stream(
-        self, image: ImageSource, question: str, *, faces: Faces = "detect", color: Color | None = None
+        self,
+        image: ImageSource,
+        question: str,
+        *,
+        faces: Faces = "detect",
+        color: Color | None = None,
+        cancel: Event | None = None,
     ) -> AsyncIterator[str]:
         """`Analyzer.stream` with the same options; leaving the loop stops it."""
-        pieces = self._analyzer.stream(image, question, faces=faces, color=color)
+        pieces = self._analyzer.stream(image, question, faces=faces, color=color, cancel=cancel)
         while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
             yield piece
 

@@ -16,26 +16,31 @@ def temporary(path: Path) -> Path:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, folder: bool = False) -> Iterator[Path]:
     """Yield a temporary path and rename it to `path` when the block ends.
 
     The block writes a file or makes a folder there. If it raises, the temporary path is removed and `path` stays as it
     was. The parent folder is created.
+
+    Args:
+        path: file to replace, or a folder that is absent or empty.
+        folder: `path` may be a folder with files, which is replaced as a whole.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = temporary(path)
     _remove(partial)
     try:
         yield partial
-        if partial.is_dir() and path.is_dir():
-            shutil.rmtree(path)
+        if folder and path.exists():
+            _remove(path)
         partial.replace(path)
-    finally:
+    except BaseException:
         _remove(partial)
+        raise
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
@@ -74,7 +79,7 @@ def claim_folder(
     if record.is_file():
         try:
             found = dict(json.loads(record.read_text(encoding="utf-8")))
-        except ValueError as cause:
+        except (ValueError, TypeError) as cause:
             raise error(f"{record} is not a JSON object ({cause}); choose another folder") from None
         changed = list(_changes(found, content))
         if changed:
@@ -86,14 +91,20 @@ def claim_folder(
     return False
 
 
-def _changes(found: Mapping[str, Any], content: Mapping[str, Any], inside: str = "") -> Iterator[str]:
-    """The keys whose values differ, each with the value found; keys of a nested object as `recipe.seed`."""
+def _changes(found: Mapping[str, Any], content: Mapping[str, Any]) -> Iterator[str]:
+    """The keys whose values differ, with both values; keys of a nested object as `recipe.seed`."""
     for key, value in content.items():
         before = found.get(key)
         if isinstance(before, dict) and isinstance(value, Mapping):
-            yield from _changes(before, value, f"{inside}{key}.")
+            nested = {**dict.fromkeys(before), **value}  # a key that only the record has is a change, too
+            yield from (f"{key}.{change}" for change in _changes(before, nested))
         elif before != value:
-            yield f"{inside}{key} (found {before!r})"
+            yield f"{key} (found {_short(before)}, expected {_short(value)})"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def append_journal(path: Path, row: Mapping[str, Any]) -> None:

@@ -20,6 +20,19 @@ FACE_MODEL = Path(
     os.environ.get("EMOLA_FACE_MODEL", Path(__file__).parents[2] / "shared/face_model/ict_face_model_light.npz")
 )
 
+# Files that export, train or render; `make test-fast` leaves them out.
+SLOW = {
+    *("test_alignment", "test_annotate", "test_build", "test_docs", "test_gate", "test_gptq_cuda", "test_gptq_kernels"),
+    *("test_laptop", "test_layerwise", "test_prepare", "test_pretrain", "test_pruning", "test_recipe"),
+    *("test_reproduce", "test_synthetic", "test_train", "test_video"),
+}
+
+
+def pytest_collection_modifyitems(items) -> None:
+    for item in items:
+        if item.path.stem in SLOW:
+            item.add_marker(pytest.mark.slow)
+
 
 def golden_json(name: str):
     return json.loads((GOLDEN / name).read_text(encoding="utf-8"))

@@ -193,7 +193,7 @@ def test_the_graph_computes_what_the_quantised_model_computes(golden_checkpoint,
 
 def test_bad_input(golden_checkpoint, tmp_path):
     train = GOLDEN / "data/FABAInstruct/train/train_anno.json"
-    with pytest.raises(ExportError, match="holds 12 records, 128 were asked for"):
+    with pytest.raises(ExportError, match="holds 12 records, 128 were requested"):
         CalibrationSet(train).records()
     with pytest.raises(ExportError, match=r"group 128 does not divide the 64 inputs of q_proj; choose .* 32, 16"):
         check_shapes(golden_checkpoint, GptqOptions())

@@ -135,7 +135,7 @@ def test_failure_leaves_nothing(tmp_path, head, monkeypatch):
     with pytest.raises(DataError, match="expected the folder FaceXModel"):
         synthesize(tmp_path / "set", 2, tmp_path)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match="takes a name"):
+    with pytest.raises(DataError, match="has no name"):
         synthesize(Path("."), 2, head)
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "set").mkdir()

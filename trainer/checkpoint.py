@@ -218,7 +218,7 @@ def _missing_message(missing: list[str]) -> str:
     remedy = {
         "vision_tower": "the base holds no vision tower: pass its folder (--vision-tower)",
         "mm_projector": "the base holds no visual projector: it must be LLaVA-1.5, not the language model alone",
-        "landmark_feature_projector": "the base is no EmoLA on its own: pass an adapter",
+        "landmark_feature_projector": "the base is not a complete EmoLA model: pass an adapter",
     }.get(part, "copy the checkpoint again")
     return f"{missing[0]} is missing ({len(missing)} weights in all); {remedy}"
 

@@ -51,7 +51,7 @@ class CalibrationSet:
             raise ExportError(f"{error}; calibration takes training records: question, answer, landmarks") from None
         if not 0 < self.count <= len(known):
             raise ExportError(
-                f"{self.path} holds {len(known)} records, {self.count} were asked for; pass a larger set or another -n"
+                f"{self.path} holds {len(known)} records, {self.count} were requested; pass a larger set or another -n"
             )
         drawn = random.Random(self.seed).sample(known, self.count)
         problems = check_files(drawn)

@@ -83,7 +83,7 @@ def build_engines(
             f"{target.title} has SM {target.sm}, this machine SM {here.sm}: engines are built on the machine that runs "
             "them; run this command there, or use --target auto"
         )
-    with replacing(bundle / ENGINES / here.folder) as folder:
+    with replacing(bundle / ENGINES / here.folder, folder=True) as folder:
         folder.mkdir()
         record = EngineRecord(platform=here, plans=_build_all(bundle, manifest, options, folder, report))
         (folder / RECORD).write_text(record.model_dump_json(indent=1), encoding="utf-8")

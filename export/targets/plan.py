@@ -203,7 +203,7 @@ def check_fits(name: str, target: Target, work: Workload) -> Plan:
         parts = ", ".join(f"{part} {size:.3g}" for part, size in found.memory_gb.items())
         raise ExportError(
             f"{work.name} does not fit {target.title}: {sum(found.memory_gb.values()):.1f} GB are needed for "
-            f"{found.decoder} ({parts}), a process gets {target.memory_gb} GB; `emola plan` lists what it fits"
+            f"{found.decoder} ({parts}), {target.memory_gb} GB are available; `emola plan` lists what it fits"
         )
     return found
 

@@ -1,9 +1,11 @@
 """Phrases that name a label. The score of a label is the probability of its phrases, without writing an answer."""
 
-from pydantic import Field
+from pathlib import Path
+
+from pydantic import Field, field_validator
 
 from sdk.bundles.files import FrozenModel
-from sdk.faba.vocabulary import ACTION_UNITS, Emotion
+from sdk.faba.vocabulary import ACTION_UNITS, FABA_UNITS, Emotion
 
 
 class UnitList(FrozenModel):
@@ -46,6 +48,13 @@ class LabelPhrases(FrozenModel):
     signs: dict[int, str]
     no_units: tuple[str, ...]
 
+    @field_validator("signs")
+    @classmethod
+    def _complete(cls, signs: dict[int, str]) -> dict[int, str]:
+        if missing := [code for code in FABA_UNITS if code not in signs]:
+            raise ValueError(f"no sign of AU{missing[0]}; expected one for each of {len(FABA_UNITS)} action units")
+        return signs
+
     def after(self, style: UnitList, code: int) -> str:
         """A list up to and including the item `code`, before the next number or the end."""
         if style.is_plain:
@@ -55,3 +64,9 @@ class LabelPhrases(FrozenModel):
     def following(self, style: UnitList, code: int, following: int) -> str:
         """A list up to the item `code` and the number of the following unit."""
         return self.after(style, code) + (f", AU{following}" if style.is_plain else f"\n2. AU{following}")
+
+
+def read_default_phrases() -> LabelPhrases:
+    """The phrases of bundles that were made before manifests had them."""
+    path = Path(__file__).parents[1] / "assets" / "label-phrases.json"
+    return LabelPhrases.model_validate_json(path.read_text(encoding="utf-8"))

@@ -77,7 +77,7 @@ def _measure(args: argparse.Namespace) -> Report:
         for index in range(args.rounds):
             print(f"round {index + 1} of {args.rounds}", file=sys.stderr)
             bench.round()
-        energy = _energy(bench, "cuda" if backend.engine_tolerances else variant.device)
+        energy = _energy(bench, "cuda" if backend.on_gpu else "cpu")
     floor_of = floors(manifest, variant, ceilings)
     return Report(
         model=manifest.name,

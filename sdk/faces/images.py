@@ -16,7 +16,8 @@ from sdk.errors import ImageError
 
 Color: TypeAlias = Literal["rgb", "bgr"]
 ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any]"
-PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})  # lower case
+PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})  # lower case
+PICTURE_SUFFIXES = PHOTO_SUFFIXES | {".gif"}
 
 MAX_PIXELS = 100_000_000
 _16_BIT_MODES = {"I", "I;16", "I;16B", "I;16L", "I;16N"}  # PIL modes of 16-bit grey

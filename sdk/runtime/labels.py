@@ -14,10 +14,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from sdk.arrays import Floats
-from sdk.bundles.hub import EMBEDDED
-from sdk.bundles.manifest import read_manifest
-from sdk.bundles.phrases import LabelPhrases, UnitList
-from sdk.errors import TaskError
+from sdk.bundles.phrases import UnitList, read_default_phrases
 from sdk.faba.prompts import Task
 from sdk.faba.vocabulary import EMOTIONS, FABA_UNITS, Emotion
 from sdk.runtime.generate import check_cancel
@@ -118,7 +115,7 @@ class LabelScorer:
 
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
-        self._phrases = pipeline.manifest.labels or _embedded_phrases()
+        self._phrases = pipeline.manifest.labels or read_default_phrases()
         self._emotions: Trie[Emotion] | None = None
         self._firsts: Trie[tuple[int, int]] | None = None
         self._lists: dict[tuple[int, int], tuple[Tokens, Trie[int]]] = {}
@@ -217,20 +214,6 @@ class LabelScorer:
         end = len(frame) + 1 + len(phrase)
         ids = [token for token, (start, _) in zip(encoding.ids, encoding.offsets, strict=True) if start < end]
         return tuple(ids[len(question.token_ids) :])
-
-
-def _embedded_phrases() -> LabelPhrases:
-    """The phrases of the embedded bundle, for a bundle whose manifest has none.
-
-    Raises:
-        TaskError: this installation has no embedded bundle.
-    """
-    phrases = read_manifest(EMBEDDED).labels if EMBEDDED.is_dir() else None
-    if phrases is None:
-        raise TaskError(
-            "the manifest of this bundle has no phrases of labels, because an older version made it; export it again"
-        )
-    return phrases
 
 
 def _common_prefix(*sequences: Sequence[int]) -> int:

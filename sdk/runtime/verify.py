@@ -94,6 +94,6 @@ def _compare(pipeline: Pipeline, stage: str, found: Floats, expected: Floats) ->
         stage=stage,
         max_error=float(np.abs(difference).max()),
         relative_error=float(np.linalg.norm(difference)) / length,
-        tolerance=backend.engine_tolerances.get(stage, sealed),
+        tolerance=backend.tolerances.get(stage, sealed),
         cosine=float(np.vdot(found, expected) / (np.linalg.norm(found) * length)),
     )

@@ -104,7 +104,9 @@ def _check_interface(encoder: OrtEncoder, network: Path) -> None:
     try:
         shape = encoder(np.zeros((2, 3, LANDMARK_SIDE, LANDMARK_SIDE), np.float32)).shape
     except Exception as error:  # onnxruntime's own exception types are not public
-        raise DataError(f"{network} does not take (N, 3, 192, 192) pixels as 2d106det does: {error}") from None
+        raise DataError(
+            f"{network} does not take (N, 3, {LANDMARK_SIDE}, {LANDMARK_SIDE}) pixels as 2d106det does: {error}"
+        ) from None
     if shape != (2, LANDMARK_FEATURES):
         raise DataError(f"{network}: expected (N, {LANDMARK_FEATURES}) outputs as of 2d106det, found {shape} for N = 2")
 

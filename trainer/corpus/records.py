@@ -97,7 +97,7 @@ def parse_record(row: Any, name: str, root: Path, task: Task | None = None) -> R
     if wrong:
         raise DataError(f"{name}: {' and '.join(wrong)} missing or not a text")
     if evaluation and task is None:
-        raise DataError(f"{name}: evaluation records carry no question; say which task they are of")
+        raise DataError(f"{name}: evaluation records have no question; pass their task")
     question, answer = (QUESTIONS[task], row["gpt4"]) if evaluation and task else _turns(row, name)
     return Record(str(row.get("id", name)), root, row["image"], row["landmark"], question, answer, row.get("label"))
 

@@ -52,7 +52,7 @@ def synthesize(
         DataError: `out` is not empty or has no name, a count is below 1, or the model cannot be read.
     """
     if not out.name:
-        raise DataError(f"{out} is renamed into place when it is complete, which takes a name; choose a new folder")
+        raise DataError(f"{out} has no name, which the finished folder needs; choose a new folder")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} is not an empty folder; choose a new one")
     for name, number in (("number of faces", count), ("number of processes", processes)):

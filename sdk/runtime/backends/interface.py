@@ -162,12 +162,14 @@ class Backend:
     """An opened variant of a bundle.
 
     Attributes:
-        landmark: (N, 3, 192, 192) landmark pixels -> (N, 212); None if the bundle has no landmark network.
+        landmark: (N, 3, 192, 192) landmark pixels -> (N, 212); None when the bundle has no landmark network.
         vision: (N, 3, S, S) CLIP pixels and (N, 212) landmark features -> (N, rows, D).
         decoder: embeddings and KV cache -> logits.
-        variant: the variant that the decoder belongs to.
-        held_bytes: memory in addition to the size of the variant's files.
-        engine_tolerances: largest relative error of each encoder that is a TensorRT engine.
+        variant: the variant of the decoder.
+        held_bytes: memory in addition to the weights in the variant's files.
+        name: what results and reports call it: the variant, and what else was chosen.
+        tolerances: relative error that a stage may have, where it is not the one that the manifest records.
+        on_gpu: whether a GPU computes some of it.
     """
 
     landmark: Encoder | None
@@ -175,9 +177,6 @@ class Backend:
     decoder: Decoder
     variant: Variant
     held_bytes: int = 0
-    engine_tolerances: Mapping[str, float] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        """Name of the variant, with the prefix "tensorrt+" if encoders are TensorRT engines."""
-        return f"tensorrt+{self.variant.name}" if self.engine_tolerances else self.variant.name
+    name: str = ""
+    tolerances: Mapping[str, float] = field(default_factory=dict)
+    on_gpu: bool = False

@@ -58,7 +58,7 @@ class OrtDecoder(Decoder):
 
     def extend(self, cache: KVCache, rows: Floats, last: int = 1) -> Floats:
         cache.check_room(len(rows))
-        logits: Floats = self._call(cache.pool, cache.row, (1, len(rows)), last)(rows, [cache.length])[0]
+        logits: Floats = self._call("extend", cache.pool, cache.row, (1, len(rows)), last)(rows, [cache.length])[0]
         cache.length += len(rows)
         return logits
 
@@ -66,19 +66,19 @@ class OrtDecoder(Decoder):
         caches = pool.caches[: len(rows)]
         for cache in caches:
             cache.check_room(1)
-        call = self._call(pool, 0, (len(rows), 1), 1)
+        call = self._call("step", pool, 0, (len(rows), 1), 1)
         logits: Floats = call(rows, [cache.length for cache in caches])[:, -1]
         for cache in caches:
             cache.length += 1
         return logits
 
-    def _call(self, pool: KVPool, first: int, shape: tuple[int, int], last: int) -> "BoundCall":
+    def _call(self, kind: str, pool: KVPool, first: int, shape: tuple[int, int], last: int) -> "BoundCall":
         """The bound call for T rows of each of B sequences of a pool, from `first` on; short calls are bound once."""
         if not isinstance(pool, OrtPool):
             raise BackendError(
                 "this cache belongs to another decoder; make it with new_cache or new_pool of this decoder"
             )
-        key = (first, *shape, last)
+        key = (kind, first, *shape, last)
         call: BoundCall | None = pool.calls.get(key)
         if call is None:
             call = BoundCall(self.session, shape, last, self._geometry, self._dtype, self._device)
@@ -184,9 +184,8 @@ def open_session(path: Path, threads: int | None = None, device: str = "cpu") ->
         session = ort.InferenceSession(os.fspath(path), options, providers=providers)
     except Exception as error:  # the exception types of onnxruntime are not public
         raise BackendError(f"ONNX Runtime {ort.__version__} cannot open {path}: {error}") from error
-    if (
-        device == "cuda" and _CUDA not in session.get_providers()
-    ):  # ONNX Runtime falls back to the CPU and only logs the reason
+    # ONNX Runtime falls back to the CPU and only logs the reason
+    if device == "cuda" and _CUDA not in session.get_providers():
         raise BackendError(
             f"onnxruntime-gpu {ort.__version__} could not start CUDA: it needs an NVIDIA GPU, its driver, and the "
             "versions of CUDA and cuDNN that its log names"

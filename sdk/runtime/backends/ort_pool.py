@@ -20,7 +20,7 @@ class OrtPool(KVPool):
         device: "cpu", where the system allocates memory as it fills, or "cuda", where all of it is allocated now.
 
     Attributes:
-        calls: bound calls by first sequence, number of sequences, rows of each, and rows with logits.
+        calls: bound calls by kind, first sequence, number of sequences, rows of each, and rows with logits.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class OrtPool(KVPool):
         self._values = [OrtValue.ortvalue_from_numpy(part, device) for part in memory]  # on the CPU without a copy
         self._host = memory if device == "cpu" else None
         self._device, self._row = device, memory[0, 0]
-        self.calls: dict[tuple[int, int, int, int], Any] = {}
+        self.calls: dict[tuple[str, int, int, int, int], Any] = {}
 
     def bind(self, binding: Any, first: int, count: int) -> None:
         """Bind the memory of `count` sequences, from `first` on, as both the past and the present of a call."""
@@ -54,9 +54,7 @@ class OrtPool(KVPool):
         if self._host is not None:
             self._host[:, target, :, :length] = self._host[:, source, :, :length]
             return
-        for (
-            value
-        ) in self._values:  # ONNX Runtime copies only whole values through the host; a batch needs it once per face
+        for value in self._values:  # ONNX Runtime copies only whole values; a batch needs it once per face
             copy = value.numpy()
             copy[target, :, :length] = copy[source, :, :length]
             value.update_inplace(copy)

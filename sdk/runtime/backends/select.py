@@ -1,7 +1,7 @@
 """Choose the backend that opens a bundle on this machine. Encoders and decoder are chosen independently."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sdk.bundles.manifest import Manifest, Variant
@@ -14,6 +14,10 @@ from sdk.runtime.memory import Memory, fitting_variants
 DEVICES = ("auto", "cpu", "cuda", "tensorrt")
 
 logger = logging.getLogger(__name__)
+
+
+class EncoderError(BackendError):
+    """The encoders cannot be opened; another kind of encoders may open beside the same decoder."""
 
 
 def open_backend(
@@ -46,7 +50,9 @@ def open_backend(
             try:
                 backend = open_variant(bundle, manifest, variant, engines=engines, threads=threads, room=room)
             except (BackendError, DependencyError) as error:
-                refused.append(f"{variant.name}: {error}")
+                refused.append(f"{_name(variant, engines)}: {error}")
+                if not isinstance(error, EncoderError):
+                    break  # other encoders would not help
             else:
                 logger.info("opened %s on %s", bundle, "; not on ".join([backend.name, *refused]))
                 return backend
@@ -83,12 +89,7 @@ def open_variant(
     """
     device = device or variant.device
     _check_device(variant, device)
-    where = "cuda" if device == "cuda" and (variant.backend == "ort" or ort.has_cuda()) else "cpu"
-    opened = tensorrt.open_engines(bundle, manifest) if engines else None
-    encoders: dict[str, Encoder] = dict(opened.encoders) if opened else {}
-    for name, path in (("landmark", manifest.landmark), ("vision", manifest.vision)):
-        if path and name not in encoders:
-            encoders[name] = ort.OrtEncoder(bundle / path, threads, where)
+    encoders, tolerances = _open_encoders(bundle, manifest, variant, device, engines, threads)
     decoder = _open_decoder(bundle, manifest, variant, device, threads, room)
     return Backend(
         encoders.get("landmark"),
@@ -96,8 +97,14 @@ def open_variant(
         decoder,
         variant,
         decoder.held_bytes,
-        opened.tolerances if opened else {},
+        name=_name(variant, engines),
+        tolerances=tolerances,
+        on_gpu=engines or device == "cuda",
     )
+
+
+def _name(variant: Variant, engines: bool) -> str:
+    return f"tensorrt+{variant.name}" if engines else variant.name
 
 
 def _encoder_choices(bundle: Path, variant: Variant, device: str) -> Sequence[bool]:
@@ -115,6 +122,29 @@ def _check_device(variant: Variant, device: str) -> None:
         check_gpu()
     elif device == "cuda":
         ort.check_cuda()
+
+
+def _open_encoders(
+    bundle: Path, manifest: Manifest, variant: Variant, device: str, engines: bool, threads: int | None
+) -> tuple[dict[str, Encoder], Mapping[str, float]]:
+    """The encoders by stage, and the relative error that each engine may have; ONNX Runtime opens the other encoders.
+
+    Raises:
+        EncoderError: there are no engines for this machine.
+    """
+    encoders: dict[str, Encoder] = {}
+    tolerances: Mapping[str, float] = {}
+    if engines:
+        try:
+            opened = tensorrt.open_engines(bundle, manifest)
+        except (BackendError, DependencyError) as error:
+            raise EncoderError(str(error)) from error
+        encoders, tolerances = dict(opened.encoders), opened.tolerances
+    for stage, path in (("landmark", manifest.landmark), ("vision", manifest.vision)):
+        if path and stage not in encoders:
+            on_cuda = device == "cuda" and (variant.backend == "ort" or ort.has_cuda())
+            encoders[stage] = ort.OrtEncoder(bundle / path, threads, "cuda" if on_cuda else "cpu")
+    return encoders, tolerances
 
 
 def _open_decoder(
