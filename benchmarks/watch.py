@@ -3,6 +3,7 @@
 Linux only: memory comes from /proc. Anonymous memory (RssAnon) is what cannot be dropped; pages of mapped files can.
 """
 
+import math
 import os
 import queue
 import re
@@ -130,7 +131,8 @@ class _Watch:
         self._child, self._folder, self._kill, self._finished = child, folder, kill, finished
         self._pattern = re.compile(rf"^({'|'.join(stages)})\b.*?(\.\.\.|skipped)") if stages else None
         self._run, self._begin = Run(), time.monotonic()
-        self._stage_begin, self._disk_before, self._disk_due = self._begin, folder_bytes(folder), 0.0
+        self._stage_begin, self._disk_before = self._begin, folder_bytes(folder)
+        self._sample_due = self._disk_due = self._begin
         self._stage_disk = self._disk_before
         self._kill_at: float | None = None
         self._lines: queue.Queue[tuple[float, str] | None] = queue.Queue()
@@ -156,17 +158,18 @@ class _Watch:
 
     def _step(self) -> bool:
         """Handle one line or take one sample; False once stderr is closed."""
-        wait = INTERVAL_S if self._kill_at is None else min(INTERVAL_S, max(0.0, self._kill_at - time.monotonic()))
+        due = min(self._sample_due, self._kill_at or math.inf)
         try:
-            entry = self._lines.get(timeout=wait)
+            entry = self._lines.get(timeout=max(0.0, due - time.monotonic()))
         except queue.Empty:
-            self._sample()
-            self._kill_if_due()
-            return True
-        if entry is None:
-            return False
-        self._handle(*entry)
+            pass
+        else:
+            if entry is None:
+                return False
+            self._handle(*entry)
         self._kill_if_due()
+        if time.monotonic() >= self._sample_due:
+            self._sample()
         return True
 
     def _handle(self, moment: float, line: str) -> None:
@@ -202,6 +205,7 @@ class _Watch:
             self._kill_at = None
 
     def _sample(self) -> None:
+        self._sample_due = time.monotonic() + INTERVAL_S
         anonymous = resident = peak = 0
         for process in _tree(self._child.pid):
             found = _memory(process)
