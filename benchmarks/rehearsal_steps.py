@@ -121,9 +121,8 @@ class Steps:
         weights = self.layers * self.shape.layer_weights() + 2 * VOCABULARY * self.shape.text["hidden_size"]
         needed, free = 2 * weights, shutil.disk_usage(self.folder).free
         if free < needed and not (self.folder / "base").is_dir():
-            raise ExportError(
-                f"{self.folder}: the base takes {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; choose another disk"
-            )
+            needed_gb, free_gb = needed / 1e9, free / 1e9
+            raise ExportError(f"{self.folder}: the base takes {needed_gb:.1f} GB, {free_gb:.1f} GB are free")
 
     def _judge_checkpoint(self, run: Run) -> Verdict:
         return _ended(run) or Verdict(f"{self.layers} layers")
@@ -153,9 +152,13 @@ class Steps:
             if decoder.relative_error >= rounded:
                 failures.append(f"GPTQ's error {decoder.relative_error:.3f} is not below rounding's {rounded:.3f}")
         figures = {"size_gb": size / 1e9, "relative_error": decoder.relative_error, "agreement": decoder.agreement}
+        error, shares = (
+            decoder.relative_error,
+            [100 * (share or 0) for share in (decoder.first_tokens, decoder.agreement)],
+        )
         result = (
-            f"{size / 1e9:.2f} GB; logits {100 * decoder.relative_error:.1f} % off; equal to torch: "
-            f"{100 * (decoder.first_tokens or 0):.0f} % of first, {100 * (decoder.agreement or 0):.0f} % of greedy tokens"
+            f"{size / 1e9:.2f} GB; logits {100 * error:.1f} % off; equal to torch: {shares[0]:.0f} % of "
+            f"first, {shares[1]:.0f} % of greedy tokens"
         )
         return Verdict(result, {**figures, "first_tokens": decoder.first_tokens}, tuple(failures))
 

@@ -1,4 +1,4 @@
-"""benchmarks/rehearsal.py on a narrow checkpoint: the table, a stop, SIGKILL in each stage of the export, same bytes."""
+"""benchmarks/rehearsal.py on a narrow checkpoint: the table, a stop, SIGKILL in each stage of the export."""
 
 import importlib
 import json
@@ -48,7 +48,7 @@ def rehearsed(tmp_path_factory):
 
 
 @pytest.fixture
-def benchmark(monkeypatch):
+def script(monkeypatch):
     """Import a module of the folder benchmarks."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     return importlib.import_module
@@ -59,10 +59,8 @@ def test_the_table_has_every_step_and_stage(rehearsed):
     rows = [line.split("|")[1].strip() for line in output.splitlines() if line.startswith("|")][2:]
     rounded = [f"- {stage}" for stage in STAGES if stage not in ("calibrate", "gptq")]
     calibrated = [f"- {stage}" for stage in STAGES]
-    expected = [[f"**{step}**"] for step in STEPS]
-    for index, stages in ((1, rounded), (2, calibrated), (3, calibrated)):
-        expected[index] += stages
-    assert rows == sum(expected, [])
+    stages = {"export int4": rounded, "export gptq": calibrated, "export gptq, killed": calibrated}
+    assert rows == [line for step in STEPS for line in (f"**{step}**", *stages.get(step, []))]
     for row in report["steps"]:
         if row["result"] != "not available":
             assert row["minutes"] > 0, row
@@ -117,11 +115,11 @@ def test_another_rehearsal_is_refused(rehearsed):
     assert "holds another rehearsal: layers (found 2) differ" in done.stderr
 
 
-def test_other_bytes_are_found(rehearsed, benchmark, tmp_path):
+def test_other_bytes_are_found(rehearsed, script, tmp_path):
     """One changed byte in one file, a file too many and a changed manifest are named; measured times do not count."""
     one, other = rehearsed[0] / "bundles/emola-gptq", tmp_path / "emola-gptq"
     shutil.copytree(one, other)
-    differences = benchmark("rehearsal_steps").differences
+    differences = script("rehearsal_steps").differences
     assert differences(one, other) == []
     with (other / "decoder/gptq-int4.onnx.data").open("r+b") as file:
         file.seek(-1, os.SEEK_END)
@@ -133,10 +131,10 @@ def test_other_bytes_are_found(rehearsed, benchmark, tmp_path):
     assert differences(one, other) == ["decoder/gptq-int4.onnx.data", "more.bin"]
 
 
-def test_failed_assertions_are_failures(rehearsed, benchmark, monkeypatch):
+def test_failed_assertions_are_failures(rehearsed, script, monkeypatch):
     """A bundle that is too large, GPTQ that is no better than rounding, and an export that failed."""
-    module, watch = benchmark("rehearsal_steps"), benchmark("watch")
-    shape = benchmark("full_size_checkpoint").TINY
+    module, watch = script("rehearsal_steps"), script("watch")
+    shape = script("full_size_checkpoint").TINY
     steps = module.Steps(rehearsed[0], shape, 2, ["int4", "gptq"], 8, [], rehearsed[0] / "none.jsonl")
     _, judge = steps.all()["export gptq"]
     assert judge(watch.Run()).failures == ()
@@ -164,11 +162,11 @@ time.sleep(float(sys.argv[2]))
 """
 
 
-def test_a_process_is_measured_with_its_children(benchmark, tmp_path):
+def test_a_process_is_measured_with_its_children(script, tmp_path):
     """200 MB of a grandchild and 30 MB of a file are found, in the stage to which they belong."""
     finished = []
     arguments = [sys.executable, "-c", CHILD, str(tmp_path), "0.5"]
-    watch = benchmark("watch").watch
+    watch = script("watch").watch
     run = watch(arguments, tmp_path, STAGE_NAMES, finished=lambda stage, usage: finished.append(stage))
     assert (run.code, run.output, run.skipped, finished) == (0, "result\n", ["two"], ["one", "three"])
     assert 200e6 < run.usage.anonymous < 300e6
@@ -179,8 +177,8 @@ def test_a_process_is_measured_with_its_children(benchmark, tmp_path):
     assert run.usage.seconds >= run.stages["one"].seconds + run.stages["three"].seconds > 1.5
 
 
-def test_a_process_is_killed_in_the_stage_asked_for(benchmark, tmp_path):
-    module, finished = benchmark("watch"), []
+def test_a_process_is_killed_in_the_stage_asked_for(script, tmp_path):
+    module, finished = script("watch"), []
     kill = module.Kill("three", 0.1)
     arguments = [sys.executable, "-c", CHILD, str(tmp_path), "600"]
     run = module.watch(arguments, tmp_path, STAGE_NAMES, kill=kill, finished=lambda stage, _: finished.append(stage))
