@@ -152,8 +152,9 @@ class _Watch:
 
     def _read(self) -> None:
         assert self._child.stderr is not None
-        for line in self._child.stderr:
-            self._lines.put((time.monotonic(), line.rstrip("\n")))
+        with self._child.stderr:
+            for line in self._child.stderr:
+                self._lines.put((time.monotonic(), line.rstrip("\n")))
         self._lines.put(None)
 
     def _step(self) -> bool:

@@ -152,6 +152,7 @@ STAGE_NAMES = ("one", "two", "three")
 CHILD = """
 import subprocess, sys, time
 print("one ...", file=sys.stderr, flush=True)
+time.sleep(0.3)
 open(sys.argv[1] + "/file", "wb").write(bytes(30_000_000))
 grandchild = "import time; x = bytearray(b'1') * 200_000_000; time.sleep(1)"
 subprocess.run([sys.executable, "-c", grandchild])
