@@ -3,6 +3,7 @@
 Linux only: memory comes from /proc. Anonymous memory (RssAnon) is what cannot be dropped; pages of mapped files can.
 """
 
+import ctypes
 import math
 import os
 import queue
@@ -20,6 +21,7 @@ from typing import Any
 
 INTERVAL_S = 0.1  # between two samples of the memory
 _DISK_INTERVAL_S = 1.0
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _FIELDS = re.compile(r"^(VmHWM|VmRSS|RssAnon):\s+(\d+) kB$", re.MULTILINE)
 
 
@@ -106,7 +108,13 @@ def watch(
     """
     with tempfile.TemporaryFile("w+", encoding="utf-8") as output:
         child = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.PIPE, text=True, errors="replace", start_new_session=True
+            command,
+            stdout=output,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+            preexec_fn=_end_with_parent,
         )
         try:
             run = _Watch(child, folder, stages, kill, finished).follow()
@@ -117,6 +125,11 @@ def watch(
         output.seek(0)
         run.output = output.read()
     return run
+
+
+def _end_with_parent() -> None:
+    """Get SIGKILL when the parent ends, however it ends: a child that went on would write beside its successor."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class _Watch:

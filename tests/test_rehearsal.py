@@ -32,15 +32,26 @@ def journal(folder):
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
+def read(path):
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
 @pytest.fixture(scope="module")
 def rehearsed(tmp_path_factory):
-    """(folder, report, stdout) of a rehearsal that was stopped in its second step and started again."""
+    """(folder, report, stdout) of a rehearsal that was killed in its second step and started again."""
     folder = tmp_path_factory.mktemp("rehearsal")
     stopped = subprocess.Popen(command(folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while stopped.poll() is None and not any(row.get("stage") == "merge" for row in journal(folder)):
         time.sleep(0.02)
-    stopped.terminate()
-    assert stopped.wait() == 143
+    stopped.kill()
+    assert stopped.wait() == -signal.SIGKILL
+    time.sleep(0.5)
+    assert not [entry for entry in Path("/proc").glob("[0-9]*/cmdline") if str(folder) in read(entry)], (
+        "a child goes on"
+    )
     assert [row["step"] for row in journal(folder) if "failures" in row] == ["checkpoint"]
     done = subprocess.run(command(folder), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
@@ -82,8 +93,8 @@ def test_its_assertions_hold_and_the_figures_are_the_manifests(rehearsed):
     assert figures["export gptq"]["relative_error"] < figures["export int4"]["relative_error"]
 
 
-def test_a_stopped_rehearsal_goes_on(rehearsed):
-    """The merge that was finished before the stop ran once and counts; the checkpoint was written once."""
+def test_a_rehearsal_that_was_killed_goes_on(rehearsed):
+    """The merge that was finished before ran once and counts; the checkpoint was written once."""
     folder, report, _ = rehearsed
     rows = journal(folder)
     assert len([row for row in rows if row["step"] == "checkpoint" and "failures" in row]) == 1
