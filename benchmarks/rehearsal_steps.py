@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ STAGES = ("merge", "calibrate", "gptq", "graphs", "reference", "answers", "seal"
 TRAIN = GOLDEN / "data/FABAInstruct/train/train_anno.json"
 SMALL_FILES = 30e6  # bytes at most of tokenizer, reference vectors, rotary tables and the graphs themselves
 _EMOLA = (sys.executable, "-m", "sdk")
+_TRIES = 3  # to kill in a short stage
 _AT_ONCE_S = 1.0  # a stage that takes less is killed when it begins
 
 
@@ -176,20 +178,29 @@ class Steps:
     def _export_killed(self, name: str) -> Run:
         """Export once more, killed in each of the stages, then to the end."""
         out, kind = self._killed_bundle, self.quantize[-1]
-        killed = {row["asked"] for row in read_journal(self.journal) if "asked" in row}
+        killed = {row["killed"] for row in read_journal(self.journal) if "killed" in row}
         total = Run()
         for stage in (stage for stage in self.kill if stage not in killed):
-            run = self._export(name, kind, out, self._moment(stage))
-            if run.code != -9:
-                run.lines.append(f"the export ended with status {run.code} before it was killed in {stage}")
-                return Run(1, run.usage, run.stages, lines=run.lines)
-            append_journal(self.journal, {"step": name, "asked": stage, "killed": run.last_stage})
-            print(f"killed in {run.last_stage}", file=sys.stderr, flush=True)
-            _add(total, run)
+            if not self._kill_in(stage, name, total):
+                return Run(
+                    1, total.usage, total.stages, lines=[f"the export was not killed in {stage}, {_TRIES} times"]
+                )
+            append_journal(self.journal, {"step": name, "killed": stage})
+            print(f"killed in {stage}", file=sys.stderr, flush=True)
         run = self._export(name, kind, out)
         _add(total, run)
         total.code, total.lines = run.code, run.lines
         return total
+
+    def _kill_in(self, stage: str, name: str, total: Run) -> bool:
+        """Kill the export in a stage; if that stage was over already, begin again without what was done."""
+        for _ in range(_TRIES):
+            run = self._export(name, self.quantize[-1], self._killed_bundle, self._moment(stage))
+            _add(total, run)
+            if run.code == -signal.SIGKILL and run.last_stage == stage:
+                return True
+            shutil.rmtree(self._killed_bundle.parent, ignore_errors=True)
+        return False
 
     @property
     def _killed_bundle(self) -> Path:
@@ -197,19 +208,19 @@ class Steps:
         return self.folder / "killed" / self.bundle(self.quantize[-1]).name
 
     def _moment(self, stage: str) -> Kill:
-        """The middle of a stage: half of its layers, or half of the time that it took before."""
+        """In a stage: after half of the layers, or a quarter of the time that it took before, or when it begins."""
         if stage == "gptq":
             return Kill(stage, line=rf"layer {max(1, self.layers // 2)} of")
         name = f"export {self.quantize[-1]}"
         rows = [row for row in read_journal(self.journal) if row["step"] == name and row.get("stage") == stage]
         seconds = 60 * rows[-1]["minutes"] if rows else 0
-        return Kill(stage, seconds / 2 if seconds > _AT_ONCE_S else 0)
+        return Kill(stage, seconds / 4 if seconds > _AT_ONCE_S else 0)
 
     def _judge_killed(self, run: Run) -> Verdict:
         if failed := _ended(run):
             return failed
         straight, out = self.bundle(self.quantize[-1]), self._killed_bundle
-        killed = [row["killed"] for row in read_journal(self.journal) if "asked" in row]
+        killed = [row["killed"] for row in read_journal(self.journal) if "killed" in row]
         failures = [f"{name} differs from the export that was not killed" for name in differences(straight, out)]
         expected = {out.name, f"{out.name}.report.html"}
         failures += [f"{path.name} is left over" for path in out.parent.iterdir() if path.name not in expected]

@@ -205,6 +205,8 @@ class _Watch:
         self._stage_disk = folder_bytes(self._folder)
         if self._kill and self._kill.stage == name and not self._kill.line:
             self._kill_at = moment + self._kill.after_s
+        elif self._kill and self._kill.stage in self._run.stages:
+            self._kill_at = moment  # too late: the caller sees it by the last stage
 
     def _end_stage(self, moment: float, *, complete: bool) -> None:
         if (name := self._run.last_stage) is None:
