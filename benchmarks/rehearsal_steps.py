@@ -266,16 +266,21 @@ def _judge_verify(run: Run) -> Verdict:
 
 
 def _judge_check(run: Run) -> Verdict:
-    """Random weights may fall short of the check: its verdict is reported. A check without a verdict fails."""
+    """Files and parity must pass; what depends on the load of the machine or on trained weights is reported only."""
     if "check" not in COMMANDS:
         return Verdict("not available")
     try:
-        found = json.loads(run.output)
-    except ValueError:
-        return _ended(run) or Verdict("failed", {}, ("emola check --json printed no JSON document",))
-    run.code = 0 if run.code == 1 else run.code
-    last = next((line.strip() for line in reversed(run.lines) if "error:" in line), "passed")
-    return Verdict(last, found, () if run.code == 0 else (f"exit status {run.code}",))
+        findings = json.loads(run.output)["findings"]
+    except (ValueError, KeyError):
+        return _ended(run) or Verdict("failed", {}, ("emola check --json printed no findings",))
+    run.code = 0 if run.code == 1 else run.code  # 1 is a verdict
+    parts: dict[str, list[str]] = {}
+    for finding in findings:
+        named = parts.setdefault(finding["verdict"], [])
+        named += [finding["part"]] * (finding["part"] not in named)
+    failed = [f for f in findings if f["verdict"] == "failed" and f["part"] in ("files", "parity")]
+    text = "; ".join(f"{verdict}: {', '.join(named)}" for verdict, named in parts.items())
+    return Verdict(text, {"findings": findings}, tuple(f"{f['part']}: {f['text']}" for f in failed))
 
 
 def _judge_analyze(run: Run) -> Verdict:

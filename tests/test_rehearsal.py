@@ -159,6 +159,24 @@ def test_failed_assertions_are_failures(rehearsed, script, monkeypatch):
     )
 
 
+def test_the_verdict_of_the_check(script, monkeypatch):
+    """Latency is reported, parity is asserted, and a check that prints no verdict failed."""
+    module, run = script("rehearsal_steps"), script("watch").Run
+    monkeypatch.setitem(module.COMMANDS, "check", None)
+
+    def judge(latency, parity):
+        findings = [{"part": "latency", "verdict": latency, "text": "slow"}]
+        findings += [{"part": "parity", "verdict": parity, "text": stage} for stage in ("vision", "decoder")]
+        code = int("failed" in (latency, parity))
+        return module._judge_check(run(code, output=json.dumps({"findings": findings})))
+
+    assert judge("passed", "passed") == module.Verdict("passed: latency, parity", judge("passed", "passed").figures)
+    slow = judge("failed", "passed")
+    assert (slow.result, slow.failures) == ("failed: latency; passed: parity", ())
+    assert judge("passed", "failed").failures == ("parity: vision", "parity: decoder")
+    assert module._judge_check(run(1, lines=["killed"])).failures == ("exit status 1: killed",)
+
+
 STAGE_NAMES = ("one", "two", "three")
 CHILD = """
 import subprocess, sys, time
