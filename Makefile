@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-fast check bench nano clean
+.PHONY: demo test test-fast check bench rehearsal nano clean
 demo: .venv/installed
 	$(BIN)/python tests/demo.py .demo
 
@@ -29,6 +29,11 @@ bench: .venv/peers
 	    --benchmark-sort=name
 	$(BIN)/python benchmarks/goals.py --layers $(LAYERS) $(BENCH)
 	$(BIN)/python -m sdk bench --html build/bench.html
+
+# From released files to a checked bundle at the full size, with random weights: hours and 55 GB of disk. LAYERS=2: minutes.
+rehearsal: LAYERS := 32
+rehearsal: .venv/installed
+	$(BIN)/python benchmarks/rehearsal.py build/rehearsal-$(LAYERS) --layers $(LAYERS) $(REHEARSAL)
 
 # The embedded model, from rendered faces to sdk/assets/emola-nano: hours on two cores; a stage that is done is kept.
 # FACE_MODEL: the folder FaceXModel of the ICT-FaceKit repository (MIT), or its light model as one .npz file.

@@ -40,6 +40,8 @@ class Workload:
         half: the encoders also exist in float16, for a GPU.
         text_rows: of system text and question.
         answer_rows: positions reserved for answers and free questions.
+        cache_bits: of the KV cache; None takes 16 on a GPU and 32 on a CPU. With 8 each head's key and value have a
+            16-bit scale. No backend has such a cache yet.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Workload:
     half: bool = True
     text_rows: int = 55
     answer_rows: int = 640
+    cache_bits: Literal[8] | None = None
 
     @property
     def layer_weights(self) -> int:
@@ -61,6 +64,12 @@ class Workload:
     def cache_bytes(self) -> int:
         """Bytes of the KV cache of one position in 16 bits."""
         return 4 * self.geometry.layers * self.geometry.kv_heads * self.geometry.head_size
+
+    def stored_cache(self, gpu: bool) -> float:
+        """Bytes of the KV cache of one position as it is stored."""
+        if self.cache_bits == 8:
+            return self.cache_bytes / 2 * (1 + 2 / self.geometry.head_size)
+        return self.cache_bytes * (1 if gpu else 2)
 
 
 def stored_decoder(title: str, geometry: Geometry, bits: int, head_bits: int, group: int = 128) -> StoredDecoder:
@@ -216,7 +225,7 @@ def _plan(name: str, target: Target, work: Workload, decoder: StoredDecoder) -> 
     rows = work.image_rows + work.text_rows
     bandwidth = 1e9 * target.bandwidth_gbs
     arithmetic = 1e12 * target.tflops * target.prefill_share
-    cache = work.cache_bytes * (1 if gpu else 2) * (rows + 60)
+    cache = work.stored_cache(gpu) * (rows + 60)
     step = max((read + cache) / (bandwidth * target.decode_share), _LAYER_S * work.geometry.layers)
     encoder = 2 * work.encoder_weights * work.image_rows
     prefill = 2 * work.layer_weights * rows + 4 * rows**2 * work.geometry.layers * work.geometry.hidden_size
@@ -247,6 +256,6 @@ def _memory(work: Workload, read: float, gpu: bool) -> dict[str, float]:
         "decoder": read,
         "encoders": (2 if gpu and work.half else 4) * work.encoder_weights,
         "embeddings": work.embedding_bytes,
-        "kv cache": work.cache_bytes * width / 2 * positions,
+        "kv cache": work.stored_cache(gpu) * positions,
         "activations": width * rows * (3 * g.intermediate_size + 6 * g.hidden_size) + 4 * g.vocabulary,
     }
