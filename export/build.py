@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from export.describe import describe
 from export.gate import judge_again
 from export.graphs.write import write_graphs
@@ -64,7 +66,7 @@ def _build(job: ExportJob, stages: Stages) -> Manifest:
     merged = merged_checkpoint(job, stages)
     gptq = _quantise(job, merged, stages) if job.records else options.gptq_folder
     graphs = _write_graphs(job, merged, gptq, stages)
-    reference = stages.run("reference", {}, lambda folder: write_reference(merged, options.landmark_model, folder))
+    reference = _write_reference(job, merged, stages)
     ngrams = (
         stages.run("answers", {}, lambda folder: write_ngrams(merged, job.answers, folder)) if job.answers else None
     )
@@ -83,8 +85,10 @@ def _quantise(job: ExportJob, merged: Checkpoint, stages: Stages) -> Path:
     rows = stages.run("calibrate", calibration, lambda folder: calibrate(merged, job.records, folder))
 
     def quantise(folder: Path) -> dict[str, Any]:
-        activations = ActivationFile.load(rows)
-        return quantise_decoder(merged, activations, folder, options.gptq, device=options.device, report=stages.report)
+        activations, device = ActivationFile.load(rows), options.device
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        return quantise_decoder(merged, activations, folder, options.gptq, device=device, report=stages.report)
 
     return stages.run("gptq", {"gptq": job.inputs["gptq"]}, quantise, resumable=True)
 
@@ -97,3 +101,12 @@ def _write_graphs(job: ExportJob, merged: Checkpoint, gptq: Path | None, stages:
         return write_graphs(merged, folder, landmark, job.precision, gptq, half=half, cuda=cuda)
 
     return stages.run("graphs", job.inputs, write)
+
+
+def _write_reference(job: ExportJob, merged: Checkpoint, stages: Stages) -> Path:
+    options = job.options
+
+    def write(folder: Path) -> dict[str, Any]:
+        return write_reference(merged, options.landmark_model, folder, device=options.device, report=stages.report)
+
+    return stages.run("reference", {}, write)

@@ -82,7 +82,10 @@ def _add_decoder(parser: argparse.ArgumentParser) -> None:
         "--root", type=Path, help="folder that the paths in records are relative to (default: searched above the file)"
     )
     decoder.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="device that computes gptq (default auto)"
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="device that computes gptq and the answers of the torch model (default auto: a GPU if the model fits)",
     )
 
 
@@ -121,14 +124,11 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _options(args: argparse.Namespace) -> "ExportOptions":
-    import torch
-
     from export.networks import find_model
     from export.options import ExportOptions, GateOptions
     from export.quantise.calibrate import CalibrationSet
     from export.quantise.gptq import GptqOptions
 
-    device = "cuda" if args.device == "auto" and torch.cuda.is_available() else args.device
     quantize, calibration = "gptq" if args.gptq else args.quantize, None
     group = GptqOptions.group if args.group_size is None else args.group_size
     if quantize == "gptq" and args.calibration and not args.gptq:
@@ -162,7 +162,7 @@ def _options(args: argparse.Namespace) -> "ExportOptions":
             allow=args.allow,
         ),
         head_bits=args.head_bits,
-        device="cpu" if device == "auto" else device,
+        device=args.device,
     )
 
 

@@ -1,7 +1,75 @@
-"""Settings that depend on the processor of this machine."""
+"""Arithmetic that suits this machine: the type of the numbers, the device, and whether all weights fit at once."""
+
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from transformers import PreTrainedModel
+
+from sdk.errors import CheckpointError
+
+Device = Literal["auto", "cpu", "cuda"]
+SMALL_WEIGHTS = (2 << 30) // 4  # a model of fewer weights is computed in float32: 2 GB
+_GPU_RESERVE = 3 << 30  # for CUDA, activations and KV caches
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """How a model is computed.
+
+    Attributes:
+        dtype: of weights and activations.
+        device: "cpu" or "cuda".
+        layerwise: memory holds one decoder layer at a time; weights are read from the files whenever it runs.
+    """
+
+    dtype: torch.dtype = torch.float32
+    device: str = "cpu"
+    layerwise: bool = False
+
+    def __str__(self) -> str:
+        where = torch.cuda.get_device_name() if self.device == "cuda" else self.device
+        how = ", layer by layer" if self.layerwise else ""
+        return f"{str(self.dtype).removeprefix('torch.')} on {where}{how}"
+
+
+def choose_arithmetic(weights: int, stored: torch.dtype, device: Device = "auto") -> Arithmetic:
+    """Choose the most exact arithmetic in which a model fits into memory and takes minutes, not hours.
+
+    A small model is computed in float32 on the CPU. A large one goes to the GPU if it fits, in the 16-bit type it is
+    stored in. A CPU takes bfloat16 if it multiplies it; else float32, layer by layer. float16 is no choice there: its
+    products take three times as long as float32.
+
+    Args:
+        weights: number of weights of the model.
+        stored: type of the decoder's weights in the files.
+        device: "cuda" never falls back to the CPU.
+
+    Raises:
+        CheckpointError: `device` is "cuda", and torch has no CUDA or the model does not fit.
+    """
+    small = weights <= SMALL_WEIGHTS
+    if device == "cuda" and not torch.cuda.is_available():
+        raise CheckpointError("this machine or this build of torch has no CUDA; leave the device at auto or cpu")
+    if device == "cuda" or (device == "auto" and not small and torch.cuda.is_available()):
+        dtype = torch.float32 if small else _half_type(stored)
+        needed, free = dtype.itemsize * weights + _GPU_RESERVE, torch.cuda.mem_get_info()[0]
+        if needed <= free:
+            return Arithmetic(dtype, "cuda")
+        if device == "cuda":
+            raise CheckpointError(
+                f"the model needs about {needed / 1e9:.1f} GB on the GPU, {free / 1e9:.1f} GB are free; compute on the "
+                "cpu"
+            )
+    if small:
+        return Arithmetic()
+    return Arithmetic(torch.bfloat16) if multiplies_bfloat16() else Arithmetic(layerwise=True)
+
+
+def _half_type(stored: torch.dtype) -> torch.dtype:
+    """The 16-bit type that a GPU computes a model in; float16 is the more exact one for weights stored in it."""
+    native = torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.float16 if stored == torch.float16 or not native else torch.bfloat16
 
 
 def multiplies_bfloat16() -> bool:
