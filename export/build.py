@@ -104,9 +104,11 @@ def _write_graphs(job: ExportJob, merged: Checkpoint, gptq: Path | None, stages:
 
 
 def _write_reference(job: ExportJob, merged: Checkpoint, stages: Stages) -> Path:
-    options = job.options
+    options, exact = job.options, not job.precision.bits
 
     def write(folder: Path) -> dict[str, Any]:
-        return write_reference(merged, options.landmark_model, folder, device=options.device, report=stages.report)
+        return write_reference(
+            merged, options.landmark_model, folder, device=options.device, exact=exact, report=stages.report
+        )
 
     return stages.run("reference", {}, write)

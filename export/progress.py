@@ -7,7 +7,7 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 class Progress:
-    """Reports the steps of a stage, at most one line in ten seconds.
+    """Reports how far a stage is, at most one line in ten seconds.
 
     Args:
         report: called with one line.
@@ -16,23 +16,26 @@ class Progress:
 
     def __init__(self, report: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
         self._report, self._clock = report, clock
-        self._begin = self._last = clock()
-        self._done = 0
+        self._last = clock()
+        self._begin: tuple[float, int] | None = None
 
-    def step(self, what: str, total: int) -> None:
-        """Count one more of `total` equal steps.
+    def at(self, done: int, total: int, what: str) -> None:
+        """Report a line if the last one is old; the first call only marks where the speed is measured from.
 
         Args:
+            done: steps that are finished.
+            total: steps of the stage, all about as long.
             what: the step, for people.
-            total: number of steps of the stage.
         """
-        self._done += 1
         now = self._clock()
-        if now - self._last < _SECONDS_BETWEEN_LINES or self._done >= total:
+        if self._begin is None:
+            self._begin = (now, done)
+        begin, before = self._begin
+        if done <= before or done >= total or now - self._last < _SECONDS_BETWEEN_LINES:
             return
         self._last = now
-        left = (now - self._begin) / self._done * (total - self._done)
-        self._report(f"  {what}: {100 * self._done / total:.0f} %, about {duration(left)} left")
+        left = (now - begin) / (done - before) * (total - done)
+        self._report(f"  {what}: {100 * done / total:.0f} %, about {duration(left)} left")
 
 
 def duration(seconds: float) -> str:

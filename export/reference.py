@@ -1,6 +1,7 @@
 """Stage `reference`: what the torch model computes for a few pictures, for `emola verify`."""
 
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,17 @@ def write_reference(
     folder: Path,
     *,
     device: Device = "auto",
+    exact: bool = False,
     report: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """Compute the reference, write it into a folder, and record the arithmetic of the decoder as `computed`."""
-    arithmetic = checkpoint.arithmetic(device)
+    """Compute the reference, write it into a folder, and record the arithmetic of the decoder as `computed`.
+
+    Args:
+        checkpoint, landmark_model, report: as in `compute_reference`.
+        folder: of the stage.
+        device, exact: as in `choose_arithmetic`.
+    """
+    arithmetic = checkpoint.arithmetic(device, exact=exact)
     compute_reference(checkpoint, landmark_model, arithmetic, report).save(folder / "reference.npz")
     return {"computed": str(arithmetic)}
 
@@ -91,21 +99,22 @@ def _answer(
     A decoder in memory answers one question after another. One that is read layer by layer answers all at once: each
     layer is read once per token.
     """
-    progress = Progress(report)
+    progress, passes = Progress(report), count(1)
     layers = checkpoint.config.text.num_hidden_layers
-    model = checkpoint.load_for(
-        arithmetic, encoders=False, ran=lambda index: progress.step(f"layer {index + 1} of {layers}", STEPS * layers)
-    )
+
+    def ran(index: int) -> None:
+        progress.at(next(passes), STEPS * layers, f"torch answers, layer {index + 1} of {layers}")
+
+    model = checkpoint.load_for(arithmetic, encoders=False, ran=ran)
     tokenizer = load_tokenizer(checkpoint.base)
     template = TEMPLATES[checkpoint.conventions.template]
     ids = [prompt_ids(tokenizer, template.prompt(QUESTIONS[task])) for task in tasks]
     prompts = [_fused(model, one, sample) for sample in rows.to(arithmetic.device) for one in ids]
     batches = [prompts] if arithmetic.layerwise else [[prompt] for prompt in prompts]
-    answers = []
-    for batch in batches:
+    answers: list[tuple[Floats, Ints]] = []
+    for number, batch in enumerate(batches):
+        progress.at(number, len(batches), "torch answers")
         answers += _greedy(model, batch)
-        if not arithmetic.layerwise:
-            progress.step("answers", len(batches))
     shape = (len(rows), len(tasks), -1)
     logits, token_ids = (np.stack(part).reshape(shape) for part in zip(*answers, strict=True))
     return logits, token_ids

@@ -127,10 +127,10 @@ class Checkpoint:
         _fill(model, self.merged, dtype, device)
         return model.to(device).eval()
 
-    def arithmetic(self, device: Device = "auto") -> Arithmetic:
+    def arithmetic(self, device: Device = "auto", *, exact: bool = False) -> Arithmetic:
         """The arithmetic of the whole model on this machine; see `choose_arithmetic`."""
         stored = self.frozen["language_model.model.norm.weight"].dtype
-        return choose_arithmetic(self.weights, stored, device)
+        return choose_arithmetic(self.weights, stored, device, exact=exact)
 
     @property
     def weights(self) -> int:
