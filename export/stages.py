@@ -41,8 +41,7 @@ class Stages:
         Returns:
             The finished folder.
         """
-        content = json.dumps([self._key, name, inputs], sort_keys=True)
-        self._key = hashlib.sha256(content.encode()).hexdigest()
+        self._extend_key(name, inputs)
         folder = self.work / name
         if self._is_done(folder):
             self.report(f"{name}: done before, skipped")
@@ -57,6 +56,23 @@ class Stages:
         (partial / RECORD).write_text(json.dumps({"key": self._key, "inputs": inputs, "figures": figures}, indent=1))
         partial.rename(folder)
         return folder
+
+    def finished(self, inputs: Mapping[str, Mapping[str, Any]]) -> frozenset[str]:
+        """The stages that `run` would skip.
+
+        Args:
+            inputs: of all stages by name, in order.
+        """
+        other, found = Stages(self.work, self.report), set()
+        for name, content in inputs.items():
+            other._extend_key(name, content)
+            if other._is_done(self.work / name):
+                found.add(name)
+        return frozenset(found)
+
+    def _extend_key(self, name: str, inputs: Mapping[str, Any]) -> None:
+        content = json.dumps([self._key, name, inputs], sort_keys=True)
+        self._key = hashlib.sha256(content.encode()).hexdigest()
 
     def _is_done(self, folder: Path) -> bool:
         try:

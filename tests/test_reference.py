@@ -28,8 +28,11 @@ def test_a_small_model_stays_in_float32_on_the_cpu(checkpoint):
 @pytest.mark.parametrize(("multiplies", "name"), [(True, "bfloat16 on cpu"), (False, "float32 on cpu, layer by layer")])
 def test_seven_billion_weights_on_a_cpu_are_never_28_gb(monkeypatch, multiplies, name):
     monkeypatch.setattr("trainer.model.processor.multiplies_bfloat16", lambda: multiplies)
+    monkeypatch.setattr("trainer.model.processor.available_memory", lambda: 17e9)
     assert str(choose_arithmetic(SEVEN_BILLION, torch.float16, "cpu")) == name
     assert str(choose_arithmetic(SMALL_WEIGHTS, torch.float16, "cpu")) == "float32 on cpu"
+    monkeypatch.setattr("trainer.model.processor.available_memory", lambda: 12e9)
+    assert choose_arithmetic(SEVEN_BILLION, torch.float16, "cpu").layerwise, "14 GB do not fit into 12"
 
 
 @pytest.mark.parametrize(("stored", "native", "dtype"), [("float16", True, "float16"), ("bfloat16", False, "float16")])

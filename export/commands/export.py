@@ -40,6 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar=("TASK", "FILE"),
         help="evaluation file to calibrate the label scores of a task (emotion, action_units) on",
     )
+    parser.add_argument(
+        "--plan", action="store_true", help="print memory, disk and time of each stage, and start nothing"
+    )
     _add_gate(parser)
     _add_decoder(parser)
 
@@ -111,9 +114,12 @@ def run(args: argparse.Namespace) -> None:
     if unused and args.quantize != "gptq":
         option = "--" + unused[0].replace("_", "-")
         raise ExportError(f"{option} is for --quantize gptq; without it the decoder is rounded, not calibrated")
-    from export.build import export_bundle
+    from export.build import export_bundle, plan_export
 
     options = _options(args)
+    if args.plan:
+        print("\n".join(plan_export(options)))
+        return
     manifest = export_bundle(options, report=lambda line: print(line, file=sys.stderr))
     if args.label_data:
         from export.label_scores import calibrate_labels

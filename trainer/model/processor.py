@@ -7,10 +7,12 @@ import torch
 from transformers import PreTrainedModel
 
 from sdk.errors import CheckpointError
+from trainer.model.memory import available_memory
 
 Device = Literal["auto", "cpu", "cuda"]
 SMALL_WEIGHTS = (2 << 30) // 4  # a model of fewer weights is computed in float32: 2 GB
 _GPU_RESERVE = 6 << 30  # for CUDA, activations and the KV caches of eight records at 7B
+_CPU_RESERVE = 2 << 30  # for libraries, activations and the KV caches of two records at 7B
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,8 @@ def choose_arithmetic(weights: int, stored: torch.dtype, device: Device = "auto"
     """Choose the most exact arithmetic in which a model fits into memory and takes minutes, not hours.
 
     A small model is computed in float32 on the CPU. A large one goes to the GPU if it fits, in the 16-bit type it is
-    stored in. A CPU takes bfloat16 if it multiplies it; else float32, layer by layer. float16 is no choice there: its
-    products take three times as long as float32.
+    stored in. A CPU takes bfloat16 if it multiplies it and the model fits; else float32, layer by layer. float16 is no
+    choice there: its products take three times as long as float32.
 
     bfloat16 keeps 8 significant bits: each rounding is up to 0.4 % wrong, and the logits of two layers of the 7B shape
     were 1.7 % from those in float32. That hides in the error of 4-bit weights, not in that of a float32 graph.
@@ -72,7 +74,8 @@ def choose_arithmetic(weights: int, stored: torch.dtype, device: Device = "auto"
             )
     if small:
         return Arithmetic()
-    return Arithmetic(layerwise=True) if exact or not multiplies_bfloat16() else Arithmetic(torch.bfloat16)
+    fits = torch.bfloat16.itemsize * weights + _CPU_RESERVE <= available_memory()
+    return Arithmetic(torch.bfloat16) if fits and multiplies_bfloat16() and not exact else Arithmetic(layerwise=True)
 
 
 def _half_type(stored: torch.dtype) -> torch.dtype:
