@@ -41,7 +41,7 @@ class Arithmetic:
 
 
 def choose_arithmetic(weights: int, stored: torch.dtype, device: Device = "auto", *, exact: bool = False) -> Arithmetic:
-    """Choose the most exact arithmetic in which a model fits into memory and takes minutes, not hours.
+    """Choose an arithmetic in which a model fits into memory and an answer takes seconds to minutes.
 
     A small model is computed in float32 on the CPU. A large one goes to the GPU if it fits, in the 16-bit type it is
     stored in. A CPU takes bfloat16 if it multiplies it and the model fits; else float32, layer by layer. float16 is no
