@@ -5,13 +5,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from export.budget import check_disk, check_memory, table
 from export.describe import describe
 from export.gate import judge_again
 from export.graphs.write import write_graphs
 from export.merge import merged_checkpoint
 from export.ngrams import write_ngrams
 from export.options import ExportOptions
-from export.prepare import ExportJob, prepare
+from export.prepare import ExportJob, needs_of, prepare
 from export.quantise.activations import ActivationFile
 from export.quantise.calibrate import calibrate
 from export.quantise.layerwise import quantise_decoder
@@ -47,6 +50,22 @@ def export_bundle(options: ExportOptions, report: Callable[[str], None] = lambda
     return manifest
 
 
+def plan_export(options: ExportOptions) -> list[str]:
+    """What `export_bundle` would need, as a table, without starting it; the last line says whether this machine has it.
+
+    Raises:
+        CheckpointError, DataError, ExportError: the options or what they name do not fit together.
+    """
+    job = prepare(options)
+    found = needs_of(job, Stages(options.work, lambda line: None).finished(job.stage_inputs))
+    try:
+        check_disk(found, options.out, options.work)
+        check_memory(found)
+    except ExportError as error:
+        return [*table(found), f"would not start: {error}"]
+    return [*table(found), "memory and disk suffice"]
+
+
 def _same_export(out: Path, recipe: str) -> Manifest:
     """The manifest of the bundle at `out`, which must be made from the same files with the same options."""
     try:
@@ -60,18 +79,22 @@ def _same_export(out: Path, recipe: str) -> Manifest:
 
 def _build(job: ExportJob, stages: Stages) -> Manifest:
     """Run the stages, then move the sealed bundle to its place."""
-    options = job.options
+    options, inputs = job.options, job.stage_inputs
+    found = needs_of(job, stages.finished(inputs))
+    for line in table(found):
+        stages.report(line)
+    check_disk(found, options.out, options.work)
+    check_memory(found)
     merged = merged_checkpoint(job, stages)
     gptq = _quantise(job, merged, stages) if job.records else options.gptq_folder
     graphs = _write_graphs(job, merged, gptq, stages)
-    reference = stages.run("reference", {}, lambda folder: write_reference(merged, options.landmark_model, folder))
+    reference = _write_reference(job, merged, stages)
     ngrams = (
         stages.run("answers", {}, lambda folder: write_ngrams(merged, job.answers, folder)) if job.answers else None
     )
     draft = describe(job, merged, gptq)
     parts = Parts(merged, graphs, reference, gptq, ngrams)
-    inputs = {"name": options.out.name, "gate": job.gate_inputs}
-    sealed = stages.run("seal", inputs, lambda folder: seal(job, draft, parts, folder, stages.report))
+    sealed = stages.run("seal", inputs["seal"], lambda folder: seal(job, draft, parts, folder, stages.report))
     (sealed / RECORD).unlink()
     sealed.rename(options.out)
     return read_manifest(options.out)
@@ -79,14 +102,16 @@ def _build(job: ExportJob, stages: Stages) -> Manifest:
 
 def _quantise(job: ExportJob, merged: Checkpoint, stages: Stages) -> Path:
     """The stages `calibrate` and `gptq`; returns the folder of the quantised decoder."""
-    options, calibration = job.options, {"calibration": job.inputs["calibration"]}
-    rows = stages.run("calibrate", calibration, lambda folder: calibrate(merged, job.records, folder))
+    options, inputs = job.options, job.stage_inputs
+    rows = stages.run("calibrate", inputs["calibrate"], lambda folder: calibrate(merged, job.records, folder))
 
     def quantise(folder: Path) -> dict[str, Any]:
-        activations = ActivationFile.load(rows)
-        return quantise_decoder(merged, activations, folder, options.gptq, device=options.device, report=stages.report)
+        activations, device = ActivationFile.load(rows), options.device
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        return quantise_decoder(merged, activations, folder, options.gptq, device=device, report=stages.report)
 
-    return stages.run("gptq", {"gptq": job.inputs["gptq"]}, quantise, resumable=True)
+    return stages.run("gptq", inputs["gptq"], quantise, resumable=True)
 
 
 def _write_graphs(job: ExportJob, merged: Checkpoint, gptq: Path | None, stages: Stages) -> Path:
@@ -97,3 +122,14 @@ def _write_graphs(job: ExportJob, merged: Checkpoint, gptq: Path | None, stages:
         return write_graphs(merged, folder, landmark, job.precision, gptq, half=half, cuda=cuda)
 
     return stages.run("graphs", job.inputs, write)
+
+
+def _write_reference(job: ExportJob, merged: Checkpoint, stages: Stages) -> Path:
+    options, exact = job.options, not job.precision.bits
+
+    def write(folder: Path) -> dict[str, Any]:
+        return write_reference(
+            merged, options.landmark_model, folder, device=options.device, exact=exact, report=stages.report
+        )
+
+    return stages.run("reference", {}, write)

@@ -102,7 +102,7 @@ def judge(
     asked, evaluation = job.options.gate, job.evaluation
     rege = manifest.gate.rege if manifest.gate else None
     if evaluation and (rege is None or rege.data != evaluation.digest):
-        rege = compare_rege(merged(), bundle, manifest, evaluation, job.options.work, report)
+        rege = compare_rege(merged(), bundle, manifest, evaluation, job.options.work, report, job.options.device)
     failures = tuple(_failures(manifest, rege, asked))
     return Gate(
         rege=rege,

@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 
+from export.progress import Progress
 from sdk.bundles.manifest import Manifest
 from sdk.bundles.measured import FLOAT32_TOLERANCE, Latency, Parity, RegeComparison
 from sdk.errors import ExportError
@@ -23,6 +23,7 @@ from trainer.checkpoint import Checkpoint
 from trainer.evaluation.answerers import Answerer, BundleAnswerer, TorchAnswerer
 from trainer.evaluation.bootstrap import compare, sample_scores
 from trainer.evaluation.evaluate import EvaluationSet, answer
+from trainer.model.processor import Device
 
 _ROUNDS = 7
 _MAX_NEW_TOKENS = 512
@@ -54,6 +55,7 @@ def compare_rege(
     evaluation: EvaluationSet,
     work: Path,
     report: Callable[[str], None],
+    device: Device = "auto",
 ) -> RegeComparison:
     """REGE of a bundle minus that of the torch model on the same samples.
 
@@ -63,17 +65,20 @@ def compare_rege(
         manifest: of the bundle.
         evaluation: the samples.
         work: folder that keeps the answers, so that a run that was stopped continues.
-        report: called with one line per model.
+        report: called with one line per model, and with the time left.
+        device: of the torch model, as in `choose_arithmetic`.
     """
     folder = work / f"answers-{evaluation.digest[:12]}-{manifest.digest_of()[:12]}"
-    answerers: tuple[tuple[str, Answerer], ...] = (
-        ("torch", TorchAnswerer(checkpoint, "cpu", torch.float32, 8, _MAX_NEW_TOKENS)),
-        ("bundle", BundleAnswerer(bundle, "cpu", _MAX_NEW_TOKENS, manifest=manifest)),
-    )
+    arithmetic = checkpoint.arithmetic(device)
+    answerers: dict[str, Callable[[], Answerer]] = {
+        "torch": lambda: TorchAnswerer(checkpoint, arithmetic, 8, _MAX_NEW_TOKENS),
+        "bundle": lambda: BundleAnswerer(bundle, "cpu", _MAX_NEW_TOKENS, manifest=manifest),
+    }  # opened one after the other: memory never holds both
     texts = {}
-    for name, answerer in answerers:
-        report(f"  {name} answers {len(evaluation.records)} records ...")
-        texts[name] = answer(answerer, evaluation, folder / name, lambda done, count: None)
+    for name, opened in answerers.items():
+        how = f" in {arithmetic}" if name == "torch" else ""
+        report(f"  {name} answers {len(evaluation.records)} records{how} ...")
+        texts[name] = answer(opened(), evaluation, folder / name, partial(Progress(report).at, what=f"{name} answers"))
     options = {"task": evaluation.task, "dataset": evaluation.dataset}
     scores = {name: sample_scores(found, evaluation.annotations, **options) for name, found in texts.items()}
     found = compare(scores["bundle"], scores["torch"])["s_rege"]
@@ -88,6 +93,7 @@ def compare_rege(
         high=found.high,
         p_value=found.p_value,
         data=evaluation.digest,
+        computed=str(arithmetic),
     )
 
 

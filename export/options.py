@@ -6,6 +6,7 @@ from pathlib import Path
 from export.quantise.calibrate import CalibrationSet
 from export.quantise.gptq import GptqOptions
 from sdk.bundles.measured import Gate
+from trainer.model.processor import Device
 
 QUANTIZE = ("none", "int4", "gptq")
 _STRICTER = {"rege_drop": -1, "latency_factor": -1, "first_tokens": 1}  # sign of the change that makes it stricter
@@ -64,7 +65,7 @@ class ExportOptions:
         gptq_folder: a decoder in the AutoGPTQ layout that is used as it is, without calibration.
         keep_gptq: put the AutoGPTQ folder into the bundle as `decoder/gptq`, for runtimes that read it.
         head_bits: of the output head of a quantised decoder, 8 or 4.
-        device: that computes GPTQ, "cpu" or "cuda".
+        device: that computes GPTQ and what the torch model answers: "cpu", "cuda" or "auto".
         target: key of `export.targets.machines.TARGETS` that the bundle must fit, or None.
         cuda: also write the decoder with float16 activations as a variant for NVIDIA GPUs; both share their weights.
         tensorrt: also write the float16 encoder that `emola engines` builds from.
@@ -85,7 +86,7 @@ class ExportOptions:
     gptq_folder: Path | None = None
     keep_gptq: bool = False
     head_bits: int = 8
-    device: str = "cpu"
+    device: Device = "auto"
     target: str | None = None
     cuda: bool = False
     tensorrt: bool = False

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 
 import sdk
+from export.budget import Need, Sizes, needs
 from export.graphs.decoder import Precision
 from export.model import decoder_shapes, geometry
 from export.networks import check_landmark_model, check_terms
@@ -28,11 +28,12 @@ from sdk.faces.detect import ScrfdDetector
 from trainer.checkpoint import Checkpoint
 from trainer.corpus.records import Record
 from trainer.evaluation.evaluate import EvaluationSet
-from trainer.model.config import EmolaConfig
 from trainer.model.emola import EmoLA
 
 _UNRECORDED = "not recorded by the checkpoint; LLaVA-1.5 and Vicuna 1.5: Llama 2 Community License, CLIP: MIT"
 _ANSWER_ROWS = 200  # of a calibration record: question and answer, to estimate disk space
+_FACE_ROWS = 512  # question and answer at most, to estimate memory
+_QUANTISATION = {"calibrate": "calibration", "gptq": "gptq"}  # stages, and what decides them
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class ExportJob:
         options: of the export.
         checkpoint: base, vision tower and adapter, not yet merged.
         precision: of the decoder.
+        work: sizes of the bundle to be written.
         plan: that the latency of the bundle is compared with, or None if this machine cannot be the target.
         licences: of all weights.
         records: that GPTQ calibrates on.
@@ -55,6 +57,7 @@ class ExportJob:
     options: ExportOptions
     checkpoint: Checkpoint
     precision: Precision
+    work: Workload
     plan: Plan | None
     licences: tuple[Licence, ...]
     records: list[Record]
@@ -68,6 +71,17 @@ class ExportJob:
         """A hash that is equal for exports from the same files with the same options."""
         content = json.dumps([sdk.__version__, self.sources, self.inputs], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
+
+    @property
+    def stage_inputs(self) -> dict[str, dict[str, Any]]:
+        """What decides the result of each stage besides the stages before it, by name and in order."""
+        found: dict[str, dict[str, Any]] = {"merge": self.sources}
+        if self.records:
+            found |= {key: {name: self.inputs[name]} for key, name in _QUANTISATION.items()}
+        found |= {"graphs": self.inputs, "reference": {}}
+        if self.answers:
+            found["answers"] = {}
+        return {**found, "seal": {"name": self.options.out.name, "gate": self.gate_inputs}}
 
     @property
     def gate_inputs(self) -> dict[str, Any]:
@@ -89,7 +103,6 @@ def prepare(options: ExportOptions) -> ExportJob:
     precision = _precision(options, checkpoint)
     work = workload(checkpoint, options.out.name, precision, options.gptq.group)
     plan = _plan(options.target, work)
-    _check_disk(options.out.parent, disk_space(options, checkpoint.config, work, files))
     records = options.calibration.records() if options.calibration else []
     answers = read_training_files(options.answer_files)
     evaluation = None
@@ -99,6 +112,7 @@ def prepare(options: ExportOptions) -> ExportJob:
         options=options,
         checkpoint=checkpoint,
         precision=precision,
+        work=work,
         plan=plan,
         licences=licences,
         records=records,
@@ -134,25 +148,37 @@ def workload(checkpoint: Checkpoint, name: str, precision: Precision, group: int
     )
 
 
-def disk_space(options: ExportOptions, config: EmolaConfig, work: Workload, files: list[Path]) -> float:
-    """The most bytes that the export needs on the disk; the stages keep their files until the bundle is complete.
+def needs_of(job: ExportJob, done: frozenset[str] = frozenset()) -> list[Need]:
+    """What each stage of an export needs.
 
     Args:
-        options: of the export.
-        config: shape of the model.
-        work: of the bundle to be written.
-        files: of the checkpoint.
+        job: the export.
+        done: stages that an earlier run finished.
     """
-    text = config.text
-    decoder, table = work.decoders[0].size, 4 * text.vocab_size * text.hidden_size
-    needed = 2 * (decoder + table + (6 if options.tensorrt else 4) * work.encoder_weights)  # stage `graphs`, and bundle
-    if options.keep_gptq:
-        needed += decoder + 2 * table
-    if options.calibration:
-        rows = options.calibration.count * (config.image_rows + _ANSWER_ROWS)
-        needed += decoder + 2 * table + rows * 4 * (5 * text.hidden_size + text.intermediate_size)
-    merged = sum(path.stat().st_size for path in files)
-    return 1.05 * (merged + needed)  # 5 % for small files
+    options, config, text = job.options, job.checkpoint.config, job.checkpoint.config.text
+    shape, work, exact = geometry(config), job.work, not job.precision.bits
+    arithmetic = job.checkpoint.arithmetic(options.device, exact=exact)
+    attention = shape.head_size * (2 * shape.heads + 2 * shape.kv_heads)
+    rows = options.calibration.count * (config.image_rows + _ANSWER_ROWS) if options.calibration else 0
+    tables = shape.vocabulary * shape.hidden_size
+    sizes = Sizes(
+        files=sum(path.stat().st_size for path in job.checkpoint.files()),
+        layer=shape.hidden_size * (attention + 3 * text.intermediate_size),
+        layers=shape.layers,
+        table=tables,
+        encoders=work.encoder_weights,
+        decoder=work.decoders[0].size,
+        face=8 * shape.layers * shape.kv_heads * shape.head_size * (config.image_rows + _FACE_ROWS),
+        records=options.calibration.count if options.calibration else 0,
+        rows=rows * 4 * (5 * text.hidden_size + text.intermediate_size),
+        evaluation=len(job.evaluation.records) if job.evaluation else 0,
+        weight_bytes=arithmetic.dtype.itemsize,
+        layerwise=arithmetic.layerwise,
+        on_gpu=arithmetic.device == "cuda",
+        half=options.tensorrt,
+        kept=work.decoders[0].size + 8 * tables if options.keep_gptq else 0,
+    )
+    return needs(sizes, list(job.stage_inputs), done)
 
 
 def _check_values(options: ExportOptions) -> None:
@@ -209,13 +235,6 @@ def _plan(name: str | None, work: Workload) -> Plan | None:
     target = find_target(name)
     plan = check_fits(name, target, work)
     return None if target.sm else plan
-
-
-def _check_disk(folder: Path, needed: float) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise ExportError(f"{folder}: about {needed / 1e6:,.0f} MB are needed, {free / 1e6:,.0f} MB are free")
 
 
 def _inputs(options: ExportOptions, precision: Precision, records: list[Record]) -> dict[str, Any]:

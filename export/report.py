@@ -47,9 +47,11 @@ def _verdict(manifest: Manifest, allowed: bool) -> str:
     lines = lines or ['<p class="good">Every threshold is met.</p>']
     if gate.rege:
         r = gate.rege
+        torch = f"torch ({r.computed})" if r.computed else "torch"
         lines.append(
-            f"<p>REGE ({r.task}, {r.dataset}, {r.samples} samples): torch {r.reference:.2f}, bundle {r.measured:.2f}, "
-            f"difference {r.difference:+.2f} (95 %: {r.low:+.2f} .. {r.high:+.2f}, p = {r.p_value:.3f})</p>"
+            f"<p>REGE ({r.task}, {r.dataset}, {r.samples} samples): {torch} {r.reference:.2f}, "
+            f"bundle {r.measured:.2f}, difference {r.difference:+.2f} "
+            f"(95 %: {r.low:+.2f} .. {r.high:+.2f}, p = {r.p_value:.3f})</p>"
         )
     return "".join(lines)
 

@@ -83,7 +83,7 @@ def seal(
             "parity": tuple(parity),
             "latency": latency,
             "layers": _layers(parts.gptq),
-            "environment": {**draft.environment, **devices},
+            "environment": {**draft.environment, **devices, "reference": _computed(parts.reference)},
         }
     )
     del pipeline
@@ -117,6 +117,12 @@ def _open(folder: Path, draft: Manifest, variant: Variant) -> tuple[Pipeline, st
         if variant.backend == "gptq_cuda":
             raise
         return Pipeline(folder, draft, open_variant(folder, draft, variant, device="cpu")), "cpu"
+
+
+def _computed(reference: Path) -> str:
+    """The arithmetic of the torch decoder that parity is measured against, e.g. "bfloat16 on cpu"."""
+    figures = json.loads((reference / RECORD).read_text())["figures"]
+    return str(figures.get("computed", "float32 on cpu"))  # version 0 recorded none
 
 
 def _layers(gptq: Path | None) -> tuple[QuantisedLayer, ...]:

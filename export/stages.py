@@ -1,13 +1,18 @@
 """Restartable stages: each writes under a temporary name, `stage.json` last, and is skipped while its key matches."""
 
+import errno
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from sdk.errors import ExportError, SdkError
+
 RECORD = "stage.json"
+_NEARLY_FULL = 1 << 20  # bytes that are free after a write failed
 
 
 class Stages:
@@ -40,9 +45,11 @@ class Stages:
 
         Returns:
             The finished folder.
+
+        Raises:
+            ExportError: the disk is full; what the stage wrote is removed, unless a later run can continue with it.
         """
-        content = json.dumps([self._key, name, inputs], sort_keys=True)
-        self._key = hashlib.sha256(content.encode()).hexdigest()
+        self._extend_key(name, inputs)
         folder = self.work / name
         if self._is_done(folder):
             self.report(f"{name}: done before, skipped")
@@ -52,14 +59,51 @@ class Stages:
         for leftover in (folder, *self.work.glob(f"{name}*.partial")):
             if not (resumable and leftover == partial):
                 shutil.rmtree(leftover, ignore_errors=True)
-        partial.mkdir(parents=True, exist_ok=resumable)
-        figures = action(partial)
-        (partial / RECORD).write_text(json.dumps({"key": self._key, "inputs": inputs, "figures": figures}, indent=1))
+        try:
+            partial.mkdir(parents=True, exist_ok=resumable)
+            figures = action(partial)
+            record = {"key": self._key, "inputs": inputs, "figures": figures}
+            (partial / RECORD).write_text(json.dumps(record, indent=1))
+        except Exception as error:
+            if not _is_full(self.work, error):
+                raise
+            if not resumable:
+                shutil.rmtree(partial, ignore_errors=True)
+            raise ExportError(
+                f"stage {name}: the disk of {self.work.resolve()} is full; make room and start the same export again, "
+                "finished stages are kept"
+            ) from error
         partial.rename(folder)
         return folder
+
+    def finished(self, inputs: Mapping[str, Mapping[str, Any]]) -> frozenset[str]:
+        """The stages that `run` would skip.
+
+        Args:
+            inputs: of all stages by name, in order.
+        """
+        other, found = Stages(self.work, self.report), set()
+        for name, content in inputs.items():
+            other._extend_key(name, content)
+            if other._is_done(self.work / name):
+                found.add(name)
+        return frozenset(found)
+
+    def _extend_key(self, name: str, inputs: Mapping[str, Any]) -> None:
+        content = json.dumps([self._key, name, inputs], sort_keys=True)
+        self._key = hashlib.sha256(content.encode()).hexdigest()
 
     def _is_done(self, folder: Path) -> bool:
         try:
             return bool(json.loads((folder / RECORD).read_text())["key"] == self._key)
         except (OSError, ValueError, KeyError):
             return False
+
+
+def _is_full(folder: Path, error: Exception) -> bool:
+    """Whether a full disk is the cause; safetensors, torch and numpy report it without an error number."""
+    if isinstance(error, SdkError):
+        return False
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return os.strerror(errno.ENOSPC) in str(error) or shutil.disk_usage(folder).free < _NEARLY_FULL

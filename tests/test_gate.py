@@ -44,6 +44,7 @@ def test_a_float32_bundle_answers_as_torch_does(tmp_path, evaluation):
     assert (gate.failures, gate.overruled) == ((), False)
     assert (gate.rege.samples, gate.rege.difference) == (4, 0.0)
     assert gate.rege.reference == gate.rege.measured
+    assert (gate.rege.computed, manifest.environment["reference"]) == ("float32 on cpu", "float32 on cpu")
     decoder = manifest.parity[-1]
     assert (decoder.first_tokens, decoder.cosine) == (1.0, pytest.approx(1))
     assert {latency.stage for latency in manifest.latency} == {"vision", "prefill", "question", "token"}

@@ -36,3 +36,24 @@ def test_exact_weights_take_half_the_bytes_and_give_the_same_bits():
 def test_what_half_would_round_stays_in_float32():
     weight = np.full((64, 32), 0.1, np.float32)
     assert store_in_half(model(weight)).graph.initializer[0].data_type == TensorProto.FLOAT
+
+
+def test_bfloat16_values_are_stored_within_the_tolerance():
+    """Their smallest values are not exact in float16, which changes this weight by less than 1e-5."""
+    random = np.random.default_rng(0)
+    bits = random.normal(scale=0.02, size=(64, 32)).astype(np.float32).view(np.uint32) & 0xFFFF0000
+    weight = bits.view(np.float32)
+    weight[0, 0] = 2.0**-22 * 1.5
+    rows = random.normal(size=(3, 64)).astype(np.float32)
+    assert store_in_half(model(weight)).graph.initializer[0].data_type == TensorProto.FLOAT
+    after = store_in_half(model(weight), 1e-5)
+    assert after.graph.initializer[0].data_type == TensorProto.FLOAT16
+    difference = np.linalg.norm(run(after, rows) - run(model(weight), rows)) / np.linalg.norm(run(model(weight), rows))
+    assert difference < 1e-5, difference
+    real = np.full((64, 32), 0.1, np.float32)
+    assert store_in_half(model(real), 1e-5).graph.initializer[0].data_type == TensorProto.FLOAT
+
+
+def test_what_float16_cannot_hold_stays():
+    weight = np.full((64, 32), 1e6, np.float32)
+    assert store_in_half(model(weight), 1e-5).graph.initializer[0].data_type == TensorProto.FLOAT

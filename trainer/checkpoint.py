@@ -1,7 +1,8 @@
 """From released files to a model: LLaVA-1.5 base, vision tower, EmoLA adapter; no weight is missing or left over."""
 
+import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -22,7 +23,9 @@ from trainer.model.config import (
     read_tokens,
 )
 from trainer.model.emola import EmoLA, new_landmark_projector
+from trainer.model.layerwise import read_layerwise
 from trainer.model.lora import LoraUpdates, MergedWeights, attach_lora
+from trainer.model.processor import Arithmetic, Device, choose_arithmetic
 from trainer.model.weights import WeightFiles, canonical_name, weight_files
 
 
@@ -88,6 +91,7 @@ class Checkpoint:
             self.config.tokens = read_tokens(self.adapter) or self.config.tokens
         self.lora = LoraUpdates(self.adapter) if self.adapter else None
         frozen = _Layers(self._layers(), self.config, padded=is_llava_hf(self.base))
+        self._shapes = frozen.shapes
         self.frozen: Mapping[str, Tensor] = frozen
         self.merged: Mapping[str, Tensor] = frozen
         if self.lora:
@@ -98,14 +102,45 @@ class Checkpoint:
         self, *, dtype: torch.dtype, device: "torch.device | str" = "cpu", lora: Literal["merged", "live"] = "merged"
     ) -> EmoLA:
         """The model, in evaluation mode; see `load_emola`."""
-        with init_empty_weights(include_buffers=False):
-            model = EmoLA(self.config)
-        weights = self.merged if lora == "merged" else self.frozen
-        state = {name: weights[canonical_name(name) or name].to(device, dtype) for name in model.state_dict()}
-        model.load_state_dict(state, assign=True)
+        model = self._empty()
+        _fill(model, self.merged if lora == "merged" else self.frozen, dtype, device)
         if lora == "live":
             _attach_lora(model, self)
         return model.to(device).eval()
+
+    def load_for(
+        self, arithmetic: Arithmetic, *, encoders: bool = True, ran: Callable[[int], None] = lambda layer: None
+    ) -> EmoLA:
+        """The merged model in an arithmetic of `choose_arithmetic`, in evaluation mode.
+
+        Args:
+            arithmetic: type, device, and whether memory holds one decoder layer at a time.
+            encoders: False leaves vision tower and projectors out: the model can fuse given rows and decode.
+            ran: called with the index of each decoder layer after it ran, if it runs layer by layer.
+        """
+        model = self._empty()
+        if not encoders:
+            del model.vision_tower, model.mm_projector, model.landmark_feature_projector
+        dtype, device, decoder = arithmetic.dtype, arithmetic.device, model.language_model
+        if arithmetic.layerwise:
+            read_layerwise(decoder, lambda name: self.merged[f"language_model.{name}"], dtype, ran)
+        _fill(model, self.merged, dtype, device)
+        return model.to(device).eval()
+
+    def arithmetic(self, device: Device = "auto", *, exact: bool = False) -> Arithmetic:
+        """The arithmetic of the whole model on this machine; see `choose_arithmetic`."""
+        stored = self.frozen["language_model.model.norm.weight"].dtype
+        return choose_arithmetic(self.weights, stored, device, exact=exact)
+
+    @property
+    def weights(self) -> int:
+        """The number of weights of the model."""
+        return sum(math.prod(shape) for shape in self._shapes.values())
+
+    def _empty(self) -> EmoLA:
+        """The model with its parameters on the meta device."""
+        with init_empty_weights(include_buffers=False):
+            return EmoLA(self.config)
 
     def files(self) -> list[Path]:
         """All files on which the output of the model depends, for hashing."""
@@ -134,6 +169,14 @@ class Checkpoint:
         if self._new_projector_seed is not None:
             layers.append(NewProjector(self.config, self._new_projector_seed))
         return layers
+
+
+def _fill(model: EmoLA, weights: Mapping[str, Tensor], dtype: torch.dtype, device: "torch.device | str") -> None:
+    """Read all weights but the parameters that were read before, one after another: none is in memory twice."""
+    read = {name for name, parameter in model.named_parameters(remove_duplicate=False) if not parameter.is_meta}
+    names = [name for name in model.state_dict() if name not in read]
+    state = {name: weights[canonical_name(name) or name].to(device, dtype) for name in names}
+    model.load_state_dict(state, assign=True, strict=not read)
 
 
 class NewProjector(Mapping[str, Tensor]):

@@ -40,6 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar=("TASK", "FILE"),
         help="evaluation file to calibrate the label scores of a task (emotion, action_units) on",
     )
+    parser.add_argument(
+        "--plan", action="store_true", help="print memory, disk and time of each stage, and start nothing"
+    )
     _add_gate(parser)
     _add_decoder(parser)
 
@@ -82,7 +85,10 @@ def _add_decoder(parser: argparse.ArgumentParser) -> None:
         "--root", type=Path, help="folder that the paths in records are relative to (default: searched above the file)"
     )
     decoder.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="device that computes gptq (default auto)"
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="device that computes gptq and the answers of the torch model (default auto: a GPU if the model fits)",
     )
 
 
@@ -108,9 +114,12 @@ def run(args: argparse.Namespace) -> None:
     if unused and args.quantize != "gptq":
         option = "--" + unused[0].replace("_", "-")
         raise ExportError(f"{option} is for --quantize gptq; without it the decoder is rounded, not calibrated")
-    from export.build import export_bundle
+    from export.build import export_bundle, plan_export
 
     options = _options(args)
+    if args.plan:
+        print("\n".join(plan_export(options)))
+        return
     manifest = export_bundle(options, report=lambda line: print(line, file=sys.stderr))
     if args.label_data:
         from export.label_scores import calibrate_labels
@@ -121,14 +130,11 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _options(args: argparse.Namespace) -> "ExportOptions":
-    import torch
-
     from export.networks import find_model
     from export.options import ExportOptions, GateOptions
     from export.quantise.calibrate import CalibrationSet
     from export.quantise.gptq import GptqOptions
 
-    device = "cuda" if args.device == "auto" and torch.cuda.is_available() else args.device
     quantize, calibration = "gptq" if args.gptq else args.quantize, None
     group = GptqOptions.group if args.group_size is None else args.group_size
     if quantize == "gptq" and args.calibration and not args.gptq:
@@ -162,7 +168,7 @@ def _options(args: argparse.Namespace) -> "ExportOptions":
             allow=args.allow,
         ),
         head_bits=args.head_bits,
-        device="cpu" if device == "auto" else device,
+        device=args.device,
     )
 
 

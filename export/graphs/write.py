@@ -22,6 +22,7 @@ from trainer.model.config import preprocessing
 from trainer.tokenization import load_tokenizer
 
 _INLINE_BYTES = 1 << 30  # of weights in the graph's own file, which can hold 2 GB
+_ROUNDING = 1e-5  # relative change of a large encoder's weights; the vision stage must be within 1e-4 of torch
 
 
 def write_graphs(
@@ -110,8 +111,14 @@ def write_vision(checkpoint: Checkpoint, path: Path, dtype: torch.dtype = torch.
         raise ExportError(f"torch {torch.__version__} returned no graph of the vision encoder")
     large = module.bytes() > _INLINE_BYTES
     program.save(str(path), external_data=large)
-    if not large:
-        onnx.save(store_in_half(onnx.load(path)), path)
+    del program, module  # the weights are in the files; the next lines read them
+    model = store_in_half(onnx.load(path), _ROUNDING if large else 0.0)
+    data = path.with_name(f"{path.name}.data")
+    data.unlink(missing_ok=True)  # onnx would append to it
+    if large and model.ByteSize() > _INLINE_BYTES:
+        onnx.save(model, path, save_as_external_data=True, location=data.name)
+    else:
+        onnx.save(model, path)
 
 
 def write_embeddings(checkpoint: Checkpoint, path: Path) -> None:

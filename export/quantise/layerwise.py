@@ -20,6 +20,7 @@ from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention, 
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
 from export.model import geometry
+from export.progress import duration
 from export.quantise.activations import ActivationFile
 from export.quantise.autogptq import to_tensors, write_configs, write_index, write_shard
 from export.quantise.gptq import GptqOptions, Hessian, quantise, relative_error
@@ -92,7 +93,11 @@ def quantise_decoder(
             record.write_text(json.dumps(figures))
             write_shard(shard, quantiser.tensors)
             worst = max(quantiser.errors.values())
-            report(f"  layer {index + 1} of {text.num_hidden_layers}: {seconds} s, largest error {100 * worst:.1f} %")
+            left = duration(seconds * (text.num_hidden_layers - index - 1))
+            report(
+                f"  layer {index + 1} of {text.num_hidden_layers}: {seconds} s, largest error {100 * worst:.1f} %, "
+                f"about {left} left"
+            )
         walk.place(index, rows).path.unlink(missing_ok=True)
         shards[shard.name] = json.loads(record.read_text())["names"]
     layers = [json.loads(path.read_text()) for path in sorted(folder.glob("model-layer-*.json"))]

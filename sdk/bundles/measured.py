@@ -80,6 +80,7 @@ class RegeComparison(FrozenModel):
     Attributes:
         difference, low, high: measured minus reference, and its 95 % interval.
         data: digest of the evaluation set; "" if not recorded.
+        computed: type and device of the torch model, e.g. "bfloat16 on cpu"; "" if not recorded.
     """
 
     task: str
@@ -92,6 +93,7 @@ class RegeComparison(FrozenModel):
     high: float
     p_value: float
     data: str = ""
+    computed: str = ""
 
 
 class Gate(FrozenModel):

@@ -84,6 +84,7 @@ def _open(args: argparse.Namespace) -> Any:
     from trainer.checkpoint import Checkpoint
     from trainer.corpus.endpoint import ChatEndpoint
     from trainer.evaluation.answerers import BundleAnswerer, EndpointAnswerer, TorchAnswerer
+    from trainer.model.processor import Arithmetic
 
     if args.endpoint:
         if args.visual_tokens is not None:
@@ -103,9 +104,8 @@ def _open(args: argparse.Namespace) -> Any:
     if args.device == "tensorrt" or (args.device == "cuda" and not torch.cuda.is_available()):
         raise DataError(f"--device {args.device}: a checkpoint runs on auto, cpu or, where torch has CUDA, cuda")
     cuda = args.device != "cpu" and torch.cuda.is_available()
-    dtype = torch.bfloat16 if cuda else torch.float32
-    where = "cuda" if cuda else "cpu"
-    return TorchAnswerer(checkpoint, where, dtype, args.batch_size, args.max_new_tokens, args.visual_tokens)
+    arithmetic = Arithmetic(torch.bfloat16, "cuda") if cuda else checkpoint.arithmetic("cpu")
+    return TorchAnswerer(checkpoint, arithmetic, args.batch_size, args.max_new_tokens, args.visual_tokens)
 
 
 def _average(folders: list[Path]) -> dict[str, Any]:

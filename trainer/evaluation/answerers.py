@@ -22,6 +22,7 @@ from trainer.corpus.endpoint import ChatEndpoint, QuestionError
 from trainer.corpus.records import Record
 from trainer.corpus.tensors import Encoding, read_landmarks
 from trainer.model.config import CONVENTIONS
+from trainer.model.processor import Arithmetic
 from trainer.tokenization import load_tokenizer, prompt_ids
 
 
@@ -51,8 +52,8 @@ class TorchAnswerer:
 
     Args:
         checkpoint: opened files.
-        device: "cpu", "cuda" ...
-        dtype: of the weights.
+        arithmetic: of the model.
+        batch_size: preferred number of records; a model that fills the memory takes two at most.
         max_new_tokens: limit of an answer.
         visual_tokens: as in `sdk.Analyzer`.
     """
@@ -60,8 +61,7 @@ class TorchAnswerer:
     def __init__(
         self,
         checkpoint: Checkpoint,
-        device: str,
-        dtype: torch.dtype,
+        arithmetic: Arithmetic,
         batch_size: int,
         max_new_tokens: int,
         visual_tokens: int | None = None,
@@ -69,11 +69,12 @@ class TorchAnswerer:
         folder = checkpoint.adapter or checkpoint.base
         card = folder / CONVENTIONS  # distinguishes two trainings in folders of the same name
         digest = file_sha256(card)[:12] if card.is_file() else ""
-        self.name = f"torch {folder.name} {digest} {str(dtype).removeprefix('torch.')}, {max_new_tokens} tokens"
+        dtype = str(arithmetic.dtype).removeprefix("torch.")
+        self.name = f"torch {folder.name} {digest} {dtype}, {max_new_tokens} tokens"
         self.name += _pruning_suffix(visual_tokens)
-        self.batch_size = batch_size
-        self._device, self._max_new_tokens, self._visual_tokens = device, max_new_tokens, visual_tokens
-        self._model = checkpoint.load(dtype=dtype, device=device)
+        self.batch_size = min(batch_size, 2) if arithmetic.fills_memory else batch_size
+        self._device, self._max_new_tokens, self._visual_tokens = arithmetic.device, max_new_tokens, visual_tokens
+        self._model = checkpoint.load_for(arithmetic)
         self._tokenizer = load_tokenizer(checkpoint.base)
         self._encoding = Encoding(checkpoint.config, checkpoint.conventions, checkpoint.statistics, self._tokenizer)
 
