@@ -1,30 +1,26 @@
-"""Measure a bundle against torch before it is sealed: parity, latency and REGE on an evaluation set.
+"""Measure a bundle against torch before it is sealed: parity, and REGE on an evaluation set.
 
 REGE is compared sample by sample with a paired bootstrap, because the intervals of single runs are wider than any drop
 that matters.
 """
 
-import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from sdk.bundles.manifest import Manifest
-from sdk.bundles.measured import FLOAT32_TOLERANCE, Latency, Parity, RegeComparison
+from sdk.bundles.measured import FLOAT32_TOLERANCE, Parity, RegeComparison
 from sdk.errors import ExportError
 from sdk.faba.rege import score
-from sdk.runtime.generate import Generation
 from sdk.runtime.pipeline import Pipeline
 from sdk.runtime.verify import Reference, measure_parity
 from trainer.checkpoint import Checkpoint
-from trainer.evaluation.answerers import Answerer, BundleAnswerer, TorchAnswerer
+from trainer.evaluation.answerers import TorchAnswerer
 from trainer.evaluation.bootstrap import compare, sample_scores
+from trainer.evaluation.bundle_answerer import Answerer, BundleAnswerer
 from trainer.evaluation.evaluate import EvaluationSet, answer
 
-_ROUNDS = 7
 _MAX_NEW_TOKENS = 512
 
 
@@ -68,7 +64,7 @@ def compare_rege(
     folder = work / f"answers-{evaluation.digest[:12]}-{manifest.digest_of()[:12]}"
     answerers: tuple[tuple[str, Answerer], ...] = (
         ("torch", TorchAnswerer(checkpoint, "cpu", torch.float32, 8, _MAX_NEW_TOKENS)),
-        ("bundle", BundleAnswerer(bundle, "cpu", _MAX_NEW_TOKENS, manifest=manifest)),
+        ("bundle", BundleAnswerer.open(bundle, "cpu", _MAX_NEW_TOKENS, manifest=manifest)),
     )
     texts = {}
     for name, answerer in answerers:
@@ -88,40 +84,4 @@ def compare_rege(
         high=found.high,
         p_value=found.p_value,
         data=evaluation.digest,
-    )
-
-
-def measure_latency(pipeline: Pipeline, reference: Reference) -> tuple[Latency, ...]:
-    """Median and 95th percentile of every stage on the reference samples, after one run that is not counted."""
-    times: dict[str, list[float]] = {name: [] for name in ("landmark", "vision", "prefill", "question", "token")}
-    backend, ids = pipeline.backend, pipeline.question_ids(reference.tasks[0])
-
-    def timed(name: str, action: Callable[[], object], parts: int = 1) -> None:
-        begin = time.perf_counter()
-        action()
-        times[name].append(1000 * (time.perf_counter() - begin) / parts)
-
-    for index in range(_ROUNDS + 1):
-        sample = index % len(reference.rows)
-        features = reference.landmark_features[sample]
-        if backend.landmark is not None and len(reference.landmark_pixels):
-            pixels, landmark = reference.landmark_pixels[sample][None], backend.landmark
-            timed("landmark", partial(landmark, pixels))
-        inputs = (reference.pixel_values[sample][None], features[None])
-        timed("vision", partial(backend.vision, *inputs))
-        begin = time.perf_counter()
-        with pipeline.encode_rows(reference.rows[sample], features) as face:
-            times["prefill"].append(1000 * (time.perf_counter() - begin))
-            tokens = Generation(backend.decoder, face.rewind(), ids, stop_ids=(), max_new_tokens=8)
-            timed("question", partial(next, tokens))
-            timed("token", partial(list, tokens), 8)
-    warm = {name: found[1:] for name, found in times.items() if found}
-    return tuple(
-        Latency(
-            variant=backend.name,
-            stage=name,
-            p50_ms=round(float(np.median(found)), 3),
-            p95_ms=round(float(np.percentile(found, 95)), 3),
-        )
-        for name, found in warm.items()
     )
