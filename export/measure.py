@@ -9,17 +9,17 @@ from pathlib import Path
 
 import torch
 
+from sdk.bundles.evaluation import TorchAnswers
 from sdk.bundles.manifest import Manifest
 from sdk.bundles.measured import FLOAT32_TOLERANCE, Parity, RegeComparison
 from sdk.errors import ExportError
-from sdk.faba.rege import score
 from sdk.runtime.pipeline import Pipeline
 from sdk.runtime.verify import Reference, measure_parity
 from trainer.checkpoint import Checkpoint
 from trainer.evaluation.answerers import TorchAnswerer
-from trainer.evaluation.bootstrap import compare, sample_scores
 from trainer.evaluation.bundle_answerer import Answerer, BundleAnswerer
 from trainer.evaluation.evaluate import EvaluationSet, answer
+from trainer.evaluation.parity import compare_answers, torch_answers
 
 _MAX_NEW_TOKENS = 512
 
@@ -50,8 +50,8 @@ def compare_rege(
     evaluation: EvaluationSet,
     work: Path,
     report: Callable[[str], None],
-) -> RegeComparison:
-    """REGE of a bundle minus that of the torch model on the same samples.
+) -> tuple[RegeComparison, TorchAnswers]:
+    """REGE of a bundle minus that of the torch model on the same samples, and torch's answers.
 
     Args:
         checkpoint: complete, with LoRA merged.
@@ -70,18 +70,5 @@ def compare_rege(
     for name, answerer in answerers:
         report(f"  {name} answers {len(evaluation.records)} records ...")
         texts[name] = answer(answerer, evaluation, folder / name, lambda done, count: None)
-    options = {"task": evaluation.task, "dataset": evaluation.dataset}
-    scores = {name: sample_scores(found, evaluation.annotations, **options) for name, found in texts.items()}
-    found = compare(scores["bundle"], scores["torch"])["s_rege"]
-    return RegeComparison(
-        task=evaluation.task,
-        dataset=evaluation.dataset,
-        samples=len(evaluation.records),
-        reference=score(texts["torch"], evaluation.annotations, **options).s_rege,
-        measured=score(texts["bundle"], evaluation.annotations, **options).s_rege,
-        difference=found.difference,
-        low=found.low,
-        high=found.high,
-        p_value=found.p_value,
-        data=evaluation.digest,
-    )
+    stored = torch_answers(answerers[0][1].name, evaluation, texts["torch"], _MAX_NEW_TOKENS)
+    return compare_answers(texts["bundle"], stored, evaluation), stored
