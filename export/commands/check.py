@@ -68,7 +68,8 @@ def _lines(found: Checked) -> list[str]:
 
 
 def _summary(found: Checked) -> str:
-    unjudged = sorted({each.part for each in found.findings if each.verdict == "not judged"})
+    judged = {each.part for each in found.findings if each.verdict != "not judged"}
+    unjudged = sorted({each.part for each in found.findings} - judged)
     verdict = f"{len(found.failed)} of {len(found.findings)} checks failed" if found.failed else "passed"
     return f"{verdict}; not judged: {', '.join(unjudged)}" if unjudged else verdict
 

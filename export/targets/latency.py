@@ -19,6 +19,7 @@ class StageTime:
         p50_ms, p95_ms: measured; that of "first token" is the sum of its stages.
         planned_ms: expected; None if the plan says nothing about this stage.
         factor: how many times the plan is allowed; the median is judged.
+        parts: number of stages that this is the sum of.
     """
 
     stage: str
@@ -26,11 +27,12 @@ class StageTime:
     p95_ms: float
     planned_ms: float | None
     factor: float
+    parts: int = 1
 
     @property
     def ratio(self) -> float | None:
         """The median over the planned time."""
-        return None if self.planned_ms is None else self.p50_ms / max(self.planned_ms, LEAST_MS)
+        return None if self.planned_ms is None else self.p50_ms / max(self.planned_ms, self.parts * LEAST_MS)
 
     @property
     def passed(self) -> bool:
@@ -39,7 +41,8 @@ class StageTime:
     def __str__(self) -> str:
         if self.planned_ms is None or self.ratio is None:
             return f"{self.stage}: {self.p50_ms:.1f} ms, not planned"
-        counted = f" (counted as {LEAST_MS:g} ms)" if self.planned_ms < LEAST_MS else ""
+        least = self.parts * LEAST_MS
+        counted = f" (counted as {least:g} ms)" if self.planned_ms < least else ""
         return (
             f"{self.stage}: {self.p50_ms:.1f} ms, planned {self.planned_ms:.1f} ms{counted}, that is {self.ratio:.3g} "
             f"times the plan, at most {self.factor:g} times is allowed"
@@ -56,7 +59,7 @@ def stage_times(latency: Iterable[Latency], plan: Plan, factor: float) -> tuple[
     """
     found = {stage.stage: stage for stage in latency}
     p50, p95 = (sum(getattr(found[stage], name) for stage in FIRST_TOKEN) for name in ("p50_ms", "p95_ms"))
-    first = StageTime("first token", p50, p95, plan.first_token_ms, factor)
+    first = StageTime("first token", p50, p95, plan.first_token_ms, factor, len(FIRST_TOKEN))
     stages = (
         StageTime(name, stage.p50_ms, stage.p95_ms, plan.stages_ms.get(name), factor) for name, stage in found.items()
     )
