@@ -25,7 +25,7 @@ WITHOUT_TORCH = """
 import sys
 class Hide:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("torch", "transformers", "peft", "accelerate", "onnx", "triton"):
+        if name.split(".")[0] in ("torch", "transformers", "peft", "accelerate", "onnx", "triton", "sentencepiece", "matplotlib", "tqdm"):
             raise ImportError(f"{name} is hidden")
 sys.meta_path.insert(0, Hide())
 from sdk.cli import main
