@@ -23,9 +23,10 @@ from sdk.errors import ExportError
 ANY_TIME = ("--max-latency", "1e6")  # no test depends on how fast a machine is
 WITHOUT_TORCH = """
 import sys
+HIDDEN = "torch transformers peft accelerate onnx triton sentencepiece matplotlib tqdm".split()
 class Hide:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("torch", "transformers", "peft", "accelerate", "onnx", "triton", "sentencepiece", "matplotlib", "tqdm"):
+        if name.split(".")[0] in HIDDEN:
             raise ImportError(f"{name} is hidden")
 sys.meta_path.insert(0, Hide())
 from sdk.cli import main
