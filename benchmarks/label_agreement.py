@@ -18,8 +18,7 @@ from sdk.faces.images import load_image
 from sdk.runtime.backends.select import open_backend
 from sdk.runtime.clock import Clock
 from sdk.runtime.pipeline import Pipeline
-from trainer.corpus.records import read_records
-from trainer.corpus.tensors import read_landmarks
+from trainer.corpus.records import read_landmarks, read_records
 
 
 def main() -> None:

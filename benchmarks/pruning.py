@@ -25,8 +25,8 @@ import sdk.runtime.pipeline
 from sdk.bundles.manifest import read_manifest
 from sdk.faces.patches import patch_order
 from sdk.runtime.pruning import visual_rows
-from trainer.evaluation.answerers import BundleAnswerer
 from trainer.evaluation.bootstrap import SampleScores, compare, sample_scores
+from trainer.evaluation.bundle_answerer import BundleAnswerer
 from trainer.evaluation.evaluate import EvaluationSet
 
 ROWS = (576, 288, 144)
@@ -90,7 +90,7 @@ def cost(bundle: Path, data: Path, task: str, limit: int | None) -> dict[str, An
 
 def scores(bundle: Path, evaluation: EvaluationSet, count: int | None, order: Callable[..., Any]) -> SampleScores:
     with patch.object(sdk.runtime.pipeline, "patch_order", order):
-        answers = BundleAnswerer(bundle, visual_tokens=count).answer(evaluation.records)
+        answers = BundleAnswerer.open(bundle, visual_tokens=count).answer(evaluation.records)
     return sample_scores(answers, evaluation.annotations, task=evaluation.task)
 
 

@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sdk.runtime.pipeline import EncodedFace, Pipeline
-from trainer.evaluation.answerers import BundleAnswerer
 from trainer.evaluation.bootstrap import SampleScores, compare, sample_scores
+from trainer.evaluation.bundle_answerer import BundleAnswerer
 from trainer.evaluation.evaluate import EvaluationSet
 
 PARTS = {"image rows": slice(0, -1), "landmark row": slice(-1, None)}  # in the order in which the decoder reads them
@@ -76,7 +76,7 @@ def scores(bundle: Path, evaluation: EvaluationSet, part: slice, visual_tokens: 
         return original(pipeline, mixed, *rest)
 
     with patch.object(Pipeline, "encode_rows", encode_rows):
-        answers = BundleAnswerer(bundle, visual_tokens=visual_tokens).answer(evaluation.records)
+        answers = BundleAnswerer.open(bundle, visual_tokens=visual_tokens).answer(evaluation.records)
     return sample_scores(answers, evaluation.annotations, task=evaluation.task)
 
 

@@ -10,7 +10,7 @@ import sdk
 from export.graphs.write import half_path
 from export.model import geometry
 from export.ngrams import NGRAMS
-from export.prepare import ExportJob
+from export.prepare import ExportJob, workload
 from export.quantise.autogptq import GptqWeights, layout_files
 from sdk.bundles.manifest import Manifest, Prompt, Question, Variant
 from sdk.faba.prompts import IMAGE, QUESTIONS, TEMPLATES
@@ -51,6 +51,7 @@ def describe(job: ExportJob, checkpoint: Checkpoint, gptq: Path | None) -> Manif
         detector="detector.onnx" if options.detector_model else None,
         embeddings="decoder/embeddings.npy",
         reference="reference.npz",
+        encoder_weights=workload(checkpoint, options.out.name, job.precision, options.gptq.group).encoder_weights,
         ngrams=NGRAMS if options.answer_files else None,
         labels=label_phrases(),
         preprocessing=preprocessing(checkpoint.config, conventions, checkpoint.statistics),

@@ -21,8 +21,7 @@ from sdk.runtime.backends.select import open_backend
 from sdk.runtime.clock import Clock
 from sdk.runtime.labels import SCORED_SHARE, LabelScorer
 from sdk.runtime.pipeline import Pipeline
-from trainer.corpus.records import Record, read_records
-from trainer.corpus.tensors import read_landmarks
+from trainer.corpus.records import Record, read_landmarks, read_records
 
 
 def calibrate_labels(

@@ -1,31 +1,27 @@
-"""Measure a bundle against torch before it is sealed: parity, latency and REGE on an evaluation set.
+"""Measure a bundle against torch before it is sealed: parity, and REGE on an evaluation set.
 
 REGE is compared sample by sample with a paired bootstrap, because the intervals of single runs are wider than any drop
 that matters.
 """
 
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from export.progress import Progress
+from sdk.bundles.evaluation import TorchAnswers
 from sdk.bundles.manifest import Manifest
-from sdk.bundles.measured import FLOAT32_TOLERANCE, Latency, Parity, RegeComparison
+from sdk.bundles.measured import FLOAT32_TOLERANCE, Parity, RegeComparison
 from sdk.errors import ExportError
-from sdk.faba.rege import score
-from sdk.runtime.generate import Generation
 from sdk.runtime.pipeline import Pipeline
 from sdk.runtime.verify import Reference, measure_parity
 from trainer.checkpoint import Checkpoint
-from trainer.evaluation.answerers import Answerer, BundleAnswerer, TorchAnswerer
-from trainer.evaluation.bootstrap import compare, sample_scores
+from trainer.evaluation.answerers import TorchAnswerer
+from trainer.evaluation.bundle_answerer import Answerer, BundleAnswerer
 from trainer.evaluation.evaluate import EvaluationSet, answer
+from trainer.evaluation.parity import compare_answers, torch_answers
 from trainer.model.processor import Device
 
-_ROUNDS = 7
 _MAX_NEW_TOKENS = 512
 
 
@@ -56,8 +52,8 @@ def compare_rege(
     work: Path,
     report: Callable[[str], None],
     device: Device = "auto",
-) -> RegeComparison:
-    """REGE of a bundle minus that of the torch model on the same samples.
+) -> tuple[RegeComparison, TorchAnswers]:
+    """REGE of a bundle minus that of the torch model on the same samples, and torch's answers.
 
     Args:
         checkpoint: complete, with LoRA merged.
@@ -72,62 +68,16 @@ def compare_rege(
     arithmetic = checkpoint.arithmetic(device)
     answerers: dict[str, Callable[[], Answerer]] = {
         "torch": lambda: TorchAnswerer(checkpoint, arithmetic, 8, _MAX_NEW_TOKENS),
-        "bundle": lambda: BundleAnswerer(bundle, "cpu", _MAX_NEW_TOKENS, manifest=manifest),
+        "bundle": lambda: BundleAnswerer.open(bundle, "cpu", _MAX_NEW_TOKENS, manifest=manifest),
     }  # opened one after the other: memory never holds both
-    texts = {}
-    for name, opened in answerers.items():
+    texts, names = {}, {}
+    for name, open_answerer in answerers.items():
         how = f" in {arithmetic}" if name == "torch" else ""
         report(f"  {name} answers {len(evaluation.records)} records{how} ...")
-        texts[name] = answer(opened(), evaluation, folder / name, partial(Progress(report).at, what=f"{name} answers"))
-    options = {"task": evaluation.task, "dataset": evaluation.dataset}
-    scores = {name: sample_scores(found, evaluation.annotations, **options) for name, found in texts.items()}
-    found = compare(scores["bundle"], scores["torch"])["s_rege"]
-    return RegeComparison(
-        task=evaluation.task,
-        dataset=evaluation.dataset,
-        samples=len(evaluation.records),
-        reference=score(texts["torch"], evaluation.annotations, **options).s_rege,
-        measured=score(texts["bundle"], evaluation.annotations, **options).s_rege,
-        difference=found.difference,
-        low=found.low,
-        high=found.high,
-        p_value=found.p_value,
-        data=evaluation.digest,
-        computed=str(arithmetic),
-    )
-
-
-def measure_latency(pipeline: Pipeline, reference: Reference) -> tuple[Latency, ...]:
-    """Median and 95th percentile of every stage on the reference samples, after one run that is not counted."""
-    times: dict[str, list[float]] = {name: [] for name in ("landmark", "vision", "prefill", "question", "token")}
-    backend, ids = pipeline.backend, pipeline.question_ids(reference.tasks[0])
-
-    def timed(name: str, action: Callable[[], object], parts: int = 1) -> None:
-        begin = time.perf_counter()
-        action()
-        times[name].append(1000 * (time.perf_counter() - begin) / parts)
-
-    for index in range(_ROUNDS + 1):
-        sample = index % len(reference.rows)
-        features = reference.landmark_features[sample]
-        if backend.landmark is not None and len(reference.landmark_pixels):
-            pixels, landmark = reference.landmark_pixels[sample][None], backend.landmark
-            timed("landmark", partial(landmark, pixels))
-        inputs = (reference.pixel_values[sample][None], features[None])
-        timed("vision", partial(backend.vision, *inputs))
-        begin = time.perf_counter()
-        with pipeline.encode_rows(reference.rows[sample], features) as face:
-            times["prefill"].append(1000 * (time.perf_counter() - begin))
-            tokens = Generation(backend.decoder, face.rewind(), ids, stop_ids=(), max_new_tokens=8)
-            timed("question", partial(next, tokens))
-            timed("token", partial(list, tokens), 8)
-    warm = {name: found[1:] for name, found in times.items() if found}
-    return tuple(
-        Latency(
-            variant=backend.name,
-            stage=name,
-            p50_ms=round(float(np.median(found)), 3),
-            p95_ms=round(float(np.percentile(found, 95)), 3),
-        )
-        for name, found in warm.items()
-    )
+        answerer = open_answerer()
+        progress = partial(Progress(report).at, what=f"{name} answers")
+        texts[name], names[name] = answer(answerer, evaluation, folder / name, progress), answerer.name
+        del answerer
+    stored = torch_answers(names["torch"], evaluation, texts["torch"], _MAX_NEW_TOKENS)
+    found = compare_answers(texts["bundle"], stored, evaluation)
+    return found.model_copy(update={"computed": str(arithmetic)}), stored

@@ -23,7 +23,8 @@ class GateOptions:
         root: folder of the relative paths; None searches for it above the file.
         limit: number of records from the start of the file; None takes all.
         rege_drop: points of REGE that the bundle may lose against torch.
-        latency_factor: the bundle may take this many times the planned latency; only for a target without a GPU.
+        latency_factor: the bundle may take this many times the planned latency; only for a target without a GPU, since
+            `emola check` judges the others.
         first_tokens: share of first answer tokens that must equal those of torch.
         allow: seal although it falls short; the manifest records it.
     """

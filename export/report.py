@@ -44,7 +44,9 @@ def _verdict(manifest: Manifest, allowed: bool) -> str:
         return "<p>The bundle was not judged.</p>"
     lines = [f'<p class="bad">{html.escape(failure)}</p>' for failure in gate.shortfalls]
     lines += ["<p class=bad>Overruled with --allow.</p>"] if lines and allowed else []
-    lines = lines or ['<p class="good">Every threshold is met.</p>']
+    met = "Every threshold that was judged is met." if gate.unjudged else "Every threshold is met."
+    lines = lines or [f'<p class="good">{met}</p>']
+    lines += [f"<p>Not judged: {html.escape(line)}</p>" for line in gate.unjudged]
     if gate.rege:
         r = gate.rege
         torch = f"torch ({r.computed})" if r.computed else "torch"

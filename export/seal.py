@@ -8,7 +8,7 @@ from pathlib import Path
 
 from export.describe import GPTQ_FOLDER
 from export.gate import pass_gate
-from export.measure import check_parity, measure_latency
+from export.measure import check_parity
 from export.ngrams import NGRAMS
 from export.options import ExportOptions
 from export.prepare import ExportJob
@@ -19,6 +19,7 @@ from sdk.bundles.manifest import MANIFEST, Manifest, Variant
 from sdk.bundles.measured import QuantisedLayer
 from sdk.errors import BackendError, DependencyError
 from sdk.runtime.backends.select import open_variant
+from sdk.runtime.latency import measure_latency
 from sdk.runtime.pipeline import Pipeline
 from sdk.runtime.verify import Reference
 from trainer.checkpoint import Checkpoint

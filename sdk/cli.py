@@ -37,6 +37,9 @@ COMMANDS = {
     ),
     "export": Command("export.commands.export", "turn a checkpoint into a bundle", "export"),
     "plan": Command("export.commands.plan", "estimate memory and speed on a target machine"),
+    "check": Command(
+        "export.commands.check", "check a bundle on the machine that will run it: parity, REGE, latency", "cpu"
+    ),
     "engines": Command(
         "export.commands.engines", "build the TensorRT engines of a bundle on the target machine", "tensorrt"
     ),

@@ -1,5 +1,7 @@
 """`python tests/tensorrt_contract.py BUNDLE`: build, load and run engines against the real bindings' classes.
 
+With more words it runs them as one command of `emola` on the same stand-ins.
+
 Every class is an autospec of the real class and every other name is the real one, so names that do not exist in this
 version fail. ONNX Runtime computes the results, and host memory stands in for device memory, so wrong addresses, shapes
 and copies fail too.
@@ -7,6 +9,7 @@ and copies fail too.
 
 import ctypes
 import gc
+import json
 import sys
 import types
 from concurrent.futures import ThreadPoolExecutor
@@ -154,6 +157,12 @@ def attribute(which, device):
     return SUCCESS, {names.cudaDevAttrComputeCapabilityMajor: 8, names.cudaDevAttrComputeCapabilityMinor: 7}[which]
 
 
+def properties(device):
+    found = real_cuda.cudaDeviceProp()
+    found.name = b"Orin".ljust(256, b"\0")  # that of every Jetson Orin: the name of the board tells them apart
+    return SUCCESS, found
+
+
 def pretend() -> types.ModuleType:
     """Install the stand-ins in `sys.modules`, where the code under test imports them."""
     tensorrt = Names(
@@ -170,6 +179,7 @@ def pretend() -> types.ModuleType:
             "cudaStreamDestroy": lambda stream: (SUCCESS, STREAMS.remove(stream))[:1],
             "cudaStreamSynchronize": lambda stream: (SUCCESS,),
             "cudaDeviceGetAttribute": attribute,
+            "cudaGetDeviceProperties": properties,
             "cudaRuntimeGetVersion": lambda: (SUCCESS, 12060),
             "cudaDriverGetVersion": lambda: (SUCCESS, 12080),
         },
@@ -209,6 +219,65 @@ def check_bound_to_graphs(bundle: Path, folder: Path) -> None:
     gc.collect()
 
 
+def check_judged(bundle: Path, folder: Path) -> None:
+    """The record says how the time of the vision engine compares with the plan; what has no plan is not judged."""
+    from export.targets.engines import EngineOptions, build_engines
+
+    record = json.loads((folder / "engines.json").read_text())
+    assert record["platform"]["gpu"] == "Orin"
+    assert record["fast_enough"] is None
+    assert "this GPU is no known target" in record["verdict"]
+    for factor, expected in ((1e9, True), (1e-9, False)):
+        judged = build_engines(bundle, EngineOptions((2, 3), latency_factor=factor), "agx-orin-64")
+        assert judged.fast_enough is expected
+        assert f"at most {factor:g} times is allowed" in judged.verdict
+    gc.collect()
+
+
+def check_whole_analysis(bundle: Path, picture: np.ndarray) -> None:
+    """`Analyzer.analyze` with engines gives the answers of ONNX Runtime, and the result names what ran."""
+    from sdk import Analyzer
+
+    readings = {}
+    for device in ("cpu", "tensorrt", "auto"):
+        with Analyzer(bundle, device=device) as analyzer:
+            readings[device] = analyzer.analyze(picture, faces="aligned", color="rgb")
+    names = {device: analysis.model.backend for device, analysis in readings.items()}
+    assert names == {"cpu": "ort-float32", "tensorrt": "tensorrt+ort-float32", "auto": "tensorrt+ort-float32"}, names
+    cpu, engines, auto = (readings[device].faces[0] for device in ("cpu", "tensorrt", "auto"))
+    assert cpu.emotion == engines.emotion == auto.emotion
+    assert cpu.action_units_text == engines.action_units_text == auto.action_units_text
+    assert cpu.emotion.description, "nothing was answered"
+    gc.collect()
+
+
+def check_gptq(bundle: Path) -> None:
+    """Engines for the encoders and the GPTQ decoder open together and answer; its kernels run as their reference."""
+    import torch  # noqa: F401  the one part of the contract that needs it
+
+    from sdk import Analyzer
+    from sdk.runtime.backends import select
+
+    pretend()
+    assert command("engines", str(bundle)) == 0
+    features = np.zeros(212, np.float32)
+    picture = np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8)
+    open_decoder = select.open_decoder
+
+    def on_cpu(folder, embeddings, geometry, device, room):
+        assert device == "cuda"
+        return open_decoder(folder, embeddings, geometry, "cpu", room)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(select, "check_gpu", lambda: None)
+        patch.setattr(select, "open_decoder", on_cpu)
+        for device in ("tensorrt", "auto"):
+            with Analyzer(bundle, device=device) as analyzer:
+                found = analyzer.analyze(picture, faces="aligned", color="rgb", landmark_features=features)
+            assert found.model.backend == "tensorrt+gptq-cuda-int4"
+            assert found.faces[0].emotion.description, "nothing was answered"
+
+
 def run(bundle: Path) -> None:
     from sdk.bundles.manifest import read_manifest
     from sdk.cli import main
@@ -221,6 +290,7 @@ def run(bundle: Path) -> None:
     manifest = read_manifest(bundle)
     assert main(["engines", str(bundle), "--batch", "2,3"]) == 0
     folder = bundle / "engines" / f"sm87-trt{real.__version__}"
+    check_judged(bundle, folder)
     assert sorted(p.name for p in folder.iterdir()) == ["engines.json", "landmark.plan", "vision.plan"]
     assert (folder.parent / "timing.cache").read_bytes() == b"timings"
     assert not list(folder.parent.glob("*.partial")), "something was not renamed into place"
@@ -238,7 +308,9 @@ def run(bundle: Path) -> None:
         together = np.concatenate(list(pool.map(lambda part, vision=backend.vision: vision(*part), parts)))
     np.testing.assert_allclose(together, np.tile(expected, (20, 1, 1)), atol=1e-4)
     assert main(["verify", str(bundle)]) == 0, "engines beside a bundle change nothing of what was sealed"
+    assert main(["verify", str(bundle), "--device", "tensorrt"]) == 0
     del backend
+    check_whole_analysis(bundle, np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8))
     gc.collect()
     assert not [*MEMORY, *STREAMS], "device memory or streams outlived their backend"
     check_bound_to_graphs(bundle, folder)
@@ -250,6 +322,19 @@ def run(bundle: Path) -> None:
     assert "torch" not in sys.modules
 
 
+def command(*words: str) -> int:
+    """Run one command of `emola` on the stand-ins."""
+    from sdk.cli import main
+
+    pretend()
+    return main(words)
+
+
 if __name__ == "__main__":
+    if sys.argv[1] == "--gptq":
+        check_gptq(Path(sys.argv[2]))
+        sys.exit(sys.stdout.write("contract holds") == 0)
+    if len(sys.argv) > 2:
+        sys.exit(command(*sys.argv[1:]))
     run(Path(sys.argv[1]))
     sys.stdout.write("contract holds")

@@ -115,8 +115,8 @@ def run_command(words, where, monkeypatch, capsys):
     name, *rest = words
     if name == "emola":
         live = rest[:1] == ["video"] and (rest[1].isdigit() or "://" in rest[1])
-        # 128 real records: tests/test_gate.py exports with made-up ones; the laptop's run: tests/test_laptop.py
-        elsewhere = "--calibration" in rest or any(".laptop" in word for word in rest)
+        # 128 real records: tests/test_gate.py exports with made-up ones; the laptop's run: tests/test_laptop.py; GPUs
+        elsewhere = "--calibration" in rest or any(".laptop" in word or "-gpu" in word for word in rest)
         if rest[0] == "export" and not elsewhere and Path(rest[2]).is_symlink():
             Path(rest[2]).unlink()  # the page makes what it used above
         if rest[0] in RUN and not live and not elsewhere:

@@ -32,6 +32,15 @@ def test_the_contract_with_the_real_bindings(version, bundle, tmp_path):
     assert "contract holds" in result.stdout
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+def test_engines_run_beside_the_gptq_decoder(version, gptq_bundle, tmp_path):
+    """`device="tensorrt"` takes the best decoder that opens, not only ONNX Runtime's."""
+    shutil.copytree(gptq_bundle, tmp_path / "bundle")
+    result = run(version, str(SCRIPT), "--gptq", str(tmp_path / "bundle"))
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "contract holds" in result.stdout
+
+
 def test_the_contract_can_fail():
     """TensorRT 11 dropped BuilderFlag.FP16, which 10.3 has: the stand-ins know the difference."""
     code = "import tensorrt_contract as c; c.pretend(); import tensorrt; tensorrt.BuilderFlag.FP16"

@@ -8,7 +8,9 @@ from conftest import GOLDEN
 
 from export.build import export_bundle
 from export.options import ExportOptions, GateOptions
+from sdk.bundles.evaluation import TorchAnswers
 from sdk.bundles.manifest import MANIFEST, read_manifest
+from sdk.cli import main
 from sdk.errors import ExportError
 
 
@@ -49,8 +51,13 @@ def test_a_float32_bundle_answers_as_torch_does(tmp_path, evaluation):
     assert (decoder.first_tokens, decoder.cosine) == (1.0, pytest.approx(1))
     assert {latency.stage for latency in manifest.latency} == {"vision", "prefill", "question", "token"}
     assert all(0 < latency.p50_ms <= latency.p95_ms for latency in manifest.latency)
+    stored = TorchAnswers.load(tmp_path / "bundle" / manifest.evaluation)
+    assert (stored.data, len(stored.answers)) == (gate.rege.data, 4)
+    assert "float32" in stored.model
+    assert manifest.evaluation in manifest.files
     report = (tmp_path / "bundle.report.html").read_text()
-    assert "Every threshold is met" in report
+    assert "Every threshold that was judged is met" in report
+    assert "Not judged: latency: no --target was given" in report
     assert report.count("data:image/png") == 1
 
 
@@ -65,6 +72,39 @@ def test_what_falls_short_is_not_sealed_unless_overruled(tmp_path, evaluation):
     gate = read_manifest(tmp_path / "bundle").gate
     assert gate.overruled
     assert gate.failures[0].startswith("REGE drops")
+
+
+def test_another_machine_is_said_to_be_unjudged(tmp_path, capsys):
+    """No latency is judged for a GPU that this machine is not: report, `emola info` and manifest say so."""
+    settings = dataclasses.replace(options(tmp_path / "bundle", latency_factor=1e-9), target="rtx-4090")
+    manifest = export_bundle(settings)
+    line = "latency on rtx-4090: not judged here; run emola check --target rtx-4090 there"
+    assert line in manifest.gate.unjudged
+    report = (tmp_path / "bundle.report.html").read_text()
+    assert "Every threshold is met" not in report
+    assert line in report
+    assert main(["info", str(settings.out)]) == 0
+    assert "latency on rtx-4090: not judged here" in capsys.readouterr().out
+    log = []
+    assert export_bundle(settings, log.append) == manifest
+    assert log[-1].endswith("holds this export already")
+    thor = export_bundle(dataclasses.replace(settings, target="thor"), log.append)
+    assert log[-1].endswith("manifest and report record the verdict")
+    assert any("latency on thor" in line for line in thor.gate.unjudged)
+    assert thor.digest == manifest.digest
+
+
+def test_a_decoder_that_agrees_with_torch_on_almost_nothing_is_not_sealed(tmp_path):
+    """Random weights, 64 wide, in 4 bits: 5 % of the greedy tokens are torch's. Only --allow seals it, on record."""
+    random = dataclasses.replace(
+        options(tmp_path / "bundle"), adapter=str(GOLDEN / "llava-lora-emola-init"), quantize="int4"
+    )
+    with pytest.raises(ExportError, match=r"not sealed: .* % of the tokens of ort-int4 equal torch's"):
+        export_bundle(random)
+    assert not random.out.exists()
+    manifest = export_bundle(dataclasses.replace(random, gate=dataclasses.replace(random.gate, allow=True)))
+    assert manifest.gate.overruled
+    assert manifest.parity[-1].agreement < 2 / 24
 
 
 def test_what_is_not_judged_yet_is_no_bundle(tmp_path, evaluation, monkeypatch):
@@ -82,7 +122,7 @@ def test_what_is_not_judged_yet_is_no_bundle(tmp_path, evaluation, monkeypatch):
 
 def test_the_digest_does_not_depend_on_the_clock(tmp_path, monkeypatch):
     """Neither on the latencies nor on what is said of those that fall short; the manifest has both."""
-    monkeypatch.setattr("export.gate._MIN_SLOW_MS", 0)
+    monkeypatch.setattr("export.targets.latency.LEAST_MS", 0)
     settings = dataclasses.replace(options(tmp_path / "bundle", latency_factor=1e-9), target="cpu")
     with pytest.raises(ExportError, match=r"not sealed: first token: .* ms, planned .*; token: .* at most 1e-09 times"):
         export_bundle(settings)
@@ -118,7 +158,7 @@ def test_a_stricter_gate_is_judged_on_a_sealed_bundle(tmp_path, evaluation):
 
 def test_latency_is_judged_again_from_the_figures_of_a_sealed_bundle(tmp_path, monkeypatch):
     """A target named later: refused if it is too slow, recorded when overruled; asked again, nothing changes."""
-    monkeypatch.setattr("export.gate._MIN_SLOW_MS", 0)
+    monkeypatch.setattr("export.targets.latency.LEAST_MS", 0)
     monkeypatch.setattr("export.targets.plan._LAYER_S", 0)
     settings, log = options(tmp_path / "bundle"), []
     sealed = export_bundle(settings)
@@ -126,7 +166,7 @@ def test_latency_is_judged_again_from_the_figures_of_a_sealed_bundle(tmp_path, m
     with pytest.raises(ExportError, match=r"stays as it is, .*: first token: .*; token: .* at most 1.5"):
         export_bundle(on_cpu)
     assert read_manifest(settings.out) == sealed
-    assert "Every threshold is met" in (tmp_path / "bundle.report.html").read_text()
+    assert "Every threshold that was judged is met" in (tmp_path / "bundle.report.html").read_text()
     allowed = dataclasses.replace(on_cpu, gate=dataclasses.replace(on_cpu.gate, allow=True))
     overruled = export_bundle(allowed, log.append)
     assert (overruled.latency, overruled.digest) == (sealed.latency, sealed.digest)

@@ -180,6 +180,8 @@ def _print(manifest: "Manifest", options: "ExportOptions") -> None:
     for parity in manifest.parity:
         agreement = "" if parity.agreement is None else f", {100 * parity.agreement:.1f} % of greedy tokens equal"
         print(f"  {parity.variant} {parity.stage}: relative error {parity.relative_error:.1e}{agreement}")
+    for line in manifest.gate.unjudged if manifest.gate else ():
+        print(f"  not judged: {line}")
     print(f"  report: {options.report}")
     for licence in manifest.licences:
         if licence.licence == UNSTATED:

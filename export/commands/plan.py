@@ -2,13 +2,11 @@
 
 import argparse
 import json
-import math
 from pathlib import Path
 
 from export.targets.machines import TARGETS, find_target
-from export.targets.plan import LLAVA_7B, Plan, Workload, plan, workload_of
+from export.targets.plan import LLAVA_7B, Plan, Workload, encoder_weights, plan, workload_of
 from sdk.bundles.manifest import read_manifest
-from sdk.errors import DependencyError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,14 +31,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _workload(bundle: Path) -> Workload:
-    """The workload of a bundle; counts the weights of the encoders in the graph, since it may store them in float16."""
-    try:
-        import onnx
-    except ImportError:
-        raise DependencyError("onnx", "export", "read the graphs of a bundle") from None
     manifest = read_manifest(bundle)
-    graph = onnx.load(bundle / manifest.vision, load_external_data=False).graph
-    return workload_of(manifest, sum(math.prod(tensor.dims) for tensor in graph.initializer))
+    return workload_of(manifest, encoder_weights(bundle, manifest))
 
 
 def _row(found: Plan) -> str:

@@ -14,7 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from export.targets.machines import Target
+from export.targets.here import machine_name
+from export.targets.latency import StageTime
+from export.targets.machines import TARGETS, find_target, recognise
+from export.targets.plan import encoder_weights, plan, workload_of
 from sdk.arrays import Floats
 from sdk.bundles.files import FileRecord, RelativePath, file_sha256
 from sdk.bundles.manifest import Manifest, read_manifest
@@ -44,10 +47,12 @@ class EngineOptions:
     Attributes:
         batches: batch sizes to measure, rising; an engine takes 1 to the last and is tuned for the middle one.
         workspace: bytes that the builder may use.
+        latency_factor: how many times the planned time of the vision engine is allowed.
     """
 
     batches: tuple[int, ...] = (1, 4)
     workspace: int = 2 << 30
+    latency_factor: float = 1.5
 
     def __post_init__(self) -> None:
         if not self.batches or list(self.batches) != sorted(set(self.batches)) or self.batches[0] < 1:
@@ -57,7 +62,7 @@ class EngineOptions:
 def build_engines(
     bundle: Path,
     options: EngineOptions,
-    target: Target | None = None,
+    target: str | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> EngineRecord:
     """Build and measure the engines of a bundle for this machine and write them into the bundle.
@@ -65,7 +70,7 @@ def build_engines(
     Args:
         bundle: folder of a sealed bundle.
         options: how to build.
-        target: that this machine must be, or None.
+        target: key of the target that this machine must be; None: its GPU's name tells which it is.
         report: called with one line per step.
 
     Returns:
@@ -78,16 +83,40 @@ def build_engines(
     """
     manifest = read_manifest(bundle)
     here = this_platform()
-    if target and target.sm != here.sm:
+    wanted = find_target(target) if target else None
+    if wanted and wanted.sm != here.sm:
         raise ExportError(
-            f"{target.title} has SM {target.sm}, this machine SM {here.sm}: engines are built on the machine that runs "
+            f"{wanted.title} has SM {wanted.sm}, this machine SM {here.sm}: engines are built on the machine that runs "
             "them; run this command there, or use --target auto"
         )
     with replacing(bundle / ENGINES / here.folder, folder=True) as folder:
         folder.mkdir()
-        record = EngineRecord(platform=here, plans=_build_all(bundle, manifest, options, folder, report))
+        plans = _build_all(bundle, manifest, options, folder, report)
+        time, verdict = _judge(
+            bundle,
+            manifest,
+            plans["vision"],
+            target or recognise(f"{machine_name()}, {here.gpu}"),
+            options.latency_factor,
+        )
+        report(verdict)
+        passed = time.passed if time else None
+        record = EngineRecord(platform=here, plans=plans, verdict=verdict, fast_enough=passed)
         (folder / RECORD).write_text(record.model_dump_json(indent=1), encoding="utf-8")
     return record
+
+
+def _judge(
+    bundle: Path, manifest: Manifest, vision: EngineFile, target: str | None, factor: float
+) -> tuple[StageTime | None, str]:
+    """The vision engine's time at its smallest batch beside the plan of a target, and this in one line."""
+    if target is None:
+        known = ", ".join(name for name, machine in TARGETS.items() if machine.sm)
+        return None, f"latency not judged: this GPU is no known target; name the nearest with --target ({known})"
+    batch = min(vision.p50_ms)
+    planned = plan(target, TARGETS[target], workload_of(manifest, encoder_weights(bundle, manifest)))
+    time = StageTime("vision", vision.p50_ms[batch], vision.p95_ms[batch], batch * planned.stages_ms["vision"], factor)
+    return time, f"{'within' if time.passed else 'outside'} the plan of {target}, batch {batch}: {time}"
 
 
 def _build_all(

@@ -3,6 +3,7 @@
 Bandwidth decides the rate of tokens, arithmetic the time to the first token, and memory whether a model fits.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -24,6 +25,7 @@ class Target:
         decode_share: share of the bandwidth that a step reaches.
         decode_reason: source of `decode_share`.
         prefill_share: share of the arithmetic that prefill and encoders reach.
+        encoder_tflops: as `tflops`, for the encoders where they compute in another precision; None is the same.
     """
 
     title: str
@@ -35,6 +37,7 @@ class Target:
     decode_share: float
     decode_reason: str
     prefill_share: float = 0.5
+    encoder_tflops: float | None = None
 
     @property
     def variants(self) -> tuple[str, ...]:
@@ -62,8 +65,33 @@ TARGETS: Mapping[str, Target] = {
     "h100": Target("H100 SXM", "9.0", 79.0, 3350, 989.0, ("10.3", "11"), 0.35, _DATACENTRE, 0.4),
     "h200": Target("H200 SXM", "9.0", 140.0, 4800, 989.0, ("10.3", "11"), 0.3, _DATACENTRE, 0.4),
     "dgx-spark": Target("DGX Spark (GB10)", "12.1", 119.0, 273, 125.0, ("10.13", "11"), 0.65, _GUESS, 0.4),
-    "cpu": Target("2 CPU cores, AVX-512 VNNI", None, 15.0, 36, 0.727, None, 0.92, _CPU, 0.85),
+    "cpu": Target("2 CPU cores, AVX-512 VNNI", None, 15.0, 36, 0.727, None, 0.92, _CPU, 0.85, 0.4),
 }
+
+
+# Patterns of the names by which drivers and boards call themselves; a laptop's GPU is another machine.
+_NAMES = {
+    "orin-nano-8": "Orin Nano",
+    "orin-nx-16": "Orin NX",
+    "agx-orin-64": "AGX Orin",
+    "thor": "Thor",
+    "rtx-3090": r"RTX 3090\b(?! Ti)",
+    "rtx-4090": r"RTX 4090\b(?! D)",
+    "rtx-5090": r"RTX 5090\b(?! D)",
+    "l4": r"\bL4\b",
+    "t4": r"\bT4\b",
+    "a100-80": "A100.*80GB",
+    "h100": "H100.*HBM3",
+    "h200": "H200",
+    "dgx-spark": "GB10",
+}
+
+
+def recognise(name: str) -> str | None:
+    """The key of the target that calls itself by a name, e.g. "NVIDIA GeForce RTX 4090"; None if none does."""
+    if "Laptop" in name:
+        return None
+    return next((key for key, pattern in _NAMES.items() if re.search(pattern, name)), None)
 
 
 def find_target(name: str) -> Target:

@@ -1,6 +1,8 @@
 """Predict from data sheets and the roofline model whether a bundle fits a machine and how fast it will be."""
 
+import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from export.targets.machines import Target
@@ -110,12 +112,13 @@ LLAVA_7B = Workload(
 )
 
 
-def workload_of(manifest: Manifest, encoder_weights: int) -> Workload:
+def workload_of(manifest: Manifest, encoder_weights: int, only: Variant | None = None) -> Workload:
     """The workload of a bundle, from the sizes of its files.
 
     Args:
         manifest: of the bundle.
         encoder_weights: parameters of the vision tower and of both projectors.
+        only: the variant that runs; None: the plan chooses among all.
 
     Raises:
         ExportError: the manifest lacks the intermediate size.
@@ -127,7 +130,7 @@ def workload_of(manifest: Manifest, encoder_weights: int) -> Workload:
     return Workload(
         manifest.name,
         manifest.geometry,
-        tuple(_variant(manifest, variant) for variant in manifest.variants),
+        tuple(_variant(manifest, variant) for variant in ((only,) if only else manifest.variants)),
         encoder_weights=encoder_weights,
         image_rows=prompt.image_rows,
         embedding_bytes=manifest.files[manifest.embeddings].size,
@@ -135,6 +138,23 @@ def workload_of(manifest: Manifest, encoder_weights: int) -> Workload:
         text_rows=len(prompt.prefix_ids) + longest,
         answer_rows=prompt.max_new_tokens + 128,
     )
+
+
+def encoder_weights(bundle: Path, manifest: Manifest) -> int:
+    """The number of weights of the vision encoder.
+
+    Bundles from before manifests recorded it are counted in the graph if `onnx` is installed, and else from the size of
+    the file, as if it held float16, which is at most twice too many.
+    """
+    if manifest.encoder_weights is not None:
+        return manifest.encoder_weights
+    try:
+        import onnx
+    except ImportError:
+        files = (manifest.vision, f"{manifest.vision}.data")
+        return sum(manifest.files[name].size for name in files if name in manifest.files) // 2
+    graph = onnx.load(bundle / manifest.vision, load_external_data=False).graph
+    return sum(math.prod(tensor.dims) for tensor in graph.initializer)
 
 
 def _variant(manifest: Manifest, variant: Variant) -> StoredDecoder:
@@ -155,6 +175,7 @@ class Plan:
         variant: of the bundle that runs, or the one to export; None if nothing fits.
         memory_gb: needed, by part.
         left_gb: memory that remains.
+        stages_ms: expected time of each stage: "vision", "prefill", "question" and "token".
         first_token_ms: from picture to first token.
         second_question_ms: from a further question about the same face to its first token.
         tokens_per_s: expected rate.
@@ -169,6 +190,7 @@ class Plan:
     variant: str | None
     memory_gb: dict[str, float]
     left_gb: float
+    stages_ms: dict[str, float]
     first_token_ms: float
     second_question_ms: float
     tokens_per_s: float
@@ -224,12 +246,18 @@ def _plan(name: str, target: Target, work: Workload, decoder: StoredDecoder) -> 
     left = target.memory_gb - sum(memory.values())
     rows = work.image_rows + work.text_rows
     bandwidth = 1e9 * target.bandwidth_gbs
-    arithmetic = 1e12 * target.tflops * target.prefill_share
+    arithmetic, encoding = (
+        1e12 * tflops * target.prefill_share for tflops in (target.tflops, target.encoder_tflops or target.tflops)
+    )
     cache = work.stored_cache(gpu) * (rows + 60)
     step = max((read + cache) / (bandwidth * target.decode_share), _LAYER_S * work.geometry.layers)
-    encoder = 2 * work.encoder_weights * work.image_rows
     prefill = 2 * work.layer_weights * rows + 4 * rows**2 * work.geometry.layers * work.geometry.hidden_size
-    question = max(step, 2 * work.layer_weights * 16 / arithmetic)
+    stages = {
+        "vision": 2 * work.encoder_weights * work.image_rows / encoding,
+        "prefill": prefill / arithmetic,
+        "question": max(step, 2 * work.layer_weights * 16 / arithmetic),
+        "token": step,
+    }
     variant = decoder.title if decoder.device else f"{decoder.title}; {target.variants[0]}"
     return Plan(
         target=name,
@@ -238,8 +266,9 @@ def _plan(name: str, target: Target, work: Workload, decoder: StoredDecoder) -> 
         variant=variant if left > 0 else None,
         memory_gb={part: round(size, 3) for part, size in memory.items()},
         left_gb=round(left, 2),
-        first_token_ms=round(1000 * ((encoder + prefill) / arithmetic + step), 1),
-        second_question_ms=round(1000 * question, 1),
+        stages_ms={name: round(1000 * seconds, 3) for name, seconds in stages.items()},
+        first_token_ms=round(1000 * (stages["vision"] + stages["prefill"] + step), 1),
+        second_question_ms=round(1000 * stages["question"], 1),
         tokens_per_s=round(1 / step, 1),
         ceiling_per_s=round(bandwidth / (read + cache), 1),
         share=target.decode_share,

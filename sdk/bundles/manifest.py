@@ -116,6 +116,8 @@ class Manifest(FrozenModel):
         landmark: the landmark network, or None if the bundle was exported without one.
         embeddings: `.npy` table (vocabulary, hidden size).
         reference: inputs and outputs of the torch model, for `emola verify`.
+        evaluation: answers of the torch model to an evaluation set, for `emola check`, or None.
+        encoder_weights: parameters of the vision encoder, from which its time is planned; None if not recorded.
         ngrams: n-grams of the training answers, for drafts of the runtime, or None.
         labels: phrases for label scores; None in bundles from before manifests held them.
         variants: variants in the order in which they are tried.
@@ -126,8 +128,8 @@ class Manifest(FrozenModel):
         latency: measured at export.
         layers: errors of the decoder's layers if the export quantised them with GPTQ.
         gate: result of the quality gate at export, or None.
-        digest: SHA-256 of the manifest without this field, `latency`, `layers` and `gate.slow`: these contain measured
-            times, and the same export must have the same digest.
+        digest: SHA-256 of the manifest without this field, `latency`, `layers`, `gate.slow` and `gate.unjudged`: these
+            depend on time and machine, and the same export must have the same digest.
     """
 
     format: Literal[1] = FORMAT
@@ -142,6 +144,8 @@ class Manifest(FrozenModel):
     landmark: RelativePath | None
     embeddings: RelativePath
     reference: RelativePath
+    evaluation: RelativePath | None = None
+    encoder_weights: int | None = None
     ngrams: RelativePath | None = None
     labels: LabelPhrases | None = None
     preprocessing: Preprocessing
@@ -188,7 +192,7 @@ def with_digest(content: Mapping[str, Any]) -> str:
 def _digest(content: Mapping[str, Any]) -> str:
     content = {key: value for key, value in content.items() if key not in ("latency", "layers")}
     if isinstance(gate := content.get("gate"), dict):
-        content["gate"] = {key: value for key, value in gate.items() if key != "slow"}
+        content["gate"] = {key: value for key, value in gate.items() if key not in ("slow", "unjudged")}
     text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -103,6 +103,7 @@ class Gate(FrozenModel):
         failures: failed thresholds, without latency.
         overruled: whether the user accepted the failures.
         slow: failed latency thresholds that the user accepted. They are measured times and not part of the digest.
+        unjudged: what the export could not judge, and what does; not part of the digest, as it depends on the machine.
     """
 
     rege: RegeComparison | None
@@ -110,6 +111,7 @@ class Gate(FrozenModel):
     failures: tuple[str, ...]
     overruled: bool
     slow: tuple[str, ...] = ()
+    unjudged: tuple[str, ...] = ()
 
     @property
     def shortfalls(self) -> tuple[str, ...]:

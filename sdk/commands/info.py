@@ -41,6 +41,7 @@ def _lines(manifest: Manifest) -> Iterator[str]:
         yield from _paragraph("licence", f"{licence.part} ({licence.origin}): {licence.licence}")
     for parity in manifest.parity:
         yield _row("parity", f"{parity.variant} {parity.stage}: relative error {parity.relative_error:.1e}")
+    yield from _gate(manifest)
     for found in manifest.calibration:
         errors = f"calibration error {100 * found.error_before:.1f} % -> {100 * found.error:.1f} %"
         yield _row(
@@ -50,6 +51,20 @@ def _lines(manifest: Manifest) -> Iterator[str]:
         yield _row("label scores", "uncalibrated")
     for key, value in {**manifest.provenance, **manifest.environment}.items():
         yield _row(key, value)
+
+
+def _gate(manifest: Manifest) -> Iterator[str]:
+    """The verdict of the export, and what it did not judge."""
+    gate = manifest.gate
+    if gate is None:
+        return
+    if r := gate.rege:
+        figures = f"torch {r.reference:.2f}, bundle {r.measured:.2f} (95 %: {r.low:+.2f} .. {r.high:+.2f})"
+        yield _row("REGE", f"{r.task}, {r.dataset}, {r.samples} samples: {figures}")
+    for line in gate.shortfalls:
+        yield from _paragraph("falls short", line)
+    for line in gate.unjudged:
+        yield from _paragraph("not judged", line)
 
 
 def _row(key: str, value: str) -> str:

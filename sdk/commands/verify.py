@@ -16,7 +16,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "bundle", nargs="?", help="folder of a bundle, or owner/name on the hub (default: the embedded bundle)"
     )
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="device of the variant (default cpu)")
+    parser.add_argument(
+        "--device",
+        choices=("cpu", "cuda", "tensorrt"),
+        default="cpu",
+        help="device of the variant; tensorrt: the engines of `emola engines` and the best decoder (default cpu)",
+    )
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
 
 
@@ -35,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
     failed = [parity.stage for parity in found if not parity.passed]
     if failed:
         raise IntegrityError(
-            f"{', '.join(failed)}: the error on this machine is above the tolerance; try another onnxruntime version"
+            f"{', '.join(failed)}: the error on this machine is above the tolerance; try another version of the runtime"
         )
 
 

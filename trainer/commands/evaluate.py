@@ -83,7 +83,8 @@ def _open(args: argparse.Namespace) -> Any:
     """Open the answerer that the options name."""
     from trainer.checkpoint import Checkpoint
     from trainer.corpus.endpoint import ChatEndpoint
-    from trainer.evaluation.answerers import BundleAnswerer, EndpointAnswerer, TorchAnswerer
+    from trainer.evaluation.answerers import EndpointAnswerer, TorchAnswerer
+    from trainer.evaluation.bundle_answerer import BundleAnswerer
     from trainer.model.processor import Arithmetic
 
     if args.endpoint:
@@ -94,7 +95,7 @@ def _open(args: argparse.Namespace) -> Any:
         endpoint = ChatEndpoint(args.endpoint, args.model, os.environ.get("OPENAI_API_KEY"))
         return EndpointAnswerer(endpoint, args.batch_size, args.max_new_tokens)
     if (args.checkpoint / "manifest.json").exists():
-        return BundleAnswerer(args.checkpoint, args.device, args.max_new_tokens, args.visual_tokens)
+        return BundleAnswerer.open(args.checkpoint, args.device, args.max_new_tokens, args.visual_tokens)
     import torch
 
     adapter = args.checkpoint if (args.checkpoint / "adapter_config.json").exists() else None

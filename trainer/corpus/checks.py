@@ -14,8 +14,7 @@ from sdk.faba.prompts import TEMPLATES, Task
 from sdk.faba.rege import annotated_action_units, emotion_index
 from sdk.faba.vocabulary import ACTION_UNITS
 from sdk.faces.images import load_image
-from trainer.corpus.records import Record, parse_record
-from trainer.corpus.tensors import read_landmarks
+from trainer.corpus.records import Record, parse_record, read_landmarks
 from trainer.tokenization import conversation_ids
 
 _THREADS = 8

@@ -20,8 +20,7 @@ from sdk.faces.images import load_image
 from sdk.faces.preprocess import LANDMARK_FEATURES, LANDMARK_SIDE, LandmarkMode, landmark_pixels
 from sdk.files import write_file, write_json
 from sdk.runtime.backends.ort import OrtEncoder
-from trainer.corpus.records import Record
-from trainer.corpus.tensors import read_landmarks
+from trainer.corpus.records import Record, read_landmarks
 from trainer.model.config import Conventions
 
 ABOUT = "about.json"

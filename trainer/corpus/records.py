@@ -10,8 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from sdk.arrays import Floats
 from sdk.errors import DataError
 from sdk.faba.prompts import IMAGE, QUESTIONS, Task
+from sdk.faces.preprocess import LANDMARK_FEATURES
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,24 @@ def _turns(row: Mapping[str, Any], name: str) -> tuple[str, str]:
     if not isinstance(answer, str) or not answer.strip():
         raise DataError(f"{name}: the answer is empty")
     return question.replace(IMAGE, "").strip(), answer
+
+
+def read_landmarks(record: Record, size: int = LANDMARK_FEATURES) -> Floats:
+    """The landmark feature of a record as (size,) float32.
+
+    Raises:
+        DataError: the file is missing, not an array, or of another shape.
+    """
+    try:
+        feature = np.load(record.landmark_path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{record.id}: {record.landmark_path} cannot be read ({error})") from None
+    if feature.shape != (size,) or feature.dtype.kind != "f" or not np.isfinite(feature).all():
+        raise DataError(
+            f"{record.id}: {record.landmark_path}: expected {size} finite numbers, found {feature.dtype} of shape "
+            f"{feature.shape}"
+        )
+    return np.asarray(feature, np.float32)
 
 
 def training_row(record: Record, source: str) -> dict[str, Any]:

@@ -12,13 +12,12 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from sdk.arrays import Floats
-from sdk.errors import DataError
 from sdk.faba.prompts import TEMPLATES
 from sdk.faces.crop import FaceCrop, aligned_face
 from sdk.faces.images import load_image
 from sdk.faces.patches import patch_order
-from sdk.faces.preprocess import LANDMARK_FEATURES, Preprocessing, vision_pixels
-from trainer.corpus.records import Record
+from sdk.faces.preprocess import Preprocessing, vision_pixels
+from trainer.corpus.records import Record, read_landmarks
 from trainer.model.config import Conventions, EmolaConfig, ImageStatistics, patches_per_side, preprocessing
 from trainer.tokenization import IGNORED, conversation_ids
 
@@ -55,24 +54,6 @@ class Encoding:
     def tokens(self, record: Record) -> tuple[list[int], list[int]]:
         """Input ids and labels."""
         return conversation_ids(self.tokenizer, TEMPLATES[self.conventions.template], record.question, record.answer)
-
-
-def read_landmarks(record: Record, size: int = LANDMARK_FEATURES) -> Floats:
-    """The landmark feature of a record as (size,) float32.
-
-    Raises:
-        DataError: the file is missing, not an array, or of another shape.
-    """
-    try:
-        feature = np.load(record.landmark_path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{record.id}: {record.landmark_path} cannot be read ({error})") from None
-    if feature.shape != (size,) or feature.dtype.kind != "f" or not np.isfinite(feature).all():
-        raise DataError(
-            f"{record.id}: {record.landmark_path}: expected {size} finite numbers, found {feature.dtype} of shape "
-            f"{feature.shape}"
-        )
-    return np.asarray(feature, np.float32)
 
 
 class RecordDataset(Dataset[dict[str, Any]]):

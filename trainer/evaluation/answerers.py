@@ -1,50 +1,22 @@
-"""The models that answer an evaluation: a torch model, a bundle, or a model behind an OpenAI-compatible endpoint."""
+"""Answerers of an evaluation that need more than a bundle: a torch model, an OpenAI-compatible endpoint."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from sdk.bundles.files import file_sha256
-from sdk.bundles.manifest import Manifest, read_manifest
 from sdk.faba.prompts import TEMPLATES
-from sdk.faces.crop import aligned_face
-from sdk.faces.images import load_image
-from sdk.runtime.backends.select import open_backend
-from sdk.runtime.clock import Clock
-from sdk.runtime.pipeline import Pipeline
 from trainer.checkpoint import Checkpoint
 from trainer.corpus.endpoint import ChatEndpoint, QuestionError
 from trainer.corpus.records import Record
-from trainer.corpus.tensors import Encoding, read_landmarks
+from trainer.corpus.tensors import Encoding
+from trainer.evaluation.bundle_answerer import Refused, pruning_suffix
 from trainer.model.config import CONVENTIONS
 from trainer.model.processor import Arithmetic
 from trainer.tokenization import load_tokenizer, prompt_ids
-
-
-@dataclass(frozen=True)
-class Refused:
-    """A record that a model refuses to answer, with the reason; scored as an empty answer."""
-
-    reason: str
-
-
-class Answerer(Protocol):
-    """Answers records, greedily.
-
-    Attributes:
-        name: identifies the model; two runs with the same name are of the same model.
-        batch_size: preferred number of records of a call.
-    """
-
-    name: str
-    batch_size: int
-
-    def answer(self, records: Sequence[Record]) -> "Sequence[str | Refused]": ...
 
 
 class TorchAnswerer:
@@ -71,7 +43,7 @@ class TorchAnswerer:
         digest = file_sha256(card)[:12] if card.is_file() else ""
         dtype = str(arithmetic.dtype).removeprefix("torch.")
         self.name = f"torch {folder.name} {digest} {dtype}, {max_new_tokens} tokens"
-        self.name += _pruning_suffix(visual_tokens)
+        self.name += pruning_suffix(visual_tokens)
         self.batch_size = min(batch_size, 2) if arithmetic.fills_memory else batch_size
         self._device, self._max_new_tokens, self._visual_tokens = arithmetic.device, max_new_tokens, visual_tokens
         self._model = checkpoint.load_for(arithmetic)
@@ -110,47 +82,6 @@ class TorchAnswerer:
         end = self._tokenizer.eos_id()
         kept = token_ids[: token_ids.index(end)] if end in token_ids else token_ids
         return str(self._tokenizer.decode(kept)).strip()
-
-
-class BundleAnswerer:
-    """A bundle in the runtime, with the landmark features of the set, so that its input is that of the torch model.
-
-    Args:
-        manifest: of a folder that is not sealed yet; None: read it from the folder.
-    """
-
-    batch_size = 1
-
-    def __init__(
-        self,
-        folder: Path,
-        device: str = "auto",
-        max_new_tokens: int | None = None,
-        visual_tokens: int | None = None,
-        manifest: Manifest | None = None,
-    ) -> None:
-        manifest = manifest or read_manifest(folder)
-        self._pipeline = Pipeline(folder, manifest, open_backend(folder, manifest, device), visual_tokens)
-        self._max_new_tokens = max_new_tokens
-        limit = max_new_tokens or manifest.prompt.max_new_tokens
-        variant, digest = self._pipeline.backend.name, manifest.digest or manifest.digest_of()
-        self.name = f"bundle {manifest.name} {variant} {digest[:12]}, {limit} tokens{_pruning_suffix(visual_tokens)}"
-
-    def answer(self, records: Sequence[Record]) -> list[str]:
-        return [self._answer_one(record) for record in records]
-
-    def _answer_one(self, record: Record) -> str:
-        clock = Clock()
-        scale = self._pipeline.manifest.preprocessing.face_scale
-        crop = aligned_face(load_image(record.image_path), scale)
-        with self._pipeline.encode(crop, clock, read_landmarks(record)) as face:
-            tasks = {q.text: task for task, q in self._pipeline.manifest.prompt.questions.items()}
-            question = tasks.get(record.question, record.question)
-            return self._pipeline.ask(face, question, clock, self._max_new_tokens).text
-
-
-def _pruning_suffix(visual_tokens: int | None) -> str:
-    return "" if visual_tokens is None else f", {visual_tokens} visual"
 
 
 class EndpointAnswerer:

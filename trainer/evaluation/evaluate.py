@@ -13,8 +13,8 @@ from sdk.errors import DataError
 from sdk.faba.rege import score
 from sdk.files import append_journal, claim_folder, read_journal, write_json
 from trainer.corpus.records import Record, read_records
-from trainer.evaluation.answerers import Answerer, Refused
 from trainer.evaluation.bootstrap import SampleScores, compare, intervals, sample_scores
+from trainer.evaluation.bundle_answerer import Answerer, Refused
 
 PREDICTIONS, RUN, SCORES = "predictions.jsonl", "run.json", "scores.json"
 MAX_REFUSALS = 10  # in a row; after them the name of the model or the options count as wrong

@@ -32,12 +32,14 @@ class Platform(FrozenModel):
         tensorrt: version of TensorRT, e.g. "10.3.0".
         cuda: CUDA version of the runtime, e.g. "12.6"; recorded, not compared.
         driver: CUDA version of the driver; recorded, not compared.
+        gpu: its name; recorded, not compared; "" in records from before it was kept.
     """
 
     sm: str
     tensorrt: str
     cuda: str
     driver: str
+    gpu: str = ""
 
     @property
     def folder(self) -> str:
@@ -71,10 +73,17 @@ class EngineFile(FrozenModel):
 
 
 class EngineRecord(FrozenModel):
-    """`engines.json`: the machine that the engine files beside it were built for, and those files by encoder."""
+    """`engines.json`: the machine that the engine files beside it were built for, and those files by encoder.
+
+    Attributes:
+        verdict: latency of the vision engine beside the plan of this machine; "" in records from before it was judged.
+        fast_enough: whether it is within the plan; None if there is no plan of this machine.
+    """
 
     platform: Platform
     plans: dict[str, EngineFile]
+    verdict: str = ""
+    fast_enough: bool | None = None
 
 
 def load_tensorrt() -> Any:
@@ -115,7 +124,8 @@ def this_platform() -> Platform:
     minor = check(cuda, cuda.cudaDeviceGetAttribute(attribute.cudaDevAttrComputeCapabilityMinor, 0))
     versions = (check(cuda, call()) for call in (cuda.cudaRuntimeGetVersion, cuda.cudaDriverGetVersion))
     runtime, driver = (f"{number // 1000}.{number % 1000 // 10}" for number in versions)
-    return Platform(sm=f"{major}.{minor}", tensorrt=tensorrt.__version__, cuda=runtime, driver=driver)
+    gpu = check(cuda, cuda.cudaGetDeviceProperties(0)).name.decode(errors="replace").strip("\0 ")
+    return Platform(sm=f"{major}.{minor}", tensorrt=tensorrt.__version__, cuda=runtime, driver=driver, gpu=gpu)
 
 
 def check(cuda: Any, result: Any) -> Any:
