@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sdk.errors import ExportError, SdkError
+from trainer.model.memory import release_memory
 
 RECORD = "stage.json"
 _NEARLY_FULL = 1 << 20  # bytes that are free after a write failed
@@ -61,6 +62,7 @@ class Stages:
                 shutil.rmtree(leftover, ignore_errors=True)
         try:
             partial.mkdir(parents=True, exist_ok=resumable)
+            release_memory()  # of the stages before
             figures = action(partial)
             record = {"key": self._key, "inputs": inputs, "figures": figures}
             (partial / RECORD).write_text(json.dumps(record, indent=1))
