@@ -94,16 +94,19 @@ def test_another_machine_is_said_to_be_unjudged(tmp_path, capsys):
 
 
 def test_a_decoder_that_agrees_with_torch_on_almost_nothing_is_not_sealed(tmp_path):
-    """Random weights, 64 wide, in 4 bits: 5 % of the greedy tokens are torch's. Only --allow seals it, on record."""
+    """Random weights, 64 wide, in 4 bits: 5 % of the tokens and no first token. Only --allow seals it, on record."""
     random = dataclasses.replace(
         options(tmp_path / "bundle"), adapter=str(GOLDEN / "llava-lora-emola-init"), quantize="int4"
     )
-    with pytest.raises(ExportError, match=r"not sealed: .* % of the tokens of ort-int4 equal torch's"):
+    with pytest.raises(
+        ExportError, match=r"not sealed: .* % of the tokens of ort-int4 equal torch's, and \d+ % of the first"
+    ):
         export_bundle(random)
     assert not random.out.exists()
     manifest = export_bundle(dataclasses.replace(random, gate=dataclasses.replace(random.gate, allow=True)))
     assert manifest.gate.overruled
     assert manifest.parity[-1].agreement < 2 / 24
+    assert manifest.parity[-1].first_tokens < 1 / 2
 
 
 def test_what_is_not_judged_yet_is_no_bundle(tmp_path, evaluation, monkeypatch):
