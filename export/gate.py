@@ -22,7 +22,7 @@ from sdk.files import write_file
 from trainer.checkpoint import Checkpoint
 
 # A decoder counts as broken if it agrees with torch neither on half of the first tokens, which depend on no choice of
-# its own, nor on the first two of the 24 tokens of an answer. A quantised model follows torch's answer until a choice is
+# its own, nor on the first two of the 24 tokens of an answer. A quantised one follows torch's answer until a choice is
 # nearly tied, and may then go on in other words, so a sound one can differ in most tokens. The golden checkpoint, 64
 # wide and rounded to 4 bits, keeps half of its first tokens or more; random weights keep a quarter, and none at 7B.
 _LEAST_FIRST_TOKENS, _LEAST_TOKENS = 1 / 2, 2 / 24
