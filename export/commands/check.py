@@ -57,7 +57,8 @@ def run(args: argparse.Namespace) -> None:
         write_file(args.html, _page(found))
     print(json.dumps(found.to_dict(), indent=1) if args.json else "\n".join(_lines(found)))
     if found.failed:
-        raise ExportError(f"{found.name} did not pass: {'; '.join(f'{f.part}: {f.text}' for f in found.failed)}")
+        reasons = [f"{each.part}: {each.text}" for each in found.failed]
+        raise ExportError(f"{found.name} did not pass: {'; '.join([*reasons, *filter(None, [found.disturbed])])}")
 
 
 def _lines(found: Checked) -> list[str]:
