@@ -91,7 +91,8 @@ def interpreter(folder, variant, request, monkeypatch):
     table = np.load(folder / manifest.embeddings)
     llama = read_llama(folder / "decoder/gptq", manifest.geometry, torch.from_numpy(table), "cpu", torch.float16)
     decoder = GptqDecoder(llama, kernels, table, dtype=torch.float16, graphs=False)
-    backend = dataclasses.replace(open_variant(folder, manifest, on_cpu), decoder=decoder, variant=on_gpu)
+    parts = {"decoder": decoder, "variant": on_gpu, "name": on_gpu.name, "on_gpu": True}
+    backend = dataclasses.replace(open_variant(folder, manifest, on_cpu), **parts)
     whole = Reference.load(folder / manifest.reference)
     arrays = {name: array[:1] for name, array in vars(whole).items() if name not in ("tasks", "landmark_pixels")}
     short = dataclasses.replace(whole, **{**arrays, "token_ids": whole.token_ids[:1, :, :4]})

@@ -34,7 +34,7 @@ def plan_here(bundle: Path, manifest: Manifest, backend: Backend, target: str | 
         ExportError: there is no such target, or the manifest is too old to plan from.
     """
     weights = encoder_weights(bundle, manifest)
-    on_cpu = backend.name == backend.variant.name and backend.variant.device == "cpu"
+    on_cpu = not backend.on_gpu
     if target is None and on_cpu:
         return _measured(manifest, backend, weights)
     name = target or recognise(machine_name())
