@@ -37,8 +37,9 @@ STAGES = ["vision", "prefill", "question", "token", "first token"]
 
 @pytest.fixture(scope="module")
 def evaluation(tmp_path_factory) -> Path:
-    """The four faces of the golden set with a question about their emotion; the last one was not trained on."""
+    """The four faces of the golden set with a question about their emotion; one of them was not trained on."""
     rows = [row for row in json.loads(TRAIN.read_text()) if "emotion" in row["conversations"][0]["value"]]
+    rows.sort(key=lambda row: "007" not in row["image"])  # the face that the model learnt best comes first
     found = []
     for row in rows:
         text = row["conversations"][1]["value"]
