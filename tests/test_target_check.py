@@ -180,7 +180,7 @@ def test_a_machine_is_judged_by_its_own_plan(bundle, monkeypatch):
     """A GPU by its data sheet, one that nobody knows not at all, and a named target in any case."""
     manifest = read_manifest(bundle())
     on_gpu = manifest.variants[0].model_copy(update={"device": "cuda"})
-    backend = SimpleNamespace(name=on_gpu.name, variant=on_gpu)
+    backend = SimpleNamespace(name=on_gpu.name, variant=on_gpu, on_gpu=True)
     monkeypatch.setattr("export.targets.here.machine_name", lambda: "NVIDIA GeForce RTX 4090")
     here = plan_here(bundle(), manifest, backend, None)
     assert (here.plan.target, here.source) == ("rtx-4090", "data sheet of GeForce RTX 4090 (target rtx-4090)")
@@ -189,7 +189,7 @@ def test_a_machine_is_judged_by_its_own_plan(bundle, monkeypatch):
     assert here.plan is None
     assert "NVIDIA Anything is no known target" in here.source
     assert plan_here(bundle(), manifest, backend, "thor").plan.target == "thor"
-    engines_beside_a_cpu = SimpleNamespace(name="tensorrt+ort-float32", variant=manifest.variants[0])
+    engines_beside_a_cpu = SimpleNamespace(name="tensorrt+ort-float32", variant=manifest.variants[0], on_gpu=True)
     assert plan_here(bundle(), manifest, engines_beside_a_cpu, None).plan is None, "it is not planned as a CPU"
     with pytest.raises(ExportError, match="unknown target 'tpu'"):
         plan_here(bundle(), manifest, backend, "tpu")
