@@ -250,7 +250,7 @@ def test_what_cannot_be_annotated(photographs, tmp_path):
     assert not (tmp_path / "out").exists()
     (photographs / "more_b.png").unlink()
     run(photographs, tmp_path / "out", tasks=("emotion",))
-    with pytest.raises(DataError, match=r"holds another annotated set: seed \(found 0\) differ"):
+    with pytest.raises(DataError, match=r"holds another annotated set: seed \(found 0, expected 1\) differ"):
         run(photographs, tmp_path / "out", seed=1)
 
 

@@ -147,7 +147,7 @@ def test_failures(tmp_path):
         (dict(dataset="rafdb", folder=tmp_path / "none", out=out), "is not a folder"),
         (
             dict(dataset="rafdb", folder=rafdb, out=out, every=2),
-            r"holds another prepared data set: every \(found 1\) differ",
+            r"holds another prepared data set: every \(found 1, expected 2\) differ",
         ),
         (dict(dataset="rafdb", folder=rafdb, out=tmp_path / "full"), "is not empty"),
         (dict(dataset="rafdb", folder=rafdb, out=tmp_path / "a", fold=1), "one official division"),

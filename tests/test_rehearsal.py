@@ -123,7 +123,7 @@ def test_killed_in_each_stage(rehearsed):
 def test_another_rehearsal_is_refused(rehearsed):
     done = subprocess.run(command(rehearsed[0], layers=3), capture_output=True, text=True)
     assert done.returncode == 1
-    assert "holds another rehearsal: layers (found 2) differ" in done.stderr
+    assert "holds another rehearsal: layers (found 2, expected 3) differ" in done.stderr
 
 
 def test_other_bytes_are_found(rehearsed, script, tmp_path):

@@ -278,10 +278,10 @@ def test_a_base_without_a_visual_projector_is_refused(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        (("--batch-size", "2", "--seed", "2"), "holds another training run: recipe.seed (found 1) differ"),
+        (("--batch-size", "2", "--seed", "2"), "holds another training run: recipe.seed (found 1, expected 2) differ"),
         (
             ("--batch-size", "2", "--template", "llava_v1"),
-            "holds another training run: conventions.template (found 'vicuna_v1') differ",
+            "holds another training run: conventions.template (found 'vicuna_v1', expected 'llava_v1') differ",
         ),
     ],
 )
