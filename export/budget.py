@@ -13,6 +13,7 @@ from sdk.errors import ExportError
 from trainer.model.memory import available_memory
 
 _PROCESS = 0.8e9  # bytes of Python, torch and ONNX Runtime
+_EXPORTED = 4 * 1.2  # bytes of each weight of the encoders that torch's exporter (2.13) keeps until the process ends
 _RATES = {
     "merge": 14.1e9 / 80,  # bytes of files a second: 80 s
     "encode": 1 / 1.1,  # records a second of `calibrate`: 1.05 s for the encoder
@@ -110,12 +111,13 @@ def _all(s: Sizes) -> Iterator[Need]:
     graph_memory = max(12 * s.encoders, 3 * largest) + _PROCESS  # torch, the exporter and onnx hold the encoders
     yield Need("graphs", graph_memory, graphs, s.weights / _RATES["graphs"])
     rate = _RATES["float32" if s.weight_bytes == 4 else "bfloat16"]
-    yield Need("reference", _torch_memory(s, 4), 0, s.weights / rate)
+    exported = _EXPORTED * s.encoders
+    yield Need("reference", exported + _torch_memory(s, 4), 0, s.weights / rate)
     yield Need("answers", _PROCESS, 0, 1)
     run = s.decoder + 4 * s.encoders + 4 * s.table + s.face  # the runtime widens encoders, and holds a face
     gate = _torch_memory(s, 8) if s.evaluation else 0
     seconds = graphs / _RATES["seal"] + s.evaluation * _GATE_RECORD * s.weights
-    yield Need("seal", max(run + _PROCESS, gate), graphs + s.kept, seconds)
+    yield Need("seal", exported + max(run + _PROCESS, gate), graphs + s.kept, seconds)
 
 
 def _torch_memory(s: Sizes, batch: int) -> float:

@@ -22,6 +22,7 @@ from sdk.runtime.verify import Reference
 from trainer.checkpoint import Checkpoint
 from trainer.model.config import preprocessing
 from trainer.model.emola import EmoLA
+from trainer.model.memory import release_memory
 from trainer.model.processor import Arithmetic, Device
 from trainer.tokenization import load_tokenizer, prompt_ids
 
@@ -75,13 +76,14 @@ def compute_reference(
     pixels = np.stack([vision_pixels(c, f, settings) for c, f in zip(crops, features, strict=True)])
     tasks = tuple(QUESTIONS)
     rows = _encode(checkpoint, pixels, features)
+    release_memory()  # of the encoders
     logits, token_ids = _answer(checkpoint, tasks, rows, arithmetic, report)
     return Reference(tasks, inputs, features, pixels, rows.numpy(), logits, token_ids)
 
 
 @torch.inference_mode()
 def _encode(checkpoint: Checkpoint, pixels: Floats, features: Floats) -> Tensor:
-    """Rows of each picture; the encoders are gone from memory when the decoder comes."""
+    """Rows of each picture, (B, rows, D)."""
     rows: Tensor = VisionModule(checkpoint)(torch.from_numpy(pixels), torch.from_numpy(features))
     return rows
 
