@@ -177,6 +177,7 @@ def open_session(path: Path, threads: int | None = None, device: str = "cpu") ->
     ort = _onnxruntime()
     options = ort.SessionOptions()
     options.log_severity_level = 3
+    options.enable_cpu_mem_arena = False  # it would keep 0.4 GB of a prefill at 7B, and saves no time
     options.intra_op_num_threads = threads or 0
     exact = (_CUDA, {"use_tf32": "0"})  # TF32 keeps 10 bits of the mantissa, too few for a float32 graph's tolerance
     providers = [*([exact] if device == "cuda" else []), "CPUExecutionProvider"]

@@ -1,5 +1,7 @@
 """KV caches that a decoder's graph reads and writes in place, on the CPU or a GPU."""
 
+import math
+import mmap
 from typing import Any
 
 import numpy as np
@@ -35,7 +37,7 @@ class OrtPool(KVPool):
 
         super().__init__(capacity, sequences)
         g = geometry
-        memory = np.zeros((2 * g.layers, sequences, g.kv_heads, capacity, g.head_size), dtype)
+        memory = _zeros((2 * g.layers, sequences, g.kv_heads, capacity, g.head_size), np.dtype(dtype))
         self._values = [OrtValue.ortvalue_from_numpy(part, device) for part in memory]  # on the CPU without a copy
         self._host = memory if device == "cpu" else None
         self._device, self._row = device, memory[0, 0]
@@ -58,3 +60,16 @@ class OrtPool(KVPool):
             copy = value.numpy()
             copy[target, :, :length] = copy[source, :, :length]
             value.update_inplace(copy)
+
+
+def _zeros(shape: tuple[int, ...], dtype: "np.dtype[Any]") -> "npt.NDArray[Any]":
+    """An array whose pages take memory when they are first written.
+
+    numpy asks Linux for huge pages of 2 MB. The positions of a head lie together, so huge pages would hold the free
+    ones too: 1.3 GB instead of 0.8 GB for a short answer at 7B.
+    """
+    if not hasattr(mmap, "MADV_NOHUGEPAGE"):
+        return np.zeros(shape, dtype)
+    pages = mmap.mmap(-1, math.prod(shape) * dtype.itemsize, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    pages.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(pages, dtype).reshape(shape)
