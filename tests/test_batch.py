@@ -115,6 +115,14 @@ def test_pictures_in_a_folder(tmp_path):
         pictures_in(tmp_path / "nothing")
 
 
+def test_a_half_encoder_counts_as_the_cpu_holds_it(analyzer):
+    manifest = analyzer.manifest
+    small, large = (
+        Memory.of(manifest.model_copy(update={"encoder_weights": count}), manifest.variants[0]) for count in (1, 10**9)
+    )
+    assert large.weights - small.weights == 4 * 10**9 - manifest.files[manifest.vision].size
+
+
 def test_the_memory_limit(analyzer, bundle, eight):
     """Room for two faces: batches of two. Room for none: one clear error before a weight is read."""
     memory = Memory.of(analyzer.manifest, analyzer.manifest.variants[0])

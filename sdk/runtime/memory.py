@@ -27,7 +27,8 @@ class Memory:
     """Estimated bytes.
 
     Attributes:
-        weights: size of a variant's files, and what its backend holds in addition.
+        weights: size of a variant's files, where a CPU widens a float16 encoder to float32, and what its backend holds
+            in addition.
         per_face: KV cache of one face; a call needs one, a batch needs one for each face.
     """
 
@@ -42,9 +43,12 @@ class Memory:
             image_rows: as in `positions_per_face`.
             held_bytes: those of the opened backend; 0 before it is opened, when only the files are known.
         """
-        parts = (manifest.vision, manifest.landmark, variant.decoder, *variant.external)
+        names = (manifest.vision, manifest.landmark, variant.decoder, *variant.external)
+        sizes = {name: manifest.files[name].size for name in names if name in manifest.files}
+        if variant.device == "cpu" and manifest.encoder_weights:
+            sizes[manifest.vision] = max(sizes.get(manifest.vision, 0), 4 * manifest.encoder_weights)
         return cls(
-            weights=held_bytes + sum(manifest.files[name].size for name in parts if name in manifest.files),
+            weights=held_bytes + sum(sizes.values()),
             per_face=positions_per_face(manifest, image_rows) * cls.row_bytes(manifest.geometry, variant),
         )
 
