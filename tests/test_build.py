@@ -225,6 +225,11 @@ def test_a_landmark_network_of_another_shape_is_refused(bundle):
         check_landmark_model(bundle() / "vision.onnx", 212)
 
 
+def test_graphs_hold_nothing_of_the_machine_that_wrote_them(bundle):
+    """The exporter of torch writes the stack of every node into the graph, with the paths of its files."""
+    assert b".py" not in (bundle() / "vision.onnx").read_bytes()
+
+
 def test_a_large_encoder_keeps_its_weights_in_a_file_of_their_own(tmp_path, monkeypatch):
     """The bundle lists that file and computes what torch computes."""
     monkeypatch.setattr("export.graphs.write._INLINE_BYTES", 0)

@@ -112,13 +112,21 @@ def write_vision(checkpoint: Checkpoint, path: Path, dtype: torch.dtype = torch.
     large = module.bytes() > _INLINE_BYTES
     program.save(str(path), external_data=large)
     del program, module  # the weights are in the files; the next lines read them
-    model = store_in_half(onnx.load(path), _ROUNDING if large else 0.0)
+    model = store_in_half(_without_metadata(onnx.load(path)), _ROUNDING if large else 0.0)
     data = path.with_name(f"{path.name}.data")
     data.unlink(missing_ok=True)  # onnx would append to it
     if large and model.ByteSize() > _INLINE_BYTES:
         onnx.save(model, path, save_as_external_data=True, location=data.name)
     else:
         onnx.save(model, path)
+
+
+def _without_metadata(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Remove the exporter's notes, which hold paths of this machine and a seventh of a small graph."""
+    graph = model.graph
+    for part in (graph, *graph.node, *graph.value_info, *graph.initializer, *graph.input, *graph.output):
+        part.ClearField("metadata_props")
+    return model
 
 
 def write_embeddings(checkpoint: Checkpoint, path: Path) -> None:
