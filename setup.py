@@ -22,6 +22,7 @@ train = [
 ]
 synthetic = ["numba>=0.60", "threadpoolctl>=3.5", "onnx>=1.17", "onnxscript>=0.5"]
 video, tables, hub = ["av>=14", "matplotlib>=3.9"], ["pandas>=2.2"], ["huggingface_hub>=0.30"]
+serve = ["fastapi>=0.115", "uvicorn>=0.30", "prometheus-client>=0.20", "python-multipart>=0.0.18"]
 test = [
     "pytest>=8",
     "pytest-benchmark>=5",
@@ -30,7 +31,7 @@ test = [
     "insightface>=1.0",
     "rouge==1.0.1",
 ]
-test += [*video, *tables, *hub]
+test += [*video, *tables, *hub, *serve, "openai>=1.50"]
 triton = ["triton>=3.4; platform_system == 'Linux'"]
 peers = ["onnxruntime-genai>=0.18; python_version >= '3.11'", "llama-cpp-python>=0.3.36", "gguf>=0.17"]
 extras = {
@@ -46,6 +47,7 @@ extras = {
     "video": video,
     "tables": tables,
     "hub": hub,
+    "serve": serve,
     "test": test,
     "oracles": ["onnxruntime-genai>=0.18; python_version >= '3.11'"],
     "triton": triton,  # its interpreter checks the kernels of gptq without a GPU

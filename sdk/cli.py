@@ -23,6 +23,7 @@ COMMANDS = {
     "demo": Command("sdk.commands.demo", "run the embedded model on a photograph and a rendered face", "cpu,faces"),
     "analyze": Command("sdk.commands.analyze", "explain the faces in photographs", "cpu,faces"),
     "video": Command("sdk.commands.video", "explain the faces in a video or from a camera", "cpu,faces,video"),
+    "serve": Command("sdk.commands.serve", "answer over HTTP, with OpenAI's chat completions", "cpu,faces,serve"),
     "info": Command("sdk.commands.info", "describe a bundle: model, licence, intended use, measured figures"),
     "verify": Command("sdk.commands.verify", "check the hashes of a bundle and its parity with the torch model", "cpu"),
     "bench": Command(

@@ -1,6 +1,6 @@
 """Encode a face once, then ask questions about it: the data path from pixels to text."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from math import isqrt
 from pathlib import Path
@@ -257,9 +257,13 @@ class Pipeline:
         cancel: Event | None = None,
     ) -> Iterator[str]:
         """Yield the text of an answer piece by piece, as it is decoded; arguments as in `generate`."""
+        yield from self.pieces(self.generate(face, question, max_new_tokens, sampling, cancel))
+
+    def pieces(self, generation: Generation) -> Generator[str, None, Answer]:
+        """Yield the text of a started answer piece by piece; return the whole answer."""
         token_ids: list[int] = []
         sent = 0
-        for token in self.generate(face, question, max_new_tokens, sampling, cancel):
+        for token in generation:
             token_ids.append(token)
             if (self.tokenizer.id_to_token(token) or "").startswith("<0x"):
                 continue  # single bytes are not text before their sequence is complete
@@ -267,6 +271,7 @@ class Pipeline:
             yield text[sent:]
             sent = len(text)
         yield self.tokenizer.decode(token_ids)[sent:]
+        return self.answer(token_ids, generation.truncated)
 
     def landmark_features(self, crop: FaceCrop, clock: Clock) -> Floats:
         """Compute the (212,) outputs of the landmark network.

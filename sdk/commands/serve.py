@@ -1,0 +1,73 @@
+"""`emola serve [BUNDLE]`"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from sdk.analyzer import Analyzer
+from sdk.errors import UsageError
+from sdk.runtime.backends.select import DEVICES
+from sdk.server.app import Settings, create_app
+from sdk.server.seats import Limits
+
+KEY = "EMOLA_API_KEY"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", nargs="?", help="folder, or owner/name on the hub (default: the embedded bundle)")
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="what runs the model (default auto)")
+    parser.add_argument("--offline", action="store_true", help="never use the network to find the bundle")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1: this machine only)"
+    )
+    parser.add_argument("--port", type=int, default=8000, help="default 8000; 0 takes a free one")
+    parser.add_argument("--seats", type=int, default=1, help="requests that compute at once (default 1)")
+    parser.add_argument("--waiting", type=int, default=16, help="requests that may wait (default 16); others get 429")
+    parser.add_argument("--deadline", type=float, default=30.0, metavar="S", help="seconds that one may wait (30)")
+    parser.add_argument("--max-upload", type=float, default=20.0, metavar="MB", help="largest request (20)")
+    parser.add_argument("--cache", type=float, default=2000.0, metavar="MB", help="KV caches kept for questions (2000)")
+    parser.add_argument(
+        "--api-key-file", type=Path, metavar="FILE", help=f"file with the key that clients must send (or ${KEY})"
+    )
+    parser.add_argument("--scores", action="store_true", help="add the probabilities of the labels")
+
+
+def run(args: argparse.Namespace) -> None:
+    import uvicorn
+
+    _check(args)
+    settings = Settings(
+        Limits(args.seats, args.waiting, args.deadline),
+        int(1e6 * args.max_upload),
+        int(1e6 * args.cache),
+        _key(args),
+        args.scores,
+    )
+    with Analyzer(args.bundle, device=args.device, offline=args.offline) as analyzer:
+        if analyzer.pipeline.notice:
+            print(f"note: {analyzer.pipeline.notice}", file=sys.stderr)
+        app = create_app(analyzer, settings)
+        uvicorn.run(app, host=args.host, port=args.port, access_log=False, timeout_graceful_shutdown=30)
+
+
+def _check(args: argparse.Namespace) -> None:
+    for name, least in (("seats", 1), ("waiting", 0), ("deadline", 0.001), ("max_upload", 0.001), ("cache", 0)):
+        value = getattr(args, name)
+        if not least <= value < float("inf"):
+            raise UsageError(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
+    if not 0 <= args.port <= 65535:
+        raise UsageError(f"--port is a number in 0..65535, not {args.port}")
+
+
+def _key(args: argparse.Namespace) -> str | None:
+    """The API key; None if there is none."""
+    if not args.api_key_file:
+        return os.environ.get(KEY) or None
+    try:
+        key = args.api_key_file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--api-key-file {args.api_key_file}: {error}") from None
+    if not key:
+        raise UsageError(f"--api-key-file {args.api_key_file} is empty: expected the key in one line")
+    return str(key)

@@ -1,0 +1,1 @@
+"""`emola serve`: one opened bundle behind HTTP. It needs the extra `serve`."""

@@ -1,0 +1,334 @@
+"""The HTTP interface: routes, errors, and what surrounds every request."""
+
+import asyncio
+import hmac
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from threading import Event
+from typing import Any, TypeVar
+
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from sdk import __version__
+from sdk.analyzer import Analyzer
+from sdk.errors import CancelledError, ImageError, SdkError, TaskError
+from sdk.examine import Request as AnalysisRequest
+from sdk.examine import RequestedTask
+from sdk.faba.prompts import TASKS
+from sdk.results import Analysis
+from sdk.runtime.clock import Clock
+from sdk.runtime.pipeline import Answer
+from sdk.server.chat import ChatRequest, Reply
+from sdk.server.metrics import Metrics
+from sdk.server.seats import BusyError, Limits, Seats
+from sdk.server.uploads import BODY, Options, parse, read_body, read_upload
+from sdk.server.visits import Done, Found, Piece, Reception, VisitCache
+
+Result = TypeVar("Result")
+_LEFT_S = 0.2  # between two looks whether the client is still there
+_CLIENT_LEFT = 499  # as nginx records it; nobody receives it
+_TYPES = {401: "authentication_error", 429: "rate_limit_error", 503: "server_error"}
+_CHAT_BODY = {"required": True, "content": {"application/json": {"schema": ChatRequest.model_json_schema()}}}
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    status: {"description": text}
+    for status, text in {
+        401: "no or another API key",
+        408: "the request came too slowly",
+        413: "the request is too large",
+        415: "another content type",
+        422: "the picture or an option cannot be used",
+        429: "no seat is free; Retry-After says when to come again",
+    }.items()
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to serve.
+
+    Attributes:
+        limits: requests at once and waiting.
+        max_bytes: of one request.
+        cache_bytes: of KV caches that are kept for further questions about a picture.
+        api_key: that `Authorization: Bearer` must carry under /v1 and /metrics; None asks for none.
+        scores: add the probabilities of the labels to every analysis.
+    """
+
+    limits: Limits = field(default_factory=Limits)
+    max_bytes: int = 20_000_000
+    cache_bytes: int = 2_000_000_000
+    api_key: str | None = None
+    scores: bool = False
+
+
+def create_app(analyzer: Analyzer, settings: Settings | None = None) -> FastAPI:
+    """The application around an opened Analyzer, which is warmed up when the application starts.
+
+    Args:
+        analyzer: closing it is left to the caller.
+        settings: None takes the defaults.
+    """
+    server = _Server(analyzer, settings or Settings())
+    app = FastAPI(title="EmoLA Edge", version=__version__, lifespan=server.lifespan, docs_url=None, redoc_url=None)
+    app.add_middleware(_Guard, server=server, api_key=server.settings.api_key)
+    app.exception_handler(HTTPException)(_http_error)
+    for kind, status in ((ImageError, 422), (TaskError, 422), (CancelledError, _CLIENT_LEFT), (SdkError, 500)):
+        app.exception_handler(kind)(_sdk_error(status))
+    app.exception_handler(BusyError)(_busy)
+    upload: dict[str, Any] = {"openapi_extra": {"requestBody": BODY}, "responses": _RESPONSES}
+    chat: dict[str, Any] = {"openapi_extra": {"requestBody": _CHAT_BODY}, "responses": _RESPONSES}
+    app.post("/v1/analyze", response_model=Analysis, **upload)(server.analyze)
+    app.post("/v1/stream", response_class=StreamingResponse, **upload)(server.stream)
+    app.post("/v1/chat/completions", response_model=None, **chat)(server.chat)
+    app.get("/v1/models", responses={401: _RESPONSES[401]})(server.models)
+    app.get("/healthz")(server.healthz)
+    app.get("/readyz", responses={503: {"description": "the model is being warmed up"}})(server.readyz)
+    app.get("/metrics", response_class=Response, responses={401: _RESPONSES[401]})(server.metrics_text)
+    return app
+
+
+class _Server:
+    def __init__(self, analyzer: Analyzer, settings: Settings) -> None:
+        self._analyzer, self.settings = analyzer, settings
+        self._cache = VisitCache(settings.cache_bytes, analyzer.info()["memory"]["per_face"])
+        self._reception = Reception(analyzer.examiner, self._cache)
+        self._ready = False
+
+    @asynccontextmanager
+    async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
+        """Warm up beside the first requests; at the end wait for the running ones."""
+        self._seats = Seats(self.settings.limits)
+        self.metrics = Metrics(self._seats, self._cache)
+        warming = asyncio.create_task(self._warm())
+        yield
+        warming.cancel()
+        self._seats.close()
+
+    async def _warm(self) -> None:
+        await asyncio.to_thread(self._analyzer.warmup)
+        self._ready = True
+
+    async def analyze(self, request: Request) -> Response:
+        """Analyse every face of a picture, as `Analyzer.analyze` does."""
+        image, options = await read_upload(request, self.settings.max_bytes)
+
+        async def last() -> Analysis:
+            found = None
+            async for event in self._events(image, options):
+                found = event
+            assert isinstance(found, Done)
+            return found.analysis
+
+        analysis = await _while_connected(request, last())
+        return Response(analysis.model_dump_json(), media_type="application/json")
+
+    async def stream(self, request: Request) -> Response:
+        """Analyse a picture; server-sent events: `faces`, `text` for each piece of an answer, `done`, or `error`."""
+        image, options = await read_upload(request, self.settings.max_bytes)
+        events = self._events(image, options)
+        first = await anext(events)  # errors of the picture still get their status
+
+        async def lines() -> AsyncIterator[str]:
+            yield _sse(first)
+            try:
+                async for event in events:
+                    yield _sse(event)
+            except SdkError as error:
+                yield f"event: error\ndata: {json.dumps(_body(500, str(error)))}\n\n"
+
+        return StreamingResponse(lines(), media_type="text/event-stream")
+
+    async def chat(self, request: Request) -> Response:
+        """Answer a question about the most prominent face of a picture, in OpenAI's shape."""
+        body = parse(ChatRequest, await read_body(request, self.settings.max_bytes))
+        question, picture = body.question, body.picture
+        pipeline, name = self._analyzer.pipeline, self._analyzer.manifest.name
+        prefix = len(self._analyzer.manifest.prompt.prefix_ids) + pipeline.image_rows
+        reply = Reply(name, prefix + len(pipeline.question_ids(question)))
+        pieces = self._pieces(picture, question, body)
+        if body.stream:
+            first = await anext(pieces)
+            return StreamingResponse(_chunks(reply, first, pieces, body), media_type="text/event-stream")
+
+        async def last() -> Answer:
+            found = None
+            async for piece in pieces:
+                found = piece
+            assert isinstance(found, Answer)
+            return found
+
+        return JSONResponse(reply.whole(await _while_connected(request, last())))
+
+    async def models(self) -> dict[str, Any]:
+        """The model of this server, in OpenAI's shape, with its notice and licences."""
+        info = self._analyzer.info()
+        model = {"id": info["name"], "object": "model", "created": 0, "owned_by": "emola-edge"}
+        about = {key: info[key] for key in ("digest", "backend", "notice", "intended_use", "licences")}
+        return {"object": "list", "data": [{**model, **about}]}
+
+    async def healthz(self) -> dict[str, str]:
+        """Whether the process answers."""
+        return {"status": "ok"}
+
+    async def readyz(self) -> Response:
+        """Whether every stage ran once."""
+        return JSONResponse({"status": "ready" if self._ready else "warming up"}, 200 if self._ready else 503)
+
+    async def metrics_text(self) -> Response:
+        """Metrics in the format of Prometheus."""
+        return Response(self.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    def _events(self, image: bytes, options: Options) -> AsyncIterator[Found | Piece | Done]:
+        clock, start = Clock(), time.monotonic()
+
+        def work(cancel: Event) -> Iterator[Found | Piece | Done]:
+            request = self._request(options.tasks or TASKS, options.max_new_tokens, cancel)
+            return self._reception.analyze(image, options.faces, request, clock)
+
+        return self._watched(self._seats.run(work), clock, start)
+
+    def _pieces(self, image: bytes, question: str, body: ChatRequest) -> AsyncIterator[str | Answer]:
+        clock, start = Clock(), time.monotonic()
+
+        def work(cancel: Event) -> Iterator[str | Answer]:
+            request = self._request((), body.limit, cancel)
+            answer = yield from self._reception.ask(image, "detect", question, request, body.sampling, clock)
+            yield answer
+
+        return self._watched(self._seats.run(work), clock, start)
+
+    def _request(self, tasks: Sequence[RequestedTask], limit: int | None, cancel: Event) -> AnalysisRequest:
+        return self._analyzer.examiner.request(tasks, self.settings.scores, max_new_tokens=limit, cancel=cancel)
+
+    async def _watched(self, items: AsyncIterator[Result], clock: Clock, start: float) -> AsyncIterator[Result]:
+        """Record the time to the first text, and the stages at the end."""
+        waiting, rate = True, None
+        async for item in items:
+            if waiting and isinstance(item, (Piece, str)):
+                waiting = False
+                self.metrics.first_text(time.monotonic() - start)
+            if isinstance(item, Done):
+                rate = item.analysis.tokens_per_second
+            yield item
+        self.metrics.work(clock.elapsed_ms, rate)
+
+
+class _Guard:
+    """Checks the key, counts every request, and adds headers to its response."""
+
+    def __init__(self, app: ASGIApp, server: _Server, api_key: str | None) -> None:
+        self._app, self._server = app, server
+        self._key = None if api_key is None else f"Bearer {api_key}".encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start, status = time.monotonic(), 500
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message).update({"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"})
+            await send(message)
+
+        try:
+            if self._is_closed(scope):
+                message = "expected the header Authorization: Bearer KEY with the key of this server"
+                await _error(401, message)(scope, receive, watched)
+            else:
+                await self._app(scope, receive, watched)
+        finally:
+            route = getattr(scope.get("route"), "path", "unknown")
+            self._server.metrics.request(route, status, time.monotonic() - start)
+
+    def _is_closed(self, scope: Scope) -> bool:
+        path = scope["path"]
+        if self._key is None or not (path.startswith("/v1/") or path == "/metrics"):
+            return False
+        return not hmac.compare_digest(dict(scope["headers"]).get(b"authorization", b""), self._key)
+
+
+async def _while_connected(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+    """Await `work`; stop it when the client leaves."""
+    task = asyncio.ensure_future(work)
+    try:
+        while not task.done():
+            await asyncio.wait({task}, timeout=_LEFT_S)
+            if not task.done() and await request.is_disconnected():
+                raise CancelledError("the client left")
+    finally:
+        task.cancel()
+    return task.result()
+
+
+async def _chunks(
+    reply: Reply, first: str | Answer, pieces: AsyncIterator[str | Answer], body: ChatRequest
+) -> AsyncIterator[str]:
+    """The server-sent events of a streamed answer. The pieces are stripped as the whole answer is."""
+    started, held = False, ""
+
+    async def whole() -> AsyncIterator[str | Answer]:
+        yield first
+        async for piece in pieces:
+            yield piece
+
+    async for piece in whole():
+        if isinstance(piece, Answer):
+            yield _data(reply.end(piece))
+            if body.stream_options and body.stream_options.include_usage:
+                yield _data(reply.usage(piece))
+            continue
+        text = held + piece if started else (held + piece).lstrip()
+        held = text[len(text.rstrip()) :]
+        if text := text.rstrip():
+            yield _data(reply.chunk(text, first=not started))
+            started = True
+    yield "data: [DONE]\n\n"
+
+
+def _data(content: dict[str, Any]) -> str:
+    return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"
+
+
+def _sse(event: Found | Piece | Done) -> str:
+    if isinstance(event, Done):
+        data = event.analysis.model_dump_json()
+    else:
+        data = json.dumps({key: value for key, value in vars(event).items() if key != "event"}, ensure_ascii=False)
+    return f"event: {event.event}\ndata: {data}\n\n"
+
+
+def _body(status: int, message: str) -> dict[str, Any]:
+    kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+    return {"error": {"message": message, "type": kind, "param": None, "code": status}}
+
+
+def _error(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    return JSONResponse(_body(status, message), status, headers)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return _error(error.status_code, str(error.detail), dict(error.headers or {}))
+
+
+def _sdk_error(status: int) -> Callable[[Request, Exception], Coroutine[Any, Any, Response]]:
+    async def handle(request: Request, error: Exception) -> Response:
+        return _error(status, str(error))
+
+    return handle
+
+
+async def _busy(request: Request, error: Exception) -> Response:
+    assert isinstance(error, BusyError)
+    return _error(429, str(error), {"Retry-After": str(error.retry_after)})
