@@ -1,10 +1,9 @@
 """The HTTP interface: routes, errors, and what surrounds every request."""
 
 import asyncio
-import hmac
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from threading import Event
@@ -12,14 +11,11 @@ from typing import Any, TypeVar
 
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from starlette.datastructures import MutableHeaders
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sdk import __version__
 from sdk.analyzer import Analyzer
-from sdk.errors import CancelledError, ImageError, SdkError, TaskError
+from sdk.errors import CancelledError, SdkError
 from sdk.examine import Request as AnalysisRequest
 from sdk.examine import RequestedTask
 from sdk.faba.prompts import TASKS
@@ -27,15 +23,15 @@ from sdk.results import Analysis
 from sdk.runtime.clock import Clock
 from sdk.runtime.pipeline import Answer
 from sdk.server.chat import ChatRequest, Reply
+from sdk.server.guard import Guard, error_body, handle_errors
 from sdk.server.metrics import Metrics
-from sdk.server.seats import BusyError, Limits, Seats
+from sdk.server.page import add_page
+from sdk.server.seats import Limits, Seats
 from sdk.server.uploads import BODY, Options, parse, read_body, read_upload
 from sdk.server.visits import Done, Found, Piece, Reception, VisitCache
 
 Result = TypeVar("Result")
 _LEFT_S = 0.2  # between two looks whether the client is still there
-_CLIENT_LEFT = 499  # as nginx records it; nobody receives it
-_TYPES = {401: "authentication_error", 429: "rate_limit_error", 503: "server_error"}
 _CHAT_BODY = {"required": True, "content": {"application/json": {"schema": ChatRequest.model_json_schema()}}}
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     status: {"description": text}
@@ -78,11 +74,8 @@ def create_app(analyzer: Analyzer, settings: Settings | None = None) -> FastAPI:
     """
     server = _Server(analyzer, settings or Settings())
     app = FastAPI(title="EmoLA Edge", version=__version__, lifespan=server.lifespan, docs_url=None, redoc_url=None)
-    app.add_middleware(_Guard, server=server, api_key=server.settings.api_key)
-    app.exception_handler(HTTPException)(_http_error)
-    for kind, status in ((ImageError, 422), (TaskError, 422), (CancelledError, _CLIENT_LEFT), (SdkError, 500)):
-        app.exception_handler(kind)(_sdk_error(status))
-    app.exception_handler(BusyError)(_busy)
+    app.add_middleware(Guard, metrics=lambda: server.metrics, api_key=server.settings.api_key)
+    handle_errors(app)
     upload: dict[str, Any] = {"openapi_extra": {"requestBody": BODY}, "responses": _RESPONSES}
     chat: dict[str, Any] = {"openapi_extra": {"requestBody": _CHAT_BODY}, "responses": _RESPONSES}
     app.post("/v1/analyze", response_model=Analysis, **upload)(server.analyze)
@@ -92,6 +85,7 @@ def create_app(analyzer: Analyzer, settings: Settings | None = None) -> FastAPI:
     app.get("/healthz")(server.healthz)
     app.get("/readyz", responses={503: {"description": "the model is being warmed up"}})(server.readyz)
     app.get("/metrics", response_class=Response, responses={401: _RESPONSES[401]})(server.metrics_text)
+    add_page(app)
     return app
 
 
@@ -142,7 +136,7 @@ class _Server:
                 async for event in events:
                     yield _sse(event)
             except SdkError as error:
-                yield f"event: error\ndata: {json.dumps(_body(500, str(error)))}\n\n"
+                yield f"event: error\ndata: {json.dumps(error_body(500, str(error)))}\n\n"
 
         return StreamingResponse(lines(), media_type="text/event-stream")
 
@@ -221,43 +215,6 @@ class _Server:
         self.metrics.work(clock.elapsed_ms, rate)
 
 
-class _Guard:
-    """Checks the key, counts every request, and adds headers to its response."""
-
-    def __init__(self, app: ASGIApp, server: _Server, api_key: str | None) -> None:
-        self._app, self._server = app, server
-        self._key = None if api_key is None else f"Bearer {api_key}".encode()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        start, status = time.monotonic(), 500
-
-        async def watched(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                MutableHeaders(scope=message).update({"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"})
-            await send(message)
-
-        try:
-            if self._is_closed(scope):
-                message = "expected the header Authorization: Bearer KEY with the key of this server"
-                await _error(401, message)(scope, receive, watched)
-            else:
-                await self._app(scope, receive, watched)
-        finally:
-            route = getattr(scope.get("route"), "path", "unknown")
-            self._server.metrics.request(route, status, time.monotonic() - start)
-
-    def _is_closed(self, scope: Scope) -> bool:
-        path = scope["path"]
-        if self._key is None or not (path.startswith("/v1/") or path == "/metrics"):
-            return False
-        return not hmac.compare_digest(dict(scope["headers"]).get(b"authorization", b""), self._key)
-
-
 async def _while_connected(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
     """Await `work`; stop it when the client leaves."""
     task = asyncio.ensure_future(work)
@@ -306,29 +263,3 @@ def _sse(event: Found | Piece | Done) -> str:
     else:
         data = json.dumps({key: value for key, value in vars(event).items() if key != "event"}, ensure_ascii=False)
     return f"event: {event.event}\ndata: {data}\n\n"
-
-
-def _body(status: int, message: str) -> dict[str, Any]:
-    kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
-    return {"error": {"message": message, "type": kind, "param": None, "code": status}}
-
-
-def _error(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    return JSONResponse(_body(status, message), status, headers)
-
-
-async def _http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    return _error(error.status_code, str(error.detail), dict(error.headers or {}))
-
-
-def _sdk_error(status: int) -> Callable[[Request, Exception], Coroutine[Any, Any, Response]]:
-    async def handle(request: Request, error: Exception) -> Response:
-        return _error(status, str(error))
-
-    return handle
-
-
-async def _busy(request: Request, error: Exception) -> Response:
-    assert isinstance(error, BusyError)
-    return _error(429, str(error), {"Retry-After": str(error.retry_after)})
