@@ -53,6 +53,7 @@ extras = {
     "triton": triton,  # its interpreter checks the kernels of gptq without a GPU
     "peers": peers,
     "peers-gptq": ["optimum>=2.0", "gptqmodel>=7.0"],
+    "browser": ["playwright>=1.49", "axe-playwright-python>=0.1.4"],  # tests of the page, with a Chromium of the system
     "dev": ["ruff>=0.9", "mypy>=1.14", "import-linter>=2.16"],
 }
 

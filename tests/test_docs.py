@@ -9,6 +9,8 @@ import contextlib
 import json
 import re
 import shlex
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ import pytest
 from conftest import GOLDEN, golden_json
 from hub_server import HubServer
 from PIL import Image
+from test_server import served
 
 import sdk.analyzer
 import sdk.bundles.hub
@@ -95,7 +98,8 @@ def test_page(page, at_the_desk, capsys):
     for language, code, line in blocks(page):
         where = f"{page.name}, line {line}"
         if language == "python":
-            exec(compile(code, where, "exec"), names)
+            with server_of(code) as code:
+                exec(compile(code, where, "exec"), names)
         elif language in ("sh", "bash"):
             for command in shell_commands(code):
                 run_command(command, where, at_the_desk, capsys)
@@ -103,6 +107,17 @@ def test_page(page, at_the_desk, capsys):
             json.loads(code)
         else:
             assert language in ("text", "mermaid"), f"{where}: say what the block is: python, sh, json, mermaid or text"
+
+
+@contextlib.contextmanager
+def server_of(code):
+    """The code with the address of a server, if it asks one."""
+    default = "http://127.0.0.1:8000"
+    if default not in code:
+        yield code
+        return
+    with sdk.analyzer.Analyzer() as analyzer, served(analyzer) as address:
+        yield code.replace(default, address)
 
 
 def shell_commands(code):
@@ -132,6 +147,10 @@ def run_command(words, where, monkeypatch, capsys):
             assert f'"{extra}":' in (ROOT / "setup.py").read_text(), f"{where}: no extra {extra!r}"
     elif name == "make":
         assert f"\n{rest[0]}:" in (ROOT / "Makefile").read_text(), f"{where}: no make target {rest[0]!r}"
+    elif name == "curl":
+        with server_of(shlex.join(words)) as line:
+            if shutil.which("curl"):
+                subprocess.run([*shlex.split(line), "--fail"], check=True, capture_output=True)
     else:
         assert name == "python", f"{where}: {' '.join(words)!r} is not a command that this test knows"
         assert (ROOT / rest[0]).is_file(), f"{where}: no file {rest[0]!r}"

@@ -22,7 +22,7 @@ from sdk.faba.prompts import TASKS
 from sdk.results import Analysis
 from sdk.runtime.clock import Clock
 from sdk.runtime.pipeline import Answer
-from sdk.server.chat import ChatRequest, Reply
+from sdk.server.chat import CHAT_BODY, DEFINITIONS, ChatRequest, Reply
 from sdk.server.guard import Guard, error_body, handle_errors
 from sdk.server.metrics import Metrics
 from sdk.server.page import add_page
@@ -32,7 +32,6 @@ from sdk.server.visits import Done, Found, Piece, Reception, VisitCache
 
 Result = TypeVar("Result")
 _LEFT_S = 0.2  # between two looks whether the client is still there
-_CHAT_BODY = {"required": True, "content": {"application/json": {"schema": ChatRequest.model_json_schema()}}}
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     status: {"description": text}
     for status, text in {
@@ -77,7 +76,7 @@ def create_app(analyzer: Analyzer, settings: Settings | None = None) -> FastAPI:
     app.add_middleware(Guard, metrics=lambda: server.metrics, api_key=server.settings.api_key)
     handle_errors(app)
     upload: dict[str, Any] = {"openapi_extra": {"requestBody": BODY}, "responses": _RESPONSES}
-    chat: dict[str, Any] = {"openapi_extra": {"requestBody": _CHAT_BODY}, "responses": _RESPONSES}
+    chat: dict[str, Any] = {"openapi_extra": {"requestBody": CHAT_BODY}, "responses": _RESPONSES}
     app.post("/v1/analyze", response_model=Analysis, **upload)(server.analyze)
     app.post("/v1/stream", response_class=StreamingResponse, **upload)(server.stream)
     app.post("/v1/chat/completions", response_model=None, **chat)(server.chat)
@@ -86,6 +85,7 @@ def create_app(analyzer: Analyzer, settings: Settings | None = None) -> FastAPI:
     app.get("/readyz", responses={503: {"description": "the model is being warmed up"}})(server.readyz)
     app.get("/metrics", response_class=Response, responses={401: _RESPONSES[401]})(server.metrics_text)
     add_page(app)
+    app.openapi()["components"]["schemas"].update(DEFINITIONS)
     return app
 
 
@@ -112,6 +112,7 @@ class _Server:
 
     async def analyze(self, request: Request) -> Response:
         """Analyse every face of a picture, as `Analyzer.analyze` does."""
+        self._seats.check_room()
         image, options = await read_upload(request, self.settings.max_bytes)
 
         async def last() -> Analysis:
@@ -126,6 +127,7 @@ class _Server:
 
     async def stream(self, request: Request) -> Response:
         """Analyse a picture; server-sent events: `faces`, `text` for each piece of an answer, `done`, or `error`."""
+        self._seats.check_room()
         image, options = await read_upload(request, self.settings.max_bytes)
         events = self._events(image, options)
         first = await anext(events)  # errors of the picture still get their status
@@ -142,6 +144,7 @@ class _Server:
 
     async def chat(self, request: Request) -> Response:
         """Answer a question about the most prominent face of a picture, in OpenAI's shape."""
+        self._seats.check_room()
         body = parse(ChatRequest, await read_body(request, self.settings.max_bytes))
         question, picture = body.question, body.picture
         pipeline, name = self._analyzer.pipeline, self._analyzer.manifest.name

@@ -12,26 +12,36 @@ from sdk.runtime.pipeline import Answer
 from sdk.server.uploads import picture_of
 
 
-class _Url(BaseModel):
+class PictureUrl(BaseModel):
+    """A picture as a data URI."""
+
     url: str
 
 
-class _TextPart(BaseModel):
+class TextPart(BaseModel):
+    """A part of a message that is text."""
+
     type: Literal["text"]
     text: str
 
 
-class _PicturePart(BaseModel):
+class PicturePart(BaseModel):
+    """A part of a message that is a picture."""
+
     type: Literal["image_url"]
-    image_url: _Url
+    image_url: PictureUrl
 
 
-class _Message(BaseModel):
+class Message(BaseModel):
+    """A message of a user or of the model."""
+
     role: Literal["user", "assistant"]
-    content: str | list[Annotated[_TextPart | _PicturePart, Field(discriminator="type")]]
+    content: str | list[Annotated[TextPart | PicturePart, Field(discriminator="type")]]
 
 
-class _StreamOptions(BaseModel):
+class StreamOptions(BaseModel):
+    """What a streamed reply holds besides text."""
+
     include_usage: bool = False
 
 
@@ -45,9 +55,9 @@ class ChatRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     model: str
-    messages: list[_Message] = Field(min_length=1)
+    messages: list[Message] = Field(min_length=1)
     stream: bool = False
-    stream_options: _StreamOptions | None = None
+    stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     temperature: float = Field(0.0, ge=0, le=2, allow_inf_nan=False)
@@ -93,6 +103,11 @@ class ChatRequest(BaseModel):
     def limit(self) -> int | None:
         """Tokens of the answer."""
         return self.max_completion_tokens or self.max_tokens
+
+
+_schema = ChatRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+DEFINITIONS: dict[str, Any] = _schema.pop("$defs")
+CHAT_BODY = {"required": True, "content": {"application/json": {"schema": _schema}}}  # of OpenAPI, with DEFINITIONS
 
 
 class Reply:

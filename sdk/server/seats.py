@@ -90,9 +90,17 @@ class Seats:
         """Wait for the threads."""
         self._threads.shutdown()
 
-    async def _sit(self) -> None:
+    def check_room(self) -> None:
+        """Check that one more request may wait, before its picture is read.
+
+        Raises:
+            BusyError: too many wait.
+        """
         if self._free.locked() and self.waiting >= self.limits.waiting:
             raise BusyError(f"{self.waiting} requests are waiting already", self._retry_after())
+
+    async def _sit(self) -> None:
+        self.check_room()
         self.waiting += 1
         try:
             await asyncio.wait_for(self._free.acquire(), self.limits.deadline_s)

@@ -55,7 +55,6 @@ BODY = {  # of OpenAPI
                     "tasks": {
                         "type": "array",
                         "items": {"enum": ["emotion", "action_units", "labels"]},
-                        "minItems": 1,
                         "maxItems": 3,
                     },
                     "faces": {"enum": ["detect", "aligned"]},
