@@ -4,7 +4,6 @@ Linear layers with the same inputs become one, and their outputs are cut into pa
 one contiguous piece of memory.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from sdk.bundles.files import AGAIN
 from sdk.bundles.manifest import Geometry
 from sdk.errors import BackendError, IntegrityError
+from sdk.untrusted_json import read_json, read_json_object
 
 PANEL = 64  # outputs of a thread block
 GROUPS = (32, 64, 128)  # inputs that share a scale
@@ -165,12 +166,12 @@ def read_llama(folder: Path, geometry: Geometry, table: Tensor, device: str, dty
 def _read_config(folder: Path) -> dict[str, Any]:
     """Read `config.json` and check that the kernels support its quantisation."""
     try:
-        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_json_object(folder / "config.json", IntegrityError, advice=AGAIN)
         extra = folder / "quantize_config.json"
-        found = json.loads(extra.read_text(encoding="utf-8")) if extra.is_file() else config["quantization_config"]
+        found = read_json(extra, IntegrityError, advice=AGAIN) if extra.is_file() else config["quantization_config"]
         kind = found["bits"], found["sym"], found.get("checkpoint_format", "gptq"), bool(found.get("dynamic"))
         float(config["rms_norm_eps"])  # `read_llama` needs it
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise IntegrityError(f"{folder}: expected a GPTQ folder with config.json: {error!r}; export again") from None
     if kind != (4, True, "gptq", False):
         raise BackendError(
