@@ -36,6 +36,7 @@ def test_what_json_allows_is_read_as_by_the_standard_library():
         ("", "Expecting value"),
         ('{"a": 1', "delimiter"),
     ],
+    ids=lambda value: repr(value[:20]),
 )
 def test_every_other_text_is_a_value_error(text, message):
     with pytest.raises(ValueError, match=message):
