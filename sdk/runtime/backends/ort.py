@@ -1,6 +1,7 @@
 """Encoders and decoder on ONNX Runtime, on the CPU or CUDA. The decoder updates its KV caches in place."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -45,13 +46,17 @@ class OrtEncoder:
         self._session = open_session(path, threads, device)
         given, made = self._session.get_inputs(), self._session.get_outputs()
         self._names = [i.name for i in given]
+        self._path, self._output = path, output
         if inputs is not None:
             _check_shapes(path, "inputs", given, [(None, *shape) for shape in inputs])
         if output is not None:
             _check_shapes(path, "outputs", made, [(None, *output)])
 
     def __call__(self, *arrays: Floats) -> Floats:
-        output: Floats = self._session.run(None, dict(zip(self._names, arrays, strict=True)))[0]
+        with _computing(self._path):
+            output: Floats = self._session.run(None, dict(zip(self._names, arrays, strict=True)))[0]
+        if self._output not in (None, output.shape[1:]):
+            raise GraphError(f"{self._path}: expected outputs of {self._output}, found {output.shape[1:]}; {AGAIN}")
         return output
 
 
@@ -156,8 +161,18 @@ class BoundCall:
         self._total[...] = self._past.max() + 1
         if self._device != "cpu":  # binding copies inputs to a GPU; the CPU reads the arrays themselves
             self._bind_inputs()
-        self._session.run_with_iobinding(self.binding)
+        with _computing("the decoder"):
+            self._session.run_with_iobinding(self.binding)
         return self._logits
+
+
+@contextmanager
+def _computing(what: "Path | str") -> Iterator[None]:
+    """Turn errors of a call into BackendError; the exception types of onnxruntime are not public."""
+    try:
+        yield
+    except Exception as error:
+        raise BackendError(f"ONNX Runtime cannot compute {what}: {' '.join(str(error).split())}") from error
 
 
 def _check_decoder(path: Path, session: Any, geometry: Geometry) -> None:

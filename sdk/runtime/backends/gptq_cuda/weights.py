@@ -201,7 +201,10 @@ class _Files(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._places:
             raise IntegrityError(f"{self._folder}: {name} is missing; expected a quantised Llama")
-        tensor: Tensor = self._places[name].get_tensor(name)
+        try:
+            tensor: Tensor = self._places[name].get_tensor(name)
+        except (OSError, ValueError, SafetensorError) as error:
+            raise IntegrityError(f"{self._folder}: {name} cannot be read ({error}); {AGAIN}") from None
         return tensor
 
     def __iter__(self) -> Iterator[str]:
@@ -231,6 +234,11 @@ def _read_layer(files: _Files, prefix: str) -> Layer:
 def _read_linear(files: _Files, name: str) -> tuple[Tensor, Tensor]:
     """Read (K / 8, N) values and (K / group, N) scales; check that zero points and group order need no storage."""
     values, scales, zeros, order = (files[f"{name}.{part}"] for part in _PARTS)
+    shapes = tuple(values.shape), tuple(scales.shape), tuple(order.shape)
+    if [len(shape) for shape in shapes] != [2, 2, 1] or not len(scales) or len(order) % len(scales):
+        raise IntegrityError(f"{name}: its tensors have the shapes {shapes}; {AGAIN}")
+    if 8 * len(values) != len(order) or values.shape[1] != scales.shape[1]:
+        raise IntegrityError(f"{name}: its tensors have shapes that do not fit: {shapes}; {AGAIN}")
     group = len(order) // len(scales)
     if group not in GROUPS:
         raise BackendError(f"{name}: the GPU kernels support groups of 32, 64 or 128 inputs, found {group}")
