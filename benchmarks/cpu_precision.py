@@ -19,8 +19,11 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import helper, numpy_helper
+
+from sdk.onnx_session import load_onnxruntime
+
+onnxruntime = load_onnxruntime()
 
 GROUP, SETTLE_SECONDS = 128, 0.3  # until the threads of the previous session stop spinning
 WIDTH, INNER, HEADS, TOKENS = 1024, 4096, 16, 577

@@ -20,8 +20,11 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from vicuna import open_vicuna, write_vicuna
+
+from sdk.onnx_session import load_onnxruntime
+
+onnxruntime = load_onnxruntime()
 
 PROMPT, STEPS = 650, 5
 SETTLE_SECONDS = 0.1  # until the threads of the previous session stop spinning

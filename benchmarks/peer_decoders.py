@@ -7,6 +7,8 @@ from typing import Protocol
 
 import numpy as np
 
+from sdk.onnx_session import load_onnxruntime
+
 CONTEXT = 1024
 
 
@@ -24,12 +26,11 @@ class Decoder(Protocol):
 
 class Ours:
     def __init__(self, folder: Path, layers: int, threads: int) -> None:
-        import onnxruntime
         from vicuna import random_vicuna
 
         self._decoder = random_vicuna(folder, layers)
         self._cache = self._decoder.new_cache(CONTEXT)
-        self.description = f"ONNX Runtime {onnxruntime.__version__}"
+        self.description = f"ONNX Runtime {load_onnxruntime().__version__}"
         self.weights = (folder / "int4.onnx.data").stat().st_size
         self.cache = layers * 2 * 4096 * 4
 

@@ -22,6 +22,7 @@ from sdk.bench.footprint import measure_footprint, resident
 from sdk.bundles.hub import EMBEDDED
 from sdk.bundles.manifest import read_manifest
 from sdk.commands.demo import PICTURES
+from sdk.onnx_session import load_onnxruntime
 
 PHOTO = PICTURES / "astronaut.jpg"
 COMMANDS = {
@@ -89,9 +90,7 @@ def decoders(layers: int) -> dict[str, dict[str, float]]:
 
 def open_decoder(folder: Path, layers: int, setting: str) -> dict[str, float]:
     """Open the decoder, read a prefix and decode steps, in the child process; return megabytes and milliseconds."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
+    options = load_onnxruntime().SessionOptions()
     if setting == "no prepacking":
         options.add_session_config_entry("session.disable_prepacking", "1")
     options.enable_cpu_mem_arena = setting != "no arena"

@@ -7,11 +7,11 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-from onnxruntime import InferenceSession
 
 from export.graphs.decoder import Llama, write_decoder
 from export.quantise.linear import GROUP, QuantizedLinear
 from sdk.bundles.manifest import Geometry
+from sdk.onnx_session import load_onnxruntime
 from sdk.runtime.backends import ort
 from sdk.runtime.backends.ort import OrtDecoder
 
@@ -90,6 +90,6 @@ def write_vicuna(folder: Path, layers: int, head_bits: int = 8) -> None:
 
 def open_vicuna(folder: Path, layers: int, options: Any = None, graph: str = "int4.onnx") -> OrtDecoder:
     """Open what `write_vicuna` wrote; `options` are onnxruntime.SessionOptions that replace those of the runtime."""
-    own = ort.open_session if options is None else lambda path, *_: InferenceSession(path, options)
+    own = ort.open_session if options is None else lambda path, *_: load_onnxruntime().InferenceSession(path, options)
     with patch.object(ort, "open_session", own):
         return OrtDecoder(folder / graph, folder / "embeddings.npy", vicuna_geometry(layers))

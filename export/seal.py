@@ -1,6 +1,5 @@
 """Stage `seal`: gather the files, measure them through the runtime, pass the gate, and write the manifest last."""
 
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,11 +16,12 @@ from export.stages import RECORD
 from sdk.bundles.files import FileRecord, file_sha256
 from sdk.bundles.manifest import MANIFEST, Manifest, Variant
 from sdk.bundles.measured import QuantisedLayer
-from sdk.errors import BackendError, DependencyError
+from sdk.errors import BackendError, DependencyError, ExportError
 from sdk.runtime.backends.select import open_variant
 from sdk.runtime.latency import measure_latency
 from sdk.runtime.pipeline import Pipeline
 from sdk.runtime.verify import Reference
+from sdk.untrusted_json import read_json_object
 from trainer.checkpoint import Checkpoint
 
 
@@ -122,12 +122,12 @@ def _open(folder: Path, draft: Manifest, variant: Variant) -> tuple[Pipeline, st
 
 def _computed(reference: Path) -> str:
     """The arithmetic of the torch decoder that parity is measured against, e.g. "bfloat16 on cpu"."""
-    figures = json.loads((reference / RECORD).read_text())["figures"]
+    figures = read_json_object(reference / RECORD, ExportError)["figures"]
     return str(figures.get("computed", "float32 on cpu"))  # version 0 recorded none
 
 
 def _layers(gptq: Path | None) -> tuple[QuantisedLayer, ...]:
     """The figures of the stage `gptq`; a folder that the options name has none."""
     record = gptq / RECORD if gptq else None
-    found = json.loads(record.read_text())["figures"]["layers"] if record and record.is_file() else ()
+    found = read_json_object(record, ExportError)["figures"]["layers"] if record and record.is_file() else ()
     return tuple(QuantisedLayer(**layer) for layer in found)

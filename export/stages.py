@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sdk.errors import ExportError, SdkError
+from sdk.untrusted_json import read_json_object
 from trainer.model.memory import release_memory
 
 RECORD = "stage.json"
@@ -97,8 +98,8 @@ class Stages:
 
     def _is_done(self, folder: Path) -> bool:
         try:
-            return bool(json.loads((folder / RECORD).read_text())["key"] == self._key)
-        except (OSError, ValueError, KeyError):
+            return bool(read_json_object(folder / RECORD, ExportError).get("key") == self._key)
+        except ExportError:
             return False
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sdk.errors import SdkError, UsageError
+from sdk.printable import printable
 
 
 @dataclass(frozen=True)
@@ -99,5 +100,5 @@ def _parser(name: str | None) -> argparse.ArgumentParser:
 
 
 def _fail(message: str, code: int = 1) -> int:
-    print(f"emola: error: {message}", file=sys.stderr)
+    print(f"emola: error: {printable(message)}", file=sys.stderr)
     return code

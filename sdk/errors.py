@@ -12,6 +12,7 @@ SdkError                     base of all errors below
 │   ├── FormatError          a manifest that this version does not read, or that was edited
 │   ├── DownloadError        an interrupted download; complete files are kept for the next attempt
 │   └── IntegrityError       a file of the bundle is missing, or its size or content is wrong
+│       └── GraphError       an ONNX file is damaged, crafted or no ONNX file; also a BackendError
 ├── BackendError             no backend of this bundle runs on this machine
 ├── CheckpointError          weights, configuration or tokenizer that do not form one model
 ├── DataError                a training or evaluation set that does not have the expected form
@@ -72,6 +73,10 @@ class IntegrityError(BundleError):
 
 
 class BackendError(SdkError):
+    pass
+
+
+class GraphError(IntegrityError, BackendError):
     pass
 
 

@@ -104,7 +104,8 @@ class Examiner:
             raise TaskError(f"max_new_tokens must be at least 1, not {max_new_tokens}")
         if isinstance(tasks, str):
             raise TaskError(f"tasks must be a sequence of names; for one task pass tasks=({tasks!r},)")
-        offered = (*self.pipeline.manifest.prompt.questions, "labels")
+        questions = self.pipeline.manifest.prompt.questions
+        offered = (*questions, *["labels"] * (set(TASKS) <= set(questions)))
         for task in tasks:
             if task not in offered:
                 raise TaskError(f"unknown task {task!r}; this bundle answers {' and '.join(map(repr, offered))}")

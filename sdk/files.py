@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sdk.errors import SdkError
+from sdk.untrusted_json import parse_json, read_json_object
 
 
 def temporary(path: Path) -> Path:
@@ -77,10 +78,7 @@ def claim_folder(
     """
     folder = record.parent
     if record.is_file():
-        try:
-            found = dict(json.loads(record.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as cause:
-            raise error(f"{record} is not a JSON object ({cause}); choose another folder") from None
+        found = read_json_object(record, error, advice="choose another folder")
         changed = list(_changes(found, content))
         if changed:
             raise error(f"{folder} holds another {what}: {', '.join(changed)} differ; choose another folder")
@@ -121,4 +119,4 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
     whole = content[: content.rfind(b"\n") + 1]
     if whole != content:
         write_file(path, whole)
-    return [json.loads(line) for line in whole.splitlines()]
+    return [parse_json(line) for line in whole.splitlines()]

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from sdk.arrays import Pixels
 from sdk.faba.vocabulary import ACTION_UNITS, Emotion
 from sdk.faces.images import ImageSource, load_image
+from sdk.printable import printable
 from sdk.records import AnalysisRecord, Face
 
 _MIN_SIDE, _MAX_SIDE = 640, 1600  # pixels of the longer side of a figure's picture
@@ -56,14 +57,7 @@ def _shares(scores: "Mapping[Emotion, float] | None") -> str:
 
 
 def _wrap(text: str, width: int) -> list[str]:
-    return textwrap.wrap(_printable(text), width, initial_indent=" " * 6, subsequent_indent=" " * 8)
-
-
-def _printable(text: str) -> str:
-    """Replace control characters: they could move a terminal's cursor, and an answer may contain any character."""
-    return "".join(
-        letter if letter.isprintable() or letter.isspace() else "\N{REPLACEMENT CHARACTER}" for letter in text
-    )
+    return textwrap.wrap(printable(text), width, initial_indent=" " * 6, subsequent_indent=" " * 8)
 
 
 def annotate(image: Pixels, analysis: AnalysisRecord, *, units: bool = True) -> Image.Image:
@@ -150,7 +144,7 @@ def _lines(face: Face, reasons: bool) -> list[_Line]:
     """The description of the emotion, then each unit with its reason; without `reasons` the units alone."""
 
     def wrapped(text: str | None) -> list[_Line]:
-        parts = textwrap.wrap(_printable(text or ""), _REASON_WIDTH) if reasons else []
+        parts = textwrap.wrap(printable(text or ""), _REASON_WIDTH) if reasons else []
         return [_Line(part, colour=_TEXT_COLOUR) for part in parts]
 
     shown: dict[int, float | None]

@@ -8,7 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from sdk.errors import ExportError
 from sdk.files import replacing
+from sdk.untrusted_json import read_json
 
 
 @dataclass(frozen=True)
@@ -55,4 +57,4 @@ class ActivationFile:
     @classmethod
     def load(cls, folder: Path) -> "ActivationFile":
         """Open what `save` wrote."""
-        return cls(folder / "rows.bin", tuple(json.loads((folder / "rows.json").read_text())))
+        return cls(folder / "rows.bin", tuple(read_json(folder / "rows.json", ExportError)))

@@ -24,6 +24,8 @@ from export.progress import duration
 from export.quantise.activations import ActivationFile
 from export.quantise.autogptq import to_tensors, write_configs, write_index, write_shard
 from export.quantise.gptq import GptqOptions, Hessian, quantise, relative_error
+from sdk.errors import ExportError
+from sdk.untrusted_json import read_json_object
 from trainer.checkpoint import Checkpoint
 from trainer.model.processor import multiplies_bfloat16
 
@@ -99,8 +101,8 @@ def quantise_decoder(
                 f"about {left} left"
             )
         walk.place(index, rows).path.unlink(missing_ok=True)
-        shards[shard.name] = json.loads(record.read_text())["names"]
-    layers = [json.loads(path.read_text()) for path in sorted(folder.glob("model-layer-*.json"))]
+        shards[shard.name] = read_json_object(record, ExportError)["names"]
+    layers = [read_json_object(path, ExportError) for path in sorted(folder.glob("model-layer-*.json"))]
     shards |= _write_rest(checkpoint, folder)
     write_index(folder, shards)
     write_configs(folder, text, options, _rest_dtype(checkpoint))

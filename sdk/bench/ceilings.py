@@ -9,6 +9,7 @@ import numpy as np
 from sdk.bench.probe import int4_matmul
 from sdk.bench.report import Ceilings, Floor
 from sdk.bundles.manifest import Manifest, Variant
+from sdk.onnx_session import load_onnxruntime
 from sdk.runtime.memory import Memory
 
 _MAX_WORKING_SET = 512_000_000  # bytes; larger than every cache
@@ -54,10 +55,8 @@ def _float32_peak() -> float:
 
 
 def _int4_peak() -> float:
-    from onnxruntime import InferenceSession
-
     width, rows = 4096, 256
-    session = InferenceSession(int4_matmul(width, width), providers=["CPUExecutionProvider"])
+    session = load_onnxruntime().InferenceSession(int4_matmul(width, width), providers=["CPUExecutionProvider"])
     feed = {"x": np.ones((rows, width), np.float32)}
     return 2 * rows * width * width / fastest(lambda: session.run(None, feed))
 

@@ -1,6 +1,5 @@
 """The report of `emola bench`: frozen models that are written as one JSON document."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -8,6 +7,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sdk.errors import UsageError
+from sdk.untrusted_json import parse_json
 
 SCHEMA_VERSION: Literal["1.0"] = "1.0"
 CONTROL = "control"  # stage that sorts 200,000 numbers before and after each round, to measure the machine's speed
@@ -201,7 +201,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path} cannot be read ({error})") from None
     for candidate in (text, *reversed(text.splitlines())):
         try:
-            content = json.loads(candidate)
+            content = parse_json(candidate)
         except ValueError:
             continue
         if isinstance(content, dict):

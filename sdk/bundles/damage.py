@@ -1,48 +1,102 @@
-"""Report a damaged file of a bundle as IntegrityError, for every library that reads such files."""
+"""Read arrays that anybody may have written: nothing is unpickled or allocated that the file does not hold.
 
+numpy and zipfile raise a dozen types of errors for damaged files, from TokenError to RuntimeError. Here every one of
+them is a ValueError, or an IntegrityError that names the file of the bundle.
+"""
+
+import math
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
+import numpy.typing as npt
 
+from sdk.bundles.files import AGAIN
 from sdk.errors import IntegrityError
 
-ARRAY_ERRORS = (OSError, ValueError, EOFError, TypeError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+Array = npt.NDArray[Any]
+SIZE = 512 << 20  # bytes of all arrays of an .npz file
 
 
 @contextmanager
-def reading(path: Path, what: str, errors: tuple[type[Exception], ...] = ARRAY_ERRORS) -> Iterator[None]:
-    """Turn errors of the block into IntegrityError.
+def reading(path: Path, what: str) -> Iterator[None]:
+    """Turn every error of the block into IntegrityError.
 
     Args:
         path: the file that is read.
         what: expected content, e.g. "a table of n-grams".
-        errors: types of errors that mean damage; the default are those of numpy for .npy and .npz files.
     """
     try:
         yield
-    except errors as error:
-        raise IntegrityError(f"{path}: not {what} ({error}); copy or download the bundle again") from None
+    except Exception as error:
+        raise IntegrityError(f"{path}: not {what} ({error or type(error).__name__}); {AGAIN}") from None
 
 
-@contextmanager
-def open_arrays(path: Path) -> Iterator[Any]:
-    """Open an .npz file. Damage raises one of ARRAY_ERRORS.
+def read_array(path: Path, *, mapped: bool = False) -> Array:
+    """Read an .npy file.
 
-    The file is opened and closed here, because numpy leaves a damaged file open when it opens it by name.
+    Args:
+        mapped: map it into memory, read-only, instead of reading it.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is damaged, truncated or of another format.
     """
-    if not zipfile.is_zipfile(path):  # numpy would read it as an array or a pickle
-        raise ValueError("no complete .npz archive")
-    with path.open("rb") as source, np.load(source, allow_pickle=False) as arrays:
-        yield arrays
+    with _value_errors(), path.open("rb") as file:
+        shape, order, dtype = _read_header(file)
+        begin, count = file.tell(), math.prod(shape)
+        found = path.stat().st_size - begin
+        if count * dtype.itemsize > found:
+            raise ValueError(f"expected {count * dtype.itemsize} bytes of numbers, found {found}")
+        if mapped:
+            return np.memmap(path, dtype, "r", begin, shape, order)
+        return np.fromfile(file, dtype, count).reshape(shape, order=order)
+
+
+def read_arrays(path: Path, limit: int = SIZE) -> dict[str, Array]:
+    """Read all arrays of an .npz file.
+
+    Args:
+        limit: largest size of all arrays in bytes.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is damaged, encrypted, larger than `limit` or of another format.
+    """
+    with _value_errors(), zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        if (size := sum(member.file_size for member in members)) > limit:
+            raise ValueError(f"it expands to {size / 1e6:.0f} MB; expected at most {limit / 1e6:.0f} MB")
+        return {member.filename.removesuffix(".npy"): _read_member(archive, member) for member in members}
+
+
+def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array:
+    with archive.open(member) as file:
+        shape, order, dtype = _read_header(file)  # type: ignore[arg-type]
+        content = file.read(member.file_size)
+    if len(content) != math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"{member.filename}: expected numbers of shape {shape}, found {len(content)} bytes")
+    return np.frombuffer(bytearray(content), dtype).reshape(shape, order=order)
+
+
+def _read_header(file: BinaryIO) -> "tuple[tuple[int, ...], Any, np.dtype[Any]]":
+    """Shape, order ("C" or "F") and type of an array of numbers or texts."""
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read(file)
+    if dtype.kind not in "biufU" or dtype.hasobject or min(shape, default=0) < 0:
+        raise ValueError(f"expected numbers, found {dtype} of shape {shape}")
+    return shape, "F" if fortran else "C", dtype
 
 
 @contextmanager
-def reading_arrays(path: Path, what: str) -> Iterator[Any]:
-    """Open an .npz file and turn errors of the block into IntegrityError; arguments as in `reading`."""
-    with reading(path, what), open_arrays(path) as arrays:
-        yield arrays
+def _value_errors() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # zipfile, zlib and the parser of headers raise many types
+        raise ValueError(f"{type(error).__name__}: {error}") from None

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from sdk.bundles.damage import reading
+from sdk.bundles.damage import read_array, reading
 from sdk.bundles.manifest import Geometry
 from sdk.errors import IntegrityError
 
@@ -17,8 +17,8 @@ def read_embeddings(path: Path, geometry: Geometry) -> "npt.NDArray[np.generic]"
         IntegrityError: the file is damaged or has another shape.
     """
     with reading(path, "a table of embeddings"):
-        table: npt.NDArray[np.generic] = np.load(path, mmap_mode="r", allow_pickle=False)
+        table: npt.NDArray[np.generic] = read_array(path, mapped=True)
     expected = (geometry.vocabulary, geometry.hidden_size)
-    if table.shape != expected:
-        raise IntegrityError(f"{path}: expected a table of {expected}, found {table.shape}")
+    if table.shape != expected or table.dtype not in (np.float16, np.float32):
+        raise IntegrityError(f"{path}: expected a table of {expected} floats, found {table.dtype} of {table.shape}")
     return table

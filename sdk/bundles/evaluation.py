@@ -4,13 +4,13 @@ Evaluation sets are gated and show faces, so a bundle holds neither pictures nor
 torch's answers, and hashes by which whoever has the set finds the same records.
 """
 
-import json
 from pathlib import Path
 
 from pydantic import Field, ValidationError
 
-from sdk.bundles.files import FrozenModel
+from sdk.bundles.files import AGAIN, FrozenModel, first_fault
 from sdk.errors import IntegrityError
+from sdk.untrusted_json import read_json
 
 _SHA256 = Field(pattern="^[0-9a-f]{64}$")
 
@@ -57,7 +57,8 @@ class TorchAnswers(FrozenModel):
         Raises:
             IntegrityError: it is damaged.
         """
+        content = read_json(path, IntegrityError, advice=AGAIN)
         try:
-            return cls.model_validate(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, ValidationError) as error:
-            raise IntegrityError(f"{path}: not the answers of a bundle ({error}); download the bundle again") from None
+            return cls.model_validate(content)
+        except ValidationError as error:
+            raise IntegrityError(f"{path}: not the answers of a bundle ({first_fault(error)}); {AGAIN}") from None

@@ -2,22 +2,19 @@
 
 import hashlib
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from sdk.errors import IntegrityError
+from sdk.paths import is_inside, relative_path
+
+AGAIN = "copy or download the bundle again"
+ENGINES = "engines"  # folder of TensorRT engines, which `emola engines` builds on the target
 
 
-def _stay_inside(path: str) -> str:
-    parts = PurePosixPath(path).parts
-    if not parts or path.startswith("/") or ".." in parts or "\\" in path or ":" in path:
-        raise ValueError(f"path {path!r} leaves the bundle; expected a relative path with forward slashes")
-    return path
-
-
-RelativePath = Annotated[str, AfterValidator(_stay_inside)]
+RelativePath = Annotated[str, AfterValidator(relative_path)]
 
 
 class FrozenModel(BaseModel):
@@ -33,6 +30,12 @@ class FileRecord(FrozenModel):
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
 
 
+def first_fault(error: ValidationError) -> str:
+    """The first thing that does not fit, with its place: "geometry.layers: Input should be greater than 0"."""
+    fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    return f"{'.'.join(map(str, fault['loc'])):.200}: {fault['msg']}"
+
+
 def check_sizes(bundle: Path, files: Mapping[str, FileRecord]) -> None:
     """Check that every file exists inside the folder and has its recorded size.
 
@@ -41,14 +44,12 @@ def check_sizes(bundle: Path, files: Mapping[str, FileRecord]) -> None:
     """
     for name, record in files.items():
         file = bundle / name
-        if not file.resolve().is_relative_to(bundle.resolve()):
+        if not is_inside(bundle, file):
             raise IntegrityError(f"{file} is a link that leaves the bundle; copy the file itself")
         if not file.is_file():
-            raise IntegrityError(f"{file} is missing; copy or download the bundle again")
+            raise IntegrityError(f"{file} is missing; {AGAIN}")
         if file.stat().st_size != record.size:
-            raise IntegrityError(
-                f"{file}: expected {record.size} bytes, found {file.stat().st_size}; copy or download the bundle again"
-            )
+            raise IntegrityError(f"{file}: expected {record.size} bytes, found {file.stat().st_size}; {AGAIN}")
 
 
 def file_sha256(path: Path) -> str:

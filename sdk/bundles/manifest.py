@@ -7,27 +7,43 @@ match the content are errors. Nothing in a bundle is unpickled.
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Literal
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, ValidationError
 
-from sdk.bundles.files import FileRecord, FrozenModel, RelativePath, check_sizes, file_sha256
+from sdk.bundles.files import (
+    AGAIN,
+    ENGINES,
+    FileRecord,
+    FrozenModel,
+    RelativePath,
+    check_sizes,
+    file_sha256,
+    first_fault,
+)
 from sdk.bundles.measured import FLOAT32_TOLERANCE, Gate, LabelCalibration, Latency, Parity, QuantisedLayer
 from sdk.bundles.phrases import LabelPhrases
 from sdk.errors import BundleNotFoundError, FormatError, IntegrityError
 from sdk.faba.prompts import Task
-from sdk.faces.preprocess import Preprocessing
+from sdk.faces.preprocess import LANDMARK_FEATURES, Preprocessing
+from sdk.onnx_model import external_files
+from sdk.printable import CONTROL
+from sdk.untrusted_json import read_json_object
+
+Line: TypeAlias = Annotated[str, Field(pattern=r"^[^\n\t]+$")]
+TokenId: TypeAlias = Annotated[int, Field(ge=0)]
 
 FORMAT: Literal[1] = 1
 MANIFEST = "manifest.json"
+_MAX_SIZE = 16 << 20  # bytes of a manifest
 
 
 class Question(FrozenModel):
     """A fixed question and the token ids that follow the image rows: the question and the start of the answer."""
 
     text: str
-    token_ids: tuple[int, ...]
+    token_ids: tuple[TokenId, ...] = Field(min_length=1)
 
 
 class Prompt(FrozenModel):
@@ -44,11 +60,11 @@ class Prompt(FrozenModel):
     """
 
     template: str
-    prefix_ids: tuple[int, ...]
-    image_rows: int = Field(gt=0)
-    free_question: str
-    questions: dict[Task, Question]
-    stop_ids: tuple[int, ...]
+    prefix_ids: tuple[TokenId, ...]
+    image_rows: int = Field(gt=0, le=1 << 16)
+    free_question: str = Field(pattern=r"\{question\}")
+    questions: dict[Task, Question] = Field(min_length=1)
+    stop_ids: tuple[TokenId, ...] = Field(min_length=1)
     max_new_tokens: int = Field(gt=0)
 
 
@@ -60,14 +76,14 @@ class Geometry(FrozenModel):
         intermediate_size: width of its MLP; 0 if not recorded.
     """
 
-    layers: int
-    hidden_size: int
-    heads: int
-    kv_heads: int
-    head_size: int
-    vocabulary: int
-    context: int
-    intermediate_size: int = 0
+    layers: int = Field(gt=0, le=1024)
+    hidden_size: int = Field(gt=0, le=1 << 16)
+    heads: int = Field(gt=0, le=1024)
+    kv_heads: int = Field(gt=0, le=1024)
+    head_size: int = Field(gt=0, le=1024)
+    vocabulary: int = Field(gt=0, le=1 << 21)
+    context: int = Field(gt=0, le=1 << 20)
+    intermediate_size: int = Field(default=0, ge=0, le=1 << 20)
 
     @property
     def layer_weights(self) -> int:
@@ -88,9 +104,9 @@ class Variant(FrozenModel):
             AutoGPTQ folder with torch and Triton.
     """
 
-    name: str
+    name: Line
     backend: Literal["ort", "gptq_cuda"]
-    precision: str
+    precision: Line
     decoder: RelativePath
     external: tuple[RelativePath, ...] = ()
     device: Literal["cpu", "cuda"] = "cpu"
@@ -133,7 +149,7 @@ class Manifest(FrozenModel):
     """
 
     format: Literal[1] = FORMAT
-    name: str
+    name: Line
     notice: str | None = None
     intended_use: str
     files: dict[RelativePath, FileRecord]
@@ -145,7 +161,7 @@ class Manifest(FrozenModel):
     embeddings: RelativePath
     reference: RelativePath
     evaluation: RelativePath | None = None
-    encoder_weights: int | None = None
+    encoder_weights: int | None = Field(default=None, ge=0)
     ngrams: RelativePath | None = None
     labels: LabelPhrases | None = None
     preprocessing: Preprocessing
@@ -174,6 +190,19 @@ class Manifest(FrozenModel):
         """
         sealed = {parity.variant: parity.tolerance for parity in self.parity if parity.stage == stage}
         return sealed.get(variant, max(sealed.values(), default=FLOAT32_TOLERANCE))
+
+    @property
+    def graphs(self) -> tuple[str, ...]:
+        """The ONNX files."""
+        decoders = (variant.decoder for variant in self.variants if variant.backend == "ort")
+        return tuple(filter(None, (self.vision, self.vision_half, self.landmark, self.detector, *decoders)))
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Every file that the runtime may read."""
+        parts = (self.tokenizer, self.embeddings, self.reference, self.evaluation, self.ngrams)
+        decoders = (name for variant in self.variants for name in (variant.decoder, *variant.external))
+        return tuple(filter(None, (*self.graphs, *parts, *decoders)))
 
     def digest_of(self) -> str:
         """Compute the digest of the content."""
@@ -205,8 +234,8 @@ def read_manifest(bundle: Path) -> Manifest:
 
     Raises:
         BundleNotFoundError: there is no such folder, or no manifest in it.
-        FormatError: the manifest has another format, was edited, or is broken.
-        IntegrityError: a file is missing or has another size.
+        FormatError: the manifest has another format, was edited, is broken, or has values that no model has.
+        IntegrityError: a file is missing or has another size, or a file would be read that the manifest does not list.
     """
     path = bundle / MANIFEST
     if not path.is_file():
@@ -214,24 +243,89 @@ def read_manifest(bundle: Path) -> Manifest:
             f"no {MANIFEST} in it: not a bundle, or one that was not sealed" if bundle.is_dir() else "no such folder"
         )
         raise BundleNotFoundError(f"{bundle}: {state}; make one with `emola export`")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        found = content.get("format")
-    except (ValueError, AttributeError):
-        raise FormatError(f"{path}: not a JSON object; copy or download the bundle again") from None
-    if found != FORMAT:
-        raise FormatError(f"{path}: bundle format {found!r}; this version reads format {FORMAT}: update emola-edge")
+    content = read_json_object(path, FormatError, limit=_MAX_SIZE, advice=AGAIN)
+    if (found := content.get("format")) != FORMAT:
+        raise FormatError(f"{path}: bundle format {found!r:.60}; this version reads format {FORMAT}: update emola-edge")
+    if fault := _control(content):
+        raise FormatError(f"{path}: {fault!r:.60} has control characters; they are not shown and not needed: {AGAIN}")
     digest = content.pop("digest", None)
     if digest != _digest(content):
         raise FormatError(f"{path}: the content does not match its digest; it was edited or damaged: export it again")
     try:
         manifest = Manifest.model_validate({**content, "digest": digest})
+        check_content(manifest)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise FormatError(f"{path}: {where}: {first['msg']}; export the bundle again") from None
+        raise FormatError(f"{path}: {first_fault(error)}; export the bundle again") from None
+    except ValueError as error:
+        raise FormatError(f"{path}: {error}; export the bundle again") from None
     check_sizes(bundle, manifest.files)
+    check_reads(bundle, manifest)
     return manifest
+
+
+def _control(value: Any) -> str | None:
+    """The first text with a control character, in keys and values."""
+    if isinstance(value, dict):
+        value = [*value, *value.values()]
+    if isinstance(value, list):
+        return next(filter(None, map(_control, value)), None)
+    return value if isinstance(value, str) and CONTROL.search(value) else None
+
+
+def check_content(manifest: Manifest) -> None:
+    """Check what concerns several parts of a manifest.
+
+    Raises:
+        ValueError: a value does not fit another one, or a file with a role is not listed.
+    """
+    g, prompt, settings = manifest.geometry, manifest.prompt, manifest.preprocessing
+    asked = {f"questions.{task}": question.token_ids for task, question in prompt.questions.items()}
+    for name, ids in {"prefix_ids": prompt.prefix_ids, "stop_ids": prompt.stop_ids, **asked}.items():
+        if max(ids, default=0) >= g.vocabulary:
+            raise ValueError(f"prompt.{name}: token {max(ids)} is not in the vocabulary of {g.vocabulary}")
+    if g.heads % g.kv_heads:
+        raise ValueError(f"geometry: {g.heads} heads do not share {g.kv_heads} key-value heads evenly")
+    before = len(prompt.prefix_ids) + prompt.image_rows + max(map(len, asked.values()))
+    if before >= g.context:
+        raise ValueError(f"prompt: {before} positions before an answer; the context has {g.context}")
+    if min(settings.image_std) <= 0 or any(not 0 <= index < LANDMARK_FEATURES // 2 for index, *_ in settings.anchors):
+        raise ValueError("preprocessing: expected image_std above 0, and anchors among the 106 landmarks")
+    if settings.image_aspect == "align" and len(settings.anchors) < 2:
+        raise ValueError("preprocessing: aligning a face takes two anchors or more")
+    for name in manifest.roles:
+        if name not in manifest.files:
+            raise ValueError(f"files: {name} is not listed, but the runtime reads it")
+
+
+def check_reads(bundle: Path, manifest: Manifest) -> None:
+    """Check that every file which the files of the bundle name, or which is read beside them, is listed too.
+
+    Raises:
+        IntegrityError: one is not.
+    """
+    found = [
+        (PurePosixPath(graph).parent / name).as_posix()
+        for graph in manifest.graphs
+        for name in external_files(bundle / graph)
+    ]
+    for variant in manifest.variants:
+        if variant.backend == "gptq_cuda":
+            folder = (bundle / variant.decoder).parent
+            read = (*folder.glob("*.safetensors"), *folder.glob("quantize_config.json"))
+            found += [path.relative_to(bundle).as_posix() for path in read]
+    for name in sorted(found):
+        if name not in manifest.files:
+            raise IntegrityError(f"{bundle / name} would be read, but the manifest does not list it; {AGAIN}")
+
+
+def unlisted_files(bundle: Path, manifest: Manifest) -> tuple[str, ...]:
+    """The files in the folder that the manifest does not list: nobody vouches for them, and nothing reads them.
+
+    The engines that `emola engines` builds have hashes of their own.
+    """
+    found = (path.relative_to(bundle) for path in bundle.rglob("*") if not path.is_dir())
+    names = (path.as_posix() for path in found if path.parts[0] != ENGINES)
+    return tuple(sorted({*names} - {MANIFEST, *manifest.files}))
 
 
 def check_hashes(bundle: Path, manifest: Manifest) -> None:

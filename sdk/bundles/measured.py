@@ -46,7 +46,7 @@ class LabelCalibration(FrozenModel):
     """
 
     task: Task
-    temperature: float = Field(gt=0)
+    temperature: float = Field(ge=1e-3, le=1e3)
     error_before: float
     error: float
     samples: int

@@ -68,7 +68,7 @@ def _gate(manifest: Manifest) -> Iterator[str]:
 
 
 def _row(key: str, value: str) -> str:
-    return f"  {key:14}{value}"
+    return f"  {key:14}{' '.join(value.split())}"
 
 
 def _paragraph(key: str, text: str) -> list[str]:

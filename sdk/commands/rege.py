@@ -9,6 +9,7 @@ from typing import Any
 from sdk.errors import ScoreError
 from sdk.faba.rege import RegeScore, score
 from sdk.faba.vocabulary import ACTION_UNITS, DATASETS, EMOTIONS
+from sdk.untrusted_json import DATA_SIZE, parse_json, read_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,17 +71,12 @@ def read_predictions(path: Path) -> list[str]:
 
 
 def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ScoreError(f"{path} cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise ScoreError(f"{path} is not JSON ({error})") from None
+    return read_json(path, ScoreError, limit=DATA_SIZE)
 
 
 def _read_lines(path: Path) -> list[Any]:
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [parse_json(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except OSError as error:
         raise ScoreError(f"{path} cannot be read ({error.strerror})") from None
     except ValueError as error:

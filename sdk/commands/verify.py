@@ -2,11 +2,13 @@
 
 import argparse
 import json
+from collections.abc import Iterator, Sequence
 
 from sdk.bundles.hub import resolve_bundle
-from sdk.bundles.manifest import check_hashes, read_manifest
+from sdk.bundles.manifest import check_hashes, read_manifest, unlisted_files
 from sdk.bundles.measured import Parity
 from sdk.errors import IntegrityError
+from sdk.printable import printable
 from sdk.runtime.backends.select import open_backend
 from sdk.runtime.pipeline import Pipeline
 from sdk.runtime.verify import Reference, measure_parity
@@ -29,19 +31,27 @@ def run(args: argparse.Namespace) -> None:
     folder = resolve_bundle(args.bundle)
     manifest = read_manifest(folder)
     check_hashes(folder, manifest)
+    unlisted = unlisted_files(folder, manifest)
     pipeline = Pipeline(folder, manifest, open_backend(folder, manifest, args.device))
     found = measure_parity(pipeline, Reference.load(folder / manifest.reference))
     if args.json:
         rows = [{**parity.model_dump(), "passed": parity.passed} for parity in found]
-        print(json.dumps({"name": manifest.name, "files": len(manifest.files), "parity": rows}, indent=1))
+        summary = {"name": manifest.name, "files": len(manifest.files), "unlisted": unlisted, "parity": rows}
+        print(json.dumps(summary, indent=1))
     else:
         print(f"{manifest.name}: {len(manifest.files)} files, all sizes and SHA-256 hashes match")
-        print("\n".join(map(_row, found)))
+        print("\n".join([*map(_row, found), *_unlisted(unlisted)]))
     failed = [parity.stage for parity in found if not parity.passed]
     if failed:
         raise IntegrityError(
             f"{', '.join(failed)}: the error on this machine is above the tolerance; try another version of the runtime"
         )
+
+
+def _unlisted(names: Sequence[str]) -> Iterator[str]:
+    if names:
+        shown = ", ".join(map(printable, names[:10])) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+        yield f"  not in the manifest, so neither checked nor read: {shown}"
 
 
 def _row(parity: Parity) -> str:

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -11,6 +12,7 @@ from sdk.arrays import Floats, Pixels
 from sdk.errors import BackendError, DependencyError
 from sdk.faces.crop import Box
 from sdk.faces.preprocess import resize_bilinear
+from sdk.onnx_session import open_session
 
 
 @dataclass(frozen=True)
@@ -110,14 +112,7 @@ class ScrfdDetector:
     _STRIDES = (8, 16, 32)
 
     def __init__(self, path: str, min_score: float = 0.5, max_overlap: float = 0.4, size: int = 640) -> None:
-        try:
-            import onnxruntime
-        except ImportError:
-            raise DependencyError("onnxruntime", "cpu", "run SCRFD") from None
-        try:
-            self._session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's own exception types are not public
-            raise BackendError(f"ONNX Runtime {onnxruntime.__version__} cannot open {path}: {error}") from None
+        self._session = open_session(Path(path))
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         widths = [output.shape[-1] if output.shape else None for output in outputs]
         fits = widths in ([1] * 3 + [4] * 3, [1] * 3 + [4] * 3 + [10] * 3)

@@ -37,8 +37,8 @@ class Preprocessing(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    face_scale: float = Field(gt=0)
-    image_size: int = Field(gt=0)
+    face_scale: float = Field(gt=0, le=100)
+    image_size: int = Field(gt=0, le=4096)
     image_mean: tuple[float, float, float]
     image_std: tuple[float, float, float]
     image_aspect: Aspect

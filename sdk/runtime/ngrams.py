@@ -17,7 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sdk.arrays import Ints
-from sdk.bundles.damage import reading_arrays
+from sdk.bundles.damage import read_arrays, reading
+
+_MAX_SIZE = 16 << 20  # bytes: a million nodes; the export writes 50,000 at most
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,8 @@ class Ngrams:
         Raises:
             IntegrityError: the file is damaged, or belongs to another tokenizer.
         """
-        with reading_arrays(path, "a table of n-grams") as file:
-            table = cls(**file)
+        with reading(path, "a table of n-grams"):
+            table = cls(**read_arrays(path, _MAX_SIZE))
             table._check(vocabulary)
         return table
 
@@ -52,6 +54,8 @@ class Ngrams:
         count = len(self.parent)
         if any(array.shape != (count,) for array in vars(self).values()):
             raise ValueError("its arrays differ in length")
+        if [array.dtype.kind for array in vars(self).values()] != ["i", "i", "i", "f"]:
+            raise ValueError("its arrays have other types of numbers")
         if not (self.parent >= 0).all() or not (self.parent <= np.arange(count)).all():
             raise ValueError("a parent comes after its child")
         for ids in (self.token, self.follower):

@@ -9,10 +9,8 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from sdk.arrays import Floats
-from sdk.bundles.damage import reading
 from sdk.bundles.manifest import Manifest
 from sdk.errors import BackendError, ImageError, TaskError
 from sdk.faba.prompts import Task
@@ -27,6 +25,7 @@ from sdk.runtime.memory import positions_per_face
 from sdk.runtime.ngrams import ContextTree, Ngrams
 from sdk.runtime.pruning import prune, rows_to_read, visual_rows
 from sdk.runtime.speculate import DraftedGeneration
+from sdk.runtime.tokenizer import read_tokenizer
 
 
 @dataclass(frozen=True)
@@ -113,10 +112,10 @@ class Pipeline:
         self.backend = backend
         self.image_rows = rows_to_read(manifest.prompt.image_rows, visual_tokens)
         path = bundle / manifest.tokenizer
-        with reading(path, "a tokenizer", (Exception,)):  # the library raises plain Exception
-            self.tokenizer = Tokenizer.from_file(str(path))
+        self.tokenizer = read_tokenizer(path, manifest.geometry.vocabulary)
         self._free_caches: list[KVCache] = []
         self.drafter = Drafter(_read_tree(bundle, manifest))
+        backend.files.check_opened()
 
     @property
     def notice(self) -> str | None:
@@ -151,7 +150,12 @@ class Pipeline:
             return self.encode_rows(rows, features, cache)
 
     def encode_rows(self, rows: Floats, features: Floats, cache: KVCache | None = None) -> EncodedFace:
-        """Prefill the decoder with the system text and (rows, D) image and landmark rows."""
+        """Prefill the decoder with the system text and (rows, D) image and landmark rows.
+
+        Raises:
+            IntegrityError: a file of the bundle was changed while it was open.
+        """
+        self.backend.files.check()
         decoder = self.backend.decoder
         home = self._free_caches if cache is None else []  # the caller keeps a cache of its own
         cache = cache or self._take_cache()
@@ -204,6 +208,7 @@ class Pipeline:
             drafts: verify several drafted tokens per forward, if the answer is greedy and the decoder supports it. The
                 tokens are the same. Pass False to step several answers together.
         """
+        self.backend.files.check()
         prompt, cache = self.manifest.prompt, face.rewind()
         question_ids = self.question_ids(question)
         room = cache.capacity - face.prefix - len(question_ids)

@@ -8,9 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from sdk.arrays import Floats
-from sdk.bundles.damage import reading_arrays
+from sdk.bundles.damage import read_arrays, reading
+from sdk.bundles.files import AGAIN
 from sdk.bundles.measured import Parity
-from sdk.faba.prompts import Task
+from sdk.errors import IntegrityError
+from sdk.faba.prompts import TASKS, Task
+from sdk.faces.preprocess import LANDMARK_FEATURES
 from sdk.runtime.generate import Generation
 from sdk.runtime.pipeline import Pipeline
 
@@ -47,14 +50,39 @@ class Reference:
         Raises:
             IntegrityError: it is damaged.
         """
-        with reading_arrays(path, "the reference of a bundle") as file:
-            content: dict[str, Any] = dict(file)
-            return cls(**{**content, "tasks": tuple(content["tasks"].tolist())})
+        with reading(path, "the reference of a bundle"):
+            content: dict[str, Any] = read_arrays(path)
+            found = cls(**{**content, "tasks": tuple(content["tasks"].tolist())})
+            found._check()
+        return found
+
+    def _check(self) -> None:
+        """Check that the parts fit each other."""
+        samples, tasks = len(self.rows), len(self.tasks)
+        shapes = {
+            "landmark_features": (samples, LANDMARK_FEATURES),
+            "pixel_values": (samples, 3, *self.pixel_values.shape[2:]),
+            "rows": (samples, *self.rows.shape[1:]),
+            "logits": (samples, tasks, *self.logits.shape[2:]),
+            "token_ids": (samples, tasks, *self.token_ids.shape[2:]),
+        }
+        dimensions = {"landmark_features": 2, "pixel_values": 4}
+        for name, shape in shapes.items():
+            array = getattr(self, name)
+            if array.shape != shape or array.ndim != dimensions.get(name, 3) or not array.size:
+                raise ValueError(f"{name} has the shape {array.shape}")
+            if array.dtype.kind != ("i" if name == "token_ids" else "f"):
+                raise ValueError(f"{name} has the type {array.dtype}")
+        if not set(self.tasks) <= set(TASKS):
+            raise ValueError(f"it has the tasks {self.tasks!r:.80}")
 
 
 def measure_parity(pipeline: Pipeline, reference: Reference) -> list[Parity]:
     """Compare every stage of an opened variant with the reference. Each stage gets the inputs of the reference."""
     backend, measured = pipeline.backend, []
+    size, vocabulary = pipeline.manifest.preprocessing.image_size, pipeline.manifest.geometry.vocabulary
+    if reference.pixel_values.shape[2:] != (size, size) or reference.logits.shape[2:] != (vocabulary,):
+        raise IntegrityError(f"the reference was made for another model than {pipeline.manifest.name}; {AGAIN}")
     if backend.landmark is not None and len(reference.landmark_pixels):
         features = backend.landmark(reference.landmark_pixels)
         measured.append(_compare(pipeline, "landmark", features, reference.landmark_features))

@@ -8,6 +8,7 @@ from typing import Any
 
 from sdk.errors import DataError
 from sdk.faba.vocabulary import DATASETS
+from sdk.untrusted_json import read_json_object
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -117,7 +118,7 @@ def _average(folders: list[Path]) -> dict[str, Any]:
         path = folder / "scores.json"
         if not path.exists():
             raise DataError(f"{path} is missing; finish `emola evaluate` of that fold first")
-        found = json.loads(path.read_text()).get("official", {})
+        found = read_json_object(path, DataError).get("official", {})
         if not found.get("per_au"):
             raise DataError(f"{path} holds no F1 per action unit; folds are those of DISFA and BP4D")
         scores.append(found)

@@ -5,7 +5,6 @@
 
 import hashlib
 import io
-import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +19,7 @@ from sdk.faces.images import load_image
 from sdk.faces.preprocess import LANDMARK_FEATURES, LANDMARK_SIDE, LandmarkMode, landmark_pixels
 from sdk.files import write_file, write_json
 from sdk.runtime.backends.ort import OrtEncoder
+from sdk.untrusted_json import read_json_object
 from trainer.corpus.records import Record, read_landmarks
 from trainer.model.config import Conventions
 
@@ -134,13 +134,7 @@ def _claim(folder: Path, about: dict[str, Any], replace: bool) -> None:
 
 
 def _read(path: Path) -> Any:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{path} is not JSON ({error}); delete the folder and compute its files again") from None
-    if not isinstance(content, dict):
-        raise DataError(f"{path}: expected a JSON object; delete the folder and compute its files again")
-    return content
+    return read_json_object(path, DataError, advice="delete the folder and compute its files again")
 
 
 def _is_complete(record: Record) -> bool:

@@ -4,7 +4,6 @@ Files are lists in the layout of FABA-Instruct. Training: `image`, `landmark`, `
 `image`, `landmark`, `label`, `gpt4` (the reference text). Paths are relative to a root folder that holds the data set.
 """
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +12,11 @@ from typing import Any
 import numpy as np
 
 from sdk.arrays import Floats
+from sdk.bundles.damage import read_array
 from sdk.errors import DataError
 from sdk.faba.prompts import IMAGE, QUESTIONS, Task
 from sdk.faces.preprocess import LANDMARK_FEATURES
+from sdk.untrusted_json import DATA_SIZE, read_json
 
 
 @dataclass(frozen=True)
@@ -67,12 +68,7 @@ def read_records(path: Path, root: Path | None = None, task: Task | None = None)
 
 def read_rows(path: Path) -> list[Any]:
     """The JSON list of a data file."""
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise DataError(f"{path} is not JSON ({error})") from None
+    rows = read_json(path, DataError, limit=DATA_SIZE)
     if not isinstance(rows, list) or not rows:
         raise DataError(f"{path}: expected a JSON list of records, at least one")
     return rows
@@ -130,8 +126,8 @@ def read_landmarks(record: Record, size: int = LANDMARK_FEATURES) -> Floats:
         DataError: the file is missing, not an array, or of another shape.
     """
     try:
-        feature = np.load(record.landmark_path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        feature = read_array(record.landmark_path)
+    except (OSError, ValueError) as error:
         raise DataError(f"{record.id}: {record.landmark_path} cannot be read ({error})") from None
     if feature.shape != (size,) or feature.dtype.kind != "f" or not np.isfinite(feature).all():
         raise DataError(

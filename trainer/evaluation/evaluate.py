@@ -12,6 +12,7 @@ import numpy as np
 from sdk.errors import DataError
 from sdk.faba.rege import score
 from sdk.files import append_journal, claim_folder, read_journal, write_json
+from sdk.untrusted_json import read_json_object
 from trainer.corpus.records import Record, read_records
 from trainer.evaluation.bootstrap import SampleScores, compare, intervals, sample_scores
 from trainer.evaluation.bundle_answerer import Answerer, Refused
@@ -148,7 +149,7 @@ def compare_runs(predictions: Sequence[str], other: Path, evaluation: Evaluation
         DataError: the other run is unfinished or of another set.
     """
     run = other / RUN
-    if not run.exists() or json.loads(run.read_text())["data"] != evaluation.digest:
+    if not run.exists() or read_json_object(run, DataError).get("data") != evaluation.digest:
         raise DataError(f"{other} holds no run on this set; evaluate the other model on it first")
     answers = read_answers(other / PREDICTIONS)
     if len(answers) != len(evaluation.records):

@@ -1,7 +1,6 @@
 """The shape of a model and its conventions, read from the JSON files of its folders."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from transformers import CLIPVisionConfig, LlamaConfig
 from sdk.errors import CheckpointError
 from sdk.faba.prompts import TEMPLATES
 from sdk.faces.preprocess import LANDMARK_FEATURES, Anchor, Aspect, LandmarkMode, Preprocessing
+from sdk.untrusted_json import read_json_object
 from trainer.tokenization import load_tokenizer
 
 Tokens = Literal["both", "visual", "prior"]
@@ -251,10 +251,4 @@ def read_tokens(adapter: Path) -> Tokens | None:
 def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{path} is missing")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not JSON ({error}); copy it again") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: expected a JSON object")
-    return content
+    return read_json_object(path, CheckpointError, advice="copy it again")

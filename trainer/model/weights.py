@@ -5,7 +5,6 @@ Layouts: safetensors or torch's .bin, in one file or in shards with an index; na
 (`multi_modal_projector...`), of CLIP alone. All are mapped to the names of `trainer.model.EmoLA`.
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from sdk.errors import CheckpointError
+from sdk.untrusted_json import read_json_object
 
 _RENAMES = [
     (r"^base_model\.model\.", ""),
@@ -96,8 +96,9 @@ def weight_files(folder: Path) -> list[Path]:
         index = folder / f"{single}.index.json"
         if index.is_file():
             try:
-                shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-            except (ValueError, KeyError, AttributeError):
+                weight_map = read_json_object(index, CheckpointError, advice="copy it again")["weight_map"]
+                shards = sorted(set(weight_map.values()))
+            except (KeyError, AttributeError, TypeError):
                 raise CheckpointError(f"{index} is not a weight index; copy it again") from None
             missing = [shard for shard in shards if not (folder / shard).is_file()]
             if missing:

@@ -1,6 +1,5 @@
 """A rendered set in memory, with the exact labels that `emola data synthesize` writes with it."""
 
-import json
 import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,10 +13,11 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from sdk.bundles.damage import ARRAY_ERRORS
+from sdk.bundles.damage import read_array
 from sdk.errors import DataError
 from sdk.faba.vocabulary import EMOTIONS
 from sdk.faces.preprocess import LANDMARK_SIDE, Anchor
+from sdk.untrusted_json import parse_json
 from trainer.model.alignment import similarity, split_anchors, to_frame
 from trainer.pretrain.points import POINTS
 from trainer.synthetic.expression import UNITS
@@ -85,14 +85,14 @@ def read_renders(folder: Path) -> Renders:
         raise DataError(f"{folder}: expected metadata.jsonl and points.npy, as `emola data synthesize` writes them")
     try:
         return _read(folder)
-    except ARRAY_ERRORS as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{folder} is incomplete: {error}; render it again") from error
 
 
 def _read(folder: Path) -> Renders:
-    """Raises one of ARRAY_ERRORS where a file is missing or damaged."""
-    rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text(encoding="utf-8").splitlines()]
-    points = np.load(folder / "points.npy", allow_pickle=False)
+    """Raises an error of the caller's tuple where a file is missing or damaged."""
+    rows = [parse_json(line) for line in (folder / "metadata.jsonl").read_text(encoding="utf-8").splitlines()]
+    points = read_array(folder / "points.npy")
     if points.shape != (len(rows), POINTS, 2):
         raise ValueError(f"{len(rows)} faces in metadata.jsonl, points.npy of shape {points.shape}")
     # Filled in place: two copies may not fit into memory.

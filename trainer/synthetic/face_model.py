@@ -4,7 +4,6 @@ The model is not part of this project; clone it from its repository. Units are c
 the picture (the person's left), y up, z towards the viewer.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -12,8 +11,9 @@ from typing import TypeAlias
 import numpy as np
 
 from sdk.arrays import Floats, Ints
-from sdk.bundles.damage import ARRAY_ERRORS, open_arrays
+from sdk.bundles.damage import read_arrays
 from sdk.errors import DataError
+from sdk.untrusted_json import read_json_object
 from trainer.synthetic.expression import SHAPES
 
 # Content of both file formats: positions, faces, identity, expression, landmarks.
@@ -65,7 +65,7 @@ def read_face_model(path: Path) -> FaceModel:
     try:
         content = _read_archive(path) if archive else _read_folder(path)
         _check(*content)
-    except ARRAY_ERRORS as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise DataError(
             f"{path}: not ICT-FaceKit's light model, or incomplete ({error}); clone {HOME}, pass its FaceXModel"
         ) from error
@@ -94,16 +94,16 @@ def _expect(what: str, array: "Floats | Ints", shape: tuple[int, ...]) -> None:
 
 
 def _read_archive(path: Path) -> Content:
-    with open_arrays(path) as file:
-        names = [str(name) for name in file["expression_names"]]
-        expression = dict(zip(names, file["expression"].astype(np.float32), strict=True))
-        identity = file["identity"].astype(np.float32)
-        return file["neutral"], file["faces"], identity, expression, file["landmarks68"]
+    file = read_arrays(path)
+    names = [str(name) for name in file["expression_names"]]
+    expression = dict(zip(names, file["expression"].astype(np.float32), strict=True))
+    identity = file["identity"].astype(np.float32)
+    return file["neutral"], file["faces"], identity, expression, file["landmarks68"]
 
 
 def _read_folder(folder: Path) -> Content:
     neutral, faces = _read_obj(folder / "generic_neutral_mesh.obj")
-    indices = json.loads((folder / "vertex_indices.json").read_text())
+    indices = read_json_object(folder / "vertex_indices.json", DataError)
     landmarks = np.array(indices["idx_to_landmark_verts"], np.int32)
     modes = sorted(folder.glob("identity*.obj"))[:MODES]
     if not modes:

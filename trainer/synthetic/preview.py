@@ -1,7 +1,6 @@
 """A contact sheet of rendered faces."""
 
 import io
-import json
 from itertools import islice
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from PIL import Image, ImageDraw
 
 from sdk.errors import DataError
 from sdk.files import write_file
+from sdk.untrusted_json import parse_json
 
 COLUMNS, FACES, SIDE, CAPTION = 8, 48, 160, 26  # faces across and in all, pixels of a face and of the lines below it
 
@@ -27,7 +27,7 @@ def preview(folder: Path, path: Path) -> None:
     if not metadata.is_file():
         raise DataError(f"{folder} has no metadata.jsonl: expected a folder that emola data synthesize wrote")
     with metadata.open(encoding="utf-8") as file:
-        faces = [json.loads(line) for line in islice(file, FACES)]
+        faces = [parse_json(line) for line in islice(file, FACES)]
     sheet = Image.new("RGB", (COLUMNS * SIDE, -(-len(faces) // COLUMNS) * (SIDE + CAPTION)), "white")
     draw = ImageDraw.Draw(sheet)
     for index, face in enumerate(faces):

@@ -1,9 +1,10 @@
 """Pictures of a training run."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from sdk.untrusted_json import parse_json
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -11,7 +12,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     rows = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError:
             continue  # a killed run may leave an incomplete line
         rows[row["step"]] = row

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy.typing as npt
 
 from sdk.arrays import Floats
 from sdk.bundles.manifest import Variant
+from sdk.bundles.watch import WatchedFiles
 from sdk.errors import BackendError
 
 
@@ -170,6 +172,7 @@ class Backend:
         name: what results and reports call it: the variant, and what else was chosen.
         tolerances: relative error that a stage may have, where it is not the one that the manifest records.
         on_gpu: whether a GPU computes some of it.
+        files: the files of the bundle as they were opened.
     """
 
     landmark: Encoder | None
@@ -180,3 +183,4 @@ class Backend:
     name: str = ""
     tolerances: Mapping[str, float] = field(default_factory=dict)
     on_gpu: bool = False
+    files: WatchedFiles = field(default_factory=lambda: WatchedFiles(Path(), {}))

@@ -1,33 +1,62 @@
 """Encoders and decoder on ONNX Runtime, on the CPU or CUDA. The decoder updates its KV caches in place."""
 
-import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from sdk.arrays import Floats
 from sdk.bundles.embeddings import read_embeddings
+from sdk.bundles.files import AGAIN
 from sdk.bundles.manifest import Geometry
-from sdk.errors import BackendError, DependencyError
+from sdk.errors import BackendError, GraphError
+from sdk.onnx_session import load_onnxruntime, open_session
 from sdk.runtime.backends.interface import Decoder, KVCache, KVPool
 from sdk.runtime.backends.ort_pool import OrtPool
 
 _MAX_KEPT_ROWS = 16  # calls with at most this many rows stay bound: steps, drafts, questions
-_CUDA = "CUDAExecutionProvider"
+Shape: TypeAlias = tuple[int | None, ...]  # None is any size
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
 class OrtEncoder:
-    """A graph without state and with one output. It takes batched arrays in the order of its inputs."""
+    """A graph without state and with one output. It takes batched arrays in the order of its inputs.
 
-    def __init__(self, path: Path, threads: int | None = None, device: str = "cpu") -> None:
+    Args:
+        path: ONNX file.
+        threads, device: as in `open_session`.
+        inputs, output: shapes without the batch dimension that the graph must have; None checks nothing.
+
+    Raises:
+        GraphError: the file is damaged, or has other inputs or outputs.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        threads: int | None = None,
+        device: str = "cpu",
+        *,
+        inputs: Sequence[Shape] | None = None,
+        output: Shape | None = None,
+    ) -> None:
         self._session = open_session(path, threads, device)
-        self._names = [i.name for i in self._session.get_inputs()]
+        given, made = self._session.get_inputs(), self._session.get_outputs()
+        self._names = [i.name for i in given]
+        self._path, self._output = path, output
+        if inputs is not None:
+            _check_shapes(path, "inputs", given, [(None, *shape) for shape in inputs])
+        if output is not None:
+            _check_shapes(path, "outputs", made, [(None, *output)])
 
     def __call__(self, *arrays: Floats) -> Floats:
-        output: Floats = self._session.run(None, dict(zip(self._names, arrays, strict=True)))[0]
+        with _computing(self._path):
+            output: Floats = self._session.run(None, dict(zip(self._names, arrays, strict=True)))[0]
+        if self._output not in (None, output.shape[1:]):
+            raise GraphError(f"{self._path}: expected outputs of {self._output}, found {output.shape[1:]}; {AGAIN}")
         return output
 
 
@@ -48,6 +77,7 @@ class OrtDecoder(Decoder):
         self, path: Path, embeddings: Path, geometry: Geometry, threads: int | None = None, device: str = "cpu"
     ) -> None:
         self.session = open_session(path, threads, device)
+        _check_decoder(path, self.session, geometry)
         self._geometry, self._device = geometry, device
         self._dtype = _TYPES[self.session.get_inputs()[0].type]
         self.drafts = device == "cpu" and self._dtype is np.float32  # NEAR_TIE was measured here
@@ -104,8 +134,6 @@ class BoundCall:
         dtype: "npt.DTypeLike",
         device: str,
     ) -> None:
-        from onnxruntime import OrtValue
-
         self._session, self.binding, self._device = session, session.io_binding(), device
         batch, count = shape
         self._rows = np.empty((batch, count, geometry.hidden_size), dtype)
@@ -119,7 +147,7 @@ class BoundCall:
             "logit_positions": np.arange(count - last, count, dtype=np.int64),
         }
         self._bind_inputs()
-        self.binding.bind_ortvalue_output("logits", OrtValue.ortvalue_from_numpy(self._logits))
+        self.binding.bind_ortvalue_output("logits", load_onnxruntime().OrtValue.ortvalue_from_numpy(self._logits))
 
     def _bind_inputs(self) -> None:
         for name, array in self._inputs.items():
@@ -133,62 +161,52 @@ class BoundCall:
         self._total[...] = self._past.max() + 1
         if self._device != "cpu":  # binding copies inputs to a GPU; the CPU reads the arrays themselves
             self._bind_inputs()
-        self._session.run_with_iobinding(self.binding)
+        with _computing("the decoder"):
+            self._session.run_with_iobinding(self.binding)
         return self._logits
 
 
-def check_cuda() -> None:
-    """Check that the installed ONNX Runtime was built with CUDA.
-
-    Raises:
-        DependencyError: it was not; the message names the extra to install.
-    """
-    if not has_cuda():
-        purpose = "run on an NVIDIA GPU, in place of onnxruntime (uninstall that first)"
-        raise DependencyError("onnxruntime-gpu", "gpu", purpose)
-
-
-def has_cuda() -> bool:
-    """Whether the installed ONNX Runtime was built with CUDA."""
-    return _CUDA in _onnxruntime().get_available_providers()
-
-
-def _onnxruntime() -> Any:
+@contextmanager
+def _computing(what: "Path | str") -> Iterator[None]:
+    """Turn errors of a call into BackendError; the exception types of onnxruntime are not public."""
     try:
-        import onnxruntime
-    except ImportError:
-        raise DependencyError("onnxruntime", "cpu", "run a bundle on the CPU") from None
-    return onnxruntime
+        yield
+    except Exception as error:
+        raise BackendError(f"ONNX Runtime cannot compute {what}: {' '.join(str(error).split())}") from error
 
 
-def open_session(path: Path, threads: int | None = None, device: str = "cpu") -> Any:
-    """Open an InferenceSession.
+def _check_decoder(path: Path, session: Any, geometry: Geometry) -> None:
+    """Check that a graph has the inputs and outputs of a decoder of this shape."""
+    g = geometry
+    caches = [f"{index}.{part}" for index in range(g.layers) for part in ("key", "value")]
+    cache = (None, g.kv_heads, None, g.head_size)
+    inputs: dict[str, Shape] = {
+        "inputs_embeds": (None, None, g.hidden_size),
+        "seqlens_k": (None,),
+        "total_sequence_length": (),
+        "logit_positions": (None,),
+    }
+    inputs |= {f"past_key_values.{name}": cache for name in caches}
+    outputs = {"logits": (None, None, g.vocabulary), **{f"present.{name}": cache for name in caches}}
+    for what, found, expected in (
+        ("inputs", session.get_inputs(), inputs),
+        ("outputs", session.get_outputs(), outputs),
+    ):
+        if {value.name for value in found} != set(expected):
+            raise GraphError(f"{path}: expected a decoder of {g.layers} layers; its {what} differ; {AGAIN}")
+        _check_shapes(path, what, found, [expected[value.name] for value in found])
+    if session.get_inputs()[0].name != "inputs_embeds" or session.get_inputs()[0].type not in _TYPES:
+        raise GraphError(f"{path}: expected embeddings in float16 or float32 as its first input; {AGAIN}")
 
-    Args:
-        threads: threads of one operator; None leaves the choice to ONNX Runtime.
-        device: "cpu" or "cuda"; there is no fallback from CUDA to the CPU.
 
-    Raises:
-        BackendError: the file cannot be opened, or CUDA cannot be started.
-        DependencyError: ONNX Runtime is missing or was built without CUDA.
-    """
-    if device == "cuda":
-        check_cuda()
-    ort = _onnxruntime()
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.enable_cpu_mem_arena = False  # it would keep 0.4 GB of a prefill at 7B, and saves no time
-    options.intra_op_num_threads = threads or 0
-    exact = (_CUDA, {"use_tf32": "0"})  # TF32 keeps 10 bits of the mantissa, too few for a float32 graph's tolerance
-    providers = [*([exact] if device == "cuda" else []), "CPUExecutionProvider"]
-    try:
-        session = ort.InferenceSession(os.fspath(path), options, providers=providers)
-    except Exception as error:  # the exception types of onnxruntime are not public
-        raise BackendError(f"ONNX Runtime {ort.__version__} cannot open {path}: {error}") from error
-    # ONNX Runtime falls back to the CPU and only logs the reason
-    if device == "cuda" and _CUDA not in session.get_providers():
-        raise BackendError(
-            f"onnxruntime-gpu {ort.__version__} could not start CUDA: it needs an NVIDIA GPU, its driver, and the "
-            "versions of CUDA and cuDNN that its log names"
-        )
-    return session
+def _check_shapes(path: Path, what: str, found: Sequence[Any], expected: Sequence[Shape]) -> None:
+    """Compare the sizes that a graph states with those that it must have; names of sizes fit any."""
+    shapes = [tuple(size if isinstance(size, int) else None for size in value.shape) for value in found]
+    fits = len(shapes) == len(expected) and all(map(_fits, shapes, expected))
+    if not fits:
+        raise GraphError(f"{path}: expected {what} of {list(expected)}, found {shapes} (None: any size); {AGAIN}")
+
+
+def _fits(shape: Shape, expected: Shape) -> bool:
+    pairs = zip(shape, expected, strict=False)
+    return len(shape) == len(expected) and all(None in pair or pair[0] == pair[1] for pair in pairs)

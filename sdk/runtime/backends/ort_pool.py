@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sdk.bundles.manifest import Geometry
+from sdk.errors import BackendError
+from sdk.onnx_session import load_onnxruntime
 from sdk.runtime.backends.interface import KVPool
 
 
@@ -33,12 +35,15 @@ class OrtPool(KVPool):
         dtype: "npt.DTypeLike" = np.float32,
         device: str = "cpu",
     ) -> None:
-        from onnxruntime import OrtValue
-
         super().__init__(capacity, sequences)
         g = geometry
-        memory = _zeros((2 * g.layers, sequences, g.kv_heads, capacity, g.head_size), np.dtype(dtype))
-        self._values = [OrtValue.ortvalue_from_numpy(part, device) for part in memory]  # on the CPU without a copy
+        shape = (2 * g.layers, sequences, g.kv_heads, capacity, g.head_size)
+        try:
+            memory = _zeros(shape, np.dtype(dtype))
+        except (MemoryError, OSError, OverflowError, ValueError):
+            raise BackendError(f"no memory for a KV cache of shape {shape}; decode fewer faces at once") from None
+        create = load_onnxruntime().OrtValue.ortvalue_from_numpy
+        self._values = [create(part, device) for part in memory]  # on the CPU without a copy
         self._host = memory if device == "cpu" else None
         self._device, self._row = device, memory[0, 0]
         self.calls: dict[tuple[str, int, int, int, int], Any] = {}

@@ -1,11 +1,15 @@
 """Choose the backend that opens a bundle on this machine. Encoders and decoder are chosen independently."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from sdk.bundles.files import ENGINES
 from sdk.bundles.manifest import Manifest, Variant
-from sdk.errors import BackendError, DependencyError
+from sdk.bundles.watch import WatchedFiles
+from sdk.errors import BackendError, DependencyError, GraphError
+from sdk.faces.preprocess import LANDMARK_FEATURES, LANDMARK_SIDE
+from sdk.onnx_session import check_cuda, has_cuda
 from sdk.runtime.backends import ort, tensorrt
 from sdk.runtime.backends.gptq_cuda.open import check_gpu, open_decoder
 from sdk.runtime.backends.interface import Backend, Decoder, Encoder
@@ -50,6 +54,8 @@ def open_backend(
             try:
                 backend = open_variant(bundle, manifest, variant, engines=engines, threads=threads, room=room)
             except (BackendError, DependencyError) as error:
+                if isinstance(error, GraphError):
+                    raise  # a damaged file is no reason to take another variant
                 refused.append(f"{_name(variant, engines)}: {error}")
                 if not isinstance(error, EncoderError):
                     break  # other encoders would not help
@@ -89,6 +95,7 @@ def open_variant(
     """
     device = device or variant.device
     _check_device(variant, device)
+    files = WatchedFiles(bundle, manifest.files)
     encoders, tolerances = _open_encoders(bundle, manifest, variant, device, engines, threads)
     decoder = _open_decoder(bundle, manifest, variant, device, threads, room)
     return Backend(
@@ -100,6 +107,7 @@ def open_variant(
         name=_name(variant, engines),
         tolerances=tolerances,
         on_gpu=engines or device == "cuda",
+        files=files,
     )
 
 
@@ -112,7 +120,7 @@ def _encoder_choices(bundle: Path, variant: Variant, device: str) -> Sequence[bo
     if device == "tensorrt":
         return (True,)
     if device == "auto":
-        return (True, False) if (bundle / tensorrt.ENGINES).is_dir() else (False,)
+        return (True, False) if (bundle / ENGINES).is_dir() else (False,)
     return (False,) if variant.device == device else ()
 
 
@@ -121,7 +129,7 @@ def _check_device(variant: Variant, device: str) -> None:
     if device == "cuda" and variant.backend == "gptq_cuda":
         check_gpu()
     elif device == "cuda":
-        ort.check_cuda()
+        check_cuda()
 
 
 def _open_encoders(
@@ -140,11 +148,20 @@ def _open_encoders(
         except (BackendError, DependencyError) as error:
             raise EncoderError(str(error)) from error
         encoders, tolerances = dict(opened.encoders), opened.tolerances
-    for stage, path in (("landmark", manifest.landmark), ("vision", manifest.vision)):
+    for stage, path, inputs, output in _interfaces(manifest):
         if path and stage not in encoders:
-            on_cuda = device == "cuda" and (variant.backend == "ort" or ort.has_cuda())
-            encoders[stage] = ort.OrtEncoder(bundle / path, threads, "cuda" if on_cuda else "cpu")
+            on_cuda = device == "cuda" and (variant.backend == "ort" or has_cuda())
+            target = "cuda" if on_cuda else "cpu"
+            encoders[stage] = ort.OrtEncoder(bundle / path, threads, target, inputs=inputs, output=output)
     return encoders, tolerances
+
+
+def _interfaces(manifest: Manifest) -> Iterator[tuple[str, str | None, Sequence[ort.Shape], ort.Shape]]:
+    """Stage, file, shapes of the inputs and shape of the output of both encoders."""
+    size = manifest.preprocessing.image_size
+    yield "landmark", manifest.landmark, [(3, LANDMARK_SIDE, LANDMARK_SIDE)], (LANDMARK_FEATURES,)
+    rows = manifest.prompt.image_rows, manifest.geometry.hidden_size
+    yield "vision", manifest.vision, [(3, size, size), (LANDMARK_FEATURES,)], rows
 
 
 def _open_decoder(

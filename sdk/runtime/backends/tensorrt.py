@@ -16,12 +16,13 @@ import numpy as np
 from pydantic import ValidationError
 
 from sdk.arrays import Floats
-from sdk.bundles.files import FileRecord, FrozenModel, RelativePath, file_sha256
+from sdk.bundles.files import ENGINES, FileRecord, FrozenModel, RelativePath, file_sha256
 from sdk.bundles.manifest import Manifest
 from sdk.bundles.measured import FLOAT32_TOLERANCE
 from sdk.errors import BackendError, DependencyError
+from sdk.untrusted_json import read_json
 
-ENGINES, RECORD = "engines", "engines.json"
+RECORD = "engines.json"
 
 
 class Platform(FrozenModel):
@@ -251,7 +252,7 @@ def open_engines(bundle: Path, manifest: Manifest) -> Engines:
             f"{rebuild}"
         )
     try:
-        record = EngineRecord.model_validate_json((folder / RECORD).read_text(encoding="utf-8"))
+        record = EngineRecord.model_validate(read_json(folder / RECORD, BackendError, advice=rebuild))
     except ValidationError:
         raise BackendError(f"{folder / RECORD} is damaged or of another version; {rebuild}") from None
     if (record.platform.sm, record.platform.tensorrt) != (here.sm, here.tensorrt):

@@ -4,7 +4,6 @@ Linear layers with the same inputs become one, and their outputs are cut into pa
 one contiguous piece of memory.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from sdk.bundles.files import AGAIN
 from sdk.bundles.manifest import Geometry
 from sdk.errors import BackendError, IntegrityError
+from sdk.untrusted_json import read_json, read_json_object
 
 PANEL = 64  # outputs of a thread block
 GROUPS = (32, 64, 128)  # inputs that share a scale
@@ -165,12 +166,12 @@ def read_llama(folder: Path, geometry: Geometry, table: Tensor, device: str, dty
 def _read_config(folder: Path) -> dict[str, Any]:
     """Read `config.json` and check that the kernels support its quantisation."""
     try:
-        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_json_object(folder / "config.json", IntegrityError, advice=AGAIN)
         extra = folder / "quantize_config.json"
-        found = json.loads(extra.read_text(encoding="utf-8")) if extra.is_file() else config["quantization_config"]
+        found = read_json(extra, IntegrityError, advice=AGAIN) if extra.is_file() else config["quantization_config"]
         kind = found["bits"], found["sym"], found.get("checkpoint_format", "gptq"), bool(found.get("dynamic"))
         float(config["rms_norm_eps"])  # `read_llama` needs it
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise IntegrityError(f"{folder}: expected a GPTQ folder with config.json: {error!r}; export again") from None
     if kind != (4, True, "gptq", False):
         raise BackendError(
@@ -200,7 +201,10 @@ class _Files(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._places:
             raise IntegrityError(f"{self._folder}: {name} is missing; expected a quantised Llama")
-        tensor: Tensor = self._places[name].get_tensor(name)
+        try:
+            tensor: Tensor = self._places[name].get_tensor(name)
+        except (OSError, ValueError, SafetensorError) as error:
+            raise IntegrityError(f"{self._folder}: {name} cannot be read ({error}); {AGAIN}") from None
         return tensor
 
     def __iter__(self) -> Iterator[str]:
@@ -230,6 +234,11 @@ def _read_layer(files: _Files, prefix: str) -> Layer:
 def _read_linear(files: _Files, name: str) -> tuple[Tensor, Tensor]:
     """Read (K / 8, N) values and (K / group, N) scales; check that zero points and group order need no storage."""
     values, scales, zeros, order = (files[f"{name}.{part}"] for part in _PARTS)
+    shapes = tuple(values.shape), tuple(scales.shape), tuple(order.shape)
+    if [len(shape) for shape in shapes] != [2, 2, 1] or not len(scales) or len(order) % len(scales):
+        raise IntegrityError(f"{name}: its tensors have the shapes {shapes}; {AGAIN}")
+    if 8 * len(values) != len(order) or values.shape[1] != scales.shape[1]:
+        raise IntegrityError(f"{name}: its tensors have shapes that do not fit: {shapes}; {AGAIN}")
     group = len(order) // len(scales)
     if group not in GROUPS:
         raise BackendError(f"{name}: the GPU kernels support groups of 32, 64 or 128 inputs, found {group}")

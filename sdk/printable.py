@@ -1,0 +1,11 @@
+"""Text from a file, on its way to a terminal."""
+
+import re
+
+# Control characters except line feed and tab, and the marks that turn the direction of writing.
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    """Replace control characters, which could move a terminal's cursor or set its title."""
+    return CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
