@@ -271,9 +271,16 @@ def _attach_lora(model: EmoLA, checkpoint: Checkpoint) -> None:
     lora = checkpoint.lora
     if lora is None:
         raise CheckpointError("lora='live' needs an adapter")
-    keys = ("r", "lora_alpha", "lora_dropout", "target_modules")
+    given = lora.config
     config = LoraConfig(
-        task_type="CAUSAL_LM", use_rslora=bool(lora.config.get("use_rslora")), **{key: lora.config[key] for key in keys}
+        task_type="CAUSAL_LM",
+        r=given.rank,
+        lora_alpha=given.alpha,  # type: ignore[arg-type]  # peft declares int and takes any number
+        rank_pattern=dict(given.rank_pattern),
+        alpha_pattern=dict(given.alpha_pattern),
+        use_rslora=given.rslora,
+        lora_dropout=given.dropout,
+        target_modules=list(given.targets),
     )
     wrapped = attach_lora(model.language_model, config)
     updates = {
