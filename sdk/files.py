@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sdk.errors import SdkError
+from sdk.errors import DataError, SdkError
 from sdk.untrusted_json import parse_json, read_json_object
 
 
@@ -111,12 +111,41 @@ def append_journal(path: Path, row: Mapping[str, Any]) -> None:
         file.write(json.dumps(row) + "\n")
 
 
-def read_journal(path: Path) -> list[dict[str, Any]]:
-    """Read the objects of a JSONL file; an incomplete last line is removed from the file."""
+def read_journal(path: Path, **types: type) -> list[dict[str, Any]]:
+    """Read the objects of a JSONL file; an incomplete last line is removed from the file.
+
+    Args:
+        path: of the file; a missing file holds nothing.
+        types: keys that every object must have, with the types of their values.
+
+    Raises:
+        DataError: names the line that is no such object.
+    """
     if not path.exists():
         return []
     content = path.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
     if whole != content:
         write_file(path, whole)
-    return [parse_json(line) for line in whole.splitlines()]
+    return read_lines(path, **types)
+
+
+def read_lines(path: Path, **types: type) -> list[dict[str, Any]]:
+    """Read the objects of a JSONL file, one per line; arguments and errors as in `read_journal`."""
+    lines = enumerate(path.read_bytes().split(b"\n"), 1)
+    return [_read_line(line, f"{path}, line {number}", types) for number, line in lines if line.strip()]
+
+
+def _read_line(line: bytes, place: str, types: Mapping[str, type]) -> dict[str, Any]:
+    try:
+        row = parse_json(line)
+    except ValueError as error:
+        raise DataError(f"{place} is not JSON ({error}); delete this line, or the file to start again") from None
+    if not isinstance(row, dict):
+        raise DataError(f"{place}: expected a JSON object, found {_short(row)}; delete this line")
+    for key, kind in types.items():
+        if type(row.get(key)) is not kind:
+            raise DataError(
+                f"{place}: expected {key} of type {kind.__name__}, found {_short(row.get(key))}; delete this line"
+            )
+    return row

@@ -132,6 +132,8 @@ def test_the_review_page_shows_text_as_text(photographs, tmp_path):
         ("I cannot determine which AUs are active, perhaps AU4.", "action_units", "refused"),
         ("As an AI, I have no view of happy faces.", "emotion", "refused"),
         ("Happy and glad.", "emotion", "too short"),
+        ("The <image> shows a happy face with a smile.", "emotion", "holds a mark of the prompt"),
+        ("The face is happy and shows a smile.</s>", "emotion", "holds a mark of the prompt"),
         ("", "emotion", "too short"),
         ("The picture is too blurred to tell anything from it.", "emotion", "names no emotion"),
         ("The cheeks are raised and the lips are pulled.", "action_units", "names no action unit"),

@@ -2,7 +2,8 @@
 
 import pytest
 
-from sdk.faba.answers import read_action_units, read_emotion
+from sdk.faba import answers
+from sdk.faba.answers import MAX_CHARACTERS, read_action_units, read_emotion
 
 
 @pytest.mark.parametrize(
@@ -63,3 +64,50 @@ def test_reasons_are_the_sentences_about_a_unit():
     assert four.reason == "The brows are drawn together. This hints at focus."
     assert seven.reason == "AU7 - Lid Tightener The lids are tight."
     assert four.intensity is None
+
+
+class Counting:
+    """A compiled pattern that counts the characters it was given to search."""
+
+    def __init__(self, pattern):
+        self.pattern, self.characters = pattern, 0
+
+    def search(self, text, start=0, end=None):
+        self.characters += (len(text) if end is None else end) - start
+        return self.pattern.search(text, start, len(text) if end is None else end)
+
+    def finditer(self, text, start=0, end=None):
+        self.characters += (len(text) if end is None else end) - start
+        return self.pattern.finditer(text, start, len(text) if end is None else end)
+
+
+@pytest.mark.parametrize("unit", ["AU4 ", "1, ", "not AU4, ", "AU4 is not ", "action unit 4 and ", "AU4. ", "AU4\n"])
+def test_time_is_linear_in_the_length_of_an_answer(monkeypatch, unit):
+    """A looping model repeats a mention: each one searched the whole sentence, 7 s for 100 KB."""
+    patterns = [Counting(getattr(answers, name)) for name in ("_MENTION", "_CLAUSE_END", "_NEGATION", "_DENIAL")]
+    for name, pattern in zip(("_MENTION", "_CLAUSE_END", "_NEGATION", "_DENIAL"), patterns, strict=True):
+        monkeypatch.setattr(answers, name, pattern)
+    text = "AUs " + 2000 * unit
+    assert read_action_units(text)
+    searched = sum(pattern.characters for pattern in patterns)
+    assert searched < 5 * len(text), f"{searched} characters were searched in a text of {len(text)}"
+
+
+def test_the_rest_of_an_endless_answer_is_not_read():
+    text = "AU4 is present. " + "x" * MAX_CHARACTERS + " AU12 is present. She is happy."
+    assert units(text) == {4: True}
+    assert read_emotion(text).label is None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Not AU1, 2 and 4; AU6.", {1: False, 2: False, 4: False, 6: True}),
+        ("no smile.AU12 is present", {12: True}),  # a full stop without a blank ends the clause
+        ("AU1 is not visible; AU2 is", {1: False, 2: True}),
+        ("AU6 is seen but no AU6, AU6 never", {6: True}),
+        ("AU99 is not here and AU1", {1: False}),
+    ],
+)
+def test_each_mention_has_its_own_negation(text, expected):
+    assert units(text) == expected

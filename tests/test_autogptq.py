@@ -47,8 +47,13 @@ def test_a_layer_is_what_the_formula_of_auto_gptq_says():
     }
 
 
-def write(folder, linear, **config) -> GptqWeights:
-    tensors = to_tensors("model.layers.0.mlp.down_proj", linear)
+NAME = "model.layers.0.mlp.down_proj"
+
+
+def write(folder, linear, changes=(), **config) -> GptqWeights:
+    """Write a folder with one layer; `changes` replace tensors of it, or leave them out (None)."""
+    changed = {f"{NAME}.{part}": tensor for part, tensor in dict(changes).items()}
+    tensors = {name: tensor for name, tensor in (to_tensors(NAME, linear) | changed).items() if tensor is not None}
     norm = {"model.norm.weight": torch.ones(8)}
     write_shard(folder / "model.safetensors", tensors | norm)
     (folder / "quantize_config.json").write_text(json.dumps({"bits": linear.bits, **config}))
@@ -93,6 +98,16 @@ def test_version_2_of_the_layout_stores_zero_points_as_they_are(tmp_path):
     [
         ({"bits": 2}, "in 2 bits"),
         ({"quant_method": "awq"}, "found awq"),
+        ({"method": "awq", "format": "gemm"}, "found awq"),
+        ({"method": "AWQ", "quant_method": "gptq"}, "found awq, gptq"),
+        ({"format": "marlin"}, "'marlin'"),
+        ({"checkpoint_format": "bitblas"}, "'bitblas'"),
+        ({"is_marlin_format": True}, "is_marlin_format"),
+        ({"lm_head": True}, "lm_head"),
+        ({"adapter": {"name": "lora"}}, "adapter"),
+        ({"pack_dtype": "int16"}, "packed in int32"),
+        ({"bits": "4"}, "in '4' bits"),
+        ({"bits": 4.0}, "in 4.0 bits"),
         ({"dynamic": {"+:.*": {"bits": 8}}}, "dynamic"),
     ],
 )
@@ -101,3 +116,48 @@ def test_other_kinds_are_refused(tmp_path, config, message):
         write(tmp_path, layer(4), **config)
     with pytest.raises(ExportError, match="is no folder"):
         GptqWeights(tmp_path / "absent")
+
+
+@pytest.mark.parametrize("config", [{"method": "gptq", "format": "gptq"}, {"checkpoint_format": "gptq"}, {}])
+def test_the_keys_of_old_and_new_tools_are_read(tmp_path, config):
+    linear = layer(4)
+    found = write(tmp_path, linear, **config)[f"{NAME}.weight"]
+    np.testing.assert_array_equal(found.dequantize(), linear.dequantize())
+
+
+@pytest.mark.parametrize(
+    "changes", [{"bias": torch.zeros(64)}, {"g_idx": None}, {"g_idx": None, "bias": torch.zeros(64, dtype=torch.half)}]
+)
+def test_a_bias_of_zeros_and_a_missing_order_change_nothing(tmp_path, changes):
+    """auto-gptq writes a zero bias for each layer; GPTQ-for-LLaMa wrote no g_idx. Both were refused as left over."""
+    linear = layer(4)
+    weights = write(tmp_path, linear, changes)
+    assert sorted(weights) == [f"{NAME}.weight", "model.norm.weight"]
+    weights.check({f"{NAME}.weight": (64, 128), "model.norm.weight": (8,)})
+    np.testing.assert_array_equal(weights[f"{NAME}.weight"].dequantize(), linear.dequantize())
+
+
+@pytest.mark.parametrize(
+    ("changes", "config", "message"),
+    [
+        ({"bias": torch.ones(64)}, {}, "has a bias"),
+        ({"g_idx": None}, {"desc_act": True}, "not of consecutive inputs"),
+        ({"g_idx": torch.arange(128, dtype=torch.int32) % 4}, {}, "not of consecutive inputs"),
+        ({"g_idx": torch.zeros(64, dtype=torch.int32)}, {}, "g_idx of shape"),
+        ({"scales": torch.ones(4, 32)}, {}, "scales of shape"),
+        ({"scales": torch.ones(3, 64)}, {}, "scales of shape|qzeros of shape"),
+        ({"scales": None}, {}, "scales is missing"),
+        ({"qzeros": torch.zeros(2, 2, 2)}, {}, "qzeros is missing or no matrix"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_refused(tmp_path, changes, config, message):
+    weights = write(tmp_path, layer(4), changes, **config)
+    with pytest.raises(ExportError, match=message):
+        weights[f"{NAME}.weight"]
+
+
+def test_a_bias_of_another_layer_is_left_over(tmp_path):
+    write_shard(tmp_path / "model.safetensors", {"model.norm.weight": torch.ones(8), "model.norm.bias": torch.ones(8)})
+    (tmp_path / "quantize_config.json").write_text('{"bits": 4}')
+    with pytest.raises(ExportError, match=r"model\.norm\.bias is left over"):
+        GptqWeights(tmp_path).check({"model.norm.weight": (8,)})

@@ -1,5 +1,8 @@
 """Every problem of a file is reported once; good records are not reported."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -11,6 +14,8 @@ pytest.importorskip("torch")
 from trainer.corpus.checks import Problem, check_files, check_rows
 from trainer.corpus.records import parse_record
 from trainer.tokenization import load_tokenizer
+
+CASE = Path("/work/shared/cases/data/answer_with_image_mark.json")
 
 
 @pytest.fixture
@@ -52,6 +57,11 @@ BROKEN = [
     (training(landmark="nan.npy"), "expected 212 finite numbers"),
     (training(answer="  "), "the answer is empty"),
     (training(question="What?"), "must contain <image> once"),
+    (training(answer="The <image> shows joy."), "the answer contains <image>"),
+    (training(answer="A face.</s> Another."), "contains </s>, which ends an answer"),
+    (training(question="What?</s>\n<image>"), "contains </s>, which ends an answer"),
+    (training(answer="A face \ud83d."), "the answer is empty or not a text"),
+    (training(image="none\0.png"), "none"),
     (training(conversations=[]), "one turn from 'human' and one from 'gpt'"),
 ]
 
@@ -136,3 +146,12 @@ def test_the_golden_set_is_whole(golden):
 
     path = golden / "data/FABAInstruct/train/train_anno.json"
     assert list(check_rows(read_rows(path), path, golden / "data")) == []
+
+
+@pytest.mark.skipif(not CASE.exists(), reason="the case files are not here")
+def test_the_image_mark_inside_an_answer_is_named(root):
+    """The case file: the answer's mark is a second picture token, which stops the training at that record."""
+    rows = [
+        {**row, "image": "good.png", "landmark": "good.npy"} for row in json.loads(CASE.read_text(encoding="utf-8"))
+    ]
+    assert [record for record, message in problems(rows, root) if "contains <image>" in message] == ["set.json[0]"]

@@ -207,8 +207,8 @@ def test_rege_reads_every_form_of_predictions(emola_cli, rege_files):
         ("a.json", "[1, 2]", "expected a JSON list of texts"),
         ("a.json", "{", "is not JSON"),
         ("a.json", '["one"]', "found 1 predictions and 120 annotations"),
-        ("a.json", '{"1": "text"}', "no prediction for 0"),
-        ("a.jsonl", '{"index": 0}', "no prediction for 'prediction'"),
+        ("a.json", '{"1": "text"}', "no prediction for index 0"),
+        ("a.jsonl", '{"index": 0}', "object 0 has no 'prediction'"),
     ],
 )
 def test_rege_bad_predictions(emola_cli, rege_files, name, text, message):

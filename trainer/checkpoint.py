@@ -15,12 +15,10 @@ from sdk.errors import CheckpointError
 from trainer.model.config import (
     CONVENTIONS,
     EmolaConfig,
-    check_adapter_config,
     is_llava_hf,
     read_config,
     read_conventions,
     read_statistics,
-    read_tokens,
 )
 from trainer.model.emola import EmoLA, new_landmark_projector
 from trainer.model.layerwise import read_layerwise
@@ -83,12 +81,9 @@ class Checkpoint:
         self.adapter = _folder(adapter, "adapter") if adapter is not None else None
         self.base = _folder(base, "base")
         self.vision_tower = _folder(vision_tower, "vision tower") if vision_tower is not None else None
-        self.config = read_config(self.base, self.vision_tower)
+        self.config = read_config(self.base, self.vision_tower, self.adapter)
         self.conventions = read_conventions(self.adapter or self.base)
         self.statistics = read_statistics(self.vision_tower, self.base)
-        if self.adapter:
-            check_adapter_config(self.adapter, self.config)
-            self.config.tokens = read_tokens(self.adapter) or self.config.tokens
         self.lora = LoraUpdates(self.adapter) if self.adapter else None
         frozen = _Layers(self._layers(), self.config, padded=is_llava_hf(self.base))
         self._shapes = frozen.shapes
@@ -271,9 +266,16 @@ def _attach_lora(model: EmoLA, checkpoint: Checkpoint) -> None:
     lora = checkpoint.lora
     if lora is None:
         raise CheckpointError("lora='live' needs an adapter")
-    keys = ("r", "lora_alpha", "lora_dropout", "target_modules")
+    given = lora.config
     config = LoraConfig(
-        task_type="CAUSAL_LM", use_rslora=bool(lora.config.get("use_rslora")), **{key: lora.config[key] for key in keys}
+        task_type="CAUSAL_LM",
+        r=given.rank,
+        lora_alpha=given.alpha,  # type: ignore[arg-type]  # peft declares int and takes any number
+        rank_pattern=dict(given.rank_pattern),
+        alpha_pattern=dict(given.alpha_pattern),
+        use_rslora=given.rslora,
+        lora_dropout=given.dropout,
+        target_modules=list(given.targets),
     )
     wrapped = attach_lora(model.language_model, config)
     updates = {

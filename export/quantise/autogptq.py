@@ -2,12 +2,13 @@
 
 Tensors of each linear layer: `qweight` (K * bits / 32, N) int32, the values packed along K; `qzeros` (K / group,
 N * bits / 32) int32, packed along N, each one less than the zero point; `scales` (K / group, N) float16; `g_idx` (K,)
-the group of each input. The settings are in `quantize_config.json` and again in `config.json`.
+the group of each input, which old tools leave out; auto-gptq adds a `bias` (N,) of zeros. The settings are in
+`quantize_config.json` and again in `config.json`.
 """
 
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from trainer.model.weights import WeightFiles, weight_files
 
 Words = npt.NDArray[np.uint32]
 _PARTS = ("qweight", "qzeros", "scales", "g_idx")
+_FORMATS = ("gptq", "gptq_v2")
 
 
 def pack(values: npt.NDArray[np.uint8], bits: int) -> Words:
@@ -94,8 +96,8 @@ class GptqWeights(Mapping[str, Floats | QuantizedLinear]):
         self.folder = folder
         config = _quantisation(folder)
         self.bits, self.group = config["bits"], config.get("group_size", -1)
-        one_less = config.get("checkpoint_format", "gptq") == "gptq"
-        self._zero = 2 ** (self.bits - 1) - one_less
+        self._zero = 2 ** (self.bits - 1) - (_format(config) == "gptq")
+        self._in_order = not config.get("desc_act")
         self._files = WeightFiles(_weights(folder))
 
     def __getitem__(self, name: str) -> Floats | QuantizedLinear:
@@ -103,8 +105,9 @@ class GptqWeights(Mapping[str, Floats | QuantizedLinear]):
         if f"{layer}.qweight" not in self._files:
             array: Floats = self._files[f"{layer}.weight"].float().numpy()
             return array
+        self._check_parts(layer)
         try:
-            return self._layer({part: self._files[f"{layer}.{part}"] for part in _PARTS}).widen()
+            return self._layer({part: self._files[place] for part, place in self._parts(layer).items()}).widen()
         except ExportError as error:
             raise ExportError(f"{self.folder}: {name}: {error}") from None
 
@@ -118,8 +121,12 @@ class GptqWeights(Mapping[str, Floats | QuantizedLinear]):
         zeros = unpack(tensors["qzeros"].numpy().view(np.uint32).T, self.bits)
         if (zeros != self._zero).any():
             raise ExportError("the zero points vary; expected a symmetric quantisation (sym=True)")
-        g_idx = tensors["g_idx"].numpy()
-        if (g_idx != np.arange(len(g_idx)) // (len(g_idx) // len(tensors["scales"]))).any():
+        if "g_idx" in tensors:  # old tools leave it out
+            g_idx = tensors["g_idx"].numpy()
+            in_order = bool((g_idx == np.arange(len(g_idx)) // (len(g_idx) // len(tensors["scales"]))).all())
+        else:
+            in_order = self._in_order
+        if not in_order:
             raise ExportError("the groups are not of consecutive inputs; expected desc_act=False or static groups")
         return QuantizedLinear(np.ascontiguousarray(values), np.ascontiguousarray(scales), self.bits, group)
 
@@ -146,15 +153,42 @@ class GptqWeights(Mapping[str, Floats | QuantizedLinear]):
                     raise ExportError(f"{self.folder}: {name} is not quantised; expected every linear layer in GPTQ")
                 found = self._files.shape(f"{layer}.weight")
             else:
-                words, outputs = self._files.shape(f"{layer}.qweight")
-                found = (outputs, words * 32 // self.bits)
+                found = self._check_parts(layer)
             if found != shape:
                 raise ExportError(f"{self.folder}: {name} is {found}, this base has {shape}; it is from another model")
 
+    def _check_parts(self, layer: str) -> tuple[int, int]:
+        """Check the tensors of a quantised layer and return the shape of its weight; reads only the bias."""
+        shapes = {part: self._files.shape(name) for part, name in self._parts(layer, "bias").items()}
+        missing = [part for part in _PARTS[:3] if len(shapes.get(part, ())) != 2]
+        if missing:
+            raise ExportError(f"{self.folder}: {layer}.{missing[0]} is missing or no matrix; copy the folder again")
+        (words, outputs), groups = shapes["qweight"], shapes["scales"][0]
+        inputs = words * 32 // self.bits
+        expected = {"scales": (groups, outputs), "qzeros": (groups, outputs * self.bits // 32), "g_idx": (inputs,)}
+        wrong = [part for part, shape in expected.items() if shapes.get(part, shape) != shape]
+        if wrong or not groups or inputs % groups:
+            part = wrong[0] if wrong else "scales"
+            raise ExportError(
+                f"{self.folder}: {layer}.{part} of shape {shapes[part]} does not fit its {inputs} inputs and {outputs} "
+                "outputs; copy the folder again"
+            )
+        if "bias" in shapes and bool(self._files[f"{layer}.bias"].any()):  # auto-gptq writes zeros
+            raise ExportError(f"{self.folder}: {layer} has a bias; expected the layers of a Llama, which have none")
+        return outputs, inputs
+
+    def _parts(self, layer: str, *more: str) -> dict[str, str]:
+        """The names of the tensors of a layer that are there."""
+        names = {part: f"{layer}.{part}" for part in (*_PARTS, *more)}
+        return {part: name for part, name in names.items() if name in self._files}
+
     def __iter__(self) -> Iterator[str]:
-        endings = {f".{part}" for part in _PARTS[1:]}
-        names = (name.removeprefix("language_model.") for name in self._files)
-        return (re.sub("qweight$", "weight", name) for name in names if Path(name).suffix not in endings)
+        for name in self._files:
+            layer, _, part = name.rpartition(".")
+            if part == "qweight":
+                yield f"{layer.removeprefix('language_model.')}.weight"
+            elif f"{layer}.qweight" not in self._files:
+                yield name.removeprefix("language_model.")
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -178,14 +212,24 @@ def _quantisation(folder: Path) -> dict[str, Any]:
     path = folder / "quantize_config.json"
     found = read_json(path) if path.is_file() else read_json(folder / "config.json").get("quantization_config")
     config: dict[str, Any] = found if isinstance(found, dict) else {}
-    if config.get("quant_method", "gptq") != "gptq" or config.get("bits") not in (3, 4, 8):
+    methods = {str(config[key]).lower() for key in ("quant_method", "method") if config.get(key) is not None}
+    bits = config.get("bits")
+    if methods - {"gptq"} or _format(config) not in _FORMATS or type(bits) is not int or bits not in (3, 4, 8):
         raise ExportError(
-            f"{folder}: expected GPTQ in 3, 4 or 8 bits, found {config.get('quant_method')} in "
-            f"{config.get('bits')} bits"
+            f"{folder}: expected GPTQ in 3, 4 or 8 bits and in the format {' or '.join(_FORMATS)}, found "
+            f"{', '.join(sorted(methods)) or 'no method'} in {short(bits)} bits and {short(_format(config))}"
         )
-    if config.get("dynamic"):
-        raise ExportError(f"{folder}: bits that differ by layer (dynamic) are not supported; quantise without them")
+    for key in ("dynamic", "lm_head", "adapter", "is_marlin_format"):
+        if config.get(key):
+            raise ExportError(f"{folder}: {key} = {short(config[key])} is not supported; quantise without it")
+    if config.get("pack_dtype", "int32") != "int32":
+        raise ExportError(f"{folder}: expected values packed in int32, found {short(config['pack_dtype'])}")
     return config
+
+
+def _format(config: Mapping[str, Any]) -> Any:
+    """The layout of the tensors, by the key of AutoGPTQ or of newer tools."""
+    return config.get("checkpoint_format") or config.get("format") or "gptq"
 
 
 def write_configs(folder: Path, text: LlamaConfig, options: GptqOptions, dtype: torch.dtype) -> None:

@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any
 
 from sdk.errors import ScoreError
@@ -56,18 +57,36 @@ def read_predictions(path: Path) -> list[str]:
     content = _read_lines(path) if path.suffix == ".jsonl" else _read(path)
     if isinstance(content, dict):
         content = [{"index": index, "prediction": text} for index, text in content.items()]
-    try:
-        if isinstance(content, list) and content and all(isinstance(row, dict) for row in content):
-            if "index" in content[0]:
-                texts = {int(row["index"]): row["prediction"] for row in content}
-                content = [texts[index] for index in range(len(texts))]
-            else:
-                content = [row["prediction"] for row in content]
-        if isinstance(content, list) and all(isinstance(text, str) for text in content):
-            return content
-    except (KeyError, ValueError, TypeError) as error:
-        raise ScoreError(f"{path}: no prediction for {error}; expected one text for each index from 0") from None
+    if isinstance(content, list) and content and all(isinstance(row, dict) for row in content):
+        content = _texts(content, path)
+    if isinstance(content, list) and all(isinstance(text, str) for text in content):
+        return content
     raise ScoreError(f"{path}: expected a JSON list of texts, an object index -> text, or JSONL with 'prediction'")
+
+
+def _texts(rows: list[dict[str, Any]], path: Path) -> list[Any]:
+    """The predictions of objects, in the order of their indices if they have some."""
+    indexed = any("index" in row for row in rows)
+    texts: dict[int, Any] = {}
+    for place, row in enumerate(rows):
+        if "prediction" not in row:
+            raise ScoreError(f"{path}: object {place} has no 'prediction'; expected a text")
+        index = _index(row.get("index"), path) if indexed else place
+        if index in texts:
+            raise ScoreError(f"{path}: there are two predictions for index {index}; expected one text for each")
+        texts[index] = row["prediction"]
+    missing = next((index for index in range(len(texts)) if index not in texts), None)
+    if missing is not None:
+        raise ScoreError(f"{path}: no prediction for index {missing}; expected one text for each index from 0")
+    return [texts[index] for index in range(len(texts))]
+
+
+def _index(value: object, path: Path) -> int:
+    if isinstance(value, str) and value.isdecimal() and len(value) <= 9:  # keys of a JSON object are texts
+        return int(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise ScoreError(f"{path}: expected indices from 0, found {short(value)}")
 
 
 def _read(path: Path) -> Any:

@@ -5,7 +5,7 @@ the published figures does not; it is in `sdk.faba.rege`.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from pydantic import BaseModel, ConfigDict
 
@@ -50,6 +50,7 @@ class ActionUnitReading(BaseModel):
     intensity: float | None = None
 
 
+MAX_CHARACTERS = 100_000  # of an answer that is read; no context of a model holds as many
 _MENTION = re.compile(r"\b(?:AUs?|action\s+units?)[\s#:-]*0*(\d{1,2})\b", re.IGNORECASE)
 _FURTHER_CODE = re.compile(r"(?:\s*,\s*(?:and\s+|or\s+)?|\s+(?:and|or|nor)\s+)0*(\d{1,2})\b(?!\s*[%./:]?\d)")
 _NEGATION = re.compile(
@@ -75,9 +76,9 @@ def read_emotion(text: str) -> EmotionReading:
     ones. Negated words do not count.
 
     Args:
-        text: an answer in any style; may be empty.
+        text: an answer in any style; may be empty. What follows after `MAX_CHARACTERS` is not read.
     """
-    words = list(_affirmed_words(text.lower()))
+    words = list(_affirmed_words(text[:MAX_CHARACTERS].lower()))
     for table in (CATEGORY_WORDS, SYNONYMS):
         for word in words:
             for emotion in EMOTIONS:
@@ -89,32 +90,35 @@ def read_emotion(text: str) -> EmotionReading:
 def read_action_units(text: str) -> list[ActionUnitReading]:
     """Read every action unit that an answer mentions, in the order of their FACS numbers.
 
-    A unit is present if it is affirmed at least once. Numbers that FACS does not define are dropped.
+    A unit is present if it is affirmed at least once. Numbers that FACS does not define are dropped. The time is linear
+    in the length of the text.
 
     Args:
-        text: an answer: a list, prose, or labels only, such as "AU1, AU4" or "4, 9, 15".
+        text: an answer: a list, prose, or labels only, such as "AU1, AU4" or "4, 9, 15". What follows after
+            `MAX_CHARACTERS` is not read.
     """
+    text = text[:MAX_CHARACTERS]
     if _BARE_CODES.fullmatch(text):
         text = f"AUs {text.strip()}"
     present: dict[int, bool] = {}
-    reasons: dict[int, list[str]] = {}
+    reasons: dict[int, dict[str, None]] = {}
     current: list[int] = []
     for line in text.splitlines():
         line = _MARKUP.sub("", line).strip()
         for sentence in _SENTENCE.split(line):
-            mentions = list(_mentions(sentence))
-            current = [code for code, _ in mentions] or current
-            for code, start in mentions:
-                present[code] = present.get(code, False) or not _is_denied(sentence, start)
+            affirmed = _read_sentence(sentence)
+            current = list(affirmed) or current
+            for code, is_affirmed in affirmed.items():
+                present[code] = present.get(code, False) or is_affirmed
             for code in current:
-                reasons.setdefault(code, []).append(sentence)
+                reasons.setdefault(code, {})[sentence] = None
         if not line or line.endswith((".", "!", "?")):
             current = []  # lines below belong to a unit only if its heading does not end a sentence
     return [_reading(code, present[code], reasons[code]) for code in sorted(present)]
 
 
-def _reading(code: int, present: bool, sentences: list[str]) -> ActionUnitReading:
-    return action_unit(code, present, _HEADING.sub("", " ".join(dict.fromkeys(filter(None, sentences)))))
+def _reading(code: int, present: bool, sentences: Iterable[str]) -> ActionUnitReading:
+    return action_unit(code, present, _HEADING.sub("", " ".join(filter(None, sentences))))
 
 
 def action_unit(code: int, present: bool, reason: str = "") -> ActionUnitReading:
@@ -122,23 +126,44 @@ def action_unit(code: int, present: bool, reason: str = "") -> ActionUnitReading
     return ActionUnitReading(code=code, id=f"AU{code}", name=ACTION_UNITS[code], present=present, reason=reason)
 
 
-def _mentions(sentence: str) -> Iterator[tuple[int, int]]:
-    """Yield (code, position) of each action unit in a sentence; "AUs 4, 9 and 15" are three units."""
-    for match in _MENTION.finditer(sentence):
-        found: re.Match[str] | None = match
-        while found:
-            if int(found[1]) in ACTION_UNITS:
-                yield int(found[1]), match.start()
-            found = _FURTHER_CODE.match(sentence, found.end())
+def _read_sentence(sentence: str) -> dict[int, bool]:
+    """The action units of a sentence, and whether one of their mentions is affirmed."""
+    mentions = list(_MENTION.finditer(sentence))
+    if not mentions:
+        return {}
+    clauses = _Marks([match.end() for match in _CLAUSE_END.finditer(sentence)])
+    negations = _Marks([match.end() for match in _NEGATION.finditer(sentence)])
+    ends = [*(match.start() for match in mentions[1:]), len(sentence)]
+    affirmed: dict[int, bool] = {}
+    for mention, end in zip(mentions, ends, strict=True):
+        start = mention.start()
+        clause = start if sentence[start - 1 : start] == "." else clauses.last(start)
+        denied = negations.last(start) > clause or bool(_DENIAL.search(sentence, start, end))
+        for code in _codes(sentence, mention):
+            affirmed[code] = affirmed.get(code, False) or not denied
+    return affirmed
 
 
-def _is_denied(sentence: str, start: int) -> bool:
-    """Whether the mention at `start` is negated before it in the same clause, or denied after it."""
-    clauses = [0, *(m.end() for m in _CLAUSE_END.finditer(sentence, 0, start))]
-    if _NEGATION.search(sentence, clauses[-1], start):
-        return True
-    following = _MENTION.search(sentence, start + 2)
-    return bool(_DENIAL.search(sentence, start, following.start() if following else len(sentence)))
+class _Marks:
+    """Ascending positions in a sentence, of which the last one before ascending places is asked for."""
+
+    def __init__(self, positions: list[int]) -> None:
+        self._positions, self._next = positions, 0
+
+    def last(self, place: int) -> int:
+        """The last position up to `place`; 0 if there is none."""
+        while self._next < len(self._positions) and self._positions[self._next] <= place:
+            self._next += 1
+        return self._positions[self._next - 1] if self._next else 0
+
+
+def _codes(sentence: str, mention: re.Match[str]) -> Iterator[int]:
+    """Yield the codes of a mention; "AUs 4, 9 and 15" are three."""
+    found: re.Match[str] | None = mention
+    while found:
+        if int(found[1]) in ACTION_UNITS:
+            yield int(found[1])
+        found = _FURTHER_CODE.match(sentence, found.end())
 
 
 def _affirmed_words(text: str) -> Iterator[str]:

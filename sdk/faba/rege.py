@@ -14,6 +14,8 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from numbers import Integral
+from reprlib import repr as short
 from typing import Any, Literal
 
 from sdk.errors import ScoreError
@@ -26,8 +28,11 @@ _NEGATIVE_PARTS = ("not", "no", "isn't ", "nothing", "cannot", "won't", "shouldn
 _NEGATIVE_WORD = re.compile(r"\b(?:not|no|isn't|nothing|cannot|won't|shouldn't|neither|nor)\b")
 _SENTENCE_END = re.compile(r"(?<!\w\.\w.)(?<![A-Z][a-z]\.)(?<=\.|\?)\s")
 _FIRST_SENTENCE = re.compile(r"^(.*?)[.!?]")
-_OFFICIAL_AU = re.compile(r"AU(\d+)")
-_PAPER_AU = re.compile(r"\b(?:AU|action\s+unit)[\s-]*0*(\d+)", re.IGNORECASE)
+_OFFICIAL_AU = re.compile(r"AU(\d{1,4})(?!\d)")  # a longer number is no action unit
+_PAPER_AU = re.compile(r"\b(?:AU|action\s+unit)[\s-]*0*(\d{1,4})(?!\d)", re.IGNORECASE)
+_MAX_DIGITS = 4  # of the number of an action unit
+MAX_CHARACTERS = 100_000  # of a prediction or a reference: ROUGE-L compares each word with each
+_MAX_PAIRS = 100_000  # of sentences that ROUGE-L compares
 
 
 @dataclass(frozen=True)
@@ -124,13 +129,22 @@ def score(
 
 def _check(predictions: Sequence[str], annotations: Sequence[Mapping[str, Any]]) -> None:
     for index, (prediction, annotation) in enumerate(zip(predictions, annotations, strict=True)):
-        if not isinstance(prediction, str):
-            raise ScoreError(f"prediction {index} must be a text, not {type(prediction).__name__}")
+        _check_text(prediction, f"prediction {index}")
+        if not isinstance(annotation, Mapping):
+            raise ScoreError(f"annotation {index} must be an object with label and gpt4, not {short(annotation)}")
         missing = [key for key in ("label", "gpt4") if key not in annotation]
         if missing:
             raise ScoreError(
                 f"annotation {index} has no {' and no '.join(map(repr, missing))}: expected label and gpt4"
             )
+        _check_text(annotation["gpt4"], f"gpt4 of annotation {index}")
+
+
+def _check_text(text: object, what: str) -> None:
+    if not isinstance(text, str):
+        raise ScoreError(f"{what} must be a text, not {type(text).__name__}")
+    if len(text) > MAX_CHARACTERS:
+        raise ScoreError(f"{what} has {len(text)} characters, at most {MAX_CHARACTERS} are scored; cut it off")
 
 
 def _score_emotion(
@@ -216,25 +230,26 @@ def paper_action_units(text: str) -> set[int]:
 
 def emotion_index(label: object, index: int = 0) -> int:
     """Convert the label of an annotation, an int, a digit text or a name such as "Happiness", to 0..6."""
-    try:
-        number = _LABEL_NAMES[label] if label in _LABEL_NAMES else int(label)  # type: ignore[call-overload]
-    except (TypeError, ValueError):
-        number = -1
-    if not 0 <= number < len(EMOTIONS):
-        raise ScoreError(f"annotation {index}: label must be 0..6 or one of {', '.join(_LABEL_NAMES)}, not {label!r}")
+    number = label
+    if isinstance(label, str):
+        named = _LABEL_NAMES.get(label)
+        number = int(label) if named is None and re.fullmatch(r"\s*\d\s*", label) else named
+    if isinstance(number, bool) or not isinstance(number, Integral) or not 0 <= number < len(EMOTIONS):
+        raise ScoreError(
+            f"annotation {index}: label must be 0..6 or one of {', '.join(_LABEL_NAMES)}, not {short(label)}"
+        )
     return int(number)
 
 
 def annotated_action_units(label: object, index: int = 0) -> set[int]:
     """Read the codes from "4, 9, 15" or "AU4, AU9"; an empty text or "none" means no active unit."""
     if not isinstance(label, str):
-        raise ScoreError(f"annotation {index}: label must be a text such as '4, 9, 15', not {label!r}")
+        raise ScoreError(f"annotation {index}: label must be a text such as '4, 9, 15', not {short(label)}")
     if label.strip().lower() == "none":
         return set()
     names = [name.strip().upper().removeprefix("AU").strip() for name in label.split(",") if name.strip()]
-    wrong = [name for name in names if not name.isdecimal()]
-    if wrong:
-        raise ScoreError(f"annotation {index}: label must be a text such as '4, 9, 15', not {label!r}")
+    if not all(name.isdecimal() and len(name) <= _MAX_DIGITS for name in names):
+        raise ScoreError(f"annotation {index}: label must be a text such as '4, 9, 15', not {short(label)}")
     return {int(name) for name in names}
 
 
@@ -261,6 +276,11 @@ def rouge_l(hypothesis: str, reference: str) -> float | None:
     guess, truth = _sentences(hypothesis), _sentences(reference)
     if not guess or not truth:
         return None
+    if len(guess) * len(truth) > _MAX_PAIRS:
+        raise ScoreError(
+            f"a prediction of {len(guess)} different sentences and a reference of {len(truth)} are not compared; "
+            f"expected at most {_MAX_PAIRS} pairs"
+        )
     union: set[str] = set()
     for sentence in truth:
         for other in guess:
@@ -270,25 +290,32 @@ def rouge_l(hypothesis: str, reference: str) -> float | None:
     return 2 * precision * recall / (precision + recall + 1e-8)
 
 
-def _sentences(text: str) -> list[list[str]]:
-    """Sentences as lists of words; blanks between full stops count as a sentence of one empty word, as in rouge."""
-    return [part.split() or [""] for part in text.split(".") if part]
+def _sentences(text: str) -> list[tuple[str, ...]]:
+    """Different sentences as words; blanks between full stops count as a sentence of one empty word, as in rouge."""
+    return list(dict.fromkeys(tuple(part.split() or [""]) for part in text.split(".") if part))
 
 
-def _common_subsequence(a: list[str], b: list[str]) -> set[str]:
-    """The words of the longest common subsequence; ties prefer a shorter `a`, as in the rouge package."""
-    lengths = [[0] * (len(b) + 1) for _ in range(len(a) + 1)]
-    for i, word in enumerate(a, 1):
-        above, row = lengths[i - 1], lengths[i]
-        for j, other in enumerate(b, 1):
-            row[j] = above[j - 1] + 1 if word == other else max(above[j], row[j - 1])
+def _common_subsequence(a: Sequence[str], b: Sequence[str]) -> set[str]:
+    """The words of the longest common subsequence; ties prefer a shorter `a`, as in the rouge package.
+
+    A row of the table is one integer, whose bit j is 0 where the length grows at b[j] (Hyyrö 2004).
+    """
+    places: dict[str, int] = {}
+    for j, word in enumerate(b):
+        places[word] = places.get(word, 0) | 1 << j
+    row = full = (1 << len(b)) - 1
+    rows = []
+    for word in a:
+        matches = row & places.get(word, 0)
+        row = (row + matches | row - matches) & full
+        rows.append(row)
     common, i, j = set(), len(a), len(b)
     while i and j:
         if a[i - 1] == b[j - 1]:
             common.add(a[i - 1])
             i, j = i - 1, j - 1
-        elif lengths[i - 1][j] > lengths[i][j - 1]:
-            i -= 1
-        else:
+        elif rows[i - 1] >> (j - 1) & 1:
             j -= 1
+        else:
+            i -= 1
     return common

@@ -29,6 +29,11 @@ from trainer.model.config import Conventions
 
 Split = Literal["train", "eval"]
 JOURNAL, ABOUT, LEFT_OUT = "journal.jsonl", "about.json", "left_out.csv"
+_JOURNAL = {
+    **dict.fromkeys(("name", "task", "question", "text"), str),
+    **dict.fromkeys(("prompt_tokens", "completion_tokens"), int),
+    "cut_off": bool,
+}
 MAX_FAILURES = 10  # in a row; after them the endpoint counts as broken
 
 
@@ -99,13 +104,13 @@ def annotate(
     claim_folder(folder / ABOUT, about, "annotated set", DataError, shared=True)
     report(f"{len(pictures)} photographs; cropping faces")
     faces, left_out = _crop_faces(pictures, folder / "images", cropper, progress)
-    answered = {(row["name"], row["task"]) for row in read_journal(folder / JOURNAL)}
+    answered = {(row["name"], row["task"]) for row in read_journal(folder / JOURNAL, **_JOURNAL)}
     questions = [
         _draw_question(face, task, seed) for face in faces for task in tasks if (face.stem, task) not in answered
     ]
     report(f"{len(faces)} faces; {len(questions)} questions to ask, {len(answered)} answers from before")
     left_out += _ask_all(questions, endpoint, folder / JOURNAL, concurrency, max_tokens, progress)
-    rows = sorted(read_journal(folder / JOURNAL), key=lambda row: (row["name"], row["task"]))
+    rows = sorted(read_journal(folder / JOURNAL, **_JOURNAL), key=lambda row: (row["name"], row["task"]))
     usable, filtered = _filter(rows)
     _write(usable, left_out + filtered, out, split, endpoint.model)
     about |= _summary(rows, usable, left_out + filtered, prices)

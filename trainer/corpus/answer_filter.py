@@ -3,7 +3,7 @@
 import re
 
 from sdk.faba.answers import read_action_units, read_emotion
-from sdk.faba.prompts import Task
+from sdk.faba.prompts import END, IMAGE, Task
 
 MIN_WORDS = 5
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
@@ -22,6 +22,8 @@ def unusable(text: str, task: Task) -> str | None:
     """
     if _REFUSAL.search(_SENTENCE.split(text.strip(), maxsplit=1)[0]):
         return "refused"
+    if IMAGE in text or END in text:
+        return "holds a mark of the prompt"
     if len(text.split()) < MIN_WORDS:
         return "too short"
     if not label_of(text, task):

@@ -4,19 +4,23 @@ Files are lists in the layout of FABA-Instruct. Training: `image`, `landmark`, `
 `image`, `landmark`, `label`, `gpt4` (the reference text). Paths are relative to a root folder that holds the data set.
 """
 
+import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
 from sdk.arrays import Floats
 from sdk.bundles.damage import read_array
 from sdk.errors import DataError
-from sdk.faba.prompts import IMAGE, QUESTIONS, Task
+from sdk.faba.prompts import END, IMAGE, QUESTIONS, Task
 from sdk.faces.preprocess import LANDMARK_FEATURES
 from sdk.untrusted_json import DATA_SIZE, read_json
+
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ def read_rows(path: Path) -> list[Any]:
 def find_root(path: Path, rows: Iterable[Any]) -> Path:
     """The folder above a data file from which the first picture can be reached."""
     image = next((row["image"] for row in rows if isinstance(row, Mapping) and isinstance(row.get("image"), str)), "")
-    folders = [folder for folder in path.resolve().parents if image and (folder / image).is_file()]
+    folders = [folder for folder in path.resolve().parents if image and os.path.isfile(folder / image)]
     if not folders:
         raise DataError(f"{path}: {image!r} is in no folder above it; pass the folder that it is relative to (--root)")
     return folders[0]
@@ -93,7 +97,7 @@ def parse_record(row: Any, name: str, root: Path, task: Task | None = None) -> R
         raise DataError(f"{name}: expected an object, found {type(row).__name__}")
     evaluation = "gpt4" in row
     keys = ("image", "landmark", "gpt4") if evaluation else ("image", "landmark")
-    wrong = [key for key in keys if not isinstance(row.get(key), str)]
+    wrong = [key for key in keys if not is_text(row.get(key))]
     if wrong:
         raise DataError(f"{name}: {' and '.join(wrong)} missing or not a text")
     if evaluation and task is None:
@@ -112,11 +116,20 @@ def _turns(row: Mapping[str, Any], name: str) -> tuple[str, str]:
         question, answer = human["value"], gpt["value"]
     except (TypeError, ValueError, KeyError):
         raise DataError(f"{name}: conversations must be one turn from 'human' and one from 'gpt'") from None
-    if not isinstance(question, str) or question.count(IMAGE) != 1:
+    if not is_text(question) or question.count(IMAGE) != 1:
         raise DataError(f"{name}: the question must contain {IMAGE} once")
-    if not isinstance(answer, str) or not answer.strip():
-        raise DataError(f"{name}: the answer is empty")
+    if not is_text(answer) or not answer.strip():
+        raise DataError(f"{name}: the answer is empty or not a text")
+    if IMAGE in answer:
+        raise DataError(f"{name}: the answer contains {IMAGE}, which marks the place of the picture; delete it there")
+    if END in question + answer:
+        raise DataError(f"{name}: question or answer contains {END}, which ends an answer; delete it there")
     return question.replace(IMAGE, "").strip(), answer
+
+
+def is_text(value: object) -> TypeGuard[str]:
+    """Whether a value is a text that can be written: JSON may also hold halves of a UTF-16 pair."""
+    return isinstance(value, str) and not _HALF_PAIR.search(value)
 
 
 def read_landmarks(record: Record, size: int = LANDMARK_FEATURES) -> Floats:

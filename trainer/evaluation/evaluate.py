@@ -99,8 +99,12 @@ def _record(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def read_answers(path: Path) -> dict[int, str]:
-    """Read the answers of a run by index."""
-    return {row["index"]: row["prediction"] for row in read_journal(path)}
+    """Read the answers of a run by index.
+
+    Raises:
+        DataError: a line of the file is no answer.
+    """
+    return {row["index"]: row["prediction"] for row in read_journal(path, index=int, prediction=str)}
 
 
 def evaluate(predictions: Sequence[str], evaluation: EvaluationSet, folder: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any, Literal, get_args
 
 from transformers import CLIPVisionConfig, LlamaConfig
@@ -12,25 +13,13 @@ from sdk.errors import CheckpointError
 from sdk.faba.prompts import TEMPLATES
 from sdk.faces.preprocess import LANDMARK_FEATURES, Anchor, Aspect, LandmarkMode, Preprocessing
 from sdk.untrusted_json import read_json_object
+from trainer.model.llava_keys import MODEL_SIZES, check_processor, check_sizes, feature_layer, is_number
+from trainer.model.shapes import compare_with_base, decoder_keys, decoder_shape, tower_shape
 from trainer.tokenization import load_tokenizer
 
 Tokens = Literal["both", "visual", "prior"]
 CONVENTIONS = "emola.json"
-_TEXT_KEYS = [
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "hidden_act",
-    "max_position_embeddings",
-    "initializer_range",
-    "rms_norm_eps",
-    "bos_token_id",
-    "eos_token_id",
-]
+MAX_SIDE = 1 << 13  # pixels of a picture that a vision tower reads
 
 
 @dataclass  # not frozen: the Trainer of transformers sets `use_cache` on the config of any model
@@ -108,9 +97,16 @@ class Conventions:
     licence: str | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "anchors", tuple((int(index), x, y) for index, x, y in self.anchors))
+        object.__setattr__(self, "anchors", read_anchors(self.anchors, LANDMARK_FEATURES // 2, Path(CONVENTIONS)))
+        if not is_number(self.face_scale) or not 0.1 <= self.face_scale <= 100:
+            raise CheckpointError(f"{CONVENTIONS}: expected a number as face_scale, found {short(self.face_scale)}")
+        for name in ("notice", "licence"):
+            if not isinstance(getattr(self, name), str | None):
+                raise CheckpointError(f"{CONVENTIONS}: expected a text as {name}, found {short(getattr(self, name))}")
         if (self.image_aspect == "align") != bool(self.anchors):
-            raise CheckpointError(f"{CONVENTIONS}: image_aspect 'align' goes with anchors; found {self.image_aspect!r}")
+            raise CheckpointError(
+                f"{CONVENTIONS}: image_aspect 'align' goes with anchors; found {short(self.image_aspect)}"
+            )
         if self.anchors and self.landmark_mode == "emola":
             raise CheckpointError(
                 f"{CONVENTIONS}: image_aspect 'align' turns faces by their landmarks, but landmark files of mode "
@@ -123,7 +119,27 @@ class Conventions:
             ("landmark_mode", get_args(LandmarkMode)),
         ):
             if getattr(self, name) not in allowed:
-                raise CheckpointError(f"{CONVENTIONS}: {name} must be one of {allowed}, not {getattr(self, name)!r}")
+                raise CheckpointError(
+                    f"{CONVENTIONS}: {name} must be one of {allowed}, not {short(getattr(self, name))}"
+                )
+
+
+def read_anchors(stated: Any, points: int, path: Path) -> tuple[Anchor, ...]:
+    """Anchors from lists of landmark, x and y.
+
+    Args:
+        stated: of a file.
+        points: number of landmarks.
+        path: of the file, for messages.
+    """
+    anchors = stated if isinstance(stated, list | tuple) else [stated]
+    for anchor in anchors:
+        fits = isinstance(anchor, list | tuple) and len(anchor) == 3 and all(map(is_number, anchor))
+        if not fits or anchor[0] not in range(points):
+            raise CheckpointError(
+                f"{path}: expected anchors as lists of a landmark below {points}, x and y, found {short(anchor)}"
+            )
+    return tuple((int(index), x, y) for index, x, y in anchors)
 
 
 @dataclass(frozen=True)
@@ -147,30 +163,50 @@ def preprocessing(config: EmolaConfig, conventions: Conventions, statistics: Ima
     )
 
 
-def read_config(base: Path, vision_tower: Path | None) -> EmolaConfig:
-    """The shape of a model from the `config.json` of its folders, official or llava-hf."""
-    content = read_json(base / "config.json")
-    text = content.get("text_config", content)
-    if text.get("rope_scaling") or text.get("rope_parameters", {}).get("rope_type", "default") != "default":
-        raise CheckpointError(f"{base}: scaled rotary embeddings are not supported; expected plain Llama or Vicuna 1.5")
-    theta = text.get("rope_theta") or text.get("rope_parameters", {}).get("rope_theta", 10000.0)
-    llama = LlamaConfig(
-        **{key: text[key] for key in _TEXT_KEYS if text.get(key) is not None},
-        rope_parameters={"rope_type": "default", "rope_theta": theta},
-        tie_word_embeddings=False,
-    )
+def read_config(base: Path, vision_tower: Path | None, adapter: Path | None = None) -> EmolaConfig:
+    """The shape of a model from the `config.json` of its folders, official or llava-hf.
+
+    As in LLaVA, the file of the adapter, if it has one, decides about rows, projectors and length.
+
+    Raises:
+        CheckpointError: a key has a value that this model does not compute, or the adapter is of another base.
+    """
+    path = base / "config.json"
+    content = read_json(path)
+    llama = decoder_shape(decoder_keys(content, path), path)
     if is_llava_hf(base):  # pads the vocabulary beyond the tokenizer's
         llama.vocab_size = min(llama.vocab_size, load_tokenizer(base).vocab_size())
+    stated = _adapter_content(adapter, llama)
+    if content.get("unfreeze_mm_vision_tower") and vision_tower:
+        raise CheckpointError(f"{path}: the base trained its vision tower (unfreeze_mm_vision_tower); pass no other")
+    vision = _vision_config(content, base, vision_tower)
+    if not 1 <= patch_side(vision) <= image_side(vision) <= MAX_SIDE:
+        raise CheckpointError(f"{path}: patches of {patch_side(vision)} pixels in pictures of {image_side(vision)}")
+    found = {**content, **{key: value for key, value in stated.items() if value is not None}}
+    check_sizes(found, MODEL_SIZES, path)
+    landmark_size = found.get("landmark_feature_hidden_size") or LANDMARK_FEATURES
+    tokens = found.get("emola_tokens") or "both"
+    if tokens not in get_args(Tokens):
+        raise CheckpointError(f"{path}: emola_tokens must be one of {get_args(Tokens)}, not {short(tokens)}")
     return EmolaConfig(
         text=llama,
-        vision=_vision_config(content, base, vision_tower),
-        landmark_size=content.get("landmark_feature_hidden_size", LANDMARK_FEATURES),
-        landmark_anchors=tuple(tuple(anchor) for anchor in content.get("emola_landmark_anchors", ())),
-        vision_layer=content.get("mm_vision_select_layer", content.get("vision_feature_layer", -2)),
-        projector=content.get("mm_projector_type", "mlp2x_gelu"),
-        tokens=content.get("emola_tokens", "both"),
-        max_length=content.get("tokenizer_model_max_length", 2048),
+        vision=vision,
+        landmark_size=landmark_size,
+        landmark_anchors=read_anchors(found.get("emola_landmark_anchors") or (), landmark_size // 2, path),
+        vision_layer=feature_layer((stated, content), vision.num_hidden_layers, path),
+        projector=str(found.get("mm_projector_type") or "mlp2x_gelu"),
+        tokens=tokens,
+        max_length=found.get("tokenizer_model_max_length") or 2048,
     )
+
+
+def _adapter_content(adapter: Path | None, base: LlamaConfig) -> dict[str, Any]:
+    """The configuration of an adapter, if it has one, compared with the decoder of the base."""
+    if adapter is None or not (adapter / "config.json").is_file():
+        return {}
+    content = read_json(adapter / "config.json")
+    compare_with_base(content, adapter / "config.json", base)
+    return content
 
 
 def is_llava_hf(base: Path) -> bool:
@@ -188,10 +224,11 @@ def read_conventions(folder: Path) -> Conventions:
 
 def _vision_config(content: Mapping[str, Any], base: Path, vision_tower: Path | None) -> CLIPVisionConfig:
     if vision_tower:
-        found = read_json(vision_tower / "config.json")
-        return CLIPVisionConfig(**_plain(found.get("vision_config", found)))
+        path = vision_tower / "config.json"
+        found = read_json(path)
+        return tower_shape(found.get("vision_config", found), path)
     if "vision_config" in content:
-        return CLIPVisionConfig(**_plain(content["vision_config"]))
+        return tower_shape(content["vision_config"], base / "config.json")
     if content.get("mm_vision_tower") == "openai/clip-vit-large-patch14-336":
         return clip_large()
     raise CheckpointError(
@@ -212,40 +249,25 @@ def clip_large() -> CLIPVisionConfig:
     )
 
 
-def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key not in ("model_type", "torch_dtype", "dtype")}
-
-
 def read_statistics(*folders: Path | None) -> ImageStatistics:
-    for folder in filter(None, folders):
-        if (folder / "preprocessor_config.json").is_file():
-            content = read_json(folder / "preprocessor_config.json")
-            if "image_mean" in content and "image_std" in content:
-                return ImageStatistics(tuple(content["image_mean"]), tuple(content["image_std"]))
-    return ImageStatistics()
-
-
-def check_adapter_config(adapter: Path, config: EmolaConfig) -> None:
-    """Compare the shape in the config of an adapter with its base, before any weight is opened.
+    """Mean and standard deviation from the first `preprocessor_config.json` that states them, else CLIP's.
 
     Raises:
-        CheckpointError: the adapter was made for another base.
+        CheckpointError: the file describes another preparation of pictures than CLIP's.
     """
-    if not (adapter / "config.json").is_file():
-        return
-    content = read_json(adapter / "config.json")
-    for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"):
-        if key in content and content[key] != getattr(config.text, key):
-            raise CheckpointError(
-                f"{adapter} was made for another base: its {key} is {content[key]}, the base has "
-                f"{getattr(config.text, key)}"
-            )
-
-
-def read_tokens(adapter: Path) -> Tokens | None:
-    """The rows that an adapter of ours was trained with; the authors' adapters do not record them."""
-    path = adapter / "config.json"
-    return read_json(path).get("emola_tokens") if path.is_file() else None
+    for folder in filter(None, folders):
+        path = folder / "preprocessor_config.json"
+        content = read_json(path) if path.is_file() else {}
+        check_processor(content, path)
+        if "image_mean" in content and "image_std" in content:
+            mean, std = content["image_mean"], content["image_std"]
+            for values in (mean, std):
+                if not isinstance(values, list) or len(values) != 3 or not all(map(is_number, values)):
+                    raise CheckpointError(f"{path}: expected image_mean and image_std of three channels")
+            if min(std) <= 0:
+                raise CheckpointError(f"{path}: expected an image_std above 0, found {std}")
+            return ImageStatistics(tuple(mean), tuple(std))
+    return ImageStatistics()
 
 
 def read_json(path: Path) -> dict[str, Any]:

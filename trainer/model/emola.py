@@ -139,8 +139,8 @@ def new_landmark_projector(config: EmolaConfig) -> nn.Sequential:
 
 
 def new_projector(kind: str, size: int, hidden: int) -> nn.Sequential:
-    """A projector of kind "linear" or "mlpNx_gelu", N linear layers with GELU between them, as LLaVA-1.5 names them."""
-    match = re.fullmatch(r"mlp(\d+)x_gelu", kind)
+    """A projector of kind "linear" or "mlpNx_gelu", N linear layers (at most 99) with GELU between, as in LLaVA-1.5."""
+    match = re.fullmatch(r"mlp([1-9]\d?)x_gelu", kind)
     if not match and kind != "linear":
         raise CheckpointError(f"mm_projector_type {kind!r} is unknown; expected 'linear' or 'mlpNx_gelu'")
     layers: list[nn.Module] = [nn.Linear(size, hidden)]

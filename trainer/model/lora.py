@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
 from sdk.errors import CheckpointError, DependencyError
-from trainer.model.config import read_json
+from trainer.model.adapter_config import ADAPTER_CONFIG, read_adapter_config
 from trainer.model.weights import WeightFiles
 
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -58,25 +58,16 @@ class LoraUpdates:
     """The low-rank updates of an adapter folder: peft 0.4 to today, plain LoRA on linear layers.
 
     Attributes:
+        config: the settings of the adapter.
         pairs: name of a weight -> (A (r, in), B (out, r)).
-        scale: factor of B @ A.
+
+    Raises:
+        CheckpointError: the settings are not those of plain LoRA, or the tensors do not fit them.
     """
 
     def __init__(self, adapter: Path) -> None:
         self.path = adapter
-        self.config = read_json(adapter / "adapter_config.json")
-        unusual = [
-            key
-            for key in ("fan_in_fan_out", "use_dora", "modules_to_save", "alpha_pattern", "rank_pattern")
-            if self.config.get(key)
-        ]
-        if self.config.get("peft_type") != "LORA" or self.config.get("bias", "none") != "none" or unusual:
-            raise CheckpointError(
-                f"{adapter / 'adapter_config.json'}: expected plain LoRA without bias, found "
-                f"{self.config.get('peft_type')} with {unusual or 'bias'}"
-            )
-        rank = self.config["r"]
-        self.scale = self.config["lora_alpha"] / (rank**0.5 if self.config.get("use_rslora") else rank)
+        self.config = read_adapter_config(adapter)
         files = [adapter / name for name in ("adapter_model.safetensors", "adapter_model.bin")]
         found = next((path for path in files if path.is_file()), None)
         if found is None:
@@ -91,6 +82,17 @@ class LoraUpdates:
         if broken:
             raise CheckpointError(f"{found}: {broken[0]} has only one of its LoRA factors A and B")
         self.pairs = {name: (pair["A"], pair["B"]) for name, pair in halves.items()}
+        for name, (low, high) in self.pairs.items():
+            rank = self.config.rank_of(_module(name))
+            if low.ndim != 2 or high.ndim != 2 or (len(low), high.shape[1]) != (rank, rank):
+                raise CheckpointError(
+                    f"{adapter}: {ADAPTER_CONFIG} says rank {rank} for {name}, its factors are {tuple(low.shape)} and "
+                    f"{tuple(high.shape)}: the two files are of different adapters; copy the folder again"
+                )
+
+    def scale(self, name: str) -> float:
+        """The factor of B @ A of a weight."""
+        return self.config.scale_of(_module(name))
 
     def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Compare with the weights of a base, by name and shape.
@@ -98,11 +100,8 @@ class LoraUpdates:
         Raises:
             CheckpointError: an update is missing, fits no weight or has another shape.
         """
-        if isinstance(self.config["target_modules"], str):
-            raise CheckpointError(f"{self.path}: target_modules is a pattern; expected a list of names such as q_proj")
-        targets = tuple(self.config["target_modules"])
         layers = (name for name in shapes if name.startswith("language_model.model.layers."))
-        expected = {name for name in layers if name.removesuffix(".weight").endswith(targets)}
+        expected = {name for name in layers if self.config.targets_module(_module(name))}
         wrong = sorted(expected ^ set(self.pairs))
         if wrong:
             state = "is missing in the adapter" if wrong[0] in expected else "is not a target of the adapter"
@@ -116,6 +115,11 @@ class LoraUpdates:
                 )
 
 
+def _module(name: str) -> str:
+    """The module of a weight, named as in Hugging Face's Llama."""
+    return name.removeprefix("language_model.").removesuffix(".weight")
+
+
 class MergedWeights(Mapping[str, Tensor]):
     """The frozen weights with the low-rank updates added."""
 
@@ -127,7 +131,7 @@ class MergedWeights(Mapping[str, Tensor]):
         if name not in self._lora.pairs:
             return weight
         low, high = self._lora.pairs[name]
-        merged: Tensor = weight.float() + self._lora.scale * (high.float() @ low.float())
+        merged: Tensor = weight.float() + self._lora.scale(name) * (high.float() @ low.float())
         return merged.to(weight.dtype)
 
     def __iter__(self) -> Iterator[str]:

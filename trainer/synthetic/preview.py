@@ -1,14 +1,12 @@
 """A contact sheet of rendered faces."""
 
 import io
-from itertools import islice
 from pathlib import Path
 
 from PIL import Image, ImageDraw
 
 from sdk.errors import DataError
-from sdk.files import write_file
-from sdk.untrusted_json import parse_json
+from sdk.files import read_lines, write_file
 
 COLUMNS, FACES, SIDE, CAPTION = 8, 48, 160, 26  # faces across and in all, pixels of a face and of the lines below it
 
@@ -21,13 +19,12 @@ def preview(folder: Path, path: Path) -> None:
         path: file to write; an existing one is replaced.
 
     Raises:
-        DataError: the folder holds no synthesized set.
+        DataError: the folder holds no synthesized set, or a line of its metadata is broken.
     """
     metadata = folder / "metadata.jsonl"
     if not metadata.is_file():
         raise DataError(f"{folder} has no metadata.jsonl: expected a folder that emola data synthesize wrote")
-    with metadata.open(encoding="utf-8") as file:
-        faces = [parse_json(line) for line in islice(file, FACES)]
+    faces = read_lines(metadata, id=str, units=dict)[:FACES]
     sheet = Image.new("RGB", (COLUMNS * SIDE, -(-len(faces) // COLUMNS) * (SIDE + CAPTION)), "white")
     draw = ImageDraw.Draw(sheet)
     for index, face in enumerate(faces):

@@ -15,7 +15,8 @@ def read_log(path: Path) -> list[dict[str, Any]]:
             row = parse_json(line)
         except ValueError:
             continue  # a killed run may leave an incomplete line
-        rows[row["step"]] = row
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            rows[row["step"]] = row
     return [rows[step] for step in sorted(rows)]
 
 

@@ -164,11 +164,13 @@ def _resolve_recipe(checkpoint: Checkpoint, recipe: Recipe) -> Recipe:
         option = "--load-4bit" if recipe.load_4bit else "--tune everything"
         raise TrainingError(f"{option} starts from a base without LoRA, not from an adapter ({checkpoint.adapter})")
     given = checkpoint.lora.config
-    if given.get("use_rslora") or set(given["target_modules"]) != set(LORA_TARGETS):
+    patterned = given.rank_pattern or given.alpha_pattern
+    if given.rslora or patterned or set(given.targets) != set(LORA_TARGETS) or given.alpha != int(given.alpha):
         raise TrainingError(
-            f"{checkpoint.adapter}: only plain LoRA on {', '.join(LORA_TARGETS)} can be trained further"
+            f"{checkpoint.adapter}: only plain LoRA of one rank and one whole alpha on {', '.join(LORA_TARGETS)} can "
+            "be trained further"
         )
-    return dataclasses.replace(recipe, rank=given["r"], alpha=given["lora_alpha"], dropout=given["lora_dropout"])
+    return dataclasses.replace(recipe, rank=given.rank, alpha=int(given.alpha), dropout=given.dropout)
 
 
 def _order(dataset: RecordDataset, recipe: Recipe, processes: int, order: Sequence[int] | None) -> RecordOrder:

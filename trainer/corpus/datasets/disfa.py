@@ -1,11 +1,13 @@
 """DISFA: 27 filmed subjects, the intensity of each action unit in each frame (Mavadati et al. 2013)."""
 
 from pathlib import Path
+from reprlib import repr as short
 
 from sdk.errors import DataError
 from sdk.faba.vocabulary import DATASETS
 from trainer.corpus.datasets.folds import name_parts
 from trainer.corpus.datasets.frames import Frames, find_frames, label_frames
+from trainer.corpus.datasets.label_file import is_frame, read_text
 from trainer.corpus.datasets.labelled_face import LabelledFace, LabelledFaceSet
 
 PARTS = name_parts(
@@ -55,10 +57,10 @@ def _read_intensities(path: Path) -> dict[int, int]:
     if not path.is_file():
         raise DataError(f"{path} is missing: expected the labels of all 27 subjects of DISFA, which its folds need")
     values: dict[int, int] = {}
-    for number, line in enumerate(path.read_text().strip().splitlines(), 1):
+    for number, line in enumerate(read_text(path).strip().splitlines(), 1):
         frame, _, intensity = line.partition(",")
-        if not frame.strip().isdecimal() or intensity.strip() not in tuple("012345"):
-            raise DataError(f"{path}, line {number}: expected 'frame,intensity' with 0..5, found {line!r}")
+        if not is_frame(frame.strip()) or intensity.strip() not in tuple("012345"):
+            raise DataError(f"{path}, line {number}: expected 'frame,intensity' with 0..5, found {short(line)}")
         values[int(frame)] = int(intensity)
     return values
 

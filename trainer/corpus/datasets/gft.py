@@ -1,12 +1,14 @@
 """GFT: 96 participants in conversation, the occurrence of each action unit per frame (Girard et al. 2017)."""
 
-import csv
 import re
+from collections import Counter
 from pathlib import Path
+from reprlib import repr as short
 
 from sdk.errors import DataError
 from sdk.faba.vocabulary import DATASETS
 from trainer.corpus.datasets.frames import Frames, find_frames, label_frames
+from trainer.corpus.datasets.label_file import read_table
 from trainer.corpus.datasets.labelled_face import LabelledFace, LabelledFaceSet
 from trainer.corpus.datasets.occurrence import read_occurrence
 
@@ -42,14 +44,15 @@ def read_partition(path: Path) -> dict[str, str]:
     """Read a partition: participant -> "train" or "eval"; a first line of column names is allowed."""
     if not path.is_file():
         raise DataError(f"{path} is missing: expected GFT's official partition, lines 'participant,split'")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = [[cell.strip() for cell in row] for row in csv.reader(file) if row]
+    rows = [[cell.strip() for cell in row] for row in read_table(path)]
     if rows and len(rows[0]) == 2 and rows[0][1].lower() == "split":
         del rows[0]
     wrong = [row for row in rows if len(row) != 2 or row[1].lower() not in _SPLITS]
     if wrong or not rows:
-        raise DataError(f"{path}: expected lines 'participant,train' or '...,test', found {wrong[:1] or 'none'}")
-    twice = sorted({row[0] for row in rows if sum(row[0] == other[0] for other in rows) > 1})
+        raise DataError(
+            f"{path}: expected lines 'participant,train' or '...,test', found {short(wrong[:1]) if wrong else 'none'}"
+        )
+    twice = sorted(name for name, count in Counter(row[0] for row in rows).items() if count > 1)
     if twice:
         raise DataError(f"{path}: {', '.join(twice)} is listed more than once; a participant belongs to one split")
     return {participant: _SPLITS[split.lower()] for participant, split in rows}

@@ -1,11 +1,12 @@
 """Coding sheets of action units, one file per sequence: the first column is the frame, the header names the units."""
 
-import csv
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from reprlib import repr as short
 
 from sdk.errors import DataError
+from trainer.corpus.datasets.label_file import is_frame, read_table
 
 
 def read_occurrence(path: Path, units: Sequence[int]) -> tuple[dict[int, frozenset[int]], int]:
@@ -23,22 +24,24 @@ def read_occurrence(path: Path, units: Sequence[int]) -> tuple[dict[int, frozens
     Raises:
         DataError: a unit has no column, or a row does not have this form.
     """
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = [row for row in csv.reader(file) if row]
+    rows = read_table(path)
     columns = _columns(rows[0] if rows else [], path, units)
     active: dict[int, frozenset[int]] = {}
     for line, row in enumerate(rows[1:], 2):
         try:
-            frame, codes = int(row[0]), {unit: int(row[column]) for unit, column in columns.items()}
+            codes = {unit: int(row[column]) for unit, column in columns.items()}
         except (ValueError, IndexError):
-            raise DataError(f"{path}: row {line} is not a frame number with a code per unit: {row[:5]}...") from None
+            codes = {}
+        if not codes or not is_frame(row[0].strip()):
+            raise DataError(f"{path}: row {line} is not a frame number with a code per unit: {short(row[:5])}")
+        frame = int(row[0])
         if all(code in (0, 1) for code in codes.values()):
             active[frame] = frozenset(unit for unit, code in codes.items() if code)
     return active, len(rows) - 1 - len(active)
 
 
 def _columns(header: Sequence[str], path: Path, units: Sequence[int]) -> dict[int, int]:
-    names = [re.fullmatch(r"\s*(?:AU)?\s*0*(\d+)\s*", name, re.IGNORECASE) for name in header]
+    names = [re.fullmatch(r"\s*(?:AU)?\s*0*(\d{1,4})\s*", name, re.IGNORECASE) for name in header]
     found = {int(name[1]): column for column, name in enumerate(names) if name and column > 0}
     missing = [unit for unit in units if unit not in found]
     if missing:

@@ -1,9 +1,12 @@
 """RAF-DB, basic emotions: aligned pictures of single faces (Li et al. 2017)."""
 
+import re
 from pathlib import Path
+from reprlib import repr as short
 
 from sdk.errors import DataError
 from sdk.faba.vocabulary import Emotion
+from trainer.corpus.datasets.label_file import read_text
 from trainer.corpus.datasets.labelled_face import LabelledFace, LabelledFaceSet
 
 LABELS: dict[str, Emotion] = {
@@ -31,7 +34,7 @@ def read_rafdb(folder: Path) -> LabelledFaceSet:
     listed = folder / LIST
     if not listed.is_file():
         raise DataError(f"{listed} is missing: expected the folder 'basic' of RAF-DB, with EmoLabel and Image in it")
-    lines = listed.read_text(encoding="utf-8").split("\n")
+    lines = read_text(listed).split("\n")
     faces = [
         _labelled_face(folder, line.split(), f"{listed}, line {i}") for i, line in enumerate(lines, 1) if line.strip()
     ]
@@ -46,7 +49,7 @@ def read_rafdb(folder: Path) -> LabelledFaceSet:
 def _labelled_face(folder: Path, words: list[str], place: str) -> LabelledFace:
     file, label = words if len(words) == 2 else ("", "")
     split = {"train": "train", "test": "eval"}.get(file.split("_")[0])
-    if split is None or label not in LABELS:
-        raise DataError(f"{place}: expected a line such as 'train_00001.jpg 5' with a label 1..7, found {words}")
+    if split is None or label not in LABELS or not re.fullmatch(r"[\w.-]{1,100}", file):
+        raise DataError(f"{place}: expected a line such as 'train_00001.jpg 5' with a label 1..7, found {short(words)}")
     name = Path(file).stem
     return LabelledFace(name, folder / PICTURES / f"{name}_aligned.jpg", None, "", split, emotion=LABELS[label])

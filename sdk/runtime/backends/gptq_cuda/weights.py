@@ -20,7 +20,7 @@ from sdk.untrusted_json import read_json, read_json_object
 
 PANEL = 64  # outputs of a thread block
 GROUPS = (32, 64, 128)  # inputs that share a scale
-_PARTS = ("qweight", "scales", "qzeros", "g_idx")
+_PARTS = ("qweight", "scales", "qzeros")
 _PACKED_ZERO_POINTS = 0x77777777  # eight zero points of 8, which AutoGPTQ stores less one
 
 
@@ -169,11 +169,14 @@ def _read_config(folder: Path) -> dict[str, Any]:
         config = read_json_object(folder / "config.json", IntegrityError, advice=AGAIN)
         extra = folder / "quantize_config.json"
         found = read_json(extra, IntegrityError, advice=AGAIN) if extra.is_file() else config["quantization_config"]
-        kind = found["bits"], found["sym"], found.get("checkpoint_format", "gptq"), bool(found.get("dynamic"))
+        methods = {found.get(key) or "gptq" for key in ("quant_method", "method")}  # newer tools write "method"
+        layout = found.get("checkpoint_format") or found.get("format") or "gptq"
+        varied = bool(found.get("dynamic")) or (bool(found.get("desc_act")) and not found.get("static_groups"))
+        kind = found["bits"], found["sym"], layout, methods, varied
         float(config["rms_norm_eps"])  # `read_llama` needs it
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise IntegrityError(f"{folder}: expected a GPTQ folder with config.json: {error!r}; export again") from None
-    if kind != (4, True, "gptq", False):
+    if kind != (4, True, "gptq", {"gptq"}, False):
         raise BackendError(
             f"{folder}: the GPU kernels compute symmetric GPTQ in 4 bits (checkpoint_format gptq), found {found}; "
             "export with --bits 4, or use another variant"
@@ -207,6 +210,10 @@ class _Files(Mapping[str, Tensor]):
             raise IntegrityError(f"{self._folder}: {name} cannot be read ({error}); {AGAIN}") from None
         return tensor
 
+    def optional(self, name: str) -> Tensor | None:
+        """A tensor that some tools leave out."""
+        return self[name] if name in self._places else None
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
 
@@ -233,17 +240,23 @@ def _read_layer(files: _Files, prefix: str) -> Layer:
 
 def _read_linear(files: _Files, name: str) -> tuple[Tensor, Tensor]:
     """Read (K / 8, N) values and (K / group, N) scales; check that zero points and group order need no storage."""
-    values, scales, zeros, order = (files[f"{name}.{part}"] for part in _PARTS)
-    shapes = tuple(values.shape), tuple(scales.shape), tuple(order.shape)
-    if [len(shape) for shape in shapes] != [2, 2, 1] or not len(scales) or len(order) % len(scales):
+    values, scales, zeros = (files[f"{name}.{part}"] for part in _PARTS)
+    shapes = tuple(values.shape), tuple(scales.shape)
+    inputs = 8 * len(values)
+    if [len(shape) for shape in shapes] != [2, 2] or not len(scales) or inputs % len(scales):
         raise IntegrityError(f"{name}: its tensors have the shapes {shapes}; {AGAIN}")
-    if 8 * len(values) != len(order) or values.shape[1] != scales.shape[1]:
+    if values.shape[1] != scales.shape[1]:
         raise IntegrityError(f"{name}: its tensors have shapes that do not fit: {shapes}; {AGAIN}")
-    group = len(order) // len(scales)
+    group = inputs // len(scales)
     if group not in GROUPS:
         raise BackendError(f"{name}: the GPU kernels support groups of 32, 64 or 128 inputs, found {group}")
     if (zeros != _PACKED_ZERO_POINTS).any():
         raise BackendError(f"{name}: its zero points vary; expected a symmetric quantisation (sym=True)")
-    if (order != torch.arange(len(order), device=order.device) // group).any():
+    order, bias = files.optional(f"{name}.g_idx"), files.optional(f"{name}.bias")
+    if bias is not None and bias.any():  # auto-gptq writes zeros
+        raise BackendError(f"{name} has a bias; expected the linear layers of a Llama, which have none")
+    if order is not None and order.shape != (inputs,):
+        raise IntegrityError(f"{name}: its group order has shape {tuple(order.shape)}, expected ({inputs},); {AGAIN}")
+    if order is not None and (order != torch.arange(inputs, device=order.device) // group).any():
         raise BackendError(f"{name}: its groups are not of consecutive inputs; expected desc_act=False")
     return values, scales.half()
