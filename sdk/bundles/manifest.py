@@ -208,6 +208,17 @@ def read_manifest(bundle: Path) -> Manifest:
         FormatError: the manifest has another format, was edited, or is broken.
         IntegrityError: a file is missing or has another size.
     """
+    manifest = parse_manifest(bundle)
+    check_sizes(bundle, manifest.files)
+    return manifest
+
+
+def parse_manifest(bundle: Path) -> Manifest:
+    """Read the manifest of a bundle whose other files may be missing.
+
+    Raises:
+        BundleNotFoundError, FormatError: as for `read_manifest`.
+    """
     path = bundle / MANIFEST
     if not path.is_file():
         state = (
@@ -225,13 +236,11 @@ def read_manifest(bundle: Path) -> Manifest:
     if digest != _digest(content):
         raise FormatError(f"{path}: the content does not match its digest; it was edited or damaged: export it again")
     try:
-        manifest = Manifest.model_validate({**content, "digest": digest})
+        return Manifest.model_validate({**content, "digest": digest})
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise FormatError(f"{path}: {where}: {first['msg']}; export the bundle again") from None
-    check_sizes(bundle, manifest.files)
-    return manifest
 
 
 def check_hashes(bundle: Path, manifest: Manifest) -> None:
