@@ -97,6 +97,14 @@ def test_a_portal_is_named(monkeypatch):
             resolve_bundle("owner/name")
 
 
+def test_a_commit_that_was_asked_for_is_the_one_that_comes(monkeypatch):
+    """Who names a commit trusts that one only."""
+    with hostile_server(lambda request: iter([described(sha=OTHER)])) as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        with pytest.raises(BundleNotFoundError, match=f"answers with another commit, {OTHER}"):
+            resolve_bundle(f"owner/name@{COMMIT}")
+
+
 @pytest.mark.parametrize("reference", ["", "..", "../../elsewhere", "\x00", "é", OTHER])
 def test_a_damaged_reference_in_the_cache_is_no_folder(reference, cache):
     keep(cache, reference)

@@ -58,12 +58,15 @@ class Remote:
                 f"{reply.status}); check the name, or run `hf auth login`"
             )
         try:
-            return _Description.model_validate_json(reply.content).sha
+            commit = _Description.model_validate_json(reply.content).sha
         except ValidationError:
             raise HttpError(
                 f"{self.endpoint}: expected JSON with a commit, found status {reply.status} and "
                 f"{reply.excerpt[:100]!r}; is this the login page of a network?"
             ) from None
+        if COMMIT.fullmatch(revision) and commit != revision:
+            raise HttpError(f"{self.endpoint} answers with another commit, {commit}")
+        return commit
 
     def fetch(self, commit: str, folder: Path) -> None:
         """Download the manifest, then the files that it lists; continue an earlier download in the same folder.
