@@ -19,7 +19,10 @@ class HubServer:
         fetched: how often the content of each file was asked for.
         sent: bytes of content sent.
         cut: path of a file whose connection breaks half-way, and how often that still happens.
+        commit: of "main".
         refuse: HTTP status that answers everything instead.
+        other: content that is sent instead of that of a file.
+        tokens: what the Authorization headers said.
     """
 
     def __init__(self, folder: Path, name: str = "owner/name") -> None:
@@ -28,6 +31,9 @@ class HubServer:
         self.sent = 0
         self.cut: dict[str, int] = {}
         self.refuse: int | None = None
+        self.commit = COMMIT
+        self.other: dict[str, bytes] = {}
+        self.tokens: set[str | None] = set()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
         self._server.hub = self
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -59,6 +65,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, head):
         hub = self.server.hub
         path = unquote(urlsplit(self.path).path)
+        hub.tokens.add(self.headers.get("Authorization"))
         if hub.refuse:
             return self._json({"error": "refused"}, hub.refuse)
         if path.startswith(f"/api/models/{hub.name}"):
@@ -71,7 +78,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _describe(self, rest):
         hub = self.server.hub
         revision = rest.split("/")[2] if rest.count("/") >= 2 else "main"
-        if revision not in ("main", COMMIT):
+        if revision not in ("main", hub.commit):
             return self._json({"error": "Invalid rev id"}, 404, {"X-Error-Code": "RevisionNotFound"})
         if rest.startswith("/tree/"):
             return self._json(
@@ -81,15 +88,15 @@ class _Handler(BaseHTTPRequestHandler):
                 ]
             )
         siblings = [{"rfilename": name} for name in hub.files()]
-        return self._json({"id": hub.name, "modelId": hub.name, "sha": COMMIT, "siblings": siblings})
+        return self._json({"id": hub.name, "modelId": hub.name, "sha": hub.commit, "siblings": siblings})
 
     def _file(self, name, head):
         hub = self.server.hub
-        content = (hub.folder / name).read_bytes()
+        content = hub.other.get(name) or (hub.folder / name).read_bytes()
         start = int(self.headers.get("Range", "bytes=0-").split("=")[1].split("-")[0])
         self.send_response(206 if start else 200)
         self.send_header("ETag", f'"{hashlib.sha1(content).hexdigest()}"')
-        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("X-Repo-Commit", hub.commit)
         self.send_header("Accept-Ranges", "bytes")
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")

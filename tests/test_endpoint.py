@@ -1,17 +1,18 @@
 """The endpoint client against a real HTTP server: requests, retries and error messages."""
 
 import base64
-import email.utils
+import itertools
+import sys
 import time
 
 import pytest
 from chat_server import chat_server, completion, image_of, question_of
+from hostile_server import head, hostile_server, whole
 
 from sdk.errors import DataError
 
 pytest.importorskip("httpx")
 
-from trainer.corpus import endpoint
 from trainer.corpus.endpoint import ChatEndpoint, EndpointError, QuestionError, Reply
 
 PNG = b"\x89PNG\r\n\x1a\n and so on"
@@ -57,19 +58,6 @@ def test_passing_failures_are_tried_again(status):
     assert (reply.text, len(requests)) == ("Now.", 3)
 
 
-def test_pauses_double_and_retry_after_wins(monkeypatch):
-    """Without the header 0.1, 0.2, 0.4 s; with "1" one second, with a date until then."""
-    pauses = []
-    monkeypatch.setattr(endpoint.time, "sleep", pauses.append)
-    busy, done = (429, {}, b"busy"), (200, {}, completion("Now."))
-    ask(scripted(busy, busy, busy, done), pause=0.1)
-    ask(scripted((429, {"Retry-After": "1"}, b"busy"), done))
-    then = email.utils.formatdate(time.time() + 1000, usegmt=True)
-    ask(scripted((429, {"Retry-After": then}, b"busy"), done))
-    assert pauses[:4] == pytest.approx([0.1, 0.2, 0.4, 1])
-    assert 900 < pauses[4] <= 1000
-
-
 @pytest.mark.parametrize(
     ("reply", "error", "message"),
     [
@@ -80,6 +68,10 @@ def test_pauses_double_and_retry_after_wins(monkeypatch):
         ((200, {}, {"choices": []}), QuestionError, "expected a chat completion"),
         ((200, {}, {"choices": [{"message": {"content": None}}]}), QuestionError, "expected a chat completion"),
         ((200, {}, ["text"]), QuestionError, "expected a chat completion"),
+        ((200, {}, b"[" * 100_000), QuestionError, "expected a chat completion"),
+        ((200, {}, b'{"choices": [{"message": {"content": "\\ud800"}}]}'), QuestionError, "expected a chat completion"),
+        ((200, {}, b'{"choices": 1' + b"0" * 5000 + b"}"), QuestionError, "expected a chat completion"),
+        ((302, {"Location": "/v2"}, b""), EndpointError, "redirects to .*/v2; pass that address"),
     ],
 )
 def test_other_failures_are_final(reply, error, message):
@@ -124,3 +116,28 @@ def test_what_cannot_be_asked():
     assert "secret" not in str(caught.value)
     with pytest.raises(QuestionError, match="PNG or JPEG"):
         ChatEndpoint("http://localhost/v1", "seer").ask(b"GIF89a", "Which emotion?", 64)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda: [head(), *itertools.repeat(b" " * 0x10000, 10_000)], "sends more than the 4194304 bytes"),
+        (lambda: [whole(b"busy", 429, Retry_After=999999999)], "status 429: busy; it asks for a pause of 999999999 s"),
+    ],
+    ids=["endless reply", "pause of years"],
+)
+def test_an_endpoint_that_means_harm(answer, message, monkeypatch):
+    """`data annotate` read such replies into memory until it was killed, and slept such pauses."""
+    with hostile_server(lambda request: iter(answer())) as server, pytest.raises(DataError, match=message):
+        ChatEndpoint(server.url, "seer").ask(PNG, "Which emotion?", 64)
+    assert server.sent < 50 << 20
+
+
+def test_a_socks_proxy_without_its_package(monkeypatch):
+    """The first question ends the run with one line, instead of a traceback."""
+    monkeypatch.setitem(sys.modules, "socksio", None)
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:1")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    with pytest.raises(EndpointError, match=r"SOCKS proxy: .*pip install 'httpx\[socks\]'"):
+        ChatEndpoint("http://127.0.0.1:1/v1", "seer").ask(PNG, "Which emotion?", 64)

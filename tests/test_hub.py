@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -13,18 +14,18 @@ from sdk.bundles import hub
 from sdk.bundles.hub import cache_folder, resolve_bundle
 from sdk.bundles.manifest import read_manifest
 from sdk.errors import BundleNotFoundError, DownloadError, FormatError, IntegrityError
+from sdk.web import client
 
-pytest.importorskip("huggingface_hub")
+pytest.importorskip("httpx")
+pytest.importorskip("filelock")
 
 
 @pytest.fixture
-def server(bundle, tmp_path, monkeypatch):
-    """The golden bundle as "owner/name", and an empty cache."""
-    import shutil
-
-    with HubServer(shutil.copytree(bundle(), tmp_path / "repository")) as server:
+def server(tmp_path, monkeypatch):
+    """emola-nano as "owner/name", and an empty cache."""
+    monkeypatch.setattr(client.time, "sleep", lambda seconds: None)
+    with HubServer(shutil.copytree(hub.EMBEDDED, tmp_path / "repository")) as server:
         monkeypatch.setenv("HF_ENDPOINT", server.url)
-        monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         monkeypatch.setenv("EMOLA_CACHE", str(tmp_path / "cache"))
         monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
         yield server
@@ -70,12 +71,9 @@ def test_offline_uses_what_was_downloaded(server, embedded, monkeypatch):
         resolve_bundle("owner/name@other", embedded)
 
 
-def test_a_download_cut_in_the_middle_goes_on(server, embedded, monkeypatch):
+def test_a_download_cut_in_the_middle_goes_on(server, embedded):
     """The decoder's weights break off for good: DownloadError. The next try fetches what is missing, and only that."""
-    import huggingface_hub.file_download
-
-    monkeypatch.setattr(huggingface_hub.file_download.time, "sleep", lambda seconds: None)
-    cut = "decoder/float32.onnx.data"
+    cut = "decoder/gptq-int4.onnx.data"
     server.cut = {cut: 100}
     with pytest.raises(DownloadError, match="the download stopped.*complete files are kept"):
         resolve_bundle("owner/name", embedded)
@@ -86,6 +84,14 @@ def test_a_download_cut_in_the_middle_goes_on(server, embedded, monkeypatch):
     again = [name for name, count in server.fetched.items() if count > before.get(name, 0) and before.get(name)]
     assert again == [cut]
     assert read_manifest(folder).name == read_manifest(server.folder).name
+
+
+def test_a_connection_that_breaks_costs_no_byte(server, embedded):
+    """The next attempt continues where the connection broke: each byte is sent once."""
+    server.cut = {"vision.onnx": 2, "decoder/embeddings.npy": 1}
+    resolve_bundle("owner/name", embedded)
+    assert server.fetched["vision.onnx"] == 3
+    assert server.sent == sum((server.folder / name).stat().st_size for name in server.files())
 
 
 def test_a_hash_mismatch_is_found_and_forgotten(server, embedded):

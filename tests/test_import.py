@@ -14,6 +14,7 @@ HEAVY = (
     "matplotlib",
     "av",
     "huggingface_hub",
+    "httpx",
     "tqdm",
     "asyncio",
 )

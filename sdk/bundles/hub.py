@@ -8,18 +8,19 @@ import logging
 import os
 import re
 import shutil
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 from sdk.bundles.manifest import check_hashes, read_manifest
+from sdk.bundles.remote import COMMIT, Remote
 from sdk.errors import BundleError, BundleNotFoundError, DependencyError, DownloadError, IntegrityError
-from sdk.files import temporary
+from sdk.web.exchange import HttpError
 
 logger = logging.getLogger(__name__)
 
 EMBEDDED = Path(__file__).parents[1] / "assets" / "emola-nano"
 
-_REPOSITORY = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w./-]+))?")
+_REPOSITORY = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(\w[\w./-]*))?")
 
 
 def resolve_bundle(
@@ -36,7 +37,7 @@ def resolve_bundle(
         BundleNotFoundError: there is no bundle of this name, or the hub cannot be reached.
         DownloadError: the download was interrupted; complete files are kept for the next attempt.
         IntegrityError: a downloaded file does not match the manifest.
-        DependencyError: huggingface_hub is not installed.
+        DependencyError: httpx or filelock is not installed.
     """
     if name is None:
         embedded = embedded or EMBEDDED
@@ -48,13 +49,18 @@ def resolve_bundle(
     match = _REPOSITORY.fullmatch(os.fspath(name)) if isinstance(name, str) else None
     if match is None or os.path.exists(os.fspath(name)):
         return Path(name)
+    if "--" in match[1] or ".." in match[0]:
+        raise BundleNotFoundError(f"no folder {name}, and no hub name: those contain neither '--' nor '..'")
     offline = offline or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON")
     return _Repository(match[1], match[2] or "main").folder(offline)
 
 
 def cache_folder() -> Path:
     """The folder of downloaded bundles."""
-    return Path(os.environ.get("EMOLA_CACHE") or Path.home() / ".cache" / "emola-edge")
+    try:
+        return Path(os.environ.get("EMOLA_CACHE") or Path.home() / ".cache" / "emola-edge")
+    except RuntimeError:
+        raise DownloadError("there is no home folder for downloads; set EMOLA_CACHE to a folder") from None
 
 
 class _Repository:
@@ -66,127 +72,85 @@ class _Repository:
         self._reference = self._home / "refs" / revision.replace("/", "--")
 
     def folder(self, offline: bool) -> Path:
+        """The folder of the commit that the hub names now; if the network fails, that of the last download."""
         if offline:
             return self._cached("the hub is not used (offline=True, --offline or HF_HUB_OFFLINE)", logging.INFO)
         try:
-            commit = self._commit()
-        except ConnectionError as error:
+            return self._newest()
+        except HttpError as error:
             return self._cached(str(error), logging.WARNING)
+        except DownloadError as error:
+            if not self._earlier():
+                raise
+            return self._cached(str(error), logging.WARNING)
+
+    def _newest(self) -> Path:
+        remote = Remote(self._name)
+        commit = remote.commit(self._revision, patient=self._earlier() is None)
         folder = self._home / commit
         if not folder.is_dir():
-            self._download(commit, folder)
+            self._download(remote, commit, folder)
         self._remember(commit)
         return folder
 
+    def _earlier(self) -> Path | None:
+        """The folder of the last download of this revision."""
+        try:
+            commit = self._reference.read_text(encoding="ascii").strip()
+        except (OSError, ValueError):
+            return None
+        folder = self._home / commit
+        return folder if COMMIT.fullmatch(commit) and folder.is_dir() else None
+
     def _cached(self, why: str, level: int) -> Path:
-        """The folder of an earlier download; log it with the reason for using it."""
-        if self._reference.is_file():
-            folder = self._home / self._reference.read_text().strip()
-            if folder.is_dir():
-                logger.log(level, "%s@%s: %s; using %s", self._name, self._revision, why, folder)
-                return folder
+        """The folder of the last download; log it with the reason for using it."""
+        if folder := self._earlier():
+            logger.log(level, "%s@%s: %s; using %s", self._name, self._revision, why, folder)
+            return folder
         raise BundleNotFoundError(
             f"no folder {self._name}, and no earlier download of that name and revision ({self._revision}): {why}. "
             "`emola export` makes a folder; a repository of the hub must be downloaded once while online"
         )
 
-    def _commit(self) -> str:
-        """The commit of the revision.
-
-        Raises:
-            BundleNotFoundError: there is no such repository.
-            ConnectionError: the hub cannot be reached.
-        """
-        hub, errors = _hub()
-        try:
-            found = hub.HfApi(endpoint=_endpoint()).model_info(self._name, revision=self._revision, timeout=10)
-            return str(found.sha)
-        except errors.HFValidationError as error:
-            raise BundleNotFoundError(f"no folder {self._name}, and no hub name: {_one_line(error)}") from None
-        except errors.HfHubHTTPError as error:
-            status = getattr(error.response, "status_code", None)
-            if status in (401, 403, 404):
-                raise BundleNotFoundError(
-                    f"no folder {self._name}, and {_endpoint()} has no such repository or revision "
-                    f"({self._revision}), or it is gated (HTTP {status}); check the name, or run `hf auth login`"
-                ) from None
-            raise ConnectionError(f"{_endpoint()} answers HTTP {status}") from None
-        except _network_errors() as error:
-            raise ConnectionError(f"{_endpoint()} cannot be reached ({_one_line(error)})") from None
-
-    def _download(self, commit: str, folder: Path) -> None:
+    def _download(self, remote: Remote, commit: str, folder: Path) -> None:
         """Download, verify and rename; other processes that need the same commit wait."""
-        from filelock import FileLock
-
-        hub, errors = _hub()
-        partial = temporary(folder)  # kept after an interruption, so that the next attempt continues
-        self._home.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):
+        partial = folder.with_name(f"{commit}.partial")  # kept after an interruption: the next attempt continues
+        with self._lock(folder):
             if folder.is_dir():
                 return
             logger.info("downloading %s@%s to %s", self._name, commit[:12], folder)
             try:
-                hub.snapshot_download(
-                    self._name,
-                    revision=commit,
-                    local_dir=partial,
-                    endpoint=_endpoint(),
-                    ignore_patterns=["engines/*"],  # they have no hash; `emola engines` builds them on the target
-                )
-            except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, *_network_errors()) as error:
-                raise DownloadError(
-                    f"{self._name}: the download stopped ({type(error).__name__}: {_one_line(error)}); run the command "
-                    "again: complete files are kept"
-                ) from None
-            self._verify(partial)
-            shutil.rmtree(partial / ".cache", ignore_errors=True)  # metadata of the hub client
-            partial.rename(folder)
+                remote.fetch(commit, partial)
+                check_hashes(partial, read_manifest(partial))
+                partial.rename(folder)
+            except DownloadError:
+                raise
+            except BundleError as error:
+                shutil.rmtree(partial)
+                raise type(error)(f"{self._name}: the download is unusable and was removed: {error}") from None
+            except OSError as error:
+                raise IntegrityError(f"{self._name}: {partial} cannot be read ({error}); check the disk") from None
 
-    def _verify(self, partial: Path) -> None:
-        """Check every hash; remove a download that fails.
-
-        Raises:
-            BundleNotFoundError, FormatError, IntegrityError: the files are not a bundle, or do not match its manifest.
-        """
+    def _lock(self, folder: Path) -> AbstractContextManager[object]:
         try:
-            check_hashes(partial, read_manifest(partial))
-        except BundleError as error:
-            shutil.rmtree(partial)
-            raise type(error)(f"{self._name}: the download is unusable and was removed: {error}") from None
+            from filelock import FileLock
+        except ImportError:
+            raise DependencyError("filelock", "hub", "download a bundle by name (or pass a folder)") from None
+        try:
+            self._home.mkdir(parents=True, exist_ok=True)
+            return FileLock(f"{folder}.lock").acquire()
         except OSError as error:
-            raise IntegrityError(f"{self._name}: {partial} cannot be read ({error}); check the disk") from None
+            raise DownloadError(
+                f"{self._name}: cannot write to {self._home} ({error}); set EMOLA_CACHE to another folder"
+            ) from None
 
     def _remember(self, commit: str) -> None:
-        self._reference.parent.mkdir(parents=True, exist_ok=True)
+        if self._earlier() == self._home / commit:
+            return
         partial = self._reference.with_name(f"{self._reference.name}.{os.getpid()}")  # several processes may write it
-        partial.write_text(commit)
-        partial.replace(self._reference)
-
-
-def _hub() -> tuple[Any, Any]:
-    try:
-        import huggingface_hub
-        import huggingface_hub.errors
-    except ImportError:
-        raise DependencyError("huggingface_hub", "hub", "download a bundle by name (or pass a folder)") from None
-    return huggingface_hub, huggingface_hub.errors
-
-
-def _network_errors() -> tuple[type[Exception], ...]:
-    """Errors of the hub client's HTTP library when the network fails; the library depends on the client's version."""
-    found: list[type[Exception]] = [OSError]
-    for library in ("httpx2", "httpx"):
         try:
-            module = __import__(library)
-        except ImportError:
-            continue
-        found.append(module.HTTPError)
-    return tuple(found)
-
-
-def _endpoint() -> str:
-    return os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+            self._reference.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_text(commit)
+            partial.replace(self._reference)
+        except OSError as error:
+            logger.warning("%s cannot be written (%s): offline, this version is not found", self._reference, error)

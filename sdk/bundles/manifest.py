@@ -237,6 +237,18 @@ def read_manifest(bundle: Path) -> Manifest:
         FormatError: the manifest has another format, was edited, is broken, or has values that no model has.
         IntegrityError: a file is missing or has another size, or a file would be read that the manifest does not list.
     """
+    manifest = parse_manifest(bundle)
+    check_sizes(bundle, manifest.files)
+    check_reads(bundle, manifest)
+    return manifest
+
+
+def parse_manifest(bundle: Path) -> Manifest:
+    """Read the manifest of a bundle whose other files may be missing.
+
+    Raises:
+        BundleNotFoundError, FormatError: as for `read_manifest`.
+    """
     path = bundle / MANIFEST
     if not path.is_file():
         state = (
@@ -258,8 +270,6 @@ def read_manifest(bundle: Path) -> Manifest:
         raise FormatError(f"{path}: {first_fault(error)}; export the bundle again") from None
     except ValueError as error:
         raise FormatError(f"{path}: {error}; export the bundle again") from None
-    check_sizes(bundle, manifest.files)
-    check_reads(bundle, manifest)
     return manifest
 
 
