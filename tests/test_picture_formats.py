@@ -156,11 +156,13 @@ def test_damaged_files_are_image_errors_or_pictures(kind):
         content = bytearray(whole[: rng.randrange(1, len(whole) + 1)] if rng.random() < 0.3 else whole)
         for _ in range(rng.choice((1, 1, 3, 30))):
             content[rng.randrange(min(len(content), rng.choice((64, 600, len(content)))))] = rng.randrange(256)
+        message = ""
         try:
             assert load_image(bytes(content)).shape[2] == 3
         except ImageError as error:
-            assert "\n" not in str(error)
-            assert len(str(error)) < 500
+            message = str(error)
+        assert len(message) < 500
+        assert "\n" not in message
 
 
 def test_odd_paths_are_named_for_what_they_are(tmp_path):
