@@ -21,6 +21,7 @@ train = [
     "wordcloud>=1.9.4",
 ]
 synthetic = ["numba>=0.60", "threadpoolctl>=3.5", "onnx>=1.17", "onnxscript>=0.5"]
+heif = ["pi-heif>=0.18"]
 video, tables, hub = ["av>=14", "matplotlib>=3.9"], ["pandas>=2.2"], ["huggingface_hub>=0.30"]
 test = [
     "pytest>=8",
@@ -46,6 +47,7 @@ extras = {
     "video": video,
     "tables": tables,
     "hub": hub,
+    "heif": heif,
     "test": test,
     "oracles": ["onnxruntime-genai>=0.18; python_version >= '3.11'"],
     "triton": triton,  # its interpreter checks the kernels of gptq without a GPU
