@@ -21,6 +21,7 @@ train = [
     "wordcloud>=1.9.4",
 ]
 synthetic = ["numba>=0.60", "threadpoolctl>=3.5", "onnx>=1.17", "onnxscript>=0.5"]
+heif = ["pi-heif>=0.18"]
 video, tables, hub = ["av>=14", "matplotlib>=3.9"], ["pandas>=2.2"], ["httpx>=0.27", "filelock>=3.12"]
 serve = ["fastapi>=0.115", "uvicorn>=0.30", "prometheus-client>=0.20", "python-multipart>=0.0.18"]
 test = [
@@ -47,6 +48,7 @@ extras = {
     "video": video,
     "tables": tables,
     "hub": hub,
+    "heif": heif,
     "serve": serve,
     "test": test,
     "oracles": ["onnxruntime-genai>=0.18; python_version >= '3.11'"],

@@ -17,7 +17,7 @@ from sdk.errors import BackendError, ImageError, TaskError, VideoError
 from sdk.examine import Examiner, Faces, Request, RequestedTask
 from sdk.faba.prompts import TASKS
 from sdk.faces.detect import Detector
-from sdk.faces.images import Color, ImageSource, load_image, source_name
+from sdk.faces.images import Color, ImageSource, load_image, load_picture, source_name
 from sdk.faces.preprocess import LANDMARK_FEATURES
 from sdk.results import Analysis
 from sdk.runtime.backends.select import open_backend
@@ -126,13 +126,12 @@ class Analyzer:
         if landmark_features is not None:
             landmark_features = _check_features(landmark_features, faces)
         with clock("load"):
-            pixels = load_image(image, color=color)
+            picture = load_picture(image, color=color)
         found, readings = [], []
-        for index, (crop, score) in enumerate(self.examiner.find(pixels, faces, clock)):
+        for index, (crop, score) in enumerate(self.examiner.find(picture.pixels, faces, clock, picture.shrink)):
             readings.append(self.examiner.read(crop, request, clock, landmark_features))
             found.append(self.examiner.face(index, crop, score, readings[-1], request))
-        size = (pixels.shape[1], pixels.shape[0])
-        return self.examiner.analysis(found, size, source_name(image), clock, readings, request)
+        return self.examiner.analysis(found, picture.size, source_name(image), clock, readings, request)
 
     def analyze_batch(
         self,
@@ -192,7 +191,7 @@ class Analyzer:
         _check_several(images)
         if batch_size < 1:
             raise TaskError(f"batch_size must be at least 1, not {batch_size}")
-        load = partial(load_image, color=color)
+        load = partial(load_picture, color=color)
         request, slots = self._request(tasks, max_new_tokens, cancel), min(batch_size, self._slots)
         return analyze_pictures(
             self.examiner, images, request, load=load, faces=faces, slots=slots, keep_going=keep_going

@@ -6,34 +6,43 @@ and nothing is padded: the answers equal those of one-by-one decoding. On a GPU,
 tokens are almost equally probable.
 """
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sdk.arrays import Pixels
 from sdk.errors import ImageError
 from sdk.examine import Examiner, Faces, Reading, Request, Scores
 from sdk.faba.prompts import Task
 from sdk.faces.crop import FaceCrop
-from sdk.faces.images import PICTURE_SUFFIXES, ImageSource, source_name
+from sdk.faces.formats import READ, SUFFIXES, UNREAD_SUFFIXES
+from sdk.faces.images import ImageSource, Picture, source_name
 from sdk.results import Analysis
 from sdk.runtime.backends.interface import KVPool
 from sdk.runtime.clock import Clock
 from sdk.runtime.generate import Generation
 from sdk.runtime.pipeline import Answer, EncodedFace
 
+logger = logging.getLogger(__name__)
+
 
 def pictures_in(folder: Path) -> list[Path]:
-    """The image files in a folder and its subfolders, sorted by path.
+    """The picture files in a folder and its subfolders, sorted by path; a log message names pictures that are not read.
 
     Raises:
-        ImageError: the folder holds no image file.
+        ImageError: the folder holds no picture of a format that is read.
     """
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file())
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    found = [path for path in files if path.suffix.lower() in SUFFIXES]
+    skipped = [path for path in files if path.suffix.lower() in UNREAD_SUFFIXES]
+    endings = ", ".join(sorted({path.suffix.lower() for path in skipped}))
+    note = f"{len(skipped)} pictures are skipped, the first is {skipped[0]}: {endings} is not read" if skipped else ""
     if not found:
-        raise ImageError(f"{folder} holds no picture; expected files that end in {', '.join(sorted(PICTURE_SUFFIXES))}")
+        raise ImageError(f"{folder} holds no picture; expected {READ}" + (f" ({note})" if note else ""))
+    if note:
+        logger.warning("%s; convert them to JPEG", note)
     return found
 
 
@@ -54,7 +63,7 @@ def analyze_pictures(
     images: Iterable[ImageSource],
     request: Request,
     *,
-    load: Callable[[ImageSource], Pixels],
+    load: Callable[[ImageSource], Picture],
     faces: Faces,
     slots: int,
     keep_going: bool,
@@ -81,19 +90,19 @@ def analyze_pictures(
 
 
 def _open(
-    examiner: Examiner, image: ImageSource, load: Callable[[ImageSource], Pixels], faces: Faces, keep_going: bool
+    examiner: Examiner, image: ImageSource, load: Callable[[ImageSource], Picture], faces: Faces, keep_going: bool
 ) -> _Picture:
     picture = _Picture(source_name(image))
     try:
         with picture.clock("load"):
-            pixels = load(image)
+            loaded = load(image)
     except ImageError as error:
         if not keep_going:
             raise
         picture.failure = str(error)
     else:
-        picture.size = (pixels.shape[1], pixels.shape[0])
-        picture.crops = examiner.find(pixels, faces, picture.clock)
+        picture.size = loaded.size
+        picture.crops = examiner.find(loaded.pixels, faces, picture.clock, loaded.shrink)
     return picture
 
 

@@ -3,7 +3,7 @@
 import os
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Event
 from typing import Literal
 
@@ -112,17 +112,23 @@ class Examiner:
         answered = tuple(task for task in tasks if task != "labels")
         return Request(answered, scores or "labels" in tasks, max_new_tokens, abstain_below, cancel)
 
-    def find(self, pixels: Pixels, faces: Faces, clock: Clock) -> list[tuple[FaceCrop, float | None]]:
-        """Crop every face, from left to right; return each crop with its detection score."""
+    def find(self, pixels: Pixels, faces: Faces, clock: Clock, shrink: int = 1) -> list[tuple[FaceCrop, float | None]]:
+        """Crop every face, from left to right; return each crop with its detection score.
+
+        Args:
+            pixels: (H, W, 3) uint8 RGB.
+            shrink: pixels of the file per pixel, see `sdk.faces.images.Picture`.
+        """
         scale = self.pipeline.manifest.preprocessing.face_scale
         if faces == "aligned":
-            return [(aligned_face(pixels, scale), None)]
+            return [(replace(aligned_face(pixels, scale), shrink=shrink), None)]
         if faces != "detect":
             raise TaskError(f"faces must be 'detect' or 'aligned', not {faces!r}")
         with clock("detect"):
             found, extent = self._detect(pixels)
         with clock("crop"):
-            return [(crop_face(pixels, face.box_xyxy, scale, extent), face.score) for face in found]
+            crops = [crop_face(pixels, face.box_xyxy, scale, extent) for face in found]
+            return [(replace(crop, shrink=shrink), face.score) for crop, face in zip(crops, found, strict=True)]
 
     def _detect(self, pixels: Pixels) -> tuple[list[Detection], float]:
         with self._detecting:  # detectors are not required to be thread-safe
@@ -184,7 +190,7 @@ class Examiner:
         scores = reading.scores
         face = Face(
             id=index,
-            box_xyxy=crop.box_xyxy,
+            box_xyxy=crop.box_in_file,
             detection_score=score,
             landmarks=None if points is None else tuple((float(x), float(y)) for x, y in points),
             emotion=emotion,

@@ -105,13 +105,39 @@ def test_pictures_without_faces_and_broken_ones(analyzer, astronaut):
         analyzer.analyze_batch([], batch_size=0)
 
 
-def test_pictures_in_a_folder(tmp_path):
-    for name in ("b.JPG", "a.png", "sub/c.webp", "notes.txt"):
+def test_one_odd_file_does_not_end_a_folder(analyzer, astronaut, tmp_path):
+    """Each of these ended the run: AVIF, DDS and BLP with errors of their own types, EXIF text, EPS without end."""
+    picture, good = Image.fromarray(astronaut), io.BytesIO()
+    picture.save(good, "JPEG")
+    tags = b"Exif\0\0II*\0\x08\0\0\0\1\0\x1a\1\2\0\3\0\0\x0072\0\0" + bytes(4)  # XResolution as text
+    picture.save(tmp_path / "exif.jpg", exif=tags)
+    odd = {
+        "avif": bytes.fromhex("0000001c6674797061766966000000006d696631617669666d696166") + bytes(90),
+        "dds": b"DDS |\0\0\0" + bytes([1] * 124),
+        "blp": b"BLP2" + bytes([1] * 200),
+        "eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\n{ } loop\n",
+        "tiff": b"II*\0" + bytes([255] * 90),
+        "empty": b"",
+    }
+    for name, content in (*odd.items(), ("good", good.getvalue())):
+        (tmp_path / f"{name}.jpg").write_bytes(content)
+    found = analyzer.analyze_batch(pictures_in(tmp_path), tasks=("emotion",), max_new_tokens=2, keep_going=True)
+    status = {analysis.source.rpartition("/")[2].removesuffix(".jpg"): analysis.status for analysis in found}
+    assert status == {**dict.fromkeys(odd, "failed"), "exif": "truncated", "good": "truncated"}
+    assert all(".jpg" in analysis.warnings[0] for analysis in found if analysis.status == "failed")
+
+
+def test_pictures_in_a_folder(tmp_path, caplog):
+    """Every format that is read is listed, HEIF too where its plugin is missing; what is not read is named."""
+    names = ["a.png", "b.JPG", "d.HEIC", "e.avif", "f.jfif", "g.gif", "sub/c.webp"]
+    for name in (*names, "notes.txt", "x.jp2", "y.CR2"):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"")
-    assert [path.name for path in pictures_in(tmp_path)] == ["a.png", "b.JPG", "c.webp"]
-    with pytest.raises(ImageError, match="holds no picture"):
+    assert [path.relative_to(tmp_path).as_posix() for path in pictures_in(tmp_path)] == names
+    assert "2 pictures are skipped, the first is" in caplog.text
+    assert "x.jp2: .cr2, .jp2 is not read" in caplog.text
+    with pytest.raises(ImageError, match="holds no picture; expected JPEG"):
         pictures_in(tmp_path / "nothing")
 
 

@@ -138,7 +138,7 @@ def test_files_before_a_run(root):
     found = check_files(records)
     assert [problem.record for problem in found] == ["r0", "r1", "r2", "r4", "r5", "r6"]  # r3 has a whole header
     assert "none.png does not exist" in str(found[0])
-    assert "not a readable image" in str(found[1])
+    assert "not an image" in str(found[1])
 
 
 def test_the_golden_set_is_whole(golden):

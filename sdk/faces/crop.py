@@ -19,12 +19,20 @@ class FaceCrop:
         origin: left and top of the crop in pixels of the picture.
         box_xyxy: the detector's box in pixels of the picture.
         box_extent: of the detector, see `sdk.faces.detect.Detector`.
+        shrink: pixels of the file per pixel of the picture, see `sdk.faces.images.Picture`.
     """
 
     pixels: Pixels
     origin: tuple[int, int]
     box_xyxy: Box
     box_extent: float = 1.0
+    shrink: int = 1
+
+    @property
+    def box_in_file(self) -> Box:
+        """The detector's box in pixels of the file."""
+        x1, y1, x2, y2 = self.box_xyxy
+        return x1 * self.shrink, y1 * self.shrink, x2 * self.shrink, y2 * self.shrink
 
     @property
     def box_in_crop(self) -> Box:

@@ -2,40 +2,66 @@
 
 import io
 import os
+import stat
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, TypeAlias
+from dataclasses import dataclass
+from typing import IO, Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from sdk.arrays import Pixels
 from sdk.errors import ImageError
+from sdk.faces.colours import to_rgb
+from sdk.faces.depth import colour_depth, is_wide_colour, select_lower_bytes
+from sdk.faces.formats import READ, check_cost, is_readable, open_picture
+from sdk.faces.orientation import orientation, turns, upright
 
 Color: TypeAlias = Literal["rgb", "bgr"]
 ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any]"
-PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})  # lower case
-PICTURE_SUFFIXES = PHOTO_SUFFIXES | {".gif"}
 
 MAX_PIXELS = 100_000_000
-_16_BIT_MODES = {"I", "I;16", "I;16B", "I;16L", "I;16N"}  # PIL modes of 16-bit grey
+MAX_JPEG_PIXELS = 200_000_000  # phones make photographs of 108 and 200 megapixels, always JPEG
+KEPT_PIXELS, KEPT_SIDE = 1 << 25, 8192  # larger pictures are halved until they fit
+_MESSAGE = 300  # characters of a decoder's message that are shown
 
 
-def load_image(
-    source: ImageSource, *, color: Literal["rgb", "bgr"] | None = None, max_pixels: int = MAX_PIXELS
-) -> Pixels:
-    """Read a picture, turn it upright by its EXIF orientation, and put transparency on white.
+@dataclass(frozen=True)
+class Picture:
+    """A decoded picture.
+
+    Attributes:
+        pixels: (H, W, 3) uint8 sRGB, upright.
+        size: width and height of the picture before it was shrunk, upright.
+        shrink: pixels of the picture per pixel of `pixels`: 1, 2, 4...
+    """
+
+    pixels: Pixels
+    size: tuple[int, int]
+    shrink: int = 1
+
+
+def load_image(source: ImageSource, *, color: Color | None = None, max_pixels: int | None = None) -> Pixels:
+    """The pixels of `load_picture`."""
+    return load_picture(source, color=color, max_pixels=max_pixels).pixels
+
+
+def load_picture(source: ImageSource, *, color: Color | None = None, max_pixels: int | None = None) -> Picture:
+    """Read a picture, turn it upright by its EXIF orientation, convert it to sRGB, and put transparency on white.
+
+    Pictures of more than 33 megapixels, or 8192 pixels in one direction, are read at a half, a quarter... of their
+    size: the networks see less of a face, and full size would take gigabytes.
 
     Args:
         source: a path, the bytes of a file, a PIL image, or an array: (H, W, 3) uint8 with `color`, or (H, W)
             uint8 grey. The first frame of an animation is read.
         color: channel order of a three-channel array, "rgb" or "bgr"; None for every other source.
-        max_pixels: limit on width x height, checked before decoding.
-
-    Returns:
-        (H, W, 3) uint8, RGB.
+        max_pixels: limit on width x height, checked before decoding; None: 200 million for JPEG, PIL images and
+            arrays, 100 million for other files.
 
     Raises:
         ImageError: the picture cannot be used.
@@ -45,13 +71,29 @@ def load_image(
     if color is not None:
         raise ImageError("color= is for arrays only: files and PIL images define their channel order; leave it out")
     if isinstance(source, Image.Image):
-        _check_size(source.size, max_pixels, "the PIL image")
-        with _decoding("the PIL image"):
-            return _to_rgb(source)
-    name, file = _open(source)
-    with _decoding(name), Image.open(file) as image:
-        _check_size(image.size, max_pixels, name)
-        return _to_rgb(image)
+        return _from_pil(source, max_pixels)
+    with _opened(source) as (image, file, name):
+        return _decode(image, file, name, max_pixels)
+
+
+def read_size(source: "str | os.PathLike[str] | bytes") -> tuple[int, int]:
+    """Width and height of a picture file as stored, without decoding it.
+
+    Raises:
+        ImageError: it is no picture that `load_image` would try to decode.
+    """
+    with _opened(source) as (image, file, name):
+        _check_size(image.size, None, name, image.format)
+        check_cost(image, file, shrink_of(image.size), name)
+        return image.size
+
+
+def shrink_of(size: tuple[int, int]) -> int:
+    """The factor at which a picture of a size is read: a power of 2."""
+    shrink = 1
+    while size[0] * size[1] > KEPT_PIXELS * shrink**2 or max(size) > KEPT_SIDE * shrink:
+        shrink *= 2
+    return shrink
 
 
 def source_name(source: ImageSource) -> str:
@@ -63,8 +105,16 @@ def source_name(source: ImageSource) -> str:
     return "array" if isinstance(source, np.ndarray) else "bytes"
 
 
-def _open(source: "str | os.PathLike[str] | bytes") -> tuple[str, "str | io.BytesIO"]:
-    """A name for messages, and the path or file for PIL."""
+@contextmanager
+def _opened(source: "str | os.PathLike[str] | bytes") -> Iterator[tuple[Image.Image, IO[bytes], str]]:
+    """Open a picture file without decoding it; errors of the block are ImageErrors."""
+    name, file = _open(source)
+    with file, _decoding(name), open_picture(file, name) as image:
+        yield image, file, name
+
+
+def _open(source: "str | os.PathLike[str] | bytes") -> tuple[str, IO[bytes]]:
+    """A name for messages, and the open file. Pillow never sees a path: it would map the file into memory."""
     if isinstance(source, (bytes, bytearray, memoryview)):
         if not source:
             raise ImageError("the picture has 0 bytes: expected the content of an image file")
@@ -74,56 +124,118 @@ def _open(source: "str | os.PathLike[str] | bytes") -> tuple[str, "str | io.Byte
     path = os.fspath(source)
     if path.startswith(("http://", "https://")):
         raise ImageError(f"{path}: pictures are not downloaded; download it and pass the path or the bytes")
-    if not os.path.isfile(path):
-        reason = "is a folder" if os.path.isdir(path) else "does not exist"
-        raise ImageError(f"{path} {reason}: expected the path of an image file")
-    if os.path.getsize(path) == 0:
+    try:
+        found = os.stat(path)
+        if stat.S_ISREG(found.st_mode) and found.st_size:
+            return path, open(path, "rb")
+    except (FileNotFoundError, NotADirectoryError):
+        raise ImageError(f"{path} does not exist: expected the path of an image file") from None
+    except (OSError, ValueError) as error:
+        raise ImageError(f"{path} cannot be opened ({_one_line(error)}): expected the path of an image file") from None
+    if stat.S_ISREG(found.st_mode):
         raise ImageError(f"{path} has 0 bytes: expected an image file")
-    return path, path
+    reason = "a folder" if stat.S_ISDIR(found.st_mode) else "no regular file"
+    raise ImageError(f"{path} is {reason}: expected the path of an image file")
+
+
+class _Quiet:
+    """Ignores warnings while any thread decodes. `warnings.catch_warnings` alone mixes up the filters of threads."""
+
+    def __init__(self) -> None:
+        self._lock, self._users = threading.Lock(), 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._users:
+                self._before = warnings.catch_warnings()
+                self._before.__enter__()
+                warnings.simplefilter("ignore")
+            self._users += 1
+
+    def __exit__(self, *exception: object) -> None:
+        with self._lock:
+            self._users -= 1
+            if not self._users:
+                self._before.__exit__(None, None, None)
+
+
+_quiet = _Quiet()
 
 
 @contextmanager
 def _decoding(name: str) -> Iterator[None]:
-    """Turn errors of Pillow into ImageError. Its size warning is ignored, because `_check_size` is stricter."""
+    """Turn every error of a decoder into ImageError."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _quiet:
             yield
-    except UnidentifiedImageError:
-        raise ImageError(
-            f"{name}: not an image that Pillow can read; expected JPEG, PNG, WebP, TIFF, BMP or GIF"
-        ) from None
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"{name}: too large to decode safely ({error})") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise ImageError(f"{name}: the image is damaged or truncated ({error})") from None
+    except ImageError as error:
+        raise error if str(error).startswith(name) else ImageError(f"{name}: {error}") from None
+    except MemoryError:
+        raise ImageError(f"{name}: there is not enough memory to decode it; scale it down") from None
+    except Exception as error:  # Pillow's decoders raise a dozen types: SyntaxError, struct.error, RuntimeError...
+        raise ImageError(f"{name}: the image is damaged or truncated ({_one_line(error)})") from None
 
 
-def _check_size(size: tuple[int, int], max_pixels: int, name: str) -> None:
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:_MESSAGE] or type(error).__name__
+
+
+def _check_size(size: tuple[int, int], max_pixels: int | None, name: str, kind: str | None = "JPEG") -> None:
     width, height = size
-    if width * height > max_pixels:
+    limit = max_pixels or (MAX_JPEG_PIXELS if kind == "JPEG" else MAX_PIXELS)
+    if width * height > limit:
         raise ImageError(
-            f"{name}: {width} x {height} is {width * height / 1e6:.0f} megapixels, the limit is "
-            f"{max_pixels / 1e6:.0f}; scale it down or raise max_pixels"
+            f"{name}: {width} x {height} is {width * height / 1e6:.0f} megapixels, the limit is {limit / 1e6:.0f}; "
+            "scale it down, save it as JPEG or raise max_pixels"
         )
     if width * height == 0:
         raise ImageError(f"{name}: {width} x {height} has no pixels")
 
 
-def _to_rgb(image: Image.Image) -> Pixels:
-    image = ImageOps.exif_transpose(image)
-    if image.mode in _16_BIT_MODES:
-        values = np.asarray(image).astype(np.int64)
-        image = Image.fromarray((values.clip(0, 65535) >> 8).astype(np.uint8))
-    elif image.mode == "F":
-        raise ImageError("floating-point images have no defined range; convert the image to 8 bits per channel first")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.array(image.convert("RGB"))
+def _decode(image: Image.Image, file: IO[bytes], name: str, max_pixels: int | None) -> Picture:
+    """Decode a file; a large JPEG is reduced by its decoder, other formats block by block."""
+    _check_size(image.size, max_pixels, name, image.format)
+    size, shrink = image.size, shrink_of(image.size)
+    check_cost(image, file, shrink, name)
+    if image.format == "JPEG" and shrink > 1:
+        image.draft(None, (max(1, size[0] // shrink), max(1, size[1] // shrink)))
+    drafted = round(size[0] / image.width)
+    wide = is_wide_colour(image)
+    image.load()
+    if drafted == 1:
+        size, shrink = image.size, shrink_of(image.size)  # some decoders turn the picture or correct its size
+    lower = _lower_bytes(file, name) if wide and shrink == 1 and colour_depth(image) < 16 else None
+    turn = orientation(image, search=True)
+    pixels = upright(to_rgb(image, shrink // drafted, wide=wide, lower=lower), turn)
+    return Picture(pixels, size[::-1] if turns(turn) else size, shrink)
 
 
-def _from_array(array: npt.NDArray[Any], color: str | None, max_pixels: int) -> Pixels:
+def _lower_bytes(file: IO[bytes], name: str) -> Image.Image | None:
+    """Decode the lower bytes of colours of 16 bits, where Pillow can do that."""
+    file.seek(0)
+    image = open_picture(file, name)
+    select_lower_bytes(image)
+    try:
+        image.load()
+    except ValueError:
+        return None
+    return image
+
+
+def _from_pil(image: Image.Image, max_pixels: int | None) -> Picture:
+    name = "the PIL image"
+    if not is_readable(image):
+        raise ImageError(f"{name} is {image.format}, which is not decoded here; call its load() first, or use {READ}")
+    _check_size(image.size, max_pixels, name)
+    with _decoding(name):
+        wide = is_wide_colour(image)
+        image.load()
+        turn, shrink = orientation(image), shrink_of(image.size)
+        pixels = upright(to_rgb(image, shrink, wide=wide), turn)
+        return Picture(pixels, image.size[::-1] if turns(turn) else image.size, shrink)
+
+
+def _from_array(array: npt.NDArray[Any], color: str | None, max_pixels: int | None) -> Picture:
     if array.dtype != np.uint8:
         raise ImageError(f"expected a uint8 array with values 0..255, found {array.dtype}; convert it first")
     if array.ndim == 2:
@@ -132,5 +244,10 @@ def _from_array(array: npt.NDArray[Any], color: str | None, max_pixels: int) -> 
         raise ImageError(f"expected an array of shape (H, W, 3) or (H, W), found {array.shape}")
     elif color not in ("rgb", "bgr"):
         raise ImageError(f"a (H, W, 3) array needs color='rgb' or color='bgr' (OpenCV), found {color!r}")
-    _check_size((array.shape[1], array.shape[0]), max_pixels, "the array")
-    return np.ascontiguousarray(array[:, :, ::-1] if color == "bgr" else array)
+    size = (array.shape[1], array.shape[0])
+    _check_size(size, max_pixels, "the array")
+    pixels, shrink = np.ascontiguousarray(array[:, :, ::-1] if color == "bgr" else array), shrink_of(size)
+    if shrink > 1:
+        with _decoding("the array"):
+            pixels = to_rgb(Image.fromarray(pixels), shrink)
+    return Picture(pixels, size, shrink)

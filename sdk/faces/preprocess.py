@@ -222,13 +222,16 @@ def resize_bilinear(image: Pixels, width: int, height: int) -> Pixels:
     low, high, near, far = _neighbours(image.shape[1], width)
     inside = (low >= 0) & (low < image.shape[1] - 1)  # only the horizontal pass snaps to the edge
     near, far = np.where(inside, near, 2048), np.where(inside, far, 0)
-    wide = image.astype(np.int32)
     low, high = low.clip(0, image.shape[1] - 1), high.clip(0, image.shape[1] - 1)
-    wide = wide[:, low] * near[:, None] + wide[:, high] * far[:, None]  # (H, width, 3)
-    low, high, near, far = _neighbours(image.shape[0], height)
-    low, high = low.clip(0, image.shape[0] - 1), high.clip(0, image.shape[0] - 1)
-    top = near[:, None, None] * (wide[low] >> 4) >> 16
-    bottom = far[:, None, None] * (wide[high] >> 4) >> 16
+
+    def widen(rows: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+        """Rows at the new width, (height, width, 3); a large picture as int32 would take gigabytes."""
+        chosen = image[rows.clip(0, image.shape[0] - 1)]
+        return chosen[:, low] * near[:, None] + chosen[:, high] * far[:, None]
+
+    upper, lower, above, below = _neighbours(image.shape[0], height)
+    top = above[:, None, None] * (widen(upper) >> 4) >> 16
+    bottom = below[:, None, None] * (widen(lower) >> 4) >> 16
     return ((top + bottom + 2) >> 2).astype(np.uint8)
 
 

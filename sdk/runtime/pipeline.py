@@ -165,10 +165,11 @@ class Pipeline:
         return EncodedFace(features, cache, home)
 
     def landmarks(self, features: Floats, crop: FaceCrop) -> Floats | None:
-        """(106, 2) points in pixels of the picture; None in mode "emola", whose features are not coordinates."""
+        """(106, 2) points in pixels of the file; None in mode "emola", whose features are not coordinates."""
         if self.manifest.preprocessing.landmark_mode == "emola":
             return None
-        return landmark_points(features, crop.box_in_crop) + np.array(crop.origin, np.float32)
+        points = landmark_points(features, crop.box_in_crop) + np.array(crop.origin, np.float32)
+        return points * np.float32(crop.shrink)
 
     def question_ids(self, question: str) -> Sequence[int]:
         """Token ids of a fixed task or a free question, from the end of the image rows to the start of the answer.

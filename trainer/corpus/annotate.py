@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from sdk.batch import pictures_in
 from sdk.errors import DataError, ImageError
 from sdk.faba.prompts import TASKS, Task
-from sdk.faces.images import PHOTO_SUFFIXES, load_image
+from sdk.faces.images import load_image
 from sdk.files import append_journal, claim_folder, read_journal, write_file, write_json
 from trainer.corpus.answer_filter import label_of, unusable
 from trainer.corpus.crops import FaceCropper, jpeg
@@ -123,13 +124,15 @@ def _find_pictures(images: Path, out: Path) -> dict[str, Path]:
     if out.resolve().is_relative_to(images.resolve()):
         raise DataError(f"{out} lies in {images}, so that crops would be taken for photographs; choose another folder")
     found: dict[str, Path] = {}
-    for path in sorted(path for path in images.rglob("*") if path.suffix.lower() in PHOTO_SUFFIXES):
+    try:
+        pictures = pictures_in(images)
+    except ImageError as error:
+        raise DataError(f"{error}, in any subfolder") from None
+    for path in pictures:
         name = "_".join(path.relative_to(images).with_suffix("").parts)
         if name in found:
             raise DataError(f"{path} and {found[name]} would both become {name}.jpg; rename one of them")
         found[name] = path
-    if not found:
-        raise DataError(f"{images} holds no photographs: expected files such as .jpg or .png, in any subfolder")
     return found
 
 

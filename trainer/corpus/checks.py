@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import sentencepiece
-from PIL import Image
 
 from sdk.errors import DataError, ImageError, ScoreError
 from sdk.faba.prompts import TEMPLATES, Task
 from sdk.faba.rege import annotated_action_units, emotion_index
 from sdk.faba.vocabulary import ACTION_UNITS
-from sdk.faces.images import load_image
+from sdk.faces.images import load_image, read_size
 from trainer.corpus.records import Record, parse_record, read_landmarks
 from trainer.tokenization import conversation_ids
 
@@ -118,14 +117,9 @@ def _image_messages(path: Path, decode: bool) -> Iterator[str]:
         if decode:
             load_image(path)
         else:
-            with Image.open(path):
-                pass
+            read_size(path)
     except ImageError as error:
         yield str(error)
-    except FileNotFoundError:
-        yield f"{path} does not exist: expected the path of an image file"
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        yield f"{path} is not a readable image ({error})"
 
 
 def _landmark_messages(record: Record) -> Iterator[str]:

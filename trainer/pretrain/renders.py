@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sdk.bundles.damage import read_array
-from sdk.errors import DataError
+from sdk.errors import DataError, ImageError
 from sdk.faba.vocabulary import EMOTIONS
+from sdk.faces.images import load_image
 from sdk.faces.preprocess import LANDMARK_SIDE, Anchor
 from sdk.untrusted_json import parse_json
 from trainer.model.alignment import similarity, split_anchors, to_frame
@@ -85,7 +86,7 @@ def read_renders(folder: Path) -> Renders:
         raise DataError(f"{folder}: expected metadata.jsonl and points.npy, as `emola data synthesize` writes them")
     try:
         return _read(folder)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImageError) as error:
         raise DataError(f"{folder} is incomplete: {error}; render it again") from error
 
 
@@ -118,8 +119,8 @@ def _read(folder: Path) -> Renders:
 
 def _read_picture(path: Path) -> npt.NDArray[np.uint8]:
     """(3, 192, 192) uint8 RGB."""
-    with Image.open(path) as picture:
-        small = picture.convert("RGB").resize((STORED_SIDE, STORED_SIDE), Image.Resampling.BICUBIC)
+    picture = Image.fromarray(load_image(path))
+    small = picture.resize((STORED_SIDE, STORED_SIDE), Image.Resampling.BICUBIC)
     return np.asarray(small).transpose(2, 0, 1)
 
 

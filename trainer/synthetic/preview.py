@@ -6,6 +6,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from sdk.errors import DataError
+from sdk.faces.images import load_image
 from sdk.files import read_lines, write_file
 
 COLUMNS, FACES, SIDE, CAPTION = 8, 48, 160, 26  # faces across and in all, pixels of a face and of the lines below it
@@ -29,8 +30,8 @@ def preview(folder: Path, path: Path) -> None:
     draw = ImageDraw.Draw(sheet)
     for index, face in enumerate(faces):
         left, top = index % COLUMNS * SIDE, index // COLUMNS * (SIDE + CAPTION)
-        with Image.open(folder / "images" / f"{face['id']}.jpg") as picture:
-            sheet.paste(picture.resize((SIDE, SIDE), Image.Resampling.BILINEAR), (left, top))
+        picture = Image.fromarray(load_image(folder / "images" / f"{face['id']}.jpg"))
+        sheet.paste(picture.resize((SIDE, SIDE), Image.Resampling.BILINEAR), (left, top))
         units = " ".join(f"{code}" for code in sorted(map(int, face["units"])))
         draw.text(
             (left + 3, top + SIDE), f"{face['emotion'] or '-'}\n{'AU ' + units if units else 'no AU'}", fill="black"

@@ -10,7 +10,8 @@ import numpy as np
 
 from sdk.arrays import Pixels
 from sdk.errors import DataError, DependencyError, ImageError
-from sdk.faces.images import PHOTO_SUFFIXES, load_image
+from sdk.faces.formats import SUFFIXES
+from sdk.faces.images import load_image
 from trainer.corpus.datasets.labelled_face import LabelledFace
 
 VIDEO_SUFFIXES = {".avi", ".mp4", ".mov", ".mkv", ".mpg", ".wmv"}
@@ -20,7 +21,7 @@ Frames: TypeAlias = Path | Mapping[int, Path]  # a video, or image files by the 
 
 def number_images(folder: Path) -> dict[int, Path]:
     """The image files of a folder by the number at the end of their names, with or without zero padding."""
-    images = sorted(path for path in folder.glob("*") if path.suffix.lower() in PHOTO_SUFFIXES)
+    images = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
     numbers = ((re.search(r"\d+$", path.stem), path) for path in images)
     return {int(number[0]): path for number, path in numbers if number}
 

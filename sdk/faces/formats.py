@@ -1,0 +1,152 @@
+"""The picture formats that are read, their file names, and how a file is opened without decoding it.
+
+Pillow knows fifty formats, and one of them starts a program: EPS runs Ghostscript. Only formats of photographs are
+read here, whatever a file is called.
+"""
+
+import re
+from typing import IO, Any, NamedTuple
+
+from PIL import Image, JpegImagePlugin
+
+from sdk.errors import ImageError
+
+
+class _Format(NamedTuple):
+    """A format by Pillow's name: first bytes of a file, endings of file names, bytes per pixel while it is decoded."""
+
+    signature: bytes
+    suffixes: tuple[str, ...]
+    bytes_per_pixel: int
+
+
+# Bytes per pixel as measured with Pillow 13 and pillow-heif 1.8: the picture, and what the codec needs for itself.
+_FORMATS = {
+    "JPEG": _Format(rb"\xff\xd8\xff", (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"), 4),
+    "PNG": _Format(rb"\x89PNG\r\n\x1a\n", (".png", ".apng"), 4),
+    "WEBP": _Format(rb"RIFF....WEBP", (".webp",), 16),
+    "GIF": _Format(rb"GIF8[79]a", (".gif",), 4),
+    "TIFF": _Format(rb"(II|MM)(\0[*+]|[*+]\0)", (".tif", ".tiff"), 4),
+    "BMP": _Format(rb"BM", (".bmp",), 4),
+    "AVIF": _Format(rb"....ftyp(....)*avi[fs]", (".avif",), 16),
+    "HEIF": _Format(rb"....ftyp(hei[cxms]|hev[cxms]|mif1|msf1)", (".heic", ".heif", ".hif"), 12),
+}
+READ = "JPEG, MPO, PNG, WebP, GIF, TIFF, BMP, AVIF or HEIF"
+SUFFIXES = frozenset(suffix for kind in _FORMATS.values() for suffix in kind.suffixes)  # lower case
+# Pictures of other formats: a folder with them says so.
+UNREAD_SUFFIXES = frozenset(
+    {".jp2", ".j2k", ".jpf", ".jpx", ".jxl", ".jxr", ".psd", ".eps", ".tga", ".ppm", ".pgm", ".pnm", ".exr", ".dds"}
+    | {".blp", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".pef", ".srw"}  # cameras
+)
+
+_HEADER = 64  # bytes that identify a format
+_MEMORY = 640_000_000  # bytes that decoding may take
+# Every scan of a progressive JPEG visits all pixels: a file of 60 KB with thousands of scans would take minutes.
+_MAX_SCANNED = 1_500_000_000  # pixels times scans; a photograph has about 10 scans
+
+
+class _Jpeg(JpegImagePlugin.JpegImageFile):
+    """The first picture of a JPEG or MPO file; its EXIF data is not needed to open it and may be damaged."""
+
+    def _read_dpi_from_exif(self) -> None:
+        pass
+
+
+def open_picture(file: IO[bytes], name: str) -> Image.Image:
+    """Open a picture and read its header.
+
+    Args:
+        file: a binary file at its start; it stays open while the picture is decoded.
+        name: of the picture, for messages.
+
+    Raises:
+        ImageError: the format is not read here.
+        Exception: the header is damaged; the type depends on the decoder.
+    """
+    header = file.read(_HEADER)
+    file.seek(0)
+    kind = next((kind for kind, known in _FORMATS.items() if re.match(known.signature, header, re.DOTALL)), None)
+    if kind is None:
+        raise ImageError(f"{name}: not an image that Pillow can read safely; expected {READ}")
+    if kind == "JPEG":
+        return _Jpeg(file)
+    _require_decoder(kind, name)
+    return Image.open(file, formats=(kind,))
+
+
+def is_readable(image: Image.Image) -> bool:
+    """Whether a PIL image is decoded already, or of a format that is read here."""
+    return not getattr(image, "tile", None) or image.format == "MPO" or image.format in _FORMATS
+
+
+def _require_decoder(kind: str, name: str) -> None:
+    """Make sure that Pillow has a decoder; HEIF needs a package that registers one."""
+    if kind not in Image.OPEN:
+        Image.init()
+    if kind not in Image.OPEN and kind == "HEIF":
+        _register_heif()
+    if kind not in Image.OPEN:
+        remedy = "pip install 'emola-edge[heif]'" if kind == "HEIF" else "install Pillow 11.3 or later"
+        raise ImageError(f"{name}: no decoder of {kind} is installed; {remedy}, or convert the picture to JPEG")
+
+
+def _register_heif() -> None:
+    try:
+        import pi_heif
+    except ImportError:
+        return
+    pi_heif.register_heif_opener()
+
+
+def check_cost(image: Image.Image, file: IO[bytes], shrink: int, name: str) -> None:
+    """Refuse a picture whose decoding would take too much memory or time for its format.
+
+    Args:
+        image: as `open_picture` opened it.
+        file: the content of the picture; its position is kept.
+        shrink: the factor at which a JPEG is going to be decoded.
+
+    Raises:
+        ImageError: it would.
+    """
+    pixels = image.width * image.height
+    needed = pixels * _FORMATS[image.format or "JPEG"].bytes_per_pixel
+    if image.format == "TIFF":
+        needed += _strip_bytes(image)
+    if image.format == "JPEG":
+        scans, stored = _scans(file), _coefficients(image)
+        needed = needed // shrink**2 + (2 * stored if scans > 1 else 0)
+        if pixels * scans > _MAX_SCANNED:
+            raise ImageError(f"{name}: a JPEG of {scans} scans takes too long to decode; save it as baseline JPEG")
+    if needed > _MEMORY:
+        raise ImageError(
+            f"{name}: {image.width} x {image.height} as {image.format} needs about {needed / 1e6:.0f} MB to decode, "
+            f"the limit is {_MEMORY / 1e6:.0f}; scale it down or save it as baseline JPEG"
+        )
+
+
+def _scans(file: IO[bytes]) -> int:
+    """Number of scans of a JPEG; in pixel data the byte FF is always followed by 00, so the marker is unique."""
+    position, count, last = file.tell(), 0, b""
+    file.seek(0)
+    while block := file.read(1 << 20):
+        count += (last + block).count(b"\xff\xda")
+        last = block[-1:]
+    file.seek(position)
+    return count
+
+
+def _coefficients(image: Any) -> int:
+    """Number of the values that libjpeg keeps of a JPEG of several scans."""
+    layers = [(across, down) for _, across, down, _ in image.layer]
+    if not layers:
+        return 0
+    most = max(across for across, _ in layers) * max(down for _, down in layers)
+    return int(image.width * image.height * sum(across * down for across, down in layers) / max(most, 1))
+
+
+def _strip_bytes(image: Any) -> int:
+    """Bytes of one strip or tile of a TIFF, which libtiff decodes as a whole."""
+    tags, bits = image.tag_v2, image.tag_v2.get(258, (1,))
+    across, down = tags.get(322, image.width), tags.get(323, min(tags.get(278, image.height), image.height))
+    return int(across * down * max(sum(bits), bits[0] * tags.get(277, 1)) / 8)
