@@ -219,7 +219,7 @@ def _write(usable: Sequence[dict[str, Any]], left_out: Sequence[LeftOut], out: P
             write_json(out / split / annotation_name(split, task), rows)
     table = io.StringIO()
     csv.writer(table).writerows([("name", "task", "reason"), *((e.name, e.task, e.reason) for e in left_out)])
-    write_file(out / split / LEFT_OUT, table.getvalue().encode())
+    write_file(out / split / LEFT_OUT, table.getvalue().encode(errors="backslashreplace"))
     if split == "eval":
         write_review([record for chosen in records.values() for record in chosen], out / split)
 

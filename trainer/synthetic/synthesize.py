@@ -59,7 +59,7 @@ def synthesize(
         if number < 1:
             raise DataError(f"the {name} must be at least 1, not {number}")
     read_face_model(face_model)  # fails before any process is started
-    with replacing(out) as partial:
+    with replacing(out, folder=True) as partial:
         _write(partial, out.name, _render_all(count, face_model, seed, processes), seed, split, report)
 
 
