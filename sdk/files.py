@@ -7,10 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from sdk.errors import SdkError
-from sdk.locks import PATIENCE_S
+from sdk.locks import PATIENCE_S, SUFFIX
 from sdk.replacement import Replacement, output_errors
 
 _TURN_S = 60.0  # limit for the writers of a small file before
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a file name is valid UTF-8; Python keeps other bytes as surrogates, which few libraries accept."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def temporary(path: Path) -> Path:
@@ -84,7 +89,7 @@ def claim_folder(
         if changed:
             raise error(f"{folder} holds another {what}: {', '.join(changed)} differ; choose another folder")
         return True
-    if not shared and folder.exists() and any(folder.iterdir()):
+    if not shared and folder.exists() and any(path.name != SUFFIX for path in folder.iterdir()):
         raise error(f"{folder} is not empty and holds no {what}; choose another folder")
     write_json(record, content)
     return False

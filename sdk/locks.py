@@ -64,14 +64,20 @@ class Lock:
 
 
 @contextmanager
-def writing_into(folder: Path) -> Iterator[None]:
-    """Keep other processes from writing into the same folder, which is created.
+def writing_into(folder: Path, *, beside: bool = False, patience_s: float | None = PATIENCE_S) -> Iterator[None]:
+    """Keep other processes from writing into the same folder.
+
+    Args:
+        folder: created, with the lock file in it.
+        beside: the folder is not created, and the lock file is beside it.
+        patience_s: as in `Lock`.
 
     Raises:
         OutputError: another process writes into it, or it cannot be written.
     """
     try:
-        lock = Lock(folder / SUFFIX, folder)
+        path = folder.absolute().with_name(f".{folder.absolute().name}{SUFFIX}") if beside else folder / SUFFIX
+        lock = Lock(path, folder, patience_s)
     except OSError as error:
         raise OutputError(f"{folder} cannot be written ({error.strerror}); choose another folder") from error
     try:

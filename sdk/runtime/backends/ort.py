@@ -11,6 +11,7 @@ from sdk.arrays import Floats
 from sdk.bundles.embeddings import read_embeddings
 from sdk.bundles.manifest import Geometry
 from sdk.errors import BackendError, DependencyError
+from sdk.files import is_utf8
 from sdk.runtime.backends.interface import Decoder, KVCache, KVPool
 from sdk.runtime.backends.ort_pool import OrtPool
 
@@ -174,14 +175,16 @@ def open_session(path: Path, threads: int | None = None, device: str = "cpu") ->
     """
     if device == "cuda":
         check_cuda()
-    ort = _onnxruntime()
+    ort, name = _onnxruntime(), os.fspath(path)
+    if not is_utf8(name):
+        raise BackendError(f"{path}: ONNX Runtime opens only names that are UTF-8; rename the file or its folder")
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads or 0
     exact = (_CUDA, {"use_tf32": "0"})  # TF32 keeps 10 bits of the mantissa, too few for a float32 graph's tolerance
     providers = [*([exact] if device == "cuda" else []), "CPUExecutionProvider"]
     try:
-        session = ort.InferenceSession(os.fspath(path), options, providers=providers)
+        session = ort.InferenceSession(name, options, providers=providers)
     except Exception as error:  # the exception types of onnxruntime are not public
         raise BackendError(f"ONNX Runtime {ort.__version__} cannot open {path}: {error}") from error
     # ONNX Runtime falls back to the CPU and only logs the reason
