@@ -23,6 +23,7 @@ from export.seal import Parts, seal
 from export.stages import RECORD, Stages
 from sdk.bundles.manifest import Manifest, read_manifest
 from sdk.errors import BundleError, ExportError
+from sdk.locks import writing_into
 from trainer.checkpoint import Checkpoint
 
 
@@ -41,12 +42,13 @@ def export_bundle(options: ExportOptions, report: Callable[[str], None] = lambda
     """
     job = prepare(options)
     stages = Stages(options.work, report)
-    if options.out.exists():
-        sealed = _same_export(options.out, job.recipe)
-        manifest = judge_again(job, sealed, stages)
-    else:
-        manifest = _build(job, stages)
-    shutil.rmtree(stages.work, ignore_errors=True)
+    with writing_into(options.out, beside=True):
+        if options.out.exists():
+            sealed = _same_export(options.out, job.recipe)
+            manifest = judge_again(job, sealed, stages)
+        else:
+            manifest = _build(job, stages)
+        shutil.rmtree(stages.work, ignore_errors=True)
     return manifest
 
 

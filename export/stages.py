@@ -1,20 +1,18 @@
 """Restartable stages: each writes under a temporary name, `stage.json` last, and is skipped while its key matches."""
 
-import errno
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sdk.errors import ExportError, SdkError
+from sdk.errors import ExportError
+from sdk.replacement import disk_is_full
 from sdk.untrusted_json import read_json_object
 from trainer.model.memory import release_memory
 
 RECORD = "stage.json"
-_NEARLY_FULL = 1 << 20  # bytes that are free after a write failed
 
 
 class Stages:
@@ -68,7 +66,7 @@ class Stages:
             record = {"key": self._key, "inputs": inputs, "figures": figures}
             (partial / RECORD).write_text(json.dumps(record, indent=1))
         except Exception as error:
-            if not _is_full(self.work, error):
+            if not disk_is_full(error, self.work):
                 raise
             if not resumable:
                 shutil.rmtree(partial, ignore_errors=True)
@@ -101,12 +99,3 @@ class Stages:
             return bool(read_json_object(folder / RECORD, ExportError).get("key") == self._key)
         except ExportError:
             return False
-
-
-def _is_full(folder: Path, error: Exception) -> bool:
-    """Whether a full disk is the cause; safetensors, torch and numpy report it without an error number."""
-    if isinstance(error, SdkError):
-        return False
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return True
-    return os.strerror(errno.ENOSPC) in str(error) or shutil.disk_usage(folder).free < _NEARLY_FULL

@@ -1,14 +1,19 @@
 """The command `emola`. Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage."""
 
 import argparse
+import errno
 import importlib
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from sdk.errors import SdkError, UsageError
 from sdk.printable import printable
+from sdk.streams import discard_stdout, prepare_streams
 
 
 @dataclass(frozen=True)
@@ -48,9 +53,45 @@ COMMANDS = {
 }
 
 
+_STATES_OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    prepare_streams()
+    with _stopped_by_signals():
+        code = _run(list(sys.argv[1:] if argv is None else argv))
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        discard_stdout()
+        is_closed = isinstance(error, BrokenPipeError)
+        return code or (1 if is_closed else _fail(f"the results cannot be printed: {error.strerror}"))
+    return code
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM or SIGHUP: a command ends as after Ctrl-C, keeps its results so far and removes temporary files."""
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    def stop(*_: object) -> None:
+        raise _Terminated
+
+    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows has no SIGHUP
+    signals = [getattr(signal, name) for name in names if threading.current_thread() is threading.main_thread()]
+    changed = [number for number in signals if signal.getsignal(number) is signal.SIG_DFL]  # nohup ignores SIGHUP
+    for number in changed:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number in changed:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _run(arguments: list[str]) -> int:
     name = next((word for word in arguments if not word.startswith("-")), None)
     try:
         parser = _parser(name)
@@ -64,10 +105,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except SystemExit as stop:
         return int(stop.code or 0)
+    except _Terminated:
+        return _fail("terminated", 143)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except UsageError as error:
         return _fail(f"{error} (emola {name} --help)", 2)
@@ -80,6 +122,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("EMOLA_DEBUG"):
             raise
+        if isinstance(error, OSError) and error.errno in _STATES_OF_THE_MACHINE:
+            return _fail(f"{error.filename or 'a file'}: {error.strerror}; check the disk and its permissions")
         return _fail(f"unexpected {type(error).__name__}: {error} (set EMOLA_DEBUG=1 for details; please report it)")
 
 

@@ -5,6 +5,7 @@ SdkError                     base of all errors below
 ├── TaskError                an unknown task, or one that this bundle does not support
 ├── VideoError               a video or camera that cannot be read, or a video that cannot be written
 ├── CancelledError           the caller asked an analysis to stop
+├── OutputError              a file or folder that cannot be written: the disk is full, or another process writes it
 ├── UsageError               invalid options of a command, alone or together
 ├── ScoreError               predictions and annotations that cannot be scored (REGE)
 ├── BundleError              a bundle that cannot be opened
@@ -41,6 +42,10 @@ class VideoError(SdkError):
 
 
 class CancelledError(SdkError):
+    pass
+
+
+class OutputError(SdkError):
     pass
 
 

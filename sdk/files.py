@@ -1,61 +1,65 @@
 """Write files so that an interrupted process leaves none half-written: rename complete files, or append lines."""
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sdk.errors import DataError, SdkError
+from sdk.locks import PATIENCE_S, SUFFIX
+from sdk.replacement import Replacement, output_errors
 from sdk.untrusted_json import parse_json, read_json_object
+
+_TURN_S = 60.0  # limit for the writers of a small file before
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a file name is valid UTF-8; Python keeps other bytes as surrogates, which few libraries accept."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def temporary(path: Path) -> Path:
-    """The temporary path under which the content of `path` is written."""
+    """A fixed temporary name for `path`, for content that a later run continues; needs a lock."""
     return path.with_name(f"{path.name}.partial")
 
 
 @contextmanager
-def replacing(path: Path, *, folder: bool = False) -> Iterator[Path]:
-    """Yield a temporary path and rename it to `path` when the block ends.
+def replacing(path: Path, *, folder: bool = False, patience_s: float = PATIENCE_S) -> Iterator[Path]:
+    """Yield a temporary path and rename it to `path` when the block ends; see `sdk.replacement.Replacement`.
 
-    The block writes a file or makes a folder there. If it raises, the temporary path is removed and `path` stays as it
-    was. The parent folder is created.
+    If the block raises, the temporary path is removed and `path` stays as it was.
 
     Args:
-        path: file to replace, or a folder that is absent or empty.
-        folder: `path` may be a folder with files, which is replaced as a whole.
+        path: to be replaced.
+        folder: the block fills a folder, which is there; otherwise it writes a file.
+        patience_s: as in `sdk.locks.Lock`.
+
+    Raises:
+        OutputError: the path cannot be written, or another process is writing it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = temporary(path)
-    _remove(partial)
+    new = Replacement(path, folder=folder, patience_s=patience_s)
     try:
-        yield partial
-        if folder and path.exists():
-            _remove(path)
-        partial.replace(path)
+        with output_errors(path):
+            yield new.place
     except BaseException:
-        _remove(partial)
+        new.discard()
         raise
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+    new.keep()
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name and rename it."""
-    with replacing(path) as partial:
+    """Write a file under a temporary name and rename it; several writers of one file take turns."""
+    with replacing(path, patience_s=_TURN_S) as partial:
         partial.write_bytes(content)
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file under a temporary name and rename it."""
-    write_file(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+    """Write a JSON file under a temporary name and rename it.
+
+    What UTF-8 does not have, parts of file names in other encodings, is written as JSON escapes.
+    """
+    write_file(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
 
 
 def claim_folder(
@@ -83,7 +87,7 @@ def claim_folder(
         if changed:
             raise error(f"{folder} holds another {what}: {', '.join(changed)} differ; choose another folder")
         return True
-    if not shared and folder.exists() and any(folder.iterdir()):
+    if not shared and folder.exists() and any(path.name != SUFFIX for path in folder.iterdir()):
         raise error(f"{folder} is not empty and holds no {what}; choose another folder")
     write_json(record, content)
     return False

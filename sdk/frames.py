@@ -88,7 +88,9 @@ def _open(source: VideoSource) -> tuple[Any, bool]:
         reason = "is a folder" if Path(name).is_dir() else "does not exist"
         raise VideoError(f"{name} {reason}: expected a video file, the number of a camera, or a URL such as rtsp://...")
     try:
-        container = av.open(name, "r", format=form, timeout=10.0 if is_url(name) else None)
+        # without "file:", FFmpeg takes what is before a colon for a protocol
+        place = name if form or is_url(name) else f"file:{name}"
+        container = av.open(place, "r", format=form, timeout=10.0 if is_url(name) else None)
     except (av.FFmpegError, OSError, ValueError) as error:
         what = "camera" if form else "source"
         raise VideoError(f"{what} {name} cannot be opened ({error}); check that it exists and is not in use") from None

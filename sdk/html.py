@@ -17,7 +17,7 @@ def page(title: str, parts: Iterable[str]) -> bytes:
         parts: pieces of HTML; their text must be escaped already.
     """
     head = f'<!doctype html><meta charset="utf-8"><title>{html.escape(title)}</title><style>{_STYLE}</style>'
-    return (head + f"<h1>{html.escape(title)}</h1>" + "".join(parts)).encode()
+    return (head + f"<h1>{html.escape(title)}</h1>" + "".join(parts)).encode(errors="backslashreplace")
 
 
 def table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -53,7 +53,7 @@ def external_files(path: Path) -> frozenset[str]:
             raise GraphError(
                 f"{path}: its weights are in {name!r}, outside of its folder; expected a file beside it"
             ) from None
-        if not is_inside(path.parent, other):
+        if not is_inside(path.parent, other) and other.resolve().parent != path.resolve().parent:
             raise GraphError(f"{other} is a link that leaves the folder of {path.name}; copy the file itself")
         if not other.is_file():
             raise GraphError(f"{other} is missing: it has weights of {path.name}; copy or download it again")

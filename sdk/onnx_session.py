@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sdk.errors import BackendError, DependencyError, GraphError
+from sdk.files import is_utf8
 from sdk.onnx_model import external_files
 
 _CUDA = "CUDAExecutionProvider"
@@ -65,6 +66,8 @@ def open_session(path: Path, threads: int | None = None, device: str = "cpu") ->
     if device == "cuda":
         check_cuda()
     ort = load_onnxruntime()
+    if not is_utf8(os.fspath(path)):
+        raise BackendError(f"{path}: ONNX Runtime opens only names that are UTF-8; rename the file or its folder")
     external_files(path)
     options = ort.SessionOptions()
     options.log_severity_level = 3

@@ -11,9 +11,9 @@ from PIL import Image
 
 from sdk.arrays import Pixels
 from sdk.errors import DependencyError, SdkError, VideoError
-from sdk.files import temporary
 from sdk.records import AnalysisRecord
 from sdk.render import annotate
+from sdk.replacement import Replacement, output_errors
 from sdk.tables import CsvFile, GrowingFile
 from sdk.timeline import Timeline
 
@@ -21,21 +21,21 @@ from sdk.timeline import Timeline
 class JsonLines(GrowingFile):
     """A JSONL file with one analysis per line."""
 
-    def add(self, analysis: AnalysisRecord) -> None:
+    def _append(self, analysis: AnalysisRecord) -> None:
         self.file.write(analysis.to_json() + "\n")
 
 
 class AnnotatedVideo:
     """An mp4 file of the analysed frames with boxes, ids and labels, each at its own time.
 
-    The file has a temporary name until it is closed, also after an error or an interruption. Without a frame no file
-    is left.
+    The file has a temporary name until it is closed, also after an error or an interruption. Without a frame, or if its
+    last part cannot be written, it is removed and an earlier file stays.
 
     Args:
         path: file name ending in .mp4.
 
     Raises:
-        VideoError: the file cannot be written.
+        OutputError, VideoError: the file cannot be written.
     """
 
     _TICK_RATE = 1000  # time base: ticks per second
@@ -44,12 +44,18 @@ class AnnotatedVideo:
         self._path = Path(path)
         if self._path.suffix != ".mp4":
             raise VideoError(f"{self._path}: expected a file name ending in .mp4")
-        self._partial = temporary(self._path)
+        self._new = Replacement(self._path)
+        if self._new.is_direct:
+            raise VideoError(f"{self._path} is not a regular file, which an mp4 needs; choose another path")
         self._container: Any = None
         self._stream: Any = None
 
     def add(self, pixels: Pixels, analysis: AnalysisRecord) -> None:
         """Append a frame: (H, W, 3) uint8 RGB and its analysis."""
+        with output_errors(self._path):
+            self._encode(pixels, analysis)
+
+    def _encode(self, pixels: Pixels, analysis: AnalysisRecord) -> None:
         import av
 
         picture = annotate(pixels, analysis)
@@ -68,8 +74,8 @@ class AnnotatedVideo:
         except ImportError:
             raise DependencyError("av", "video", "write videos") from None
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._container = av.open(str(self._partial), "w", format="mp4")
+            # without "file:", FFmpeg takes what is before a colon for a protocol
+            self._container = av.open(f"file:{self._new.place}", "w", format="mp4")
             codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
             self._stream = self._container.add_stream(codec, rate=25)
         except (av.FFmpegError, OSError, ValueError) as error:
@@ -82,10 +88,22 @@ class AnnotatedVideo:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._container is not None:
+        if self._container is None:
+            self._new.discard()
+            return
+        try:
+            with output_errors(self._path):
+                self._finish()
+        except BaseException:
+            self._new.discard()
+            raise
+        self._new.keep()
+
+    def _finish(self) -> None:
+        try:
             self._container.mux(self._stream.encode(None))
+        finally:
             self._container.close()
-            self._partial.replace(self._path)
 
 
 class Recorder:

@@ -1,13 +1,21 @@
 """The recorded data of an analysis; `sdk.results.Analysis` adds tables and drawings."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PlainSerializer
 
 from sdk.faba.answers import ActionUnitReading, EmotionReading
 from sdk.faces.crop import Box
 
 SCHEMA_VERSION: Literal["1.0"] = "1.0"
+
+
+def _in_utf8(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode()
+
+
+# Text with file names; what is not UTF-8 in a name has escapes in JSON, which otherwise could not hold it.
+_Text = Annotated[str, PlainSerializer(_in_utf8, when_used="json")]
 
 
 class _Frozen(BaseModel):
@@ -77,12 +85,12 @@ class AnalysisRecord(_Frozen):
     schema_version: Literal["1.0"] = SCHEMA_VERSION
     faces: tuple[Face, ...]
     image_size: tuple[int, int]
-    source: str
+    source: _Text
     model: ModelInfo
     timing_ms: dict[str, float]
     tokens_per_second: float | None = None
     status: Literal["ok", "no_face", "truncated", "failed"]
-    warnings: tuple[str, ...]
+    warnings: tuple[_Text, ...]
     score_calibration: Literal["temperature", "uncalibrated"] | None = None
     frame: FrameInfo | None = None
 

@@ -15,13 +15,14 @@ The units are the 20 of FABA-Instruct. Other units that an answer names are in t
 import csv
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from sdk.errors import DependencyError, SdkError
+from sdk.errors import DependencyError
 from sdk.faba.vocabulary import EMOTIONS, FABA_UNITS
-from sdk.files import temporary
 from sdk.records import AnalysisRecord, Face
+from sdk.replacement import Replacement, output_errors
 
 if TYPE_CHECKING:
     import pandas
@@ -80,45 +81,67 @@ def dataframe(analyses: Iterable[AnalysisRecord]) -> "pandas.DataFrame":
 
 
 class GrowingFile:
-    """A text file with a temporary name until it is closed.
+    """A text file that grows by one analysis at a time and has a temporary name until it is closed.
 
-    After an error or an interruption, the content added so far is kept. If nothing was added, an earlier file of that
-    name stays.
+    After an error or an interruption, the analyses added so far are kept, also those before a disk was full. If none
+    was added, an earlier file of that name stays. A pipe gets each analysis at once.
 
     Raises:
-        SdkError: the file cannot be written.
+        OutputError: the file cannot be written.
     """
 
     def __init__(self, path: "str | os.PathLike[str]") -> None:
         self._path = Path(path)
-        self._partial = temporary(self._path)
+        self._new = Replacement(self._path)
+        self._count = self._size = 0  # complete analyses, and the bytes before the end of the last
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self.file: TextIO = self._partial.open("w", newline="", encoding="utf-8")
-        except OSError as error:
-            raise SdkError(f"{self._path} cannot be written ({error.strerror}); choose another path") from None
-        self._start = 0  # position after the header
+            with output_errors(self._path):  # a source whose name is not valid UTF-8 is written with escapes
+                self.file: TextIO = self._new.place.open("w", newline="", encoding="utf-8", errors="backslashreplace")
+            with output_errors(self._path):
+                self._begin()
+                self._complete()
+        except BaseException:
+            self._new.discard()
+            raise
+
+    def add(self, analysis: AnalysisRecord) -> None:
+        """Append one analysis."""
+        with output_errors(self._path):
+            self._append(analysis)
+            self._complete()
+        self._count += 1
+
+    def _begin(self) -> None:
+        """Write what stands before the first analysis."""
+
+    def _append(self, analysis: AnalysisRecord) -> None:
+        raise NotImplementedError
+
+    def _complete(self) -> None:
+        self.file.flush()
+        if not self._new.is_direct:
+            self._size = self.file.tell()
 
     def __enter__(self) -> "Self":
         return self
 
     def __exit__(self, *exception: object) -> None:
-        is_empty = exception[0] is not None and self.file.tell() == self._start
-        self.file.close()
-        if is_empty:
-            self._partial.unlink()
-        else:
-            self._partial.replace(self._path)
+        with suppress(OSError):  # what could not be written before cannot be written now
+            self.file.close()
+        if exception[0] is not None and not self._count:
+            self._new.discard()
+            return
+        if not self._new.is_direct:
+            os.truncate(self._new.place, self._size)
+        self._new.keep()
 
 
 class CsvFile(GrowingFile):
     """A CSV file with a header and one row per face."""
 
-    def __init__(self, path: "str | os.PathLike[str]") -> None:
-        super().__init__(path)
+    def _begin(self) -> None:
         self._writer = csv.DictWriter(self.file, COLUMNS)
         self._writer.writeheader()
-        self._start = self.file.tell()
 
-    def add(self, analysis: AnalysisRecord) -> None:
+    def _append(self, analysis: AnalysisRecord) -> None:
         self._writer.writerows(rows(analysis))

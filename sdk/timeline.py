@@ -3,6 +3,7 @@
 import os
 from collections import defaultdict
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ import numpy as np
 
 from sdk.errors import DependencyError, SdkError
 from sdk.faba.vocabulary import EMOTIONS, FABA_UNITS, Emotion
-from sdk.files import replacing
 from sdk.records import AnalysisRecord, Face
+from sdk.replacement import Replacement, output_errors
 
 _COLOURS: dict[Emotion, str] = {
     "happiness": "#f2b134",
@@ -46,15 +47,21 @@ class Timeline:
 
     Raises:
         DependencyError: matplotlib is not installed.
-        SdkError: the picture cannot be written.
+        SdkError: the name is not that of a picture.
+        OutputError: the picture cannot be written.
     """
 
     def __init__(self, path: "str | os.PathLike[str]") -> None:
         try:
+            import matplotlib.backend_bases
             import matplotlib.figure
         except ImportError:
             raise DependencyError("matplotlib", "video", "draw a timeline") from None
         self._path = Path(path)
+        self._format = self._path.suffix[1:] or "png"
+        if self._format not in matplotlib.backend_bases.FigureCanvasBase.get_supported_filetypes():
+            raise SdkError(f"{self._path}: expected the name of a picture, such as timeline.png")
+        self._new = Replacement(self._path)
         self._figure = matplotlib.figure.Figure
         self._tracks: defaultdict[int, _TrackHistory] = defaultdict(_TrackHistory)
 
@@ -85,12 +92,17 @@ class Timeline:
 
     def __exit__(self, *exception: object) -> None:
         if exception[0] is not None and not self._tracks:
+            self._new.discard()
             return
         try:
-            with replacing(self._path) as partial:
-                self.draw().savefig(partial, dpi=110, format=self._path.suffix[1:] or "png")
-        except (OSError, ValueError) as error:
-            raise SdkError(f"{self._path} cannot be written ({error}); expected a name such as timeline.png") from None
+            content = BytesIO()
+            self.draw().savefig(content, dpi=110, format=self._format)
+            with output_errors(self._path):
+                self._new.place.write_bytes(content.getvalue())
+        except BaseException:
+            self._new.discard()
+            raise
+        self._new.keep()
 
 
 def _strengths(face: Face) -> list[float]:

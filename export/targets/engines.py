@@ -90,7 +90,6 @@ def build_engines(
             "them; run this command there, or use --target auto"
         )
     with replacing(bundle / ENGINES / here.folder, folder=True) as folder:
-        folder.mkdir()
         plans = _build_all(bundle, manifest, options, folder, report)
         time, verdict = _judge(
             bundle,

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from sdk.errors import IntegrityError
-from sdk.paths import is_inside, relative_path
+from sdk.paths import relative_path
 
 AGAIN = "copy or download the bundle again"
 ENGINES = "engines"  # folder of TensorRT engines, which `emola engines` builds on the target
@@ -37,19 +37,30 @@ def first_fault(error: ValidationError) -> str:
 
 
 def check_sizes(bundle: Path, files: Mapping[str, FileRecord]) -> None:
-    """Check that every file exists inside the folder and has its recorded size.
+    """Check that every file exists and has its recorded size.
+
+    A link that leaves the folder, as some installers make them, must lead to the recorded content.
 
     Raises:
-        IntegrityError: a file is missing, lies outside, or has another size; the message names the first one.
+        IntegrityError: a file is missing, has another size, or is a link to something else; the message names the first
+            one.
     """
     for name, record in files.items():
         file = bundle / name
-        if not is_inside(bundle, file):
-            raise IntegrityError(f"{file} is a link that leaves the bundle; copy the file itself")
         if not file.is_file():
             raise IntegrityError(f"{file} is missing; {AGAIN}")
         if file.stat().st_size != record.size:
             raise IntegrityError(f"{file}: expected {record.size} bytes, found {file.stat().st_size}; {AGAIN}")
+        if not _stays(bundle, file) and file_sha256(file) != record.sha256:
+            raise IntegrityError(f"{file} is a link that leaves the bundle, to other content; copy the file itself")
+
+
+def _stays(bundle: Path, file: Path) -> bool:
+    """Whether a file lies in its bundle or, for a snapshot in Hugging Face's cache, among the blobs beside it."""
+    folder, target = bundle.resolve(), file.resolve()
+    repository = folder.parent.parent
+    cached = folder.parent.name == "snapshots" and repository.name.startswith("models--")
+    return target.is_relative_to(folder) or (cached and target.is_relative_to(repository / "blobs"))
 
 
 def file_sha256(path: Path) -> str:

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from PIL import Image
 from sdk.analyzer import Analyzer
 from sdk.errors import ImageError, SdkError, UsageError
 from sdk.faba.prompts import TASKS
+from sdk.files import write_file
 from sdk.render import describe
 from sdk.results import Analysis
 from sdk.runtime.backends.select import DEVICES
@@ -147,9 +149,9 @@ def _targets(photos: Sequence[str], save: Path, several: bool) -> dict[str, Path
 
 def check_inputs_stay(inputs: Sequence[str], *outputs: Path | None) -> None:
     """Raise UsageError if an output would replace an input."""
-    given = {Path(name).resolve() for name in inputs}
+    given = {os.path.realpath(name) for name in inputs}
     for output in outputs:
-        if output and output.resolve() in given:
+        if output and os.path.realpath(output) in given:
             raise UsageError(f"{output} would replace an input; choose another path")
 
 
@@ -190,10 +192,10 @@ def _show(analysis: Analysis, args: argparse.Namespace, several: bool, targets: 
         for warning in analysis.warnings:
             print(f"warning: {warning}", file=sys.stderr)
     if args.save:
-        target = targets[analysis.source]
+        target, content = targets[analysis.source], BytesIO()
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            analysis.plot().save(target)
+            analysis.plot().save(content, Image.registered_extensions()[target.suffix.lower()])
         except (ValueError, OSError) as error:
             raise SdkError(f"--save {target}: {error}; choose another path") from None
+        write_file(target, content.getvalue())
         print(f"wrote {target}", file=sys.stderr)

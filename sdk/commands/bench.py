@@ -23,6 +23,7 @@ from sdk.bundles.manifest import read_manifest
 from sdk.commands.analyze import add_bundle_arguments
 from sdk.commands.demo import PICTURES
 from sdk.errors import BackendError, IntegrityError, UsageError
+from sdk.files import write_file
 from sdk.runtime.pipeline import Pipeline
 from sdk.runtime.verify import Reference, measure_parity
 
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
     report = _measure(args)
     changes = compare(report, old) if old else []
     if args.html:
-        args.html.write_bytes(html_page(report, changes))
+        write_file(args.html, html_page(report, changes))
         print(f"wrote {args.html}", file=sys.stderr)
     if args.json:
         compared = {"comparison": [change.to_dict() for change in changes]} if old else {}

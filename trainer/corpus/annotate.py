@@ -19,6 +19,7 @@ from sdk.errors import DataError, ImageError
 from sdk.faba.prompts import TASKS, Task
 from sdk.faces.images import load_image
 from sdk.files import append_journal, claim_folder, read_journal, write_file, write_json
+from sdk.locks import writing_into
 from trainer.corpus.answer_filter import label_of, unusable
 from trainer.corpus.crops import FaceCropper, jpeg
 from trainer.corpus.endpoint import ChatEndpoint, EndpointError
@@ -102,21 +103,22 @@ def annotate(
     """
     pictures, cropper, folder = _find_pictures(images, out), FaceCropper(detector), out / split
     about = {"model": endpoint.model, "seed": seed, "face_scale": Conventions.face_scale}
-    claim_folder(folder / ABOUT, about, "annotated set", DataError, shared=True)
-    report(f"{len(pictures)} photographs; cropping faces")
-    faces, left_out = _crop_faces(pictures, folder / "images", cropper, progress)
-    answered = {(row["name"], row["task"]) for row in read_journal(folder / JOURNAL, **_JOURNAL)}
-    questions = [
-        _draw_question(face, task, seed) for face in faces for task in tasks if (face.stem, task) not in answered
-    ]
-    report(f"{len(faces)} faces; {len(questions)} questions to ask, {len(answered)} answers from before")
-    left_out += _ask_all(questions, endpoint, folder / JOURNAL, concurrency, max_tokens, progress)
-    rows = sorted(read_journal(folder / JOURNAL, **_JOURNAL), key=lambda row: (row["name"], row["task"]))
-    usable, filtered = _filter(rows)
-    _write(usable, left_out + filtered, out, split, endpoint.model)
-    about |= _summary(rows, usable, left_out + filtered, prices)
-    write_json(folder / ABOUT, about)
-    return about
+    with writing_into(folder):
+        claim_folder(folder / ABOUT, about, "annotated set", DataError, shared=True)
+        report(f"{len(pictures)} photographs; cropping faces")
+        faces, left_out = _crop_faces(pictures, folder / "images", cropper, progress)
+        answered = {(row["name"], row["task"]) for row in read_journal(folder / JOURNAL, **_JOURNAL)}
+        questions = [
+            _draw_question(face, task, seed) for face in faces for task in tasks if (face.stem, task) not in answered
+        ]
+        report(f"{len(faces)} faces; {len(questions)} questions to ask, {len(answered)} answers from before")
+        left_out += _ask_all(questions, endpoint, folder / JOURNAL, concurrency, max_tokens, progress)
+        rows = sorted(read_journal(folder / JOURNAL, **_JOURNAL), key=lambda row: (row["name"], row["task"]))
+        usable, filtered = _filter(rows)
+        _write(usable, left_out + filtered, out, split, endpoint.model)
+        about |= _summary(rows, usable, left_out + filtered, prices)
+        write_json(folder / ABOUT, about)
+        return about
 
 
 def _find_pictures(images: Path, out: Path) -> dict[str, Path]:
@@ -227,7 +229,7 @@ def _write(usable: Sequence[dict[str, Any]], left_out: Sequence[LeftOut], out: P
             write_json(out / split / annotation_name(split, task), rows)
     table = io.StringIO()
     csv.writer(table).writerows([("name", "task", "reason"), *((e.name, e.task, e.reason) for e in left_out)])
-    write_file(out / split / LEFT_OUT, table.getvalue().encode())
+    write_file(out / split / LEFT_OUT, table.getvalue().encode(errors="backslashreplace"))
     if split == "eval":
         write_review([record for chosen in records.values() for record in chosen], out / split)
 

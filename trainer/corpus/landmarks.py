@@ -5,8 +5,10 @@
 
 import hashlib
 import io
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,6 +20,7 @@ from sdk.faces.crop import aligned_face
 from sdk.faces.images import load_image
 from sdk.faces.preprocess import LANDMARK_FEATURES, LANDMARK_SIDE, LandmarkMode, landmark_pixels
 from sdk.files import write_file, write_json
+from sdk.locks import writing_into
 from sdk.runtime.backends.ort import OrtEncoder
 from sdk.untrusted_json import read_json_object
 from trainer.corpus.records import Record, read_landmarks
@@ -62,18 +65,21 @@ def fill_landmarks(
     digest = hashlib.sha256(network.read_bytes()).hexdigest()
     about = {"mode": mode, "network": network.name, "sha256": digest, "face_scale": face_scale}
     unique = list({record.landmark_path: record for record in records}.values())
-    for folder in sorted({record.landmark_path.parent for record in unique}):
-        _claim(folder, about, replace)
-    waiting = [record for record in unique if not _is_complete(record)]
-    report(f"{len(waiting)} landmark files to compute, {len(unique) - len(waiting)} are there")
-    with ThreadPoolExecutor(threads) as pool:
-        for start in range(0, len(waiting), batch_size):
-            batch = waiting[start : start + batch_size]
-            pixels = list(pool.map(lambda record: _pixels(record, mode, face_scale), batch))
-            for record, feature in zip(batch, encoder(np.stack(pixels)), strict=True):
-                write_file(record.landmark_path, _npy(feature))
-            progress(start + len(batch), len(waiting))
-    return len(waiting)
+    with ExitStack() as locks:
+        for folder in sorted({record.landmark_path.parent for record in unique}):
+            if not folder.exists() or os.access(folder, os.W_OK):  # complete files may be read-only
+                locks.enter_context(writing_into(folder))
+            _claim(folder, about, replace)
+        waiting = [record for record in unique if not _is_complete(record)]
+        report(f"{len(waiting)} landmark files to compute, {len(unique) - len(waiting)} are there")
+        with ThreadPoolExecutor(threads) as pool:
+            for start in range(0, len(waiting), batch_size):
+                batch = waiting[start : start + batch_size]
+                pixels = list(pool.map(lambda record: _pixels(record, mode, face_scale), batch))
+                for record, feature in zip(batch, encoder(np.stack(pixels)), strict=True):
+                    write_file(record.landmark_path, _npy(feature))
+                progress(start + len(batch), len(waiting))
+        return len(waiting)
 
 
 def recorded_mode(records: Sequence[Record]) -> LandmarkMode:

@@ -9,6 +9,7 @@ from sdk.arrays import Pixels
 from sdk.errors import DataError
 from sdk.faba.prompts import QUESTIONS, Task
 from sdk.files import claim_folder, write_file, write_json
+from sdk.locks import writing_into
 from trainer.corpus.crops import FaceCropper, jpeg
 from trainer.corpus.datasets import (
     NO_UNITS,
@@ -67,18 +68,19 @@ def prepare(
     found = _read(dataset, folder, partition)
     faces = found.faces[::every]
     options = _options(dataset, detector, every)
-    claim_folder(out / ABOUT, options, "prepared data set", DataError)
-    report(f"{len(faces)} faces of {dataset}")
-    lost = _crop(faces, out, options["detector"], progress)
-    kept = [face for face in faces if (out / _image(face)).exists()]
-    if not kept:
-        raise DataError(f"{folder}: no face was found in any of {len(faces)} pictures; try another --detector")
-    for place, train, evaluation in _divide(kept, folds):
-        _write(out / place, train, evaluation, dataset)
-    left_out = {reason: count for reason, count in {**found.left_out, **lost}.items() if count}
-    about = {**options, "samples": len(kept), "left_out": left_out}
-    write_json(out / ABOUT, about)
-    return about
+    with writing_into(out):
+        claim_folder(out / ABOUT, options, "prepared data set", DataError)
+        report(f"{len(faces)} faces of {dataset}")
+        lost = _crop(faces, out, options["detector"], progress)
+        kept = [face for face in faces if (out / _image(face)).exists()]
+        if not kept:
+            raise DataError(f"{folder}: no face was found in any of {len(faces)} pictures; try another --detector")
+        for place, train, evaluation in _divide(kept, folds):
+            _write(out / place, train, evaluation, dataset)
+        left_out = {reason: count for reason, count in {**found.left_out, **lost}.items() if count}
+        about = {**options, "samples": len(kept), "left_out": left_out}
+        write_json(out / ABOUT, about)
+        return about
 
 
 def annotation_name(split: str, task: Task) -> str:

@@ -6,6 +6,7 @@ import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 from sdk.files import write_file
 from trainer.corpus.records import Record
@@ -34,11 +35,14 @@ def write_review(records: Sequence[Record], folder: Path) -> None:
     rows = [(os.path.relpath(r.image_path, folder), r.question, r.answer, str(r.label), "") for r in records]
     table = io.StringIO()
     csv.writer(table).writerows([COLUMNS, *rows])
-    content = table.getvalue().encode("utf-8-sig")  # Excel recognises UTF-8 by its byte order mark
+    content = table.getvalue().encode("utf-8-sig", "backslashreplace")  # Excel recognises UTF-8 by its byte order mark
     write_file(folder / "review.csv", content)
     head = "".join(f"<th>{column}</th>" for column in COLUMNS)
-    lines = "\n".join(f"<tr>{_cells(*map(html.escape, row))}</tr>" for row in rows)
-    write_file(folder / "review.html", _PAGE.format(count=len(rows), head=head, rows=lines).encode())
+    lines = "\n".join(
+        f"<tr>{_cells(quote(os.fsencode(image)), *map(html.escape, texts))}</tr>" for image, *texts in rows
+    )
+    page = _PAGE.format(count=len(rows), head=head, rows=lines)
+    write_file(folder / "review.html", page.encode(errors="backslashreplace"))
 
 
 def _cells(image: str, *texts: str) -> str:

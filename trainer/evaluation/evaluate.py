@@ -12,6 +12,7 @@ import numpy as np
 from sdk.errors import DataError
 from sdk.faba.rege import score
 from sdk.files import append_journal, claim_folder, read_journal, write_json
+from sdk.locks import writing_into
 from sdk.untrusted_json import read_json_object
 from trainer.corpus.records import Record, read_records
 from trainer.evaluation.bootstrap import SampleScores, compare, intervals, sample_scores
@@ -65,9 +66,16 @@ def answer(
     Raises:
         DataError: the folder holds answers of another model or to another set, or the model refuses every record.
     """
-    run = {"model": answerer.name, "data": evaluation.digest}
-    claim_folder(folder / RUN, run, "evaluation", DataError, shared=True)
-    path, count = folder / PREDICTIONS, len(evaluation.records)
+    with writing_into(folder):
+        run = {"model": answerer.name, "data": evaluation.digest}
+        claim_folder(folder / RUN, run, "evaluation", DataError, shared=True)
+        return _answer_missing(answerer, evaluation, folder / PREDICTIONS, progress)
+
+
+def _answer_missing(
+    answerer: Answerer, evaluation: EvaluationSet, path: Path, progress: Callable[[int, int], None]
+) -> list[str]:
+    count = len(evaluation.records)
     done, held = read_answers(path), list[dict[str, Any]]()
     for start in range(0, count, answerer.batch_size):
         batch = range(start, min(start + answerer.batch_size, count))

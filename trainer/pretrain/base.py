@@ -66,8 +66,7 @@ def pretrain(
     _check_size(renders, data, max(recipe.batch_size, BATCH_SIZE))
     if unseen and evaluation:
         _check_size(unseen, evaluation, EVALUATION_BATCH)
-    with replacing(out) as partial:
-        partial.mkdir()
+    with replacing(out, folder=True) as partial:
         records = [record for path in sorted(data.glob("train_*_anno.json")) for record in read_records(path)]
         tokenizer = partial / "pieces.model"
         train_tokenizer(records, TEMPLATE, vocabulary, tokenizer)

@@ -16,6 +16,7 @@ from sdk.faba.vocabulary import EMOTIONS
 from sdk.files import replacing, write_json
 from trainer.corpus.records import Record, evaluation_row, training_row
 from trainer.corpus.templates import QUESTION_TEMPLATES
+from trainer.interrupts import ignore_interrupts, starting_processes
 from trainer.synthetic.describe import describe_emotion, describe_units
 from trainer.synthetic.face_model import read_face_model
 from trainer.synthetic.rendered_face import FACE_SCALE, RenderedFace, render_face
@@ -59,7 +60,7 @@ def synthesize(
         if number < 1:
             raise DataError(f"the {name} must be at least 1, not {number}")
     read_face_model(face_model)  # fails before any process is started
-    with replacing(out) as partial:
+    with replacing(out, folder=True) as partial:
         _write(partial, out.name, _render_all(count, face_model, seed, processes), seed, split, report)
 
 
@@ -95,8 +96,15 @@ def _render_all(count: int, face_model: Path, seed: int, processes: int) -> Iter
         with threadpool_limits(1):
             yield from map(_make, jobs)
         return
-    with multiprocessing.get_context("spawn").Pool(processes, initializer=use_one_thread) as pool:
+    with starting_processes():
+        pool = multiprocessing.get_context("spawn").Pool(processes, initializer=_prepare_process)
+    with pool:
         yield from pool.imap(_make, jobs, chunksize=CHUNK)
+
+
+def _prepare_process() -> None:
+    ignore_interrupts()
+    use_one_thread()
 
 
 def use_one_thread() -> None:

@@ -3,18 +3,21 @@
 import dataclasses
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from sdk.errors import TrainingError
 from sdk.files import append_journal
 from trainer.corpus.tensors import RecordDataset, RecordOrder, collate
+from trainer.interrupts import ignore_interrupts
 from trainer.model import EmoLA
 from trainer.tokenization import IGNORED
 from trainer.training.recipe import Recipe
@@ -104,6 +107,11 @@ class RecordTrainer(Trainer):
     def _get_train_sampler(self, *_: Any) -> RecordOrder:
         return self._order
 
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        loader = super().get_train_dataloader()
+        loader.worker_init_fn = partial(_prepare_worker, loader.worker_init_fn)
+        return loader
+
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW with the authors' groups: others and visual projector, each with and without weight decay."""
         if self.optimizer is None:
@@ -149,6 +157,13 @@ class RecordTrainer(Trainer):
         """The trained parameters, gathered from all processes."""
         state = self.accelerator.get_state_dict(self.model_wrapped)
         return {name: state[name] for name in self._trained if name in state}
+
+
+def _prepare_worker(prepare: Callable[[int], None] | None, number: int) -> None:
+    """Prepare a process that loads records: Ctrl-C is answered by the process that trains."""
+    ignore_interrupts()
+    if prepare:
+        prepare(number)
 
 
 def parameter_groups(model: nn.Module, arguments: Arguments) -> list[dict[str, Any]]:

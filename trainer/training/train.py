@@ -6,7 +6,7 @@ import json
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from transformers import TrainerState
 
 from sdk.errors import SdkError, TrainingError
 from sdk.files import claim_folder, temporary
+from sdk.locks import writing_into
 from trainer.checkpoint import Checkpoint
 from trainer.corpus.records import Record
 from trainer.corpus.tensors import Encoding, FixedOrder, RecordDataset, RecordOrder
@@ -86,6 +87,20 @@ def train(
     if sources.tokens:
         checkpoint.config = dataclasses.replace(checkpoint.config, tokens=sources.tokens)
     recipe = _resolve_recipe(checkpoint, recipe)
+    with writing_into(output) if arguments.process_index == 0 else nullcontext():
+        return _train(sources, recipe, output, checkpoint, arguments, order, report, official_layout)
+
+
+def _train(
+    sources: Sources,
+    recipe: Recipe,
+    output: Path,
+    checkpoint: Checkpoint,
+    arguments: Arguments,
+    order: Sequence[int] | None,
+    report: Callable[[str], None],
+    official_layout: bool,
+) -> dict[str, Any]:
     with arguments.main_process_first():
         run = _identity(sources, recipe, order, arguments.world_size)
         claimed = claim_folder(output / RUN, run, "training run", TrainingError)

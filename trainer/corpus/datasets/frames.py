@@ -83,7 +83,7 @@ def _read_video(path: Path, wanted: Sequence[int]) -> Iterator[Pixels]:
     missing = iter(wanted)
     number = next(missing, None)
     try:
-        with av.open(str(path)) as container:
+        with av.open(f"file:{path}") as container:
             for index, frame in enumerate(container.decode(video=0), 1):
                 if index == number:
                     yield np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)

@@ -1,0 +1,131 @@
+"""One writer at a time: a lock file, which the operating system unlocks when its process ends, however that happens.
+
+A lock file is empty and removed with its lock. A killed process leaves one that nobody holds; the next writer takes it
+over, and so knows the names of the temporary files that were left, which contain its number.
+"""
+
+import errno
+import os
+import secrets
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from sdk.errors import OutputError
+
+SUFFIX = ".emola-lock"  # the whole name of the lock file in a folder; after `.NAME` for a file of that name
+PATIENCE_S = 2.0  # time to wait for another process; afterwards the two count as two runs with one output
+_HELD = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)  # error numbers of a lock that another process holds
+_open: "set[int]" = set()
+
+
+class Lock:
+    """An exclusive lock on an output.
+
+    Without a lock if the file system offers none; then only the unique names of temporary files protect a writer.
+
+    Args:
+        path: of the lock file; its folder is created.
+        output: what is locked, for messages.
+        patience_s: time to wait for another process; None: as long as it takes.
+
+    Attributes:
+        number: of the lock file, as text: equal for the owners that take it over from each other, and for no others.
+
+    Raises:
+        OutputError: another process holds the lock.
+        OSError: the lock file cannot be made.
+    """
+
+    def __init__(self, path: Path, output: Path, patience_s: float | None = PATIENCE_S) -> None:
+        self._path = path
+        until = None if patience_s is None else time.monotonic() + patience_s
+        while (found := _acquire(path)) is None:
+            if until is not None and time.monotonic() > until:
+                raise OutputError(
+                    f"another process is writing {output}; wait until it has finished, or choose another path"
+                )
+            time.sleep(0.01)
+        self._descriptor, held = found
+        self.number = f"{os.fstat(self._descriptor).st_ino:x}" if held else secrets.token_hex(8)
+        _open.add(self._descriptor)
+
+    def release(self) -> None:
+        """Remove the lock file and unlock it."""
+        _open.discard(self._descriptor)
+        if sys.platform == "win32":  # an open file cannot be removed
+            os.close(self._descriptor)
+            _remove(self._path)
+        else:
+            _remove(self._path)
+            os.close(self._descriptor)
+
+
+@contextmanager
+def writing_into(folder: Path, *, beside: bool = False, patience_s: float | None = PATIENCE_S) -> Iterator[None]:
+    """Keep other processes from writing into the same folder.
+
+    Args:
+        folder: created, with the lock file in it.
+        beside: the folder is not created, and the lock file is beside it.
+        patience_s: as in `Lock`.
+
+    Raises:
+        OutputError: another process writes into it, or it cannot be written.
+    """
+    try:
+        path = folder.absolute().with_name(f".{folder.absolute().name}{SUFFIX}") if beside else folder / SUFFIX
+        lock = Lock(path, folder, patience_s)
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written ({error.strerror}); choose another folder") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _acquire(path: Path) -> tuple[int, bool] | None:
+    """The descriptor of the file, and whether it is locked; None if another process holds it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        _lock(descriptor)
+        if sys.platform == "win32" or os.path.samestat(os.fstat(descriptor), os.stat(path)):
+            return descriptor, True
+    except FileNotFoundError:  # its owner removed it just now
+        pass
+    except OSError as error:
+        if error.errno not in _HELD:  # this file system has no locks
+            return descriptor, False
+    except BaseException:
+        os.close(descriptor)
+        raise
+    os.close(descriptor)
+    return None
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(descriptor: int) -> None:
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+
+else:
+    import fcntl
+
+    def _lock(descriptor: int) -> None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def _leave_to_the_parent() -> None:
+        """Close the locks in a forked process, which would otherwise hold them after the death of its parent."""
+        while _open:
+            os.close(_open.pop())
+
+    os.register_at_fork(after_in_child=_leave_to_the_parent)
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):  # on Windows, another process has opened it
+        path.unlink()
