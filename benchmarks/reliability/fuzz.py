@@ -2,7 +2,7 @@
 
     python benchmarks/reliability/fuzz.py build/fuzz [--target NAME ...] [--share 0.01]
     python benchmarks/reliability/fuzz.py build/fuzz --target manifest --index 1234     one input again, with its error
-    python benchmarks/reliability/fuzz.py build/fuzz --target answers --engine coverage  guided by coverage (atheris)
+    python benchmarks/reliability/fuzz.py build/fuzz --target answers --engine coverage  guided by coverage
 
 Each input follows from its number, so a stopped run goes on where it stopped and every finding can be repeated.
 Journal, findings and their inputs are in the folder. One Markdown row per target is printed; exit status 1 if anything

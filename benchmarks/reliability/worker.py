@@ -19,7 +19,6 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 MAX_SECONDS, MAX_BYTES = 5.0, 10**9
 HANGS_AFTER_S = 60.0  # then the process is killed
@@ -255,17 +254,20 @@ class Findings:
             os.dup2(file.fileno(), 2)
 
     def add(self, target: Target, index: int, kind: str, text: str) -> None:
+        """Keep the input with this number."""
+        self.add_input(target, str(index), target.case(index), kind, text)
+
+    def add_input(self, target: Target, name: str, data: bytes, kind: str, text: str) -> None:
         from sdk.files import append_journal
 
         signature = f"{target.name} {kind} {_where(text)}"
         self._seen[signature] = self._seen.get(signature, 0) + 1
         if self._seen[signature] > self._KEPT:
             return
-        inputs = self._folder / "inputs"
-        inputs.mkdir(parents=True, exist_ok=True)
-        path = inputs / f"{target.name}-{index}"
-        path.write_bytes(target.case(index))
-        row: dict[str, Any] = {"target": target.name, "index": index, "kind": kind, "input": str(path), "text": text}
+        path = self._folder / "inputs" / f"{target.name}-{name}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        row = {"target": target.name, "index": name, "kind": kind, "input": str(path), "text": text}
         append_journal(self._folder / "findings.jsonl", row)
 
 
