@@ -159,7 +159,8 @@ def missing(folder: Path) -> int:
         right = done.returncode == 1 and len(lines) == 1 and f"emola-edge[{extra}]" in done.stderr
         failed |= not right
         message = lines[0].removeprefix("emola: error: ") if lines else done.stderr[-200:]
-        print(f"| {package} | {' '.join(arguments[:2])} | {'' if right else 'WRONG: '}{message} |", flush=True)
+        message = message if right else f"WRONG: {message}"
+        print(f"| {package} | {arguments[0]} {Path(arguments[1]).name} | {message} |", flush=True)
     return int(failed)
 
 

@@ -27,7 +27,7 @@ HEADER = (
 
 
 def main() -> int:
-    from targets import TARGETS
+    from targets import GUIDED, TARGETS
 
     args = _arguments(list(TARGETS))
     chosen = [TARGETS[name] for name in args.target or TARGETS]
@@ -36,6 +36,8 @@ def main() -> int:
     if args.engine == "coverage":
         from guided import run_guided
 
+        if chosen[0].name not in GUIDED:
+            raise SystemExit(f"--engine coverage: choose one --target of {', '.join(GUIDED)}")
         return run_guided(chosen[0], args.folder, args.executions)
     print(HEADER, flush=True)
     found = {target.name: fuzz(target, args.folder, args.share) for target in chosen}

@@ -36,11 +36,18 @@ def _open_pictures(scratch: Path) -> Call:
 
 def _open_answers(scratch: Path) -> Call:
     def call(data: bytes) -> None:
-        text = data.decode("utf-8", "surrogatepass")
+        text = _text(data)
         read_emotion(text)
         assert all(0 < reading.code < 100 for reading in read_action_units(text))
 
     return call
+
+
+def _text(data: bytes) -> str:
+    try:
+        return data.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        return data.decode("utf-8", "replace")
 
 
 def _damaged_answer(index: int) -> bytes:
@@ -66,3 +73,4 @@ _ALL = (
     *HTTP_TARGETS,
 )
 TARGETS = {target.name: target for target in _ALL}
+GUIDED = ("pictures", "answers", "manifest", "arrays")  # whose inputs are plain bytes

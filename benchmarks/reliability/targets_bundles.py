@@ -154,7 +154,7 @@ def _open_array(scratch: Path) -> Call:
     def call(data: bytes) -> None:
         path.unlink(missing_ok=True)
         path.write_bytes(data[1:])
-        read[data[0] % 3]()
+        read[sum(data[:1]) % 3]()
 
     return call
 
