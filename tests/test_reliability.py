@@ -45,7 +45,7 @@ import json, os, sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import worker
-worker.HANGS_AFTER_S, worker.MAX_SECONDS, worker.MAX_BYTES = 3.0, 0.3, 2 * 10**8
+worker.HANGS_AFTER_S, worker.MAX_SECONDS, worker.MAX_BYTES = 5.0, 1.0, 2 * 10**8
 
 def call(data):
     kind = data.decode()
@@ -58,7 +58,7 @@ def call(data):
     if kind == "hang":
         time.sleep(1000)
     if kind == "slow":
-        time.sleep(0.4)
+        time.sleep(1.2)
     if kind == "large":
         bytes(bytearray(3 * 10**8))
 

@@ -12,6 +12,7 @@ and a video are analysed. `--missing` hides one package after the other from thi
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -65,11 +66,7 @@ MISSING: tuple[tuple[str, tuple[str, ...], str], ...] = (
 HIDE = """
 import sys
 name, *arguments = sys.argv[1:]
-class Hide:
-    def find_spec(self, full, path=None, target=None):
-        if full.split(".")[0] == name:
-            raise ModuleNotFoundError(f"No module named {full!r}", name=full)
-sys.meta_path.insert(0, Hide())
+sys.modules[name] = None  # as if it were not installed, also for importlib.util.find_spec
 from sdk.cli import main
 sys.exit(main(arguments))
 """
@@ -156,7 +153,9 @@ def missing(folder: Path) -> int:
         environment: dict[str, Any] = {**os.environ, "PYTHONPATH": str(ROOT)}
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
         lines = [line for line in done.stderr.splitlines() if "error:" in line]
-        right = done.returncode == 1 and len(lines) == 1 and f"emola-edge[{extra}]" in done.stderr
+        named = re.search(r"emola-edge\[(.+?)\]", done.stderr)
+        right = done.returncode == 1 and len(lines) == 1 and package.split("_")[0] in done.stderr
+        right = right and named is not None and set(extra.split(",")) <= set(named[1].split(","))
         failed |= not right
         message = lines[0].removeprefix("emola: error: ") if lines else done.stderr[-200:]
         message = message if right else f"WRONG: {message}"

@@ -93,7 +93,7 @@ class _Shared:
         self._memory = mmap.mmap(-1, self._LAYOUT.size)
 
     def write(self, counts: Counts, index: int, began: float) -> None:
-        """`began`: 0 between two executions."""
+        """`began`: by `_clock`, 0 between two executions."""
         values = [getattr(counts, field.name) for field in fields(counts)]
         self._memory[:] = self._LAYOUT.pack(*values, index, began)
 
@@ -147,7 +147,7 @@ def _wait(child: int, shared: _Shared) -> tuple[int, bool]:
             if ended:
                 return os.waitstatus_to_exitcode(status), False
             _, _, began = shared.read()
-            if began and time.monotonic() - began > HANGS_AFTER_S:
+            if began and _clock(str(child)) - began > HANGS_AFTER_S:
                 os.killpg(child, signal.SIGKILL)
                 os.waitpid(child, 0)
                 return -signal.SIGKILL, True
@@ -167,7 +167,7 @@ def _execute(target: Target, begin: int, end: int, scratch: Path, findings: "Fin
     base = _resident()
     for index in range(begin, end):
         data = target.case(index)
-        shared.write(counts, index, time.monotonic())
+        shared.write(counts, index, _clock())
         seconds, error = _timed(call, data)
         if seconds > MAX_SECONDS:  # once more, because a busy machine can slow one execution down
             again, _ = _timed(call, data)
@@ -179,8 +179,7 @@ def _execute(target: Target, begin: int, end: int, scratch: Path, findings: "Fin
 
 
 def _timed(call: Call, data: bytes) -> tuple[float, BaseException | None]:
-    """Seconds, without those in which other processes had the core; and the error."""
-    begin, waited, error = time.perf_counter(), _waited_s(), None
+    begin, error = _clock(), None
     try:
         call(data)
     except (Exception, SystemExit) as caught:
@@ -189,12 +188,13 @@ def _timed(call: Call, data: bytes) -> tuple[float, BaseException | None]:
         if isinstance(caught, KeyboardInterrupt):
             raise
         error = caught
-    return time.perf_counter() - begin - (_waited_s() - waited), error
+    return _clock() - begin, error
 
 
-def _waited_s() -> float:
-    """Seconds in which this thread was ready to run and waited for a core."""
-    return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
+def _clock(process: str = "thread-self") -> float:
+    """Seconds, without those in which the main thread of a process was ready to run but other processes ran."""
+    waited = int(Path(f"/proc/{process}/schedstat").read_text().split()[1])
+    return time.monotonic() - waited / 1e9
 
 
 def _count(
