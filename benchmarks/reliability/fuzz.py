@@ -14,6 +14,7 @@ import json
 import shutil
 import sys
 import tempfile
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from worker import Counts, Findings, Target, run_block
@@ -27,8 +28,8 @@ HEADER = (
 
 
 def main() -> int:
-    from targets import GUIDED, TARGETS
-
+    with _instrumented():
+        from targets import GUIDED, TARGETS
     args = _arguments(list(TARGETS))
     chosen = [TARGETS[name] for name in args.target or TARGETS]
     if args.index is not None:
@@ -48,6 +49,15 @@ def main() -> int:
     write_json(args.folder / "summary.json", {name: vars(counts) for name, counts in found.items()})
     print(json.dumps({"benchmark": "fuzz", **vars(total)}))
     return 1 if total.failures else 0
+
+
+def _instrumented() -> AbstractContextManager[object]:
+    """What is imported in this block reports its coverage, if the engine asks for it."""
+    if "coverage" not in sys.argv:
+        return nullcontext()
+    import atheris
+
+    return atheris.instrument_imports(include=["sdk", "PIL", "numpy.lib"])
 
 
 def _arguments(names: list[str]) -> argparse.Namespace:

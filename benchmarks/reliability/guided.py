@@ -49,7 +49,6 @@ def run_guided(target: Target, folder: Path, executions: int) -> int:
             print(counts, flush=True)
             os._exit(1 if counts["escapes"] + counts["slow"] else 0)
 
-    atheris.instrument_all()
     options = ["-max_len=65536", "-timeout=60", "-rss_limit_mb=2500", f"-artifact_prefix={folder}/", str(corpus)]
     atheris.Setup(["fuzz", *options], one)
     atheris.Fuzz()

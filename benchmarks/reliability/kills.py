@@ -70,15 +70,14 @@ def kill(job: Job, folder: Path, wanted: int) -> list[dict[str, Any]]:
 
 
 def _straight(job: Job, out: Path, inputs: Path, environment: dict[str, str]) -> float:
-    """Run the job without a kill, twice because the first one may fill caches; returns the seconds of the second."""
-    for _ in range(2):
-        shutil.rmtree(out, ignore_errors=True)
-        out.mkdir(parents=True)
-        job.prepare(out, inputs)
-        begin = time.monotonic()
-        done = subprocess.run(job.command(out, inputs), env=environment, capture_output=True, text=True)
-        if done.returncode:
-            raise SystemExit(f"{job.name}: exit status {done.returncode}: {done.stderr[-2000:]}")
+    """Run the job without a kill; returns its seconds."""
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    job.prepare(out, inputs)
+    begin = time.monotonic()
+    done = subprocess.run(job.command(out, inputs), env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{job.name}: exit status {done.returncode}: {done.stderr[-2000:]}")
     return time.monotonic() - begin
 
 

@@ -249,8 +249,8 @@ def _open_analyzer(scratch: Path) -> Call:
 
 
 BUNDLE_TARGETS = (
-    Target("manifest", "manifests", _open_manifest, damaged_manifest, (BundleError,), 150_000),
-    Target("arrays", "packed arrays", _open_array, _damaged_array, (BundleError,), 150_000),
+    Target("manifest", "manifests", _open_manifest, damaged_manifest, (BundleError,), 100_000),
+    Target("arrays", "packed arrays", _open_array, _damaged_array, (BundleError,), 200_000),
     Target(
         "bundles", "bundles opened and used, manifest damaged", _open_bundle, damaged_manifest, (SdkError,), 5000, 500
     ),

@@ -180,8 +180,8 @@ def _open_checkpoint(scratch: Path) -> Call:
 
 
 DATA_TARGETS = (
-    Target("rege", "predictions and annotations (REGE)", _open_rege, _rege, (ScoreError,), 100_000),
-    Target("records", "data files", _open_records, _data_file, (DataError,), 60_000),
-    Target("tables", "tables of labels, landmark files", _open_tables, _table, (DataError,), 60_000),
-    Target("checkpoints", "configurations of checkpoints", _open_checkpoint, _config, (CheckpointError,), 20_000, 2000),
+    Target("rege", "predictions and annotations (REGE)", _open_rege, _rege, (ScoreError,), 150_000),
+    Target("records", "data files", _open_records, _data_file, (DataError,), 20_000),
+    Target("tables", "tables of labels, landmark files", _open_tables, _table, (DataError,), 150_000),
+    Target("checkpoints", "configurations of checkpoints", _open_checkpoint, _config, (CheckpointError,), 10_000, 2000),
 )

@@ -152,6 +152,6 @@ def _whole(body: bytes) -> bytes:
 
 
 HTTP_TARGETS = (
-    Target("replies", "replies of an endpoint", _open_endpoint, _completion, (DataError,), 100_000, 2000),
-    Target("hub", "replies of a hub", _open_hub, _hub_reply, (BundleError,), 10_000, 500),
+    Target("replies", "replies of an endpoint", _open_endpoint, _completion, (DataError,), 50_000, 2000),
+    Target("hub", "replies of a hub", _open_hub, _hub_reply, (BundleError,), 2000, 200),
 )
