@@ -75,6 +75,7 @@ def _straight(job: Job, out: Path, inputs: Path, environment: dict[str, str]) ->
     out.mkdir(parents=True)
     job.prepare(out, inputs)
     begin = time.monotonic()
+    environment = {**environment, "EMOLA_CACHE": str(out / "cache")}
     done = subprocess.run(job.command(out, inputs), env=environment, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{job.name}: exit status {done.returncode}: {done.stderr[-2000:]}")
@@ -85,7 +86,7 @@ class _Episode:
     def __init__(self, job: Job, folder: Path, environment: dict[str, str], seconds: float, draw: Random) -> None:
         self._job, self._inputs, self._seconds, self._draw = job, folder / "inputs", seconds, draw
         self._out, self._temporary = folder / "killed" / job.name, folder / "killed" / "tmp"
-        self._environment = {**environment, "TMPDIR": str(self._temporary)}
+        self._environment = {**environment, "TMPDIR": str(self._temporary), "EMOLA_CACHE": str(self._out / "cache")}
 
     def run(self, straight: Path, kills: int) -> dict[str, Any]:
         """Kill, run to the end, compare."""
@@ -161,11 +162,14 @@ def _names(folder: Path) -> set[str]:
 def _content(path: Path) -> str:
     """A hash of what a file says, without measured times and without its own folder."""
     data = path.read_bytes()
-    if path.suffix in (".html", ".png") or path.name == "log.jsonl":
-        return ""  # reports of times; the curve of a training run
+    if path.suffix == ".html":
+        return ""  # a report of measured times
     if path.suffix in (".json", ".jsonl"):
         lines = data.splitlines() if path.suffix == ".jsonl" else [data]
-        data = json.dumps([_without_times(json.loads(line)) for line in lines]).encode()
+        rows = [_without_times(json.loads(line)) for line in lines]
+        if path.name == "log.jsonl":  # a step that was repeated after a kill has two rows
+            rows = list({row.get("step", index): row for index, row in enumerate(rows)}.values())
+        data = json.dumps(rows).encode()
     return hashlib.sha256(data).hexdigest()
 
 
