@@ -46,12 +46,13 @@ face = one.faces[0]
 present = [unit.id for unit in face.action_units if unit.present]
 print("RESULT", json.dumps([face.emotion.label, " ".join(present)]))
 """
-# what is hidden, the command line, and the extra that the message must name
+# what is hidden, the command line (after "-c" Python code), and the extra that the message must name
 MISSING: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("onnxruntime", ("analyze", str(PHOTO)), "cpu"),
     ("dlib", ("analyze", str(PHOTO)), "faces"),
     ("av", ("video", "clip.mp4"), "video"),
     ("matplotlib", ("video", "clip.mp4", "--timeline", "out.png"), "video"),
+    ("pandas", ("-c", f"from sdk import Analyzer; Analyzer().analyze({str(PHOTO)!r}).to_dataframe()"), "tables"),
     ("huggingface_hub", ("info", "owner/name"), "hub"),
     ("torch", ("train", "--dry-run"), "train"),
     ("transformers", ("train", "--dry-run"), "train"),
@@ -67,6 +68,11 @@ HIDE = """
 import sys
 name, *arguments = sys.argv[1:]
 sys.modules[name] = None  # as if it were not installed, also for importlib.util.find_spec
+if arguments[0] == "-c":
+    try:
+        exec(arguments[1])
+    except Exception as error:
+        sys.exit(f"emola: error: {error}")
 from sdk.cli import main
 sys.exit(main(arguments))
 """
