@@ -103,7 +103,7 @@ def check(folder: Path, python: str, resolution: str, wheel: Path, clip: Path) -
     shutil.rmtree(folder, ignore_errors=True)
     interpreter = str(folder / "bin/python")
     try:
-        _uv("venv", "--quiet", "--python", python, str(folder))
+        _uv("venv", "--quiet", "--python", _interpreter(python), str(folder))
         options = ("--quiet", "--python", interpreter, "--only-binary", ":all:", "--resolution", resolution)
         _uv("pip", "install", *options, f"emola-edge[{EXTRAS}] @ {wheel.resolve().as_uri()}")
         listed = json.loads(_uv("pip", "list", "--quiet", "--python", interpreter, "--format", "json"))
@@ -118,6 +118,13 @@ def check(folder: Path, python: str, resolution: str, wheel: Path, clip: Path) -
         return f"not installed: {' '.join(error.stderr.split())[:300]}", {}
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _interpreter(python: str) -> str:
+    """The path of a Python that is installed here, on the PATH or by pyenv; else its version, for uv to fetch."""
+    found = [shutil.which(f"python{python}"), *Path.home().glob(f".pyenv/versions/{python}.*/bin/python")]
+    works = (str(path) for path in found if path and not subprocess.call([path, "-c", ""], stderr=subprocess.DEVNULL))
+    return next(works, python)
 
 
 def _uv(*arguments: str) -> str:

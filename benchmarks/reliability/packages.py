@@ -78,7 +78,7 @@ def licences(tools: Path) -> list[dict[str, str]]:
     for name, count in Counter(row["License"] for row in found).most_common():
         print(f"| {name[:100]} | {count} |")
     watched = [row for row in found if any(word.lower() in row["License"].lower() for word in NOT_PERMISSIVE)]
-    print("\nto look at: " + "; ".join(f"{row['Name']} ({row['License'][:60]})" for row in watched))
+    print(f"| to look at: {', '.join(row['Name'] for row in watched) or 'none'} | {len(watched)} |\n")
     return found
 
 
