@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-fast check bench rehearsal nano clean
+.PHONY: demo test test-fast check bench rehearsal fuzz soak sbom nano clean
 demo: .venv/installed
 	$(BIN)/python tests/demo.py .demo
 
@@ -34,6 +34,22 @@ bench: .venv/peers
 rehearsal: LAYERS := 32
 rehearsal: .venv/installed
 	$(BIN)/python benchmarks/rehearsal.py build/rehearsal-$(LAYERS) --layers $(LAYERS) $(REHEARSAL)
+
+# The tables of docs/reliability.md. A run that was stopped goes on where it stopped. A quick look: make fuzz FUZZ='--share
+# 0.01', make soak KILLS=9 SOAK='--analyses 200 --batches 50 --frames 100'.
+RELIABILITY := benchmarks/reliability
+SECTION := $(BIN)/python $(RELIABILITY)/section.py
+KILLS := 100
+fuzz: .venv/installed
+	$(SECTION) fuzz $(BIN)/python $(RELIABILITY)/fuzz.py build/fuzz $(FUZZ)
+soak: .venv/installed
+	$(SECTION) kills $(BIN)/python $(RELIABILITY)/kills.py build/kills --kills $(KILLS)
+	$(SECTION) soak $(BIN)/python $(RELIABILITY)/soak.py $(SOAK)
+sbom: .venv/installed
+	$(BIN)/python -m pip install --quiet uv
+	$(SECTION) packages $(BIN)/python $(RELIABILITY)/packages.py build/packages --sbom build/sbom.json
+	$(SECTION) missing $(BIN)/python $(RELIABILITY)/dependencies.py build/dependencies --missing
+	$(SECTION) versions $(BIN)/python $(RELIABILITY)/dependencies.py build/dependencies
 
 # The embedded model, from rendered faces to sdk/assets/emola-nano: hours on two cores; a stage that is done is kept.
 # FACE_MODEL: the folder FaceXModel of the ICT-FaceKit repository (MIT), or its light model as one .npz file.

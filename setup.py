@@ -1,9 +1,13 @@
 """All metadata of the distribution `emola-edge`."""
 
+import gzip
+import os
 import re
+import tarfile
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.sdist import sdist
 
 here = Path(__file__).parent
 version = re.search(r'__version__ = "(.+)"', (here / "sdk/__init__.py").read_text(encoding="utf-8"))[1]
@@ -59,6 +63,33 @@ extras = {
     "dev": ["ruff>=0.9", "mypy>=1.14", "import-linter>=2.16"],
 }
 
+
+class ReproducibleSdist(sdist):
+    """With SOURCE_DATE_EPOCH set, the bytes of the archive depend on the sources only, as those of the wheel do."""
+
+    def make_archive(self, base_name, format, root_dir=None, base_dir=None, owner=None, group=None):
+        epoch = os.environ.get("SOURCE_DATE_EPOCH")
+        if epoch is None or format != "gztar":
+            return super().make_archive(base_name, format, root_dir, base_dir, owner, group)
+        path = f"{base_name}.tar.gz"
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with (
+            open(path, "wb") as file,
+            gzip.GzipFile("", "wb", fileobj=file, mtime=int(epoch)) as packed,
+            tarfile.open(fileobj=packed, mode="w") as archive,
+        ):
+            for each in sorted(Path(base_dir).rglob("*")):
+                entry = archive.gettarinfo(str(each))
+                entry.mtime, entry.uid, entry.gid, entry.uname, entry.gname = int(epoch), 0, 0, "", ""
+                entry.mode = 0o755 if entry.isdir() else 0o644
+                if entry.isfile():
+                    with each.open("rb") as content:
+                        archive.addfile(entry, content)
+                else:
+                    archive.addfile(entry)
+        return path
+
+
 setup(
     name="emola-edge",
     version=version,
@@ -71,6 +102,7 @@ setup(
     package_data={"sdk": ["py.typed", "assets/**/*", "server/page/*"], "trainer": ["accelerate/*.yaml"]},
     install_requires=["numpy>=1.26", "pillow>=10.1", "pydantic>=2.7", "tokenizers>=0.20", "tqdm>=4.66"],
     extras_require=extras,
+    cmdclass={"sdist": ReproducibleSdist},
     entry_points={"console_scripts": ["emola = sdk.cli:main"]},
     classifiers=[
         "Programming Language :: Python :: 3",

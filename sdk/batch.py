@@ -10,6 +10,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -82,10 +83,11 @@ def analyze_pictures(
             waiting.append(_open(examiner, image, load, faces, keep_going))
             yield from ((waiting[-1], index) for index in range(len(waiting[-1].crops)))
 
-    for picture, index, reading in _Scheduler(examiner, request, slots).serve(found()):
-        picture.readings[index] = reading
-        while waiting and len(waiting[0].readings) == len(waiting[0].crops):
-            yield _close(examiner, waiting.popleft(), request)
+    with closing(examiner.pipeline.backend.decoder.new_pool(examiner.pipeline.capacity, slots)) as pool:
+        for picture, index, reading in _Scheduler(examiner, request, pool).serve(found()):
+            picture.readings[index] = reading
+            while waiting and len(waiting[0].readings) == len(waiting[0].crops):
+                yield _close(examiner, waiting.popleft(), request)
     yield from (_close(examiner, picture, request) for picture in waiting)
 
 
@@ -132,12 +134,12 @@ class _Slot:
 
 
 class _Scheduler:
-    """Continuous batching over a fixed number of slots; the face in slot i has cache i of the pool."""
+    """Continuous batching over the sequences of a pool; the face in slot i has cache i."""
 
-    def __init__(self, examiner: Examiner, request: Request, slots: int) -> None:
-        self._examiner, self._request, self._capacity = examiner, request, slots
+    def __init__(self, examiner: Examiner, request: Request, pool: KVPool) -> None:
+        self._examiner, self._request = examiner, request
         self._pipeline, self._decoder = examiner.pipeline, examiner.pipeline.backend.decoder
-        self._pool: KVPool = self._decoder.new_pool(self._pipeline.capacity, slots)
+        self._pool, self._capacity = pool, len(pool.lengths)
         self._slots: list[_Slot] = []
 
     def serve(self, faces: "Iterator[tuple[_Picture, int]]") -> "Iterator[tuple[_Picture, int, Reading]]":

@@ -118,7 +118,7 @@ def _run(arguments: list[str]) -> int:
     except ModuleNotFoundError as error:
         extra = COMMANDS[name].extra if name in COMMANDS else None
         package = f"'emola-edge[{extra}]'" if extra else "emola-edge"
-        return _fail(f"{error.name} is not installed; install it with: pip install {package}")
+        return _fail(f"{_missing(error)} is not installed; install it with: pip install {package}")
     except Exception as error:
         if os.environ.get("EMOLA_DEBUG"):
             raise
@@ -146,3 +146,12 @@ def _parser(name: str | None) -> argparse.ArgumentParser:
 def _fail(message: str, code: int = 1) -> int:
     print(f"emola: error: {printable(message)}", file=sys.stderr)
     return code
+
+
+def _missing(error: BaseException | None) -> str:
+    """The package that is missing; transformers reports its own modules instead and names the package as the cause."""
+    while error:
+        if isinstance(error, ModuleNotFoundError) and error.name:
+            return error.name
+        error = error.__cause__ or error.__context__
+    return "a package"

@@ -1,6 +1,9 @@
 """Several faces at once: the tokens of one-by-one, in the order of the pictures, whatever is broken among them."""
 
+import gc
 import io
+import weakref
+from threading import Event
 
 import numpy as np
 import pytest
@@ -8,7 +11,8 @@ from PIL import Image
 
 from sdk import Analyzer
 from sdk.batch import pictures_in
-from sdk.errors import BackendError, ImageError, TaskError
+from sdk.errors import BackendError, CancelledError, ImageError, TaskError
+from sdk.runtime.backends.ort_pool import OrtPool
 from sdk.runtime.memory import Memory
 
 pytest.importorskip("dlib")
@@ -158,3 +162,39 @@ def test_the_memory_limit(analyzer, bundle, eight):
     assert [len(analysis.faces) for analysis in found] == [6, 1, 1]
     with pytest.raises(BackendError, match="needs about .* MB .*raise memory_limit"):
         Analyzer(bundle(), memory_limit=memory.weights)
+
+
+def ten_batches(analyzer, crop):
+    """Batches that end in every way: complete, left, stopped by a picture, cancelled; returns the errors."""
+    options = {"color": "rgb", "faces": "aligned", "max_new_tokens": 4, "batch_size": 2}
+    cancelled, errors = Event(), []
+    cancelled.set()
+    for _ in range(10):
+        analyzer.analyze_batch([crop] * 3, **options)
+        next(analyzer.iterate_batch([crop] * 3, **options))
+        for pictures, cancel in (([crop, crop, np.zeros((3, 3))], None), ([crop], cancelled)):
+            with pytest.raises((ImageError, CancelledError)) as caught:
+                analyzer.analyze_batch(pictures, cancel=cancel, **options)
+            errors.append(caught.value)
+    return errors
+
+
+def test_every_batch_gives_its_kv_pool_back(analyzer, astronaut, monkeypatch):
+    """Without the garbage collector, and while the caller keeps the errors: their frames refer to pool and caches."""
+    arrays, original = [], OrtPool.__init__
+
+    def init(pool, *args):
+        original(pool, *args)
+        if len(pool.lengths) > 1:  # the caches of single faces stay for the next call
+            arrays.append(weakref.ref(pool._host))
+
+    monkeypatch.setattr(OrtPool, "__init__", init)
+    gc.collect()
+    gc.disable()
+    try:
+        errors = ten_batches(analyzer, astronaut[40:210, 140:310])
+    finally:
+        gc.enable()
+    assert len(errors) == 20
+    assert len(arrays) == 40
+    assert [array() for array in arrays if array() is not None] == []

@@ -58,3 +58,22 @@ except DependencyError as error:
     assert names == "['Analysis', 'Analyzer', 'SdkError']"
     assert message.startswith("dlib-bin is needed to find faces")
     assert "pip install 'emola-edge[faces]'" in message
+
+
+def test_transformers_hides_the_missing_package_behind_its_own_module(monkeypatch, capsys):
+    """Its error has no name; the package that is missing is the cause."""
+    import sdk.commands.info
+    from sdk.cli import main
+
+    def broken(args):
+        try:
+            raise ModuleNotFoundError("No module named 'safetensors'", name="safetensors")
+        except ModuleNotFoundError as cause:
+            raise ModuleNotFoundError("Could not import module 'LlamaConfig'") from cause
+
+    monkeypatch.setattr(sdk.commands.info, "run", broken)
+    assert main(["info"]) == 1
+    assert (
+        capsys.readouterr().err
+        == "emola: error: safetensors is not installed; install it with: pip install emola-edge\n"
+    )

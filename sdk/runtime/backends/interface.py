@@ -47,6 +47,10 @@ class KVPool(ABC):
         self.lengths[target] = self.lengths[source]
 
     @abstractmethod
+    def close(self) -> None:
+        """Give back the memory now, even if a cache of the pool is still referred to; it cannot be used afterwards."""
+
+    @abstractmethod
     def _copy(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` positions of sequence `source` to `target`."""
 

@@ -45,17 +45,23 @@ class OrtPool(KVPool):
         create = load_onnxruntime().OrtValue.ortvalue_from_numpy
         self._values = [create(part, device) for part in memory]  # on the CPU without a copy
         self._host = memory if device == "cpu" else None
-        self._device, self._row = device, memory[0, 0]
+        self._device, self._dtype, self._shape = device, memory.dtype, memory.shape[2:]
+        self._bytes = memory[0, 0].nbytes
         self.calls: dict[tuple[str, int, int, int, int], Any] = {}
 
     def bind(self, binding: Any, first: int, count: int) -> None:
         """Bind the memory of `count` sequences, from `first` on, as both the past and the present of a call."""
         for index, value in enumerate(self._values):
             part = f"{index // 2}.{'value' if index % 2 else 'key'}"
-            pointer = value.data_ptr() + first * self._row.nbytes
-            place = (self._device, 0, self._row.dtype, (count, *self._row.shape), pointer)
+            pointer = value.data_ptr() + first * self._bytes
+            place = (self._device, 0, self._dtype, (count, *self._shape), pointer)
             binding.bind_input(f"past_key_values.{part}", *place)
             binding.bind_output(f"present.{part}", *place)
+
+    def close(self) -> None:
+        self.calls.clear()
+        self._values.clear()
+        self._host = None
 
     def _copy(self, source: int, target: int, length: int) -> None:
         if self._host is not None:

@@ -73,11 +73,16 @@ class PoolStorage:
 
 
 class GpuPool(KVPool):
-    """The caches of several sequences in one block of device memory."""
+    """The caches of several sequences in one block of device memory, which goes to `free` when the pool ends."""
 
-    def __init__(self, memory: PoolStorage) -> None:
+    def __init__(self, memory: PoolStorage, free: list[PoolStorage]) -> None:
         super().__init__(memory.cache.shape[4], len(memory.cache))
         self.memory = memory
+        self._give_back = weakref.finalize(self, free.append, memory)  # runs once
+
+    def close(self) -> None:
+        self.__dict__.pop("memory", None)
+        self._give_back()
 
     def _copy(self, source: int, target: int, length: int) -> None:
         cache = self.memory.cache
@@ -134,9 +139,7 @@ class GptqDecoder(Decoder):
             self._give_back_others(capacity, sequences)
             with memory_errors():
                 memory = PoolStorage(self._llama, capacity, sequences, self._dtype)
-        pool = GpuPool(memory)
-        weakref.finalize(pool, free.append, memory)
-        return pool
+        return GpuPool(memory, free)
 
     def _give_back_others(self, capacity: int, sequences: int) -> None:
         """Free unused storage of other shapes; that of a single sequence is small and stays."""
