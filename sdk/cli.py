@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         discard_stdout()
         is_closed = isinstance(error, BrokenPipeError)
-        return code or (1 if is_closed else _fail(f"the results cannot be printed: {error.strerror}"))
+        return code or (1 if is_closed else _fail(f"the results cannot be written: {error.strerror}; check the disk"))
     return code
 
 
@@ -123,7 +123,7 @@ def _run(arguments: list[str]) -> int:
         if os.environ.get("EMOLA_DEBUG"):
             raise
         if isinstance(error, OSError) and error.errno in _STATES_OF_THE_MACHINE:
-            return _fail(f"{error.filename or 'a file'}: {error.strerror}; check the disk and its permissions")
+            return _fail(f"{error.filename or 'the results cannot be written'}: {error.strerror}; check the disk")
         return _fail(f"unexpected {type(error).__name__}: {error} (set EMOLA_DEBUG=1 for details; please report it)")
 
 

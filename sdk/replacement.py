@@ -112,8 +112,8 @@ def _is_direct(path: Path) -> bool:
         found = path.stat()
     except OSError:
         return False
-    if not stat.S_ISREG(found.st_mode):
-        return not stat.S_ISDIR(found.st_mode)
+    if any(is_kind(found.st_mode) for is_kind in (stat.S_ISFIFO, stat.S_ISCHR, stat.S_ISBLK, stat.S_ISSOCK)):
+        return True
     return any(os.path.samestat(found, stream) for stream in _standard_streams())
 
 

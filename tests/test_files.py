@@ -93,7 +93,7 @@ class TestWhatIsThere:
         path = tmp_path / "device"
         path.write_text("old")
         number = path.stat().st_ino
-        monkeypatch.setattr(stat, "S_ISREG", lambda mode: False)
+        monkeypatch.setattr(stat, "S_ISCHR", lambda mode: True)
         write(path)
         assert (path.stat().st_ino, path.read_text()[:7]) == (number, "source,")
         with pytest.raises(KeyboardInterrupt), replacing(path) as place:

@@ -107,10 +107,8 @@ def test_stdout_on_a_full_disk(tmp_path):
             )
     finally:
         subprocess.run(["umount", "--lazy", str(tmp_path / "disk")], check=True)
-    assert (done.returncode, done.stderr) == (
-        1,
-        b"emola: error: the results cannot be printed: No space left on device\n",
-    )
+    message = b"emola: error: the results cannot be written: No space left on device; check the disk\n"
+    assert (done.returncode, done.stderr) == (1, message)
 
 
 STOPPED = """

@@ -1,0 +1,45 @@
+"""Ctrl-C with several processes."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CHILDREN = """
+import multiprocessing, time
+from trainer.interrupts import ignore_interrupts, starting_processes
+if __name__ == "__main__":
+    with starting_processes():
+        pool = multiprocessing.get_context("spawn").Pool(2, initializer=ignore_interrupts)
+    with pool:
+        try:
+            print("starting", flush=True)
+            pool.map(time.sleep, [600] * 2)
+        except KeyboardInterrupt:
+            print("interrupted", flush=True)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Ctrl-C reaches a process group")
+@pytest.mark.parametrize("delay", [0, 1], ids=["while they start", "while they work"])
+def test_no_child_prints_a_traceback(tmp_path, delay):
+    """As in `emola data synthesize`: the parent alone is interrupted, and ends the others."""
+    (tmp_path / "run.py").write_text(CHILDREN)
+    process = subprocess.Popen(
+        [sys.executable, "run.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout.readline() == "starting\n"
+    if delay:
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(delay)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.communicate() == ("interrupted\n", "")
