@@ -22,6 +22,7 @@ class Deadline:
     def __init__(self, seconds: float) -> None:
         self.seconds, self.over = seconds, False
         self._sockets: list[socket.socket] = []
+        self._streams: list[Any] = []
         self._left = threading.Event()
         self._thread = threading.Thread(target=self._guard, name="deadline", daemon=True)
 
@@ -35,7 +36,7 @@ class Deadline:
     ) -> None:
         self._left.set()
         self._thread.join()
-        for each in self._sockets:
+        for each in (*self._sockets, *self._streams):  # httpcore forgets some after a failed handshake
             each.close()
 
     def renew(self) -> None:
@@ -46,6 +47,7 @@ class Deadline:
         """Add each new connection: the `trace` extension of a request of httpx."""
         if event.endswith("connect_tcp.complete"):
             # A duplicate stays valid when TLS takes the socket over; shutting it down breaks the connection itself.
+            self._streams.append(info["return_value"])
             self._sockets.append(info["return_value"].get_extra_info("socket").dup())
             if self.over:
                 self._break()

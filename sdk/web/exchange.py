@@ -195,7 +195,7 @@ def _translated(url: str, deadline: Deadline) -> Iterator[None]:
         yield
     except (httpx.InvalidURL, UnicodeError, OverflowError) as error:
         raise UnreachableError(f"{shown(url)} is no usable address ({printable(str(error))})") from None
-    except (httpx.HTTPError, *_socks_errors()) as error:
+    except _network_errors() as error:
         if deadline.over or isinstance(error, httpx.TimeoutException):
             raise late from None
         why = printable(str(error))
@@ -206,13 +206,15 @@ def _translated(url: str, deadline: Deadline) -> Iterator[None]:
         raise late
 
 
-def _socks_errors() -> tuple[type[Exception], ...]:
-    """What httpx lets through from the package of its SOCKS proxies."""
+def _network_errors() -> tuple[type[Exception], ...]:
+    """Errors of httpx, and what it lets through: lengths of 5,000 digits (h11 0.14), replies of no SOCKS proxy."""
+    import httpx
+
     try:
         from socksio import SOCKSError
     except ImportError:
-        return ()
-    return (SOCKSError,)
+        return (httpx.HTTPError, ValueError)
+    return (httpx.HTTPError, ValueError, SOCKSError)
 
 
 def _redirected(response: "httpx.Response") -> "httpx.Request":
