@@ -21,7 +21,7 @@ from sdk.errors import ExportError
 from sdk.files import append_journal, read_journal
 
 HERE = Path(__file__).parent
-STAGES = ("merge", "calibrate", "gptq", "graphs", "reference", "answers", "seal")
+STAGES = ("merge", "calibrate", "gptq", "reference", "graphs", "answers", "seal")
 TRAIN = GOLDEN / "data/FABAInstruct/train/train_anno.json"
 SMALL_FILES = 30e6  # bytes at most of tokenizer, reference vectors, rotary tables and the graphs themselves
 _EMOLA = (sys.executable, "-m", "sdk")

@@ -108,16 +108,15 @@ def _all(s: Sizes) -> Iterator[Need]:
     yield Need("calibrate", 4 * s.encoders + s.face + _PROCESS, s.rows, s.records / _RATES["encode"])
     layer = (_GPTQ_LAYER[0] + _GPTQ_LAYER[1] * s.records) * s.layer / _LAYER_7B
     yield Need("gptq", _GPTQ_MEMORY * s.layer + _PROCESS, s.decoder + 8 * s.table, layer * s.layers)
+    rate = _RATES["float32" if s.weight_bytes == 4 else "bfloat16"]
+    yield Need("reference", _torch_memory(s, 4), 0, s.weights / rate)
     graph_memory = max(12 * s.encoders, 3 * largest) + _PROCESS  # torch, the exporter and onnx hold the encoders
     yield Need("graphs", graph_memory, graphs, s.weights / _RATES["graphs"])
-    rate = _RATES["float32" if s.weight_bytes == 4 else "bfloat16"]
-    exported = _EXPORTED * s.encoders
-    yield Need("reference", exported + _torch_memory(s, 4), 0, s.weights / rate)
     yield Need("answers", _PROCESS, 0, 1)
     run = s.decoder + 4 * s.encoders + 4 * s.table + s.face  # the runtime widens encoders, and holds a face
     gate = _torch_memory(s, 8) if s.evaluation else 0
     seconds = graphs / _RATES["seal"] + s.evaluation * _GATE_RECORD * s.weights
-    yield Need("seal", exported + max(run + _PROCESS, gate), graphs + s.kept, seconds)
+    yield Need("seal", _EXPORTED * s.encoders + max(run + _PROCESS, gate), graphs + s.kept, seconds)
 
 
 def _torch_memory(s: Sizes, batch: int) -> float:

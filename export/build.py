@@ -89,8 +89,8 @@ def _build(job: ExportJob, stages: Stages) -> Manifest:
     check_memory(found)
     merged = merged_checkpoint(job, stages)
     gptq = _quantise(job, merged, stages) if job.records else options.gptq_folder
+    reference = _write_reference(job, merged, stages)  # before torch's exporter keeps 1.4 GB for itself
     graphs = _write_graphs(job, merged, gptq, stages)
-    reference = _write_reference(job, merged, stages)
     ngrams = (
         stages.run("answers", {}, lambda folder: write_ngrams(merged, job.answers, folder)) if job.answers else None
     )
@@ -134,4 +134,4 @@ def _write_reference(job: ExportJob, merged: Checkpoint, stages: Stages) -> Path
             merged, options.landmark_model, folder, device=options.device, exact=exact, report=stages.report
         )
 
-    return stages.run("reference", {}, write)
+    return stages.run("reference", job.inputs, write)

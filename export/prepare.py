@@ -78,7 +78,7 @@ class ExportJob:
         found: dict[str, dict[str, Any]] = {"merge": self.sources}
         if self.records:
             found |= {key: {name: self.inputs[name]} for key, name in _QUANTISATION.items()}
-        found |= {"graphs": self.inputs, "reference": {}}
+        found |= {"reference": self.inputs, "graphs": self.inputs}
         if self.answers:
             found["answers"] = {}
         return {**found, "seal": {"name": self.options.out.name, "gate": self.gate_inputs}}

@@ -16,7 +16,7 @@ from sdk.cli import main
 from sdk.errors import ExportError
 from trainer.model.memory import available_memory
 
-STAGES = ("merge", "calibrate", "gptq", "graphs", "reference", "seal")
+STAGES = ("merge", "calibrate", "gptq", "reference", "graphs", "seal")
 SEVEN_B = Sizes(
     files=14.1e9,
     layer=202_375_168,
@@ -104,7 +104,7 @@ def test_what_an_earlier_run_wrote_counts_as_done(tmp_path, monkeypatch):
         context.setattr("export.build.write_reference", stop)
         with pytest.raises(KeyboardInterrupt):
             export_bundle(options(out), lines.append)
-    assert [line.split()[0] for line in lines[:6]] == ["stage", "merge", "graphs", "reference", "seal", "all"]
+    assert [line.split()[0] for line in lines[:6]] == ["stage", "merge", "reference", "graphs", "seal", "all"]
     written = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     with pytest.raises(ExportError, match=rf"{re.escape(str(tmp_path))}: about (\d+) MB are needed") as error:
@@ -135,6 +135,6 @@ def test_the_plan_starts_nothing(tmp_path, capsys):
     command = ["export", settings.adapter, str(settings.out), "--base", settings.base, "--plan"]
     assert main([*command, "--vision-tower", settings.vision_tower]) == 0
     printed = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in printed[:-1]] == ["stage", "merge", "graphs", "reference", "seal", "all"]
+    assert [line.split()[0] for line in printed[:-1]] == ["stage", "merge", "reference", "graphs", "seal", "all"]
     assert printed[-1] == "memory and disk suffice"
     assert list(tmp_path.iterdir()) == []

@@ -17,7 +17,7 @@ from export.stages import Stages
 from sdk.bundles.manifest import check_hashes
 from sdk.errors import ExportError
 
-STAGES = ("merge", "calibrate", "gptq", "graphs", "reference", "answers", "seal")
+STAGES = ("merge", "calibrate", "gptq", "reference", "graphs", "answers", "seal")
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ pytest.importorskip("dlib")
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 
 ROOT = Path(__file__).parents[1]
-STAGES = ["merge", "calibrate", "gptq", "graphs", "reference", "answers", "seal"]
+STAGES = ["merge", "calibrate", "gptq", "reference", "graphs", "answers", "seal"]
 STEPS = ["checkpoint", "export int4", "export gptq", "export gptq, killed", "verify int4", "verify gptq"]
 STEPS += ["check", "analyze", "bench"]
 
