@@ -21,7 +21,7 @@ train = [
     "wordcloud>=1.9.4",
 ]
 synthetic = ["numba>=0.60", "threadpoolctl>=3.5", "onnx>=1.17", "onnxscript>=0.5"]
-video, tables, hub = ["av>=14", "matplotlib>=3.9"], ["pandas>=2.2"], ["huggingface_hub>=0.30"]
+video, tables, hub = ["av>=14.1", "matplotlib>=3.9"], ["pandas>=2.2"], ["huggingface_hub>=0.30"]
 test = [
     "pytest>=8",
     "pytest-benchmark>=5",
@@ -29,6 +29,7 @@ test = [
     "scikit-image>=0.24",
     "insightface>=1.0",
     "rouge==1.0.1",
+    "imageio-ffmpeg>=0.6",
 ]
 test += [*video, *tables, *hub]
 triton = ["triton>=3.4; platform_system == 'Linux'"]
