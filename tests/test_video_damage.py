@@ -104,14 +104,15 @@ def test_faults_of_a_camera_are_skipped_until_there_are_too_many(tmp_path, monke
     path = write_clip(tmp_path / "a.avi", brighter(), 10, codec="mjpeg")
 
     def frames_with(*faults):
-        monkeypatch.setattr(av, "open", lambda *arguments, **options: camera)
-        camera = Camera(path, faults)
-        return list(read_frames(path))
+        with monkeypatch.context() as patched:
+            camera = Camera(path, faults)
+            patched.setattr(av, "open", lambda *arguments, **options: camera)
+            return list(read_frames(path))
 
     early, broken = av.BlockingIOError, av.InvalidDataError
     assert frames_with(None, early, broken, None, broken)[-1].damaged == 2
     with pytest.raises(VideoError, match="cannot be read beyond frame 1 .*All frames before it were analysed"):
-        frames_with(None, av.OSError)
+        frames_with(None, OSError)
     monkeypatch.setattr("sdk.video_stream._MOST_FAILURES", 3)
     with pytest.raises(VideoError, match="cannot be read beyond frame 1 "):
         frames_with(None, broken, broken, broken)
