@@ -37,7 +37,9 @@ def grey(frame: Frame) -> int:
 @pytest.mark.parametrize("chosen", [[13], [5, 6, 7], [28, 29]])
 def test_damaged_packets_cost_their_own_frames_only(tmp_path, codec, name, chosen, caplog):
     """Noise in place of some of 30 packets: all frames that ffmpeg decodes, in order, each at its own time."""
-    sound = write_clip(tmp_path / f"sound-{name}", brighter(), 10, codec=codec, options=GOP)
+    sound = write_clip(
+        tmp_path / f"sound-{name}", brighter(), 10, codec=codec, options=None if codec == "mjpeg" else GOP
+    )
     path = damage(tmp_path / name, chosen, sound)
     frames = list(read_frames(path))
     assert len(frames) == len(shown_by_ffmpeg(path, (48, 64, 3)))
