@@ -61,9 +61,9 @@ def test_frames_after_a_damaged_packet_keep_their_times(tmp_path):
 
 
 def test_a_video_of_damage_alone_is_one_clear_error(tmp_path):
-    sound = write_clip(tmp_path / "sound.mkv", brighter(), 10, options=GOP)
+    sound = write_clip(tmp_path / "sound.avi", brighter(), 10, codec="mjpeg")
     with pytest.raises(VideoError, match=r"holds no frame: none of its 30 packets can be decoded \(.+\); expected"):
-        list(read_frames(damage(tmp_path / "a.mkv", range(30), sound)))
+        list(read_frames(damage(tmp_path / "a.avi", range(30), sound)))
 
 
 def test_a_damaged_picture_of_a_live_camera_does_not_end_it(tmp_path):
