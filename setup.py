@@ -26,7 +26,7 @@ train = [
 ]
 synthetic = ["numba>=0.60", "threadpoolctl>=3.5", "onnx>=1.17", "onnxscript>=0.5"]
 heif = ["pi-heif>=0.18"]
-video, tables, hub = ["av>=14", "matplotlib>=3.9"], ["pandas>=2.2"], ["httpx>=0.27", "filelock>=3.12"]
+video, tables, hub = ["av>=14.1", "matplotlib>=3.9"], ["pandas>=2.2"], ["httpx>=0.27", "filelock>=3.12"]
 serve = ["fastapi>=0.115", "uvicorn>=0.30", "prometheus-client>=0.20", "python-multipart>=0.0.18"]
 test = [
     "pytest>=8",
@@ -35,6 +35,7 @@ test = [
     "scikit-image>=0.24",
     "insightface>=1.0",
     "rouge==1.0.1",
+    "imageio-ffmpeg>=0.6",
 ]
 test += [*video, *tables, *hub, *serve, "openai>=1.50"]
 triton = ["triton>=3.4; platform_system == 'Linux'"]

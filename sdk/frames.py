@@ -1,24 +1,26 @@
 """Frames of a video file, a camera or a stream, decoded by PyAV (FFmpeg). Live sources skip to the newest frame."""
 
+import logging
 import os
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import numpy as np
-
 from sdk.arrays import Pixels
 from sdk.errors import DependencyError, VideoError
+from sdk.video_stream import VideoStream, displayed
+
+logger = logging.getLogger(__name__)
 
 VideoSource: TypeAlias = "str | os.PathLike[str] | int"
 
 _LIVE = ("rtsp://", "rtsps://", "rtmp://", "udp://", "tcp://", "rtp://", "srt://")
 _CAMERAS = {"linux": ("v4l2", "/dev/video{}"), "darwin": ("avfoundation", "{}"), "win32": ("dshow", "video={}")}
-_DEFAULT_RATE = 25.0  # frames per second, for streams that do not record it
 
 
 @dataclass
@@ -27,21 +29,23 @@ class Frame:
 
     Attributes:
         index: its number in the source, from 0.
-        time_s: its time in seconds from the start of the source.
-        dropped: number of chosen frames before it that were dropped because the analysis was late.
+        time_s: its time in seconds from the start of the source; always greater than that of the frame before.
         picture: the PyAV frame.
+        pixel_aspect: width of a stored pixel over its height.
+        damaged: number of packets before it that could not be decoded.
+        dropped: number of chosen frames before it that were dropped because the analysis was late.
     """
 
     index: int
     time_s: float
     picture: Any
+    pixel_aspect: Fraction
+    damaged: int = 0
     dropped: int = 0
 
     def pixels(self) -> Pixels:
-        """(H, W, 3) uint8 RGB, turned upright by the recorded rotation."""
-        pixels: Pixels = self.picture.to_ndarray(format="rgb24")
-        turns = round(self.picture.rotation / 90) % 4
-        return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
+        """(H, W, 3) uint8 RGB as a player shows it: square pixels, upright, not mirrored."""
+        return displayed(self.picture, self.pixel_aspect)
 
 
 def read_frames(
@@ -62,17 +66,22 @@ def read_frames(
     for name, value in (("sample_fps", sample_fps), ("deadline_s", deadline_s)):
         if value is not None and value <= 0:
             raise VideoError(f"{name} must be greater than 0, not {value}")
-    container, live = _open(source)
-    frames = _sampled(_decoded(container, str(source)), sample_fps)
+    stream, live = _open(source)
+    frames = _sampled(_decoded(stream), sample_fps)
     return _newest(frames, deadline_s) if live else _in_time(frames, deadline_s)
+
+
+def skipped_packets(count: int) -> str:
+    """The warning about packets that could not be decoded."""
+    return f"{count} damaged packet{'s were' if count > 1 else ' was'} skipped; frames are missing there"
 
 
 def is_url(source: VideoSource) -> bool:
     return isinstance(source, str) and "://" in source
 
 
-def _open(source: VideoSource) -> tuple[Any, bool]:
-    """The PyAV container, and whether the source is live."""
+def _open(source: VideoSource) -> tuple[VideoStream, bool]:
+    """The stream, and whether the source is live."""
     try:
         import av
     except ImportError:
@@ -94,39 +103,35 @@ def _open(source: VideoSource) -> tuple[Any, bool]:
     except (av.FFmpegError, OSError, ValueError) as error:
         what = "camera" if form else "source"
         raise VideoError(f"{what} {name} cannot be opened ({error}); check that it exists and is not in use") from None
-    if not container.streams.video:
+    try:
+        return VideoStream(container, str(source), live), live
+    except VideoError:
         container.close()
-        raise VideoError(f"{name} has no video stream; expected a video")
-    return container, live
+        raise
 
 
-def _decoded(container: Any, name: str) -> Iterator[Frame]:
+def _decoded(stream: VideoStream) -> Iterator[Frame]:
     """Yield every frame; close the container at the end."""
     import av
 
-    stream = container.streams.video[0]
-    stream.thread_type = "AUTO"
-    rate = float(stream.average_rate or _DEFAULT_RATE)
-    index, size, start = 0, None, None
-    with container:
+    index, size, name = 0, None, stream.name
+    with stream.container:
         try:
-            for picture in container.decode(stream):
+            for picture, time_s in stream.pictures():
                 found = (picture.width, picture.height)
                 if found != (size := size or found):
                     raise VideoError(
                         f"{name}: the frame size changes from {size[0]} x {size[1]} to {found[0]} x {found[1]} at "
                         f"frame {index}; cut the video there. All frames before it were analysed"
                     )
-                time_s = index / rate if picture.time is None else picture.time
-                start = time_s if start is None else start
-                yield Frame(index, time_s - start, picture)
+                yield Frame(index, time_s, picture, stream.pixel_aspect, stream.damaged)
                 index += 1
         except (av.FFmpegError, OSError) as error:
             raise VideoError(
                 f"{name} cannot be read beyond frame {index} ({error}). All frames before it were analysed"
             ) from None
-    if index == 0:
-        raise VideoError(f"{name} holds no frame; expected a video with at least one frame")
+    if stream.damaged:
+        logger.warning("%s: %s", name, skipped_packets(stream.damaged))
 
 
 def _sampled(frames: Iterator[Frame], sample_fps: float | None) -> Iterator[Frame]:

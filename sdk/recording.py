@@ -49,6 +49,7 @@ class AnnotatedVideo:
             raise VideoError(f"{self._path} is not a regular file, which an mp4 needs; choose another path")
         self._container: Any = None
         self._stream: Any = None
+        self._ticks = -1
 
     def add(self, pixels: Pixels, analysis: AnalysisRecord) -> None:
         """Append a frame: (H, W, 3) uint8 RGB and its analysis."""
@@ -65,7 +66,8 @@ class AnnotatedVideo:
             picture = picture.crop((0, 0, self._stream.width, self._stream.height))
         frame = av.VideoFrame.from_ndarray(np.asarray(picture), format="rgb24")
         frame.time_base = Fraction(1, self._TICK_RATE)
-        frame.pts = round(self._TICK_RATE * (analysis.frame.time_s if analysis.frame else 0))
+        ticks = round(self._TICK_RATE * (analysis.frame.time_s if analysis.frame else 0))
+        frame.pts = self._ticks = max(ticks, self._ticks + 1)  # H.264 needs times that increase
         self._container.mux(self._stream.encode(frame))
 
     def _open(self, picture: Image.Image) -> None:

@@ -70,13 +70,15 @@ class FrameInfo(_Frozen):
 
     Attributes:
         index: number of the frame in the source, from 0.
-        time_s: its time in seconds from the start of the source.
+        time_s: its time in seconds from the start of the source; it increases from frame to frame.
         dropped: number of frames dropped so far because the analysis was late.
+        damaged: number of packets of the video so far that could not be decoded and were skipped.
     """
 
     index: int
     time_s: float
     dropped: int
+    damaged: int = 0
 
 
 class AnalysisRecord(_Frozen):

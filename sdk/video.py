@@ -7,7 +7,7 @@ from sdk.arrays import Floats, Pixels
 from sdk.examine import Examiner, Reading, Request
 from sdk.faces.crop import FaceCrop
 from sdk.faces.track import Track, Tracker, appearance, motion
-from sdk.frames import Frame, VideoSource, read_frames
+from sdk.frames import Frame, VideoSource, read_frames, skipped_packets
 from sdk.results import Analysis, FrameInfo
 from sdk.runtime.clock import Clock
 
@@ -61,6 +61,7 @@ class _FrameAnalyzer:
         self._examiner, self._request, self._freshness, self._source = examiner, request, freshness, source
         self._tracker = Tracker(freshness.patience_s)
         self._last: dict[int, _LastReading] = {}
+        self._damaged = 0
 
     def analyze(self, frame: Frame, pixels: Pixels) -> Analysis:
         self._request.check_cancel()
@@ -79,8 +80,17 @@ class _FrameAnalyzer:
             found.append(self._examiner.face(track.id, crop, score, reading, self._request, age_ms))
         self._forget(frame.time_s)
         size = (pixels.shape[1], pixels.shape[0])
-        info = FrameInfo(index=frame.index, time_s=frame.time_s, dropped=frame.dropped)
-        return self._examiner.analysis(found, size, self._source, clock, fresh, self._request, info)
+        info = FrameInfo(index=frame.index, time_s=frame.time_s, dropped=frame.dropped, damaged=frame.damaged)
+        analysis = self._examiner.analysis(found, size, self._source, clock, fresh, self._request, info)
+        return analysis.model_copy(update={"warnings": (*self._damage(frame), *analysis.warnings)})
+
+    def _damage(self, frame: Frame) -> Iterator[str]:
+        """Warnings about what is damaged in this frame and between the last analysed frame and this one."""
+        if frame.damaged > self._damaged:
+            yield f"before this frame {skipped_packets(frame.damaged - self._damaged)}"
+            self._damaged = frame.damaged
+        if frame.picture.is_corrupt:
+            yield "parts of this frame are damaged; the decoder filled them from other frames"
 
     def _read(self, track: Track, crop: FaceCrop, now: float, clock: Clock) -> tuple[_LastReading, Floats]:
         """The reading of a face, renewed if the face changed, and its landmark features in this frame."""

@@ -39,25 +39,6 @@ def test_sampling(clip, fps, count):
     assert len(list(read_frames(clip, sample_fps=fps))) == count
 
 
-def test_rotation_is_undone(tmp_path, clip):
-    """A display matrix, as phones write it: the frame comes out turned and with its sides swapped."""
-    frame = next(iter(read_frames(clip)))
-
-    class Turned:
-        rotation = 90
-
-        def to_ndarray(self, format):
-            picture = grey(0)
-            picture[:, -10:] = 255  # the right edge comes to lie on top
-            return picture
-
-    frame.picture = Turned()
-    upright = frame.pixels()
-    assert upright.shape == (64, 48, 3)
-    assert upright[:10].mean() == 255
-    assert upright[10:].mean() == 0
-
-
 def test_late_frames_are_dropped_and_counted(clip):
     """A reader that needs 100 ms per frame, against a deadline of 50 ms: it skips frames, and they are counted."""
     seen = []

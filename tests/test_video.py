@@ -79,7 +79,7 @@ def test_a_still_video_is_encoded_once_per_face(analyzer, encodings, clips):
     assert [analysis.faces[0].age_ms for analysis in analyses] == pytest.approx([40.0 * i for i in range(100)])
     assert "vision" in analyses[0].timing_ms
     assert "vision" not in analyses[50].timing_ms
-    assert analyses[7].frame.model_dump() == {"index": 7, "time_s": pytest.approx(0.28), "dropped": 0}
+    assert analyses[7].frame.model_dump() == {"index": 7, "time_s": pytest.approx(0.28), "dropped": 0, "damaged": 0}
 
 
 def test_faces_that_swap_places_keep_ids_and_readings(analyzer, encodings, clips):

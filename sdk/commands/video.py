@@ -8,7 +8,7 @@ from sdk.commands.analyze import add_model_arguments, check_inputs_stay, open_an
 from sdk.errors import UsageError
 from sdk.faba.prompts import TASKS
 from sdk.recording import Recorder
-from sdk.results import Analysis, Face
+from sdk.results import Analysis, Face, FrameInfo
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,14 +39,15 @@ def run(args: argparse.Namespace) -> None:
             deadline_s=args.deadline,
             max_new_tokens=args.max_tokens,
         )
-        count = dropped = 0
+        count, last = 0, FrameInfo(index=0, time_s=0, dropped=0)
         for pixels, analysis in frames:
             if args.seconds is not None and analysis.frame and analysis.frame.time_s >= args.seconds:
                 break
             recorder.add(pixels, analysis)
             print(analysis.to_json() if args.json else _line(analysis), flush=True)
-            count, dropped = count + 1, analysis.frame.dropped if analysis.frame else 0
-    print(f"{count} frames analysed, {dropped} dropped", file=sys.stderr)
+            count, last = count + 1, analysis.frame or last
+    damaged = f", {last.damaged} damaged packets skipped" if last.damaged else ""
+    print(f"{count} frames analysed, {last.dropped} dropped{damaged}", file=sys.stderr)
     for path in recorder.paths:
         print(f"wrote {path}", file=sys.stderr)
 

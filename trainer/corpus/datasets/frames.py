@@ -6,12 +6,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import TypeAlias
 
-import numpy as np
-
 from sdk.arrays import Pixels
-from sdk.errors import DataError, DependencyError, ImageError
+from sdk.errors import DataError, ImageError, VideoError
 from sdk.faces.formats import SUFFIXES
 from sdk.faces.images import load_image
+from sdk.frames import read_frames, skipped_packets
 from trainer.corpus.datasets.labelled_face import LabelledFace
 
 VIDEO_SUFFIXES = {".avi", ".mp4", ".mov", ".mkv", ".mpg", ".wmv"}
@@ -76,19 +75,16 @@ def _load(path: Path) -> Pixels | None:
 
 def _read_video(path: Path, wanted: Sequence[int]) -> Iterator[Pixels]:
     """Frames of a video by their numbers, which ascend from 1; stops at the end of the video."""
-    try:
-        import av
-    except ImportError:
-        raise DependencyError("av", "video", "read the videos of a data set") from None
     missing = iter(wanted)
     number = next(missing, None)
     try:
-        with av.open(f"file:{path}") as container:
-            for index, frame in enumerate(container.decode(video=0), 1):
-                if index == number:
-                    yield np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
-                    number = next(missing, None)
-                if number is None:
-                    return
-    except (av.FFmpegError, IndexError) as error:
+        for frame in read_frames(path):
+            if frame.damaged:  # the numbers of the labels no longer fit
+                raise VideoError(skipped_packets(frame.damaged))
+            if frame.index + 1 == number:
+                yield frame.pixels()
+                number = next(missing, None)
+            if number is None:
+                return
+    except VideoError as error:
         raise DataError(f"{path} cannot be decoded ({error}); expected a whole video, copy it again") from None
