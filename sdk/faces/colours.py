@@ -74,13 +74,12 @@ def _converter(image: Image.Image) -> _Step:
 
 def _srgb_transform(image: Image.Image) -> _Step | None:
     """Applies the colour profile of a picture; None if it has none, a damaged one, one of another mode, or sRGB."""
-    data = image.info.get("icc_profile")
+    data: bytes = image.info.get("icc_profile") or b""
     if not data and image.mode != "LAB":
         return None
     try:
-        lab = image.mode == "LAB"
-        source = ImageCms.createProfile("LAB") if lab else ImageCms.ImageCmsProfile(io.BytesIO(data))
-        mode = "LAB" if lab else _profile_mode(source.profile.xcolor_space.strip(), image)
+        source = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB") if image.mode == "LAB" else io.BytesIO(data))
+        mode = _profile_mode(source.profile.xcolor_space.strip().upper(), image)
         if mode is None:
             return None
         transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
@@ -101,9 +100,9 @@ def _profile_mode(space: str, image: Image.Image) -> str | None:
     """The PIL mode in which a profile of a colour space applies to a picture, if it does."""
     if space == "GRAY" and (image.mode in _GREY_MODES or is_wide_grey(image)):
         return "L"
-    if space == "CMYK" and image.mode == "CMYK":
-        return "CMYK"
-    return "RGB" if space == "RGB" and image.mode != "CMYK" else None
+    if space == image.mode and space in ("CMYK", "LAB"):
+        return space
+    return "RGB" if space == "RGB" and image.mode not in ("CMYK", "LAB") else None
 
 
 def _keeps_colours(transform: ImageCms.ImageCmsTransform) -> bool:

@@ -12,7 +12,7 @@ from typing import IO, Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from sdk.arrays import Pixels
 from sdk.errors import ImageError
@@ -172,6 +172,8 @@ def _decoding(name: str) -> Iterator[None]:
         raise error if str(error).startswith(name) else ImageError(f"{name}: {error}") from None
     except MemoryError:
         raise ImageError(f"{name}: there is not enough memory to decode it; scale it down") from None
+    except UnidentifiedImageError:
+        raise ImageError(f"{name}: the image is damaged or truncated (its header cannot be read)") from None
     except Exception as error:  # Pillow's decoders raise a dozen types: SyntaxError, struct.error, RuntimeError...
         raise ImageError(f"{name}: the image is damaged or truncated ({_one_line(error)})") from None
 

@@ -227,7 +227,8 @@ def resize_bilinear(image: Pixels, width: int, height: int) -> Pixels:
     def widen(rows: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
         """Rows at the new width, (height, width, 3); a large picture as int32 would take gigabytes."""
         chosen = image[rows.clip(0, image.shape[0] - 1)]
-        return chosen[:, low] * near[:, None] + chosen[:, high] * far[:, None]
+        wide: npt.NDArray[np.int32] = chosen[:, low] * near[:, None] + chosen[:, high] * far[:, None]
+        return wide
 
     upper, lower, above, below = _neighbours(image.shape[0], height)
     top = above[:, None, None] * (widen(upper) >> 4) >> 16
