@@ -4,9 +4,14 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from training import ONE_THREAD, arguments
+
+from sdk.errors import OutputError
+from sdk.locks import writing_into
 
 CHILDREN = """
 import multiprocessing, time
@@ -43,3 +48,28 @@ def test_no_child_prints_a_traceback(tmp_path, delay):
             process.wait(delay)
     os.killpg(process.pid, signal.SIGINT)
     assert process.communicate() == ("interrupted\n", "")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="Ctrl-C reaches a process group")
+def test_ctrl_c_with_workers_is_one_line(tmp_path):
+    """A terminal sends Ctrl-C to the workers, too: none of them prints a traceback. Until then the folder is locked."""
+    pytest.importorskip("torch")
+    output = tmp_path / "run"
+    command = [
+        sys.executable,
+        "-m",
+        "sdk",
+        *arguments(output, "--batch-size", "2", "--epochs", "400", "--workers", "2"),
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ONE_THREAD, start_new_session=True)
+    while not (output / "log.jsonl").exists():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.02)
+    with pytest.raises(OutputError, match="another process is writing"), writing_into(output):
+        pass
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate()
+    assert (process.returncode, err.splitlines()[-1]) == (130, "emola: error: interrupted")
+    assert "Traceback" not in err
+    assert not (output / ".emola-lock").exists()

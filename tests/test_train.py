@@ -1,12 +1,9 @@
 """`emola train` repeats the authors' training, in one process or several, resumes runs and refuses bad input."""
 
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +17,6 @@ import torch
 from safetensors.torch import load_file
 
 import trainer.training.train
-from sdk.errors import OutputError
-from sdk.locks import writing_into
 from trainer.checkpoint import load_emola
 from trainer.corpus.records import read_records
 from trainer.model.config import Conventions
@@ -196,29 +191,6 @@ def test_killed_three_times_and_resumed(tmp_path):
         first, second = load_file(killed / name), load_file(straight / name)
         assert all(torch.equal(first[key], second[key]) for key in first), name
     assert losses(killed) == losses(straight)
-
-
-@pytest.mark.skipif(os.name == "nt", reason="Ctrl-C reaches a process group")
-def test_ctrl_c_with_workers_is_one_line(tmp_path):
-    """A terminal sends Ctrl-C to the workers, too: none of them prints a traceback. Until then the folder is locked."""
-    output = tmp_path / "run"
-    command = [
-        sys.executable,
-        "-m",
-        "sdk",
-        *arguments(output, "--batch-size", "2", "--epochs", "400", "--workers", "2"),
-    ]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ONE_THREAD, start_new_session=True)
-    while not (output / "log.jsonl").exists():
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.02)
-    with pytest.raises(OutputError, match="another process is writing"), writing_into(output):
-        pass
-    os.killpg(process.pid, signal.SIGINT)
-    _, err = process.communicate()
-    assert (process.returncode, err.splitlines()[-1]) == (130, "emola: error: interrupted")
-    assert "Traceback" not in err
-    assert not (output / ".emola-lock").exists()
 
 
 def test_a_full_disk_costs_nothing_that_was_saved(tmp_path, capsys):
