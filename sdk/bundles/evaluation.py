@@ -47,7 +47,7 @@ class TorchAnswers(FrozenModel):
     task: str
     dataset: str
     data: str
-    max_new_tokens: int
+    max_new_tokens: int = Field(gt=0, le=1 << 20)
     answers: tuple[TorchAnswer, ...] = Field(min_length=1)
 
     @classmethod

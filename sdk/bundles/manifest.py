@@ -167,7 +167,7 @@ class Manifest(FrozenModel):
     preprocessing: Preprocessing
     prompt: Prompt
     geometry: Geometry
-    variants: tuple[Variant, ...] = Field(min_length=1)
+    variants: tuple[Variant, ...] = Field(min_length=1, max_length=64)
     provenance: dict[str, str]
     licences: tuple[Licence, ...]
     parity: tuple[Parity, ...]

@@ -17,7 +17,7 @@ class UnitList(FrozenModel):
     """
 
     opening: str
-    ends: tuple[str, ...]
+    ends: tuple[str, ...] = Field(max_length=100)
 
     @property
     def is_plain(self) -> bool:
@@ -43,10 +43,10 @@ class LabelPhrases(FrozenModel):
         no_units: answers for a face without an active unit.
     """
 
-    emotions: dict[str, Emotion] = Field(min_length=1)
-    lists: tuple[UnitList, ...] = Field(min_length=1)
+    emotions: dict[str, Emotion] = Field(min_length=1, max_length=10_000)
+    lists: tuple[UnitList, ...] = Field(min_length=1, max_length=100)
     signs: dict[int, str]
-    no_units: tuple[str, ...]
+    no_units: tuple[str, ...] = Field(max_length=1000)
 
     @field_validator("signs")
     @classmethod

@@ -110,6 +110,7 @@ class ScrfdDetector:
     # estimated from published examples of both, because the weights are not available here.
     box_extent = 1.3
     _STRIDES = (8, 16, 32)
+    _MAX_SIDE = 4096  # pixels of the input
 
     def __init__(self, path: str, min_score: float = 0.5, max_overlap: float = 0.4, size: int = 640) -> None:
         self._session = open_session(Path(path))
@@ -125,6 +126,8 @@ class ScrfdDetector:
         self._input = inputs[0]
         fixed = self._input.shape[-1]
         self._size = fixed if isinstance(fixed, int) else size
+        if not max(self._STRIDES) <= self._size <= self._MAX_SIDE:
+            raise BackendError(f"{path}: its pictures have {self._size} pixels; expected at most {self._MAX_SIDE}")
         self._min_score, self._max_overlap = min_score, max_overlap
 
     def detect(self, image: Pixels) -> list[Detection]:
