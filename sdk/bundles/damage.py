@@ -19,6 +19,7 @@ from sdk.errors import IntegrityError
 
 Array = npt.NDArray[Any]
 SIZE = 512 << 20  # bytes of all arrays of an .npz file
+_MEMBERS = 100  # arrays of an .npz file
 
 
 @contextmanager
@@ -70,6 +71,8 @@ def read_arrays(path: Path, limit: int = SIZE) -> dict[str, Array]:
         members = archive.infolist()
         if (size := sum(member.file_size for member in members)) > limit:
             raise ValueError(f"it expands to {size / 1e6:.0f} MB; expected at most {limit / 1e6:.0f} MB")
+        if len(members) > _MEMBERS:
+            raise ValueError(f"it has {len(members)} arrays; expected at most {_MEMBERS}")
         return {member.filename.removesuffix(".npy"): _read_member(archive, member) for member in members}
 
 
