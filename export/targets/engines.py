@@ -19,12 +19,11 @@ from export.targets.latency import StageTime
 from export.targets.machines import TARGETS, find_target, recognise
 from export.targets.plan import encoder_weights, plan, workload_of
 from sdk.arrays import Floats
-from sdk.bundles.files import FileRecord, RelativePath, file_sha256
+from sdk.bundles.files import ENGINES, FileRecord, RelativePath, file_sha256
 from sdk.bundles.manifest import Manifest, read_manifest
 from sdk.errors import ExportError
 from sdk.files import replacing, write_file
 from sdk.runtime.backends.tensorrt import (
-    ENGINES,
     RECORD,
     EngineFile,
     EngineRecord,
