@@ -145,7 +145,8 @@ def feature_layer(sources: Sequence[Mapping[str, Any]], layers: int, path: Path)
                 f"{path}: expected one hidden state of the {layers} layers of the vision tower as {keys[0]} or "
                 f"{keys[1]}, found {short(layer)}"
             )
-    return stated[0] if stated else -2
+    first: int = stated[0] if stated else -2
+    return first
 
 
 def _one_layer(stated: Any) -> Any:
