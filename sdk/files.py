@@ -115,7 +115,7 @@ def append_journal(path: Path, row: Mapping[str, Any]) -> None:
         file.write(json.dumps(row) + "\n")
 
 
-def read_journal(path: Path, **types: type) -> list[dict[str, Any]]:
+def read_journal(path: Path, **types: type[Any]) -> list[dict[str, Any]]:
     """Read the objects of a JSONL file; an incomplete last line is removed from the file.
 
     Args:
@@ -134,13 +134,13 @@ def read_journal(path: Path, **types: type) -> list[dict[str, Any]]:
     return read_lines(path, **types)
 
 
-def read_lines(path: Path, **types: type) -> list[dict[str, Any]]:
+def read_lines(path: Path, **types: type[Any]) -> list[dict[str, Any]]:
     """Read the objects of a JSONL file, one per line; arguments and errors as in `read_journal`."""
     lines = enumerate(path.read_bytes().split(b"\n"), 1)
     return [_read_line(line, f"{path}, line {number}", types) for number, line in lines if line.strip()]
 
 
-def _read_line(line: bytes, place: str, types: Mapping[str, type]) -> dict[str, Any]:
+def _read_line(line: bytes, place: str, types: Mapping[str, type[Any]]) -> dict[str, Any]:
     try:
         row = parse_json(line)
     except ValueError as error:

@@ -14,9 +14,8 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from numbers import Integral
 from reprlib import repr as short
-from typing import Any, Literal
+from typing import Any, Literal, SupportsIndex
 
 from sdk.errors import ScoreError
 from sdk.faba.vocabulary import DATASETS, EMOTIONS, SYNONYMS
@@ -230,15 +229,16 @@ def paper_action_units(text: str) -> set[int]:
 
 def emotion_index(label: object, index: int = 0) -> int:
     """Convert the label of an annotation, an int, a digit text or a name such as "Happiness", to 0..6."""
-    number = label
+    number: object = label
     if isinstance(label, str):
         named = _LABEL_NAMES.get(label)
         number = int(label) if named is None and re.fullmatch(r"\s*\d\s*", label) else named
-    if isinstance(number, bool) or not isinstance(number, Integral) or not 0 <= number < len(EMOTIONS):
+    whole = number.__index__() if isinstance(number, SupportsIndex) and not isinstance(number, bool) else -1
+    if not 0 <= whole < len(EMOTIONS):
         raise ScoreError(
             f"annotation {index}: label must be 0..6 or one of {', '.join(_LABEL_NAMES)}, not {short(label)}"
         )
-    return int(number)
+    return whole
 
 
 def annotated_action_units(label: object, index: int = 0) -> set[int]:

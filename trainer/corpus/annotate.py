@@ -31,7 +31,7 @@ from trainer.model.config import Conventions
 
 Split = Literal["train", "eval"]
 JOURNAL, ABOUT, LEFT_OUT = "journal.jsonl", "about.json", "left_out.csv"
-_JOURNAL = {
+_JOURNAL: dict[str, type[Any]] = {
     **dict.fromkeys(("name", "task", "question", "text"), str),
     **dict.fromkeys(("prompt_tokens", "completion_tokens"), int),
     "cut_off": bool,

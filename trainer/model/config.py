@@ -185,7 +185,7 @@ def read_config(base: Path, vision_tower: Path | None, adapter: Path | None = No
     found = {**content, **{key: value for key, value in stated.items() if value is not None}}
     check_sizes(found, MODEL_SIZES, path)
     landmark_size = found.get("landmark_feature_hidden_size") or LANDMARK_FEATURES
-    tokens = found.get("emola_tokens") or "both"
+    tokens: Tokens = found.get("emola_tokens") or "both"
     if tokens not in get_args(Tokens):
         raise CheckpointError(f"{path}: emola_tokens must be one of {get_args(Tokens)}, not {short(tokens)}")
     return EmolaConfig(

@@ -138,16 +138,20 @@ def feature_layer(sources: Sequence[Mapping[str, Any]], layers: int, path: Path)
         path: of the file, for messages.
     """
     keys = ("mm_vision_select_layer", "vision_feature_layer")
-    stated = [source[key] for source in sources for key in keys if source.get(key) is not None]
-    layer = stated[0] if stated else -2
-    if isinstance(layer, list) and len(layer) == 1:  # llava-hf joins the states of a list
-        layer = layer[0]
-    if isinstance(layer, bool) or not isinstance(layer, int) or not -layers - 1 <= layer <= layers:
-        raise CheckpointError(
-            f"{path}: expected one hidden state of the {layers} layers of the vision tower as {keys[0]} or {keys[1]}, "
-            f"found {short(layer)}"
-        )
-    return layer
+    stated = [_one_layer(source[key]) for source in sources for key in keys if source.get(key) is not None]
+    for layer in stated:
+        if type(layer) is not int or not -layers - 1 <= layer <= layers:
+            raise CheckpointError(
+                f"{path}: expected one hidden state of the {layers} layers of the vision tower as {keys[0]} or "
+                f"{keys[1]}, found {short(layer)}"
+            )
+    first: int = stated[0] if stated else -2
+    return first
+
+
+def _one_layer(stated: Any) -> Any:
+    """The only element of a list: llava-hf joins the hidden states of a list."""
+    return stated[0] if isinstance(stated, list) and len(stated) == 1 else stated
 
 
 def _check(content: Mapping[str, Any], computed: Mapping[str, tuple[Any, ...]], path: Path) -> None:
