@@ -10,12 +10,14 @@ and a video are analysed. `--missing` hides one package after the other from thi
 """
 
 import argparse
+import email
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +107,7 @@ def check(folder: Path, python: str, resolution: str, wheel: Path, clip: Path) -
     try:
         _uv("venv", "--quiet", "--python", _interpreter(python), str(folder))
         options = ("--quiet", "--python", interpreter, "--only-binary", ":all:", "--resolution", resolution)
-        _uv("pip", "install", *options, f"emola-edge[{EXTRAS}] @ {wheel.resolve().as_uri()}")
+        _uv("pip", "install", *options, *_requirements(wheel), f"emola-edge @ {wheel.resolve().as_uri()}")
         listed = json.loads(_uv("pip", "list", "--quiet", "--python", interpreter, "--format", "json"))
         versions = {row["name"].lower().replace("_", "-"): row["version"] for row in listed}
         command = [interpreter, "-W", "error::DeprecationWarning:sdk", "-c", CHECK, str(PHOTO), str(clip)]
@@ -143,6 +145,20 @@ def _wheel(folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(ROOT)]
     subprocess.run(command, check=True)
     return next(folder.glob("emola_edge-*.whl"))
+
+
+def _requirements(wheel: Path) -> list[str]:
+    """What the wheel and EXTRAS require, as requirements of our own: uv's lowest-direct looks at these only."""
+    with zipfile.ZipFile(wheel) as files:
+        name = next(name for name in files.namelist() if name.endswith(".dist-info/METADATA"))
+        metadata = email.message_from_bytes(files.read(name))
+    found = []
+    for line in metadata.get_all("Requires-Dist", []):
+        requirement, _, marker = line.partition(";")
+        extra = re.search(r'extra == "(.+?)"', marker)
+        if extra is None or extra[1] in EXTRAS.split(","):
+            found.append(requirement.strip())
+    return found
 
 
 def _clip(folder: Path) -> Path:
