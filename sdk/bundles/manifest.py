@@ -258,18 +258,17 @@ def parse_manifest(bundle: Path) -> Manifest:
     content = read_json_object(path, FormatError, limit=_MAX_SIZE, advice=AGAIN)
     if (found := content.get("format")) != FORMAT:
         raise FormatError(f"{path}: bundle format {found!r:.60}; this version reads format {FORMAT}: update emola-edge")
-    if fault := _control(content):
-        raise FormatError(f"{path}: {fault!r:.60} has control characters; they are not shown and not needed: {AGAIN}")
+    if text := _control(content):
+        raise FormatError(f"{path}: {text!r:.60} has control characters; they are not shown and not needed: {AGAIN}")
     digest = content.pop("digest", None)
     if digest != _digest(content):
         raise FormatError(f"{path}: the content does not match its digest; it was edited or damaged: export it again")
     try:
         manifest = Manifest.model_validate({**content, "digest": digest})
         check_content(manifest)
-    except ValidationError as error:
-        raise FormatError(f"{path}: {first_fault(error)}; export the bundle again") from None
     except ValueError as error:
-        raise FormatError(f"{path}: {error}; export the bundle again") from None
+        fault = first_fault(error) if isinstance(error, ValidationError) else error
+        raise FormatError(f"{path}: {fault}; export the bundle again") from None
     return manifest
 
 
