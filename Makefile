@@ -88,7 +88,7 @@ $(NANO)/evaluated: | $(NANO)/emola-nano
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt \
-	    --editable '.[cpu,faces,train,synthetic,export,test,triton,oracles,browser,dev]'
+	    --editable '.[cpu,faces,train,synthetic,export,heif,test,triton,oracles,browser,dev]'
 	touch $@
 
 # llama.cpp is compiled, which takes minutes; the table says which peers are missing. Its AMX kernels load an invalid
