@@ -28,7 +28,7 @@ from sdk.errors import BundleNotFoundError, FormatError, IntegrityError
 from sdk.faba.prompts import Task
 from sdk.faces.preprocess import LANDMARK_FEATURES, Preprocessing
 from sdk.onnx_model import external_files
-from sdk.printable import CONTROL
+from sdk.printable import find_control
 from sdk.untrusted_json import read_json_object
 
 Line: TypeAlias = Annotated[str, Field(pattern=r"^[^\n\t]+$")]
@@ -246,7 +246,7 @@ def read_manifest(bundle: Path) -> Manifest:
     content = read_json_object(path, FormatError, limit=_MAX_SIZE, advice=AGAIN)
     if (found := content.get("format")) != FORMAT:
         raise FormatError(f"{path}: bundle format {found!r:.60}; this version reads format {FORMAT}: update emola-edge")
-    if fault := _control(content):
+    if fault := find_control(content):
         raise FormatError(f"{path}: {fault!r:.60} has control characters; they are not shown and not needed: {AGAIN}")
     digest = content.pop("digest", None)
     if digest != _digest(content):
@@ -261,15 +261,6 @@ def read_manifest(bundle: Path) -> Manifest:
     check_sizes(bundle, manifest.files)
     check_reads(bundle, manifest)
     return manifest
-
-
-def _control(value: Any) -> str | None:
-    """The first text with a control character, in keys and values."""
-    if isinstance(value, dict):
-        value = [*value, *value.values()]
-    if isinstance(value, list):
-        return next(filter(None, map(_control, value)), None)
-    return value if isinstance(value, str) and CONTROL.search(value) else None
 
 
 def check_content(manifest: Manifest) -> None:
