@@ -28,7 +28,7 @@ from sdk.errors import BundleNotFoundError, FormatError, IntegrityError
 from sdk.faba.prompts import Task
 from sdk.faces.preprocess import LANDMARK_FEATURES, Preprocessing
 from sdk.onnx_model import external_files
-from sdk.printable import CONTROL
+from sdk.printable import find_control
 from sdk.untrusted_json import read_json_object
 
 Line: TypeAlias = Annotated[str, Field(pattern=r"^[^\n\t]+$")]
@@ -258,7 +258,7 @@ def parse_manifest(bundle: Path) -> Manifest:
     content = read_json_object(path, FormatError, limit=_MAX_SIZE, advice=AGAIN)
     if (found := content.get("format")) != FORMAT:
         raise FormatError(f"{path}: bundle format {found!r:.60}; this version reads format {FORMAT}: update emola-edge")
-    if text := _control(content):
+    if text := find_control(content):
         raise FormatError(f"{path}: {text!r:.60} has control characters; they are not shown and not needed: {AGAIN}")
     digest = content.pop("digest", None)
     if digest != _digest(content):
@@ -270,15 +270,6 @@ def parse_manifest(bundle: Path) -> Manifest:
         fault = first_fault(error) if isinstance(error, ValidationError) else error
         raise FormatError(f"{path}: {fault}; export the bundle again") from None
     return manifest
-
-
-def _control(value: Any) -> str | None:
-    """The first text with a control character, in keys and values."""
-    if isinstance(value, dict):
-        value = [*value, *value.values()]
-    if isinstance(value, list):
-        return next(filter(None, map(_control, value)), None)
-    return value if isinstance(value, str) and CONTROL.search(value) else None
 
 
 def check_content(manifest: Manifest) -> None:
