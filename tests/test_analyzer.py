@@ -165,6 +165,7 @@ def png(array) -> bytes:
         (lambda a: a.ask(png(np.zeros((99, 99, 3), np.uint8)), "Why?"), ImageError, "no face was found"),
         (lambda a: a.ask(b"x", "  "), TaskError, "question is empty"),
         (lambda a: a.ask(b"x", "why " * 5000), TaskError, "at most .* fit"),
+        (lambda a: a.ask(b"x", "why \ud800"), TaskError, "halves of surrogate pairs"),
         (lambda a: a.analyze(b"x", tasks="emotion"), TaskError, r"pass tasks=\('emotion',\)"),
         (lambda a: a.analyze_batch("photo.jpg"), ImageError, "expected several pictures, found one"),
         (lambda a: a.analyze_batch(np.zeros((9, 9, 3), np.uint8), color="rgb"), ImageError, "found one"),

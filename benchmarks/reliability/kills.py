@@ -29,6 +29,7 @@ HEADER = "| run | kills | runs to the end | other bytes | left over | time |\n|-
 _TIMES = frozenset(  # keys whose values are measured
     ("timing_ms", "age_ms", "latency", "layers", "gate", "digest", "seconds", "time", "tokens_per_second", "elapsed_s")
 )
+_LINGER_S = 30.0  # for a worker to end its piece of work after the death of its parent, on a busy machine
 _TRIES = 20  # runs that end before they are killed, in a row
 
 
@@ -134,8 +135,8 @@ class _Episode:
 
 
 def _processes(folder: Path) -> list[str]:
-    """Processes that still work on a folder three seconds later; they are killed."""
-    end = time.monotonic() + 3
+    """Processes that still work on a folder after _LINGER_S; they are killed."""
+    end = time.monotonic() + _LINGER_S
     while found := list(_working_on(folder)):
         if time.monotonic() > end:
             for process, _ in found:

@@ -175,13 +175,15 @@ class Pipeline:
         """Token ids of a fixed task or a free question, from the end of the image rows to the start of the answer.
 
         Raises:
-            TaskError: the question is empty or too long.
+            TaskError: the question is empty, too long or no text.
         """
         prompt = self.manifest.prompt
         if question in prompt.questions:
             return prompt.questions[question].token_ids
         if not question.strip():
             raise TaskError("the question is empty")
+        if any("\ud800" <= letter <= "\udfff" for letter in question):
+            raise TaskError("the question contains halves of surrogate pairs, which are no letters: decode it as UTF-8")
         text = prompt.free_question.replace("{question}", question)
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
         if len(ids) > self._room_for_question:
