@@ -6,7 +6,7 @@ fails later (integers of more than 20 digits, infinite numbers, halves of a surr
 
 import json
 import math
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ DEPTH = 64  # levels of lists and objects
 SIZE = 64 << 20  # bytes of a file
 DATA_SIZE = 1 << 30  # bytes of a data set's file
 
+_CHUNK = 1 << 20  # bytes; one read of `limit` bytes would take that much memory for any file
 _DIGITS = 20  # of an integer; 64 bits have at most as many
 
 
@@ -57,7 +58,7 @@ def read_json(
     """
     try:
         with path.open("rb") as file:
-            content = file.read(limit + 1)
+            content = b"".join(islice(iter(lambda: file.read(_CHUNK), b""), limit // _CHUNK + 1))
     except OSError as cause:
         raise error(f"{path} cannot be read ({cause.strerror})") from None
     if len(content) > limit:
