@@ -114,6 +114,8 @@ def test_a_wrong_value_is_one_error(folders, key, value):
     "changes",
     [
         {"num_channels": 4},
+        {"hidden_act": "quick\x00gelu"},
+        {"hidden_act": ["gelu"]},
         {"model_type": "siglip_vision_model"},
         {"hidden_size": 10**9},
         {"patch_size": 100},

@@ -6,6 +6,7 @@ from reprlib import repr as short
 from typing import Any
 
 from transformers import CLIPVisionConfig, LlamaConfig
+from transformers.activations import ACT2FN
 
 from sdk.errors import CheckpointError
 from trainer.model.llava_keys import check_decoder, check_llava, check_tower, rotary_base
@@ -83,6 +84,8 @@ def compare_with_base(content: Mapping[str, Any], path: Path, base: LlamaConfig)
 def tower_shape(vision: Any, path: Path) -> CLIPVisionConfig:
     """The shape of a vision tower."""
     check_tower(vision, path)
+    if (activation := vision.get("hidden_act", "quick_gelu")) not in list(ACT2FN):
+        raise CheckpointError(f"{path}: transformers has no activation {short(activation)}; OpenAI's is quick_gelu")
     try:
         return CLIPVisionConfig(**{key: vision[key] for key in _VISION_KEYS if vision.get(key) is not None})
     except Exception as error:  # see `decoder_shape`
