@@ -6,6 +6,7 @@ os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton reads it when torch or 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are tiny; OpenMP threads that wait for a core spin
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,11 @@ import numpy as np
 import pytest
 from landmark_network import write_landmark_network
 from PIL import Image
+
+# A shell that starts the tests in the background, or nohup, lets them ignore signals that their child processes need.
+for name, handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
+    if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is signal.SIG_IGN:
+        signal.signal(getattr(signal, name), handler)
 
 GOLDEN = Path(__file__).parent / "data" / "golden"
 CHECKPOINTS = ("init", "trained")

@@ -112,7 +112,7 @@ def test_stdout_on_a_full_disk(tmp_path):
 
 
 STOPPED = """
-import signal, sys, time
+import sys, time
 from sdk import cli
 from sdk.tables import CsvFile
 sys.path.insert(0, "tests")
@@ -126,7 +126,6 @@ class Parser:
     def parse_known_args(self, arguments):
         return type("args", (), {"run": staticmethod(run)}), []
 cli._parser = lambda name: Parser()
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # `nohup make test` ignores it
 sys.exit(cli.main(["analyze"]))
 """
 
