@@ -111,8 +111,7 @@ def write_checkpoint(folder: Path, layers: int = 32, shape: Shape = FULL) -> Non
     for seed, (name, write) in enumerate(parts.items()):
         if not (folder / name).is_dir():
             print(f"{folder / name} ...", file=sys.stderr, flush=True)
-            with replacing(folder / name) as partial:
-                partial.mkdir()
+            with replacing(folder / name, folder=True) as partial:
                 write(partial, layers, shape, torch.Generator().manual_seed(seed))
 
 

@@ -242,7 +242,7 @@ def test_an_endpoint_that_only_fails_stops_the_run(photographs, tmp_path, monkey
 
 def test_what_cannot_be_annotated(photographs, tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="holds no photographs"):
+    with pytest.raises(DataError, match="holds no picture"):
         run(tmp_path / "empty", tmp_path / "out")
     with pytest.raises(DataError, match="crops would be taken for photographs"):
         run(photographs, photographs / "out")

@@ -93,7 +93,7 @@ def test_a_stage_that_is_done_needs_no_memory():
 
 
 def test_what_an_earlier_run_wrote_counts_as_done(tmp_path, monkeypatch):
-    """A run that stopped before its reference needs only what is left; the message names the real folder, not "."."""
+    """A run that stopped before its seal needs only what is left; the message names the real folder, not "."."""
     monkeypatch.chdir(tmp_path)
     out, lines = Path("bundle"), []
 
@@ -101,7 +101,7 @@ def test_what_an_earlier_run_wrote_counts_as_done(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as context:
-        context.setattr("export.build.write_reference", stop)
+        context.setattr("export.build.seal", stop)
         with pytest.raises(KeyboardInterrupt):
             export_bundle(options(out), lines.append)
     assert [line.split()[0] for line in lines[:6]] == ["stage", "merge", "reference", "graphs", "seal", "all"]
@@ -114,7 +114,7 @@ def test_what_an_earlier_run_wrote_counts_as_done(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=(needed + 1) * 1e6))
     lines.clear()
     export_bundle(options(out), lines.append)
-    assert sum("done before" in line for line in lines[:5]) == 2
+    assert sum("done before" in line for line in lines[:5]) == 3
 
 
 def test_disk_of_an_unfinished_stage_counts_once(tmp_path, monkeypatch):

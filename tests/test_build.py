@@ -202,7 +202,7 @@ def test_a_full_disk_is_found_before_work_starts(tmp_path, monkeypatch):
 @pytest.mark.parametrize("quantize", ["none", "gptq"])
 def test_the_disk_space_asked_for_is_what_an_export_takes(tmp_path, monkeypatch, quantize):
     """A float32 decoder is twice its 16-bit checkpoint, and lies there twice. At the golden's size, where tokenizer and
-    reference count, within -10 % and +150 % of the most that ever lay there."""
+    reference count, within -10 % and +170 % of the most that ever lay there."""
     base, out, remove, most = tmp_path / "base", tmp_path / "out", shutil.rmtree, []
     _half_checkpoint(base)
 
@@ -217,7 +217,7 @@ def test_the_disk_space_asked_for_is_what_an_export_takes(tmp_path, monkeypatch,
     export_bundle(settings)
     asked = sum(1.05 * need.disk for need in needs_of(prepare(settings)))
     used = max(most)
-    assert 0.9 * used <= asked <= 2.5 * used, f"{used / 1e6:.2f} MB were used, {asked / 1e6:.2f} MB asked for"
+    assert 0.9 * used <= asked <= 2.7 * used, f"{used / 1e6:.2f} MB were used, {asked / 1e6:.2f} MB asked for"
 
 
 def test_a_landmark_network_of_another_shape_is_refused(bundle):

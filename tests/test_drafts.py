@@ -191,7 +191,7 @@ def test_without_answers_nothing_is_known(tmp_path, answers):
         ({"token": [3, 99]}, "outside 0..9"),
         ({"follower": [4]}, "differ in length"),
         ({"share": [0.5, 2]}, "outside 0..1"),
-        ({"share": [0.5, None]}, "pickle"),
+        ({"share": [0.5, None]}, "expected numbers, found object"),
         ({"more": [1]}, "unexpected"),
         (None, "not a table of n-grams"),
     ],

@@ -183,7 +183,7 @@ def change(name, **changes):
         (change("quantize_config.json", checkpoint_format="gptq_v2"), BackendError, "checkpoint_format gptq"),
         (change("quantize_config.json", bits=None), IntegrityError, "expected a GPTQ folder"),
         (lambda folder: (folder / "quantize_config.json").write_text("[]"), IntegrityError, "expected a GPTQ folder"),
-        (lambda folder: (folder / "config.json").unlink(), IntegrityError, "expected a GPTQ folder"),
+        (lambda folder: (folder / "config.json").unlink(), IntegrityError, "config.json cannot be read"),
         (change("config.json", rms_norm_eps=None), IntegrityError, "expected a GPTQ folder"),
         (lambda folder: (folder / "model-layer-001.safetensors").unlink(), IntegrityError, "qweight is missing"),
         (lambda folder: (folder / "model-rest.safetensors").write_bytes(b"short"), IntegrityError, "copy the bundle"),

@@ -33,7 +33,7 @@ def test_a_label_of_another_kind_is_one_line(tmp_path, capsys, label, task):
     code, error = run(tmp_path, capsys, f'[{{"label": {label}, "gpt4": "A smile."}}]', '["Happy."]', task)
     assert code == 1
     assert error.count("\n") == 1
-    assert "annotation 0: label must be" in error
+    assert "annotation 0: label must be" in error or "is not JSON" in error
     assert len(error) < 300
 
 
@@ -52,7 +52,7 @@ def test_an_annotation_of_another_kind_is_one_line(tmp_path, capsys, row):
         ('[{"prediction": [["nested"]]}]', "expected a JSON list of texts"),
         ('{"0": {"text": "Happy."}}', "expected a JSON list of texts"),
         ('{"0": "a", "00": "b"}', "two predictions for index 0"),
-        ('[{"index": Infinity, "prediction": "a"}]', "expected indices from 0, found inf"),
+        ('[{"index": Infinity, "prediction": "a"}]', "Infinity is no number of JSON"),
         ('[{"index": 0.5, "prediction": "a"}]', "expected indices from 0, found 0.5"),
         ('[{"index": true, "prediction": "a"}]', "expected indices from 0, found True"),
         (f'{{"{LONG}": "a"}}', "expected indices from 0, found '999"),

@@ -177,7 +177,7 @@ def test_engines_answer_as_torch_does(exported, evaluation, version):
 
 def test_a_bundle_that_forgot_is_found_out(exported, evaluation, capsys, monkeypatch):
     """Answers that are not the model's: the same body sees the drop and the check fails."""
-    monkeypatch.setattr("sdk.runtime.pipeline.Tokenizer.decode", lambda *_, **__: "No face.")
+    monkeypatch.setattr("sdk.runtime.tokenizer.Tokenizer.decode", lambda *_, **__: "No face.")
     found = check(exported("none"), evaluation, capsys)
     assert not found["passed"]
     (failed,) = [each for each in found["findings"] if each["verdict"] == "failed"]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxscript  # noqa: F401 - torch's exporter imports it hours later
 import torch
 
 from export.graphs.decoder import Llama, Precision, Weight, write_decoder

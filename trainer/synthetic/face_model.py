@@ -65,7 +65,7 @@ def read_face_model(path: Path) -> FaceModel:
     try:
         content = _read_archive(path) if archive else _read_folder(path)
         _check(*content)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, DataError) as error:
         raise DataError(
             f"{path}: not ICT-FaceKit's light model, or incomplete ({error}); clone {HOME}, pass its FaceXModel"
         ) from error
