@@ -200,6 +200,12 @@ def test_the_key(analyzer):
         assert httpx.get(f"{address}/healthz").status_code == 200
 
 
+def wait_until_ready(address):
+    """The warm-up finds faces, too."""
+    while httpx.get(f"{address}/readyz").status_code != 200:
+        time.sleep(0.05)
+
+
 class Slow:
     """Holds every analysis until it is let go or cancelled."""
 
@@ -217,8 +223,7 @@ class Slow:
 
 def test_a_full_house_answers_429_at_once_and_recovers(analyzer, monkeypatch):
     with served(analyzer, Settings(Limits(seats=1, waiting=1, deadline_s=60), cache_bytes=0)) as address:
-        while httpx.get(f"{address}/readyz").status_code != 200:
-            time.sleep(0.05)
+        wait_until_ready(address)
         slow, codes = Slow(monkeypatch, analyzer), []
 
         def client():
@@ -242,6 +247,7 @@ def test_a_full_house_answers_429_at_once_and_recovers(analyzer, monkeypatch):
 
 def test_who_waits_too_long_is_sent_away(analyzer, monkeypatch):
     with served(analyzer, Settings(Limits(seats=1, waiting=4, deadline_s=0.1), cache_bytes=0)) as address:
+        wait_until_ready(address)
         slow = Slow(monkeypatch, analyzer)
         first = threading.Thread(
             target=httpx.post, args=(f"{address}/v1/analyze",), kwargs={**upload(), "timeout": 120}
