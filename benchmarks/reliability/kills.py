@@ -101,7 +101,8 @@ class _Episode:
         other = [f"exit status {done.returncode}: {done.stderr[-500:]}"] if done.returncode else []
         names, expected = _names(self._out), _names(straight)
         left = [f"process: {command}" for command in processes] + sorted(names - expected)
-        left += [f"temporary: {path.name}" for path in self._temporary.iterdir()]
+        temporary = (path.name for path in self._temporary.iterdir())
+        left += [f"temporary: {name}" for name in temporary if not name.startswith("torchinductor_")]  # torch's cache
         other += [f"{name} is missing" for name in sorted(expected - names)]
         other += [name for name in sorted(names & expected) if _content(self._out / name) != _content(straight / name)]
         shutil.rmtree(self._out.parent)
