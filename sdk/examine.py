@@ -156,10 +156,8 @@ class Examiner:
         Raises:
             ImageError: no face was found.
         """
-        crops = [crop for crop, _ in self.find(pixels, faces, clock)]
-        if not crops:
-            raise ImageError("no face was found; if the picture is the crop of a face, pass faces='aligned'")
-        return self.pipeline.encode(max(crops, key=lambda crop: crop.pixels.size), clock, features)
+        crops = self.find(pixels, faces, clock)
+        return self.pipeline.encode(crops[most_prominent(crops)][0], clock, features)
 
     def score(self, face: EncodedFace, request: Request, clock: Clock) -> Scores | None:
         """Label scores of an encoded face at the temperature of the bundle, or None if not requested."""
@@ -245,6 +243,17 @@ class Examiner:
         manifest = self.pipeline.manifest
         backend = self.pipeline.backend.name
         return ModelInfo(name=manifest.name, digest=manifest.digest, backend=backend, notice=self.pipeline.notice)
+
+
+def most_prominent(crops: Sequence[tuple[FaceCrop, float | None]]) -> int:
+    """The index of the largest crop that `Examiner.find` returned.
+
+    Raises:
+        ImageError: there is none.
+    """
+    if not crops:
+        raise ImageError("no face was found; if the picture is the crop of a face, pass faces='aligned'")
+    return max(range(len(crops)), key=lambda index: crops[index][0].pixels.size)
 
 
 def _emotion(reading: Reading, request: Request) -> tuple[EmotionReading | None, list[str]]:

@@ -5,10 +5,12 @@ import json
 import threading
 import time
 from contextlib import contextmanager
+from io import BytesIO
 
 import httpx
 import pytest
 import uvicorn
+from PIL import Image
 
 from sdk.analyzer import Analyzer
 from sdk.commands.demo import PICTURES
@@ -83,6 +85,19 @@ def test_streamed_text_equals_the_other(server, analyzer):
     units = "".join(data["text"] for name, data in found if name == "text" and data["task"] == "action_units")
     assert units.strip() == face["action_units_text"]
     assert sum(name == "text" for name, _ in found) > 2
+
+
+def test_boxes_are_in_pixels_of_a_large_picture(server, analyzer):
+    """It is read at half of its size, as by the SDK."""
+    with Image.open(PICTURES / "astronaut.jpg") as picture:
+        large = Image.new("RGB", (8400, 2048))
+        large.paste(picture.resize((2048, 2048)))
+    file = BytesIO()
+    large.save(file, "JPEG")
+    found = server.post("/v1/analyze", **upload(file.getvalue(), tasks="emotion")).json()
+    assert found["image_size"] == [8400, 2048]
+    assert words(found) == words(analyzer.analyze(file.getvalue(), tasks=("emotion",)))
+    assert len(found["faces"]) == 1
 
 
 def test_a_second_question_finds_the_face_read(server):

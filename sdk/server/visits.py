@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from threading import Lock
 from typing import Literal
 
-from sdk.errors import ImageError
-from sdk.examine import Examiner, Faces, Reading, Request
+from sdk.examine import Examiner, Faces, Reading, Request, most_prominent
 from sdk.faba.prompts import Task
-from sdk.faces.crop import FaceCrop
-from sdk.faces.images import load_image
+from sdk.faces.crop import Box, FaceCrop
+from sdk.faces.images import load_picture
 from sdk.results import Analysis
 from sdk.runtime.clock import Clock
 from sdk.runtime.generate import Generation, Sampling
@@ -24,11 +23,11 @@ class Found:
 
     Attributes:
         image_size: width and height in pixels.
-        boxes_xyxy: one box per face, in pixels.
+        boxes_xyxy: one box per face, in pixels of the file.
     """
 
     image_size: tuple[int, int]
-    boxes_xyxy: tuple[tuple[float, float, float, float], ...]
+    boxes_xyxy: tuple[Box, ...]
     event: Literal["faces"] = "faces"
 
 
@@ -71,17 +70,6 @@ class Visit:
         if index not in self.faces:
             self.faces[index] = pipeline.encode(self.crops[index][0], clock)
         return self.faces[index]
-
-    @property
-    def largest(self) -> int:
-        """The index of the most prominent face.
-
-        Raises:
-            ImageError: there is none.
-        """
-        if not self.crops:
-            raise ImageError("no face was found; if the picture is the crop of a face, send faces=aligned")
-        return max(range(len(self.crops)), key=lambda index: self.crops[index][0].pixels.size)
 
     def close(self) -> None:
         """Give the KV caches back."""
@@ -154,7 +142,7 @@ class Reception:
         """
         visit = self._visit(image, faces, clock)
         try:
-            yield Found(visit.size, tuple(crop.box_xyxy for crop, _ in visit.crops))
+            yield Found(visit.size, tuple(crop.box_in_file for crop, _ in visit.crops))
             found, readings = [], []
             for index, (crop, score) in enumerate(visit.crops):
                 request.check_cancel()
@@ -180,7 +168,7 @@ class Reception:
         pipeline.question_ids(question)
         visit = self._visit(image, faces, clock)
         try:
-            face = visit.face(pipeline, visit.largest, clock)
+            face = visit.face(pipeline, most_prominent(visit.crops), clock)
             generation = pipeline.generate(face, question, request.max_new_tokens, sampling, request.cancel)
             return (yield from _timed(pipeline, generation, clock))
         finally:
@@ -191,8 +179,8 @@ class Reception:
         if known := self.cache.take(key):
             return known
         with clock("load"):
-            pixels = load_image(image)
-        return Visit(key, (pixels.shape[1], pixels.shape[0]), self._examiner.find(pixels, faces, clock))
+            picture = load_picture(image)
+        return Visit(key, picture.size, self._examiner.find(picture.pixels, faces, clock, picture.shrink))
 
     def _read(self, visit: Visit, index: int, request: Request, clock: Clock) -> Generator[Piece, None, Reading]:
         pipeline = self._examiner.pipeline
