@@ -31,6 +31,18 @@ def test_t1_has_six_faces_from_left_to_right(dlib_detector, t1):
     assert lefts == sorted(lefts)
 
 
+def test_a_large_picture_has_the_same_faces_every_time(astronaut):
+    """dlib reads freed memory when it gets an array that is not contiguous, such as one that numpy has gathered."""
+    large = np.zeros((2048, 8400, 3), np.uint8)
+    large[:, :2048] = np.repeat(np.repeat(astronaut, 4, axis=0), 4, axis=1)
+    detector = DlibDetector()
+    first, second, third = (detector.detect(large) for _ in range(3))
+    assert first == second == third
+    assert max(first, key=lambda face: face.score).score > 1
+    transposed = np.ascontiguousarray(astronaut.swapaxes(0, 1)).swapaxes(0, 1)
+    assert detector.detect(transposed) == detector.detect(transposed) == detector.detect(astronaut)
+
+
 def test_boxes_are_in_pixels_of_the_original(dlib_detector, t1):
     """A picture doubled in size is searched in a smaller copy; its boxes are twice as large, within 8 pixels."""
     doubled = t1.repeat(2, axis=0).repeat(2, axis=1)

@@ -97,7 +97,7 @@ def test_boxes_are_in_pixels_of_a_large_picture(server, analyzer):
     found = server.post("/v1/analyze", **upload(file.getvalue(), tasks="emotion")).json()
     assert found["image_size"] == [8400, 2048]
     assert words(found) == words(analyzer.analyze(file.getvalue(), tasks=("emotion",)))
-    assert len(found["faces"]) == 1
+    assert max(face["box_xyxy"][2] for face in found["faces"]) > 1000  # in the picture as it was read: 540
 
 
 def test_a_second_question_finds_the_face_read(server):

@@ -84,7 +84,8 @@ class DlibDetector:
         if shrink > 1:
             image = resize_bilinear(image, max(1, round(width / shrink)), max(1, round(height / shrink)))
         upsample = 1 if max(image.shape) < self._MIN_SIDE else 0
-        boxes, scores, _ = self._detector.run(image, upsample, self._min_score)
+        # dlib reads freed memory of an array that is not contiguous
+        boxes, scores, _ = self._detector.run(np.ascontiguousarray(image), upsample, self._min_score)
         x, y = width / image.shape[1], height / image.shape[0]
         found = [
             Detection((b.left() * x, b.top() * y, (b.right() + 1) * x, (b.bottom() + 1) * y), float(score))
