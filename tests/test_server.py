@@ -228,10 +228,10 @@ class Slow:
         self.let_go, self.begun, self.cancelled = threading.Event(), threading.Semaphore(0), threading.Event()
         find = analyzer.examiner.find
 
-        def slow(pixels, faces, clock):
+        def slow(*given):
             self.begun.release()
             self.let_go.wait(60)
-            return find(pixels, faces, clock)
+            return find(*given)
 
         monkeypatch.setattr(analyzer.examiner, "find", slow)
 

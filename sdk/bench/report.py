@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from sdk.bundles.files import first_fault
 from sdk.errors import UsageError
 from sdk.untrusted_json import parse_json
 
@@ -184,9 +185,7 @@ def read_report(path: Path) -> Report:
     try:
         return Report.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise UsageError(f"{path} is not a report of `emola bench --json`: {where}: {first['msg']}") from None
+        raise UsageError(f"{path} is not a report of `emola bench --json`: {first_fault(error)}") from None
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -33,7 +33,8 @@ class FileRecord(FrozenModel):
 def first_fault(error: ValidationError) -> str:
     """The first thing that does not fit, with its place: "geometry.layers: Input should be greater than 0"."""
     fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    return f"{'.'.join(map(str, fault['loc'])):.200}: {fault['msg']}"
+    place = ".".join(map(str, fault["loc"]))
+    return f"{place:.200}: {fault['msg']}" if place else fault["msg"]
 
 
 def check_sizes(bundle: Path, files: Mapping[str, FileRecord]) -> None:

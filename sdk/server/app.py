@@ -115,25 +115,17 @@ class _Server:
         self._seats.check_room()
         image, options = await read_upload(request, self.settings.max_bytes)
 
-        async def last() -> Analysis:
-            found = None
-            async for event in self._events(image, options):
-                found = event
-            assert isinstance(found, Done)
-            return found.analysis
-
-        analysis = await _while_connected(request, last())
-        return Response(analysis.model_dump_json(), media_type="application/json")
+        done = await _while_connected(request, _last(self._events(image, options)))
+        assert isinstance(done, Done)
+        return Response(done.analysis.model_dump_json(), media_type="application/json")
 
     async def stream(self, request: Request) -> Response:
         """Analyse a picture; server-sent events: `faces`, `text` for each piece of an answer, `done`, or `error`."""
         self._seats.check_room()
         image, options = await read_upload(request, self.settings.max_bytes)
-        events = self._events(image, options)
-        first = await anext(events)  # errors of the picture still get their status
+        events = await _begun(self._events(image, options))
 
         async def lines() -> AsyncIterator[str]:
-            yield _sse(first)
             try:
                 async for event in events:
                     yield _sse(event)
@@ -152,17 +144,10 @@ class _Server:
         reply = Reply(name, prefix + len(pipeline.question_ids(question)))
         pieces = self._pieces(picture, question, body)
         if body.stream:
-            first = await anext(pieces)
-            return StreamingResponse(_chunks(reply, first, pieces, body), media_type="text/event-stream")
-
-        async def last() -> Answer:
-            found = None
-            async for piece in pieces:
-                found = piece
-            assert isinstance(found, Answer)
-            return found
-
-        return JSONResponse(reply.whole(await _while_connected(request, last())))
+            return StreamingResponse(_chunks(reply, await _begun(pieces), body), media_type="text/event-stream")
+        answer = await _while_connected(request, _last(pieces))
+        assert isinstance(answer, Answer)
+        return JSONResponse(reply.whole(answer))
 
     async def models(self) -> dict[str, Any]:
         """The model of this server, in OpenAI's shape, with its notice and licences."""
@@ -231,18 +216,29 @@ async def _while_connected(request: Request, work: Coroutine[Any, Any, Result]) 
     return task.result()
 
 
-async def _chunks(
-    reply: Reply, first: str | Answer, pieces: AsyncIterator[str | Answer], body: ChatRequest
-) -> AsyncIterator[str]:
+async def _begun(items: AsyncIterator[Result]) -> AsyncIterator[Result]:
+    """The same items after the first was awaited: what it raises still becomes the status of the response."""
+    first = await anext(items)
+
+    async def all_items() -> AsyncIterator[Result]:
+        yield first
+        async for item in items:
+            yield item
+
+    return all_items()
+
+
+async def _last(items: AsyncIterator[Result]) -> Result | None:
+    found = None
+    async for item in items:
+        found = item
+    return found
+
+
+async def _chunks(reply: Reply, pieces: AsyncIterator[str | Answer], body: ChatRequest) -> AsyncIterator[str]:
     """The server-sent events of a streamed answer. The pieces are stripped as the whole answer is."""
     started, held = False, ""
-
-    async def whole() -> AsyncIterator[str | Answer]:
-        yield first
-        async for piece in pieces:
-            yield piece
-
-    async for piece in whole():
+    async for piece in pieces:
         if isinstance(piece, Answer):
             yield _data(reply.end(piece))
             if body.stream_options and body.stream_options.include_usage:

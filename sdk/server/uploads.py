@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
+from sdk.bundles.files import first_fault
 from sdk.errors import ImageError
 
 READ_SECONDS = 60.0  # in which a client must have sent its request
@@ -92,7 +93,7 @@ def parse(model: "type[Any]", body: bytes) -> Any:
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
-        raise HTTPException(422, _first(error)) from None
+        raise HTTPException(422, first_fault(error)) from None
 
 
 def decode_base64(text: str, name: str) -> bytes:
@@ -175,13 +176,7 @@ async def _read_fields(form: FormData) -> tuple[bytes, Options]:
     try:
         return await picture.read(), Options(**options)
     except ValidationError as error:
-        raise HTTPException(422, _first(error)) from None
-
-
-def _first(error: ValidationError) -> str:
-    found = error.errors(include_url=False, include_input=False)[0]
-    place = ".".join(map(str, found["loc"]))
-    return f"{place}: {found['msg']}" if place else found["msg"]
+        raise HTTPException(422, first_fault(error)) from None
 
 
 def picture_of(url: str) -> bytes:
