@@ -13,7 +13,8 @@ from pathlib import Path
 
 from sdk.bundles.manifest import check_hashes, read_manifest
 from sdk.bundles.remote import COMMIT, Remote
-from sdk.errors import BundleError, BundleNotFoundError, DependencyError, DownloadError, IntegrityError
+from sdk.errors import BundleError, BundleNotFoundError, DependencyError, DownloadError, IntegrityError, OutputError
+from sdk.files import temporary, write_file
 from sdk.web.exchange import HttpError
 
 logger = logging.getLogger(__name__)
@@ -114,7 +115,7 @@ class _Repository:
 
     def _download(self, remote: Remote, commit: str, folder: Path) -> None:
         """Download, verify and rename; other processes that need the same commit wait."""
-        partial = folder.with_name(f"{commit}.partial")  # kept after an interruption: the next attempt continues
+        partial = temporary(folder)  # kept after an interruption: the next attempt continues
         with self._lock(folder):
             if folder.is_dir():
                 return
@@ -147,10 +148,7 @@ class _Repository:
     def _remember(self, commit: str) -> None:
         if self._earlier() == self._home / commit:
             return
-        partial = self._reference.with_name(f"{self._reference.name}.{os.getpid()}")  # several processes may write it
         try:
-            self._reference.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_text(commit)
-            partial.replace(self._reference)
-        except OSError as error:
-            logger.warning("%s cannot be written (%s): offline, this version is not found", self._reference, error)
+            write_file(self._reference, commit.encode())
+        except OutputError as error:
+            logger.warning("%s: offline, this version is not found", error)
