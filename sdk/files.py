@@ -14,11 +14,6 @@ from sdk.untrusted_json import parse_json, read_json_object
 _TURN_S = 60.0  # limit for the writers of a small file before
 
 
-def is_utf8(name: str) -> bool:
-    """Whether a file name is valid UTF-8; Python keeps other bytes as surrogates, which few libraries accept."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in name)
-
-
 def temporary(path: Path) -> Path:
     """A fixed temporary name for `path`, for content that a later run continues; needs a lock."""
     return path.with_name(f"{path.name}.partial")

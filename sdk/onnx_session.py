@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from sdk.errors import BackendError, DependencyError, GraphError
-from sdk.files import is_utf8
 from sdk.onnx_model import external_files
+from sdk.untrusted_json import is_utf8
 
 _CUDA = "CUDAExecutionProvider"
 # Messages about a model that is newer than the installed ONNX Runtime; every other one is about a broken model.

@@ -20,6 +20,11 @@ _CHUNK = 1 << 20  # bytes; one read of `limit` bytes would take that much memory
 _DIGITS = 20  # of an integer; 64 bits have at most as many
 
 
+def is_utf8(text: str) -> bool:
+    """Whether a text can be encoded; in file names, Python keeps other bytes as halves of surrogate pairs."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
 def parse_json(content: "str | bytes") -> Any:
     """Parse a JSON text in UTF-8.
 
@@ -111,7 +116,7 @@ def _check_depth(value: Any) -> None:
 def _check_letters(value: Any) -> None:
     level = [value]
     while level:
-        if any("\ud800" <= letter <= "\udfff" for item in level if isinstance(item, str) for letter in item):
+        if not all(is_utf8(item) for item in level if isinstance(item, str)):
             raise ValueError("half of a surrogate pair")
         level = [part for item in level for part in _parts(item)]
 

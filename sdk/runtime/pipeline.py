@@ -26,6 +26,7 @@ from sdk.runtime.ngrams import ContextTree, Ngrams
 from sdk.runtime.pruning import prune, rows_to_read, visual_rows
 from sdk.runtime.speculate import DraftedGeneration
 from sdk.runtime.tokenizer import read_tokenizer
+from sdk.untrusted_json import is_utf8
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,7 @@ class Pipeline:
             return prompt.questions[question].token_ids
         if not question.strip():
             raise TaskError("the question is empty")
-        if any("\ud800" <= letter <= "\udfff" for letter in question):
+        if not is_utf8(question):
             raise TaskError("the question contains halves of surrogate pairs, which are no letters: decode it as UTF-8")
         text = prompt.free_question.replace("{question}", question)
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids

@@ -5,7 +5,6 @@ Files are lists in the layout of FABA-Instruct. Training: `image`, `landmark`, `
 """
 
 import os
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +17,7 @@ from sdk.bundles.damage import read_array
 from sdk.errors import DataError
 from sdk.faba.prompts import END, IMAGE, QUESTIONS, Task
 from sdk.faces.preprocess import LANDMARK_FEATURES
-from sdk.untrusted_json import DATA_SIZE, read_json
-
-_HALF_PAIR = re.compile("[\ud800-\udfff]")
+from sdk.untrusted_json import DATA_SIZE, is_utf8, read_json
 
 
 @dataclass(frozen=True)
@@ -129,7 +126,7 @@ def _turns(row: Mapping[str, Any], name: str) -> tuple[str, str]:
 
 def is_text(value: object) -> TypeGuard[str]:
     """Whether a value is a text that can be written: JSON may also hold halves of a UTF-16 pair."""
-    return isinstance(value, str) and not _HALF_PAIR.search(value)
+    return isinstance(value, str) and is_utf8(value)
 
 
 def read_landmarks(record: Record, size: int = LANDMARK_FEATURES) -> Floats:
