@@ -10,6 +10,7 @@ from typing import Any
 
 from sdk.errors import BackendError, DependencyError, GraphError
 from sdk.onnx_model import external_files
+from sdk.printable import one_line
 from sdk.untrusted_json import is_utf8
 
 _CUDA = "CUDAExecutionProvider"
@@ -90,7 +91,7 @@ def open_session(path: Path, threads: int | None = None, device: str = "cpu") ->
 
 
 def _failure(path: Path, error: Exception, runtime: str, device: str) -> BackendError:
-    found = " ".join(str(error).split())
+    found = one_line(error)
     if device == "cpu" and not any(sign in found for sign in _TOO_NEW):
         return GraphError(f"{runtime} cannot open {path}: {found}; copy or download it again")
     return BackendError(f"{runtime} cannot open {path}: {found}")

@@ -1,4 +1,4 @@
-"""Text from a file, on its way to a terminal."""
+"""Text from a file or a library, on its way to a terminal."""
 
 import re
 from typing import Any
@@ -10,6 +10,11 @@ CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 def printable(text: str) -> str:
     """Replace control characters, which could move a terminal's cursor or set its title."""
     return CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error, which libraries may break into lines."""
+    return " ".join(str(error).split())
 
 
 def find_control(value: Any) -> str | None:

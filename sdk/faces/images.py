@@ -20,6 +20,7 @@ from sdk.faces.colours import to_rgb
 from sdk.faces.depth import colour_depth, is_wide_colour, select_lower_bytes
 from sdk.faces.formats import READ, check_cost, is_readable, open_picture
 from sdk.faces.orientation import orientation, turns, upright
+from sdk.printable import one_line
 
 Color: TypeAlias = Literal["rgb", "bgr"]
 ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any]"
@@ -179,7 +180,7 @@ def _decoding(name: str) -> Iterator[None]:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:_MESSAGE] or type(error).__name__
+    return one_line(error)[:_MESSAGE] or type(error).__name__
 
 
 def _check_size(size: tuple[int, int], max_pixels: int | None, name: str, kind: str | None = "JPEG") -> None:

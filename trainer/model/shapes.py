@@ -9,6 +9,7 @@ from transformers import CLIPVisionConfig, LlamaConfig
 from transformers.activations import ACT2FN
 
 from sdk.errors import CheckpointError
+from sdk.printable import one_line
 from trainer.model.llava_keys import check_decoder, check_llava, check_tower, rotary_base
 
 _TEXT_KEYS = [
@@ -58,7 +59,7 @@ def decoder_shape(text: Mapping[str, Any], path: Path) -> LlamaConfig:
     try:
         return LlamaConfig(**keys, rope_parameters=rotary, tie_word_embeddings=False)
     except Exception as error:  # the types that transformers raises changed between its versions
-        raise CheckpointError(f"{path} describes no Llama: {' '.join(str(error).split())}") from None
+        raise CheckpointError(f"{path} describes no Llama: {one_line(error)}") from None
 
 
 def compare_with_base(content: Mapping[str, Any], path: Path, base: LlamaConfig) -> None:
@@ -89,4 +90,4 @@ def tower_shape(vision: Any, path: Path) -> CLIPVisionConfig:
     try:
         return CLIPVisionConfig(**{key: vision[key] for key in _VISION_KEYS if vision.get(key) is not None})
     except Exception as error:  # see `decoder_shape`
-        raise CheckpointError(f"{path} describes no CLIP vision tower: {' '.join(str(error).split())}") from None
+        raise CheckpointError(f"{path} describes no CLIP vision tower: {one_line(error)}") from None

@@ -14,6 +14,7 @@ from sdk.bundles.files import AGAIN
 from sdk.bundles.manifest import Geometry
 from sdk.errors import BackendError, GraphError
 from sdk.onnx_session import load_onnxruntime, open_session
+from sdk.printable import one_line
 from sdk.runtime.backends.interface import Decoder, KVCache, KVPool
 from sdk.runtime.backends.ort_pool import OrtPool
 
@@ -172,7 +173,7 @@ def _computing(what: "Path | str") -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise BackendError(f"ONNX Runtime cannot compute {what}: {' '.join(str(error).split())}") from error
+        raise BackendError(f"ONNX Runtime cannot compute {what}: {one_line(error)}") from error
 
 
 def _check_decoder(path: Path, session: Any, geometry: Geometry) -> None:

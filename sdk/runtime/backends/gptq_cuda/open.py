@@ -10,6 +10,7 @@ import numpy as np
 from sdk.bundles.embeddings import read_embeddings
 from sdk.bundles.manifest import Geometry
 from sdk.errors import BackendError, DependencyError
+from sdk.printable import one_line
 
 if TYPE_CHECKING:
     from .decoder import GptqDecoder
@@ -99,7 +100,7 @@ def _launch_once(kernels: ModuleType, device: str) -> None:
     except Exception as error:  # Triton, its compilers, the file system of its cache or the driver raise many types
         if is_out_of_memory(error):
             raise
-        found = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        found = f"{type(error).__name__}: {one_line(error)}"
         raise BackendError(
             f"the first GPU kernel failed ({found}); Triton needs a C compiler, Python's headers and a folder for its "
             "cache (TRITON_CACHE_DIR): install gcc and python3-dev (Debian's names), or use another variant"
