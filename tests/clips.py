@@ -1,9 +1,12 @@
 """Small videos made from photographs by the real encoder, and what FFmpeg shows of them."""
 
 import shutil
+import socket
 import struct
 import subprocess
+import threading
 from collections.abc import Iterable, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
@@ -87,3 +90,17 @@ def ffmpeg() -> str:
     if program is None:
         program = pytest.importorskip("imageio_ffmpeg").get_ffmpeg_exe()
     return program
+
+
+@contextmanager
+def live(path):
+    """A source on loopback that sends the bytes of a file once, as a network camera does; yields its URL."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve():
+            connection, _ = server.accept()
+            with connection:
+                connection.sendall(path.read_bytes())
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"tcp://127.0.0.1:{server.getsockname()[1]}"

@@ -1,8 +1,6 @@
 """Reading frames: files, live streams, and everything that can be wrong with them."""
 
 import io
-import socket
-import threading
 import time
 
 import numpy as np
@@ -13,7 +11,7 @@ from sdk.errors import VideoError
 from sdk.frames import read_frames
 
 av = pytest.importorskip("av")
-from clips import write_clip  # noqa: E402
+from clips import live, write_clip  # noqa: E402
 
 
 def grey(value, height=48, width=64):
@@ -56,16 +54,9 @@ def test_of_a_live_stream_only_the_newest_frame_waits(tmp_path):
     """MPEG-TS over a socket, all at once: a slow reader gets the last frame, and none that is older than its last."""
     stream = tmp_path / "live.ts"
     write_clip(stream, (grey(4 * i) for i in range(50)))
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def serve():
-            connection, _ = server.accept()
-            with connection:
-                connection.sendall(stream.read_bytes())
-
-        threading.Thread(target=serve, daemon=True).start()
+    with live(stream) as url:
         seen = []
-        for frame in read_frames(f"tcp://127.0.0.1:{server.getsockname()[1]}"):
+        for frame in read_frames(url):
             seen.append((frame.index, frame.dropped))
             time.sleep(0.3)
     indices = [index for index, _ in seen]

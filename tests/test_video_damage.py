@@ -1,8 +1,6 @@
 """Damaged packets and odd timestamps: what can be decoded is analysed, what is lost is counted, and times increase."""
 
 import itertools
-import socket
-import threading
 
 import numpy as np
 import pytest
@@ -16,7 +14,7 @@ from trainer.corpus.datasets.frames import read_pictures
 from trainer.corpus.datasets.labelled_face import LabelledFace
 
 av = pytest.importorskip("av")
-from clips import damage, shown_by_ffmpeg, write_clip  # noqa: E402
+from clips import damage, live, shown_by_ffmpeg, write_clip  # noqa: E402
 
 GOP = {"g": "10", "bf": "2"}  # a key frame every ten frames, and frames that are not stored in the order of display
 
@@ -69,15 +67,8 @@ def test_a_video_of_damage_alone_is_one_clear_error(tmp_path):
 def test_a_damaged_picture_of_a_live_camera_does_not_end_it(tmp_path):
     """A network camera that sends JPEG pictures, one of them noise: the last one still arrives."""
     path = damage(tmp_path / "a.avi", [13], write_clip(tmp_path / "sound.avi", brighter(), 10, codec="mjpeg"))
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def serve():
-            connection, _ = server.accept()
-            with connection:
-                connection.sendall(path.read_bytes())
-
-        threading.Thread(target=serve, daemon=True).start()
-        frames = list(read_frames(f"tcp://127.0.0.1:{server.getsockname()[1]}"))
+    with live(path) as url:
+        frames = list(read_frames(url))
     assert (frames[-1].index, frames[-1].damaged, grey(frames[-1])) == (28, 1, 29)
 
 
