@@ -22,9 +22,8 @@ for name, handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.
 
 GOLDEN = Path(__file__).parent / "data" / "golden"
 CHECKPOINTS = ("init", "trained")
-FACE_MODEL = Path(
-    os.environ.get("EMOLA_FACE_MODEL", Path(__file__).parents[2] / "shared/face_model/ict_face_model_light.npz")
-)
+SHARED = Path(__file__).parents[2] / "shared"  # beside the checkout of a developer
+FACE_MODEL = Path(os.environ.get("EMOLA_FACE_MODEL", SHARED / "face_model/ict_face_model_light.npz"))
 
 # Files that export, train or render; `make test-fast` leaves them out.
 SLOW = {

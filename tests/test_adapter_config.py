@@ -10,6 +10,7 @@ from pathlib import Path
 import peft
 import pytest
 import torch
+from conftest import SHARED
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -18,7 +19,7 @@ from sdk.errors import CheckpointError
 from trainer.model.adapter_config import HONOURED, REFUSED, WITHOUT_EFFECT, read_adapter_config
 from trainer.model.lora import LORA_TARGETS, LoraUpdates, MergedWeights
 
-CASE = Path("/work/shared/cases/data/rank_of_another_adapter.json")
+CASE = SHARED / "cases/data/rank_of_another_adapter.json"
 IDS = torch.arange(3, 15)[None]
 PREFIX = "language_model."
 KEYS = {field.name for field in dataclasses.fields(LoraConfig)}

@@ -1,10 +1,10 @@
 """Every problem of a file is reported once; good records are not reported."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import SHARED
 from PIL import Image
 
 from sdk.errors import DataError
@@ -15,7 +15,7 @@ from trainer.corpus.checks import Problem, check_files, check_rows
 from trainer.corpus.records import parse_record
 from trainer.tokenization import load_tokenizer
 
-CASE = Path("/work/shared/cases/data/answer_with_image_mark.json")
+CASE = SHARED / "cases/data/answer_with_image_mark.json"
 
 
 @pytest.fixture

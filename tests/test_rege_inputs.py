@@ -23,7 +23,8 @@ def run(tmp_path, capsys, annotations: str, predictions: str, task: str = "emoti
     return code, capsys.readouterr().err
 
 
-LABELS = ["Infinity", "-Infinity", "NaN", "2.5", "true", "null", "[0]", '{"a": 0}', f'"{LONG}"', "9" * 400, '"1e0"']
+NO_JSON = {"Infinity", "-Infinity", "NaN", "9" * 400}  # as `sdk.untrusted_json` reads it
+LABELS = [*sorted(NO_JSON), "2.5", "true", "null", "[0]", '{"a": 0}', f'"{LONG}"', '"1e0"']
 
 
 @pytest.mark.parametrize("label", LABELS)
@@ -33,7 +34,7 @@ def test_a_label_of_another_kind_is_one_line(tmp_path, capsys, label, task):
     code, error = run(tmp_path, capsys, f'[{{"label": {label}, "gpt4": "A smile."}}]', '["Happy."]', task)
     assert code == 1
     assert error.count("\n") == 1
-    assert "annotation 0: label must be" in error or "is not JSON" in error
+    assert ("is not JSON" if label in NO_JSON else "annotation 0: label must be") in error
     assert len(error) < 300
 
 
