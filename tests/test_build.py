@@ -233,6 +233,7 @@ def test_graphs_hold_nothing_of_the_machine_that_wrote_them(bundle):
 def test_a_large_encoder_keeps_its_weights_in_a_file_of_their_own(tmp_path, monkeypatch):
     """The bundle lists that file and computes what torch computes."""
     monkeypatch.setattr("export.graphs.write._INLINE_BYTES", 0)
+    monkeypatch.setattr("export.graphs.write._MAPPED_BYTES", 0)
     manifest = export_bundle(options(tmp_path / "bundle"))
     assert "vision.onnx.data" in manifest.files
     assert all(parity.passed for parity in manifest.parity)
@@ -243,6 +244,7 @@ def test_a_large_encoder_of_16_bit_weights_takes_half_the_bytes(tmp_path, monkey
     base = _half_checkpoint(tmp_path / "base")
     changes = {"adapter": None, "base": str(base), "vision_tower": None}
     monkeypatch.setattr("export.graphs.write._INLINE_BYTES", 0)
+    monkeypatch.setattr("export.graphs.write._MAPPED_BYTES", 0)
     manifest = export_bundle(options(tmp_path / "bundle", quantize="int4", **changes))
     weights = sum(p.numel() for p in VisionModule(Checkpoint(None, base)).parameters())
     assert manifest.files["vision.onnx.data"].size < 1.1 * 2 * weights

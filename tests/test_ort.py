@@ -4,6 +4,7 @@ import json
 import logging
 import re
 from functools import partialmethod
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,13 +12,14 @@ import onnx
 import onnxruntime
 import pytest
 from conftest import GOLDEN
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from export.build import export_bundle
 from export.options import ExportOptions
 from sdk.bundles.manifest import read_manifest
 from sdk.cli import main
 from sdk.errors import BackendError
+from sdk.onnx_session import open_session
 from sdk.runtime.backends.ort_pool import OrtPool
 from sdk.runtime.backends.select import open_backend, open_variant
 from sdk.runtime.generate import Generation
@@ -193,3 +195,28 @@ def test_a_sequence_moves_through_the_host_where_memory_is_on_a_device(bundle):
     assert bound["past_key_values.0.key"] == ("cpu", 0, np.float16, (2, *row.shape), held.ctypes.data + row.nbytes)
     for name, place in bound.items():
         assert bound[name.replace("past_key_values", "present")] == place
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's count of anonymous memory")
+def test_a_large_encoder_stays_mapped_in_float16(tmp_path):
+    """Its weights take no memory of the process, and the result is that of the weights widened at the start."""
+    half, width = np.random.default_rng(5).standard_normal((4096, 8192)).astype(np.float16), 128_000_000
+    nodes = [helper.make_node("Cast", ["w.half"], ["w"], to=1), helper.make_node("MatMul", ["x", "w"], ["y"])]
+    ends = [[helper.make_tensor_value_info(name, 1, ["batch", size])] for name, size in (("x", 4096), ("y", 8192))]
+    graph = helper.make_graph(nodes, "encoder", *ends, [numpy_helper.from_array(half, "w.half")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.save(model, tmp_path / "v.onnx", save_as_external_data=True, location="v.onnx.data")
+    x = np.random.default_rng(6).standard_normal((3, 4096)).astype(np.float32)
+    before, rows, grown = _anonymous(), {}, {}
+    for mapped in (True, False):
+        session = open_session(tmp_path / "v.onnx", mapped=mapped)
+        grown[mapped] = _anonymous() - before
+        rows[mapped] = session.run(None, {"x": x})[0]
+        del session
+    assert grown[True] < width / 4 < width / 2 < grown[False]
+    np.testing.assert_allclose(rows[True], rows[False], rtol=1e-4, atol=1e-2)
+
+
+def _anonymous():
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon")]
+    return 1024 * int(line.split()[1])

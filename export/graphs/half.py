@@ -13,7 +13,8 @@ MIN_VALUES = 256  # of a weight; below it a cast costs more than it saves
 def store_in_half(model: onnx.ModelProto, tolerance: float = 0.0) -> onnx.ModelProto:
     """Store every large float32 weight whose values are exact in float16 as float16, followed by a cast.
 
-    ONNX Runtime folds the casts when it opens the graph: the file is smaller and the computation is the same.
+    ONNX Runtime folds the casts when it opens the graph or, for a large encoder, runs them again in each call (see
+    `sdk.onnx_session.open_session`): the file is smaller and the computation is the same.
 
     Args:
         model: changed in place.

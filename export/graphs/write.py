@@ -22,7 +22,8 @@ from trainer.checkpoint import Checkpoint
 from trainer.model.config import preprocessing
 from trainer.tokenization import load_tokenizer
 
-_INLINE_BYTES = 1 << 30  # of weights in the graph's own file, which can hold 2 GB
+_INLINE_BYTES = 1 << 30  # of weights that torch's exporter writes into the graph's own file, which can hold 2 GB
+_MAPPED_BYTES = 1 << 26  # of a graph, above which the weights get a file of their own: a runtime maps it into memory
 _ROUNDING = 1e-5  # relative change of a large encoder's weights; the vision stage must be within 1e-4 of torch
 
 
@@ -116,7 +117,7 @@ def write_vision(checkpoint: Checkpoint, path: Path, dtype: torch.dtype = torch.
     model = store_in_half(_without_metadata(onnx.load(path)), _ROUNDING if large else 0.0)
     data = path.with_name(f"{path.name}.data")
     data.unlink(missing_ok=True)  # onnx would append to it
-    if large and model.ByteSize() > _INLINE_BYTES:
+    if model.ByteSize() > _MAPPED_BYTES:
         onnx.save(model, path, save_as_external_data=True, location=data.name)
     else:
         onnx.save(model, path)

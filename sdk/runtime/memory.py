@@ -27,8 +27,8 @@ class Memory:
     """Estimated bytes.
 
     Attributes:
-        weights: size of a variant's files, where a CPU widens a float16 encoder to float32, and what its backend holds
-            in addition.
+        weights: size of a variant's files, where a CPU widens a float16 encoder unless it has a data file, and what its
+            backend holds in addition.
         per_face: KV cache of one face; a call needs one, a batch needs one for each face.
     """
 
@@ -43,9 +43,10 @@ class Memory:
             image_rows: as in `positions_per_face`.
             held_bytes: those of the opened backend; 0 before it is opened, when only the files are known.
         """
-        names = (manifest.vision, manifest.landmark, variant.decoder, *variant.external)
+        data = f"{manifest.vision}.data"  # of a large encoder, whose weights stay as they are stored
+        names = (manifest.vision, data, manifest.landmark, variant.decoder, *variant.external)
         sizes = {name: manifest.files[name].size for name in names if name in manifest.files}
-        if variant.device == "cpu" and manifest.encoder_weights:
+        if variant.device == "cpu" and manifest.encoder_weights and data not in sizes:
             sizes[manifest.vision] = max(sizes.get(manifest.vision, 0), 4 * manifest.encoder_weights)
         return cls(
             weights=held_bytes + sum(sizes.values()),

@@ -44,7 +44,7 @@ class OrtEncoder:
         inputs: Sequence[Shape] | None = None,
         output: Shape | None = None,
     ) -> None:
-        self._session = open_session(path, threads, device)
+        self._session = open_session(path, threads, device, mapped=True)
         given, made = self._session.get_inputs(), self._session.get_outputs()
         self._names = [i.name for i in given]
         self._path, self._output = path, output
