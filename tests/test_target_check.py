@@ -1,5 +1,6 @@
 """`emola check`: one verdict on the machine that will run a bundle, without torch."""
 
+import itertools
 import json
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ from sdk.bundles.manifest import MANIFEST, read_manifest
 from sdk.bundles.measured import Latency
 from sdk.cli import main
 from sdk.errors import ExportError
+from sdk.runtime import latency
 
 ANY_TIME = ("--max-latency", "1e6")  # no test depends on how fast a machine is
 WITHOUT_TORCH = """
@@ -222,3 +224,11 @@ def test_weights_of_the_encoder_are_recorded(bundle, emola):
     assert encoder_weights(bundle(), manifest) == torch_weights
     older = manifest.model_copy(update={"encoder_weights": None})
     assert 0.75 * torch_weights < encoder_weights(bundle(), older) <= torch_weights
+
+
+@pytest.mark.parametrize(("seconds", "rounds"), [(0.1, 8), (20, 7), (61, 4)])
+def test_slow_stages_are_timed_fewer_times(seconds, rounds, monkeypatch):
+    """A 7B model on a laptop takes a minute for a few rounds; three are always counted."""
+    clock = itertools.count(0, seconds)
+    monkeypatch.setattr(latency, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    assert [*latency._rounds()] == [*range(rounds)]
