@@ -59,7 +59,7 @@ def open_session(path: Path, threads: int | None = None, device: str = "cpu", *,
         threads: threads of one operator; None leaves the choice to ONNX Runtime.
         device: "cpu" or "cuda"; there is no fallback from CUDA to the CPU.
         mapped: on the CPU, leave weights that are in a file beside the graph as they are stored. The file is mapped
-            into memory, and a weight in float16 is widened in each call: a tenth more time, far less memory.
+            into memory, and a weight in float16 is widened in each call: a sixth more time, far less memory.
 
     Raises:
         GraphError: the file is no ONNX model, is broken, or reads files outside of its folder.
