@@ -38,7 +38,7 @@ def describe(job: ExportJob, checkpoint: Checkpoint, gptq: Path | None) -> Manif
         gptq: folder of the quantised decoder, or None.
     """
     options, conventions, shape = job.options, checkpoint.conventions, geometry(checkpoint.config)
-    variants, provenance, prompt = _variants(job, gptq, shape.head_size), _provenance(job), _prompt(checkpoint)
+    variants, provenance, prompt = _variants(job, gptq, shape.head_size), _provenance(job), _prompt(job, checkpoint)
     return Manifest(
         name=options.out.name,
         notice=conventions.notice,
@@ -132,7 +132,7 @@ def _quantisation(job: ExportJob) -> dict[str, str]:
     }
 
 
-def _prompt(checkpoint: Checkpoint) -> Prompt:
+def _prompt(job: ExportJob, checkpoint: Checkpoint) -> Prompt:
     """The fixed prompts as ids of the training tokenizer; the tokenizer of the bundle was checked to give the same."""
     tokenizer = load_tokenizer(checkpoint.base)
     template = TEMPLATES[checkpoint.conventions.template]
@@ -148,7 +148,12 @@ def _prompt(checkpoint: Checkpoint) -> Prompt:
         },
         stop_ids=(tokenizer.eos_id(),),
         max_new_tokens=_MAX_NEW_TOKENS,
+        known_questions=_known_questions(job) if checkpoint.conventions.known_questions_only else None,
     )
+
+
+def _known_questions(job: ExportJob) -> tuple[str, ...]:
+    return tuple(sorted({record.question for record in job.answers}))
 
 
 def _environment() -> dict[str, str]:

@@ -7,11 +7,13 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
-from sdk.errors import SdkError, UsageError
+from sdk.errors import QuestionWarning, SdkError, UsageError
 from sdk.printable import printable
 from sdk.streams import discard_stdout, prepare_streams
 
@@ -59,7 +61,7 @@ _STATES_OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES,
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code."""
     prepare_streams()
-    with _stopped_by_signals():
+    with _stopped_by_signals(), _warnings_in_lines():
         code = _run(list(sys.argv[1:] if argv is None else argv))
     try:
         sys.stdout.flush()
@@ -89,6 +91,24 @@ def _stopped_by_signals() -> Iterator[None]:
     finally:
         for number in changed:
             signal.signal(number, signal.SIG_DFL)
+
+
+@contextmanager
+def _warnings_in_lines() -> Iterator[None]:
+    """Show a warning of this project as one line, without the line of code that Python adds."""
+    show = warnings.showwarning
+
+    def show_line(message: Warning | str, category: type[Warning], *place: Any) -> None:
+        if issubclass(category, QuestionWarning):
+            print(f"warning: {printable(str(message))}", file=sys.stderr)
+        else:
+            show(message, category, *place)
+
+    warnings.showwarning = show_line
+    try:
+        yield
+    finally:
+        warnings.showwarning = show
 
 
 def _run(arguments: list[str]) -> int:

@@ -29,6 +29,10 @@ class SdkError(Exception):
     """Base of the errors that this project raises on purpose."""
 
 
+class QuestionWarning(UserWarning):
+    """A question that the model of a bundle was not trained to answer."""
+
+
 class ImageError(SdkError):
     pass
 

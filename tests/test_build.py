@@ -1,5 +1,6 @@
 """Checkpoint to sealed bundle: parity with the authors' numbers, restarts, and what is refused."""
 
+import dataclasses
 import os
 import random
 import shutil
@@ -17,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from scrfd_network import write_scrfd
 
 from export.build import export_bundle
+from export.describe import describe
 from export.merge import merge
 from export.model import VisionModule
 from export.networks import check_landmark_model
@@ -27,6 +29,7 @@ from export.quantise.gptq import GptqOptions
 from export.stages import RECORD
 from sdk.bundles.manifest import check_hashes, read_manifest
 from sdk.errors import BackendError, CheckpointError, ExportError
+from sdk.faba.prompts import QUESTIONS
 from sdk.runtime.backends.ort import OrtEncoder
 from sdk.runtime.backends.select import open_backend
 from sdk.runtime.clock import Clock
@@ -34,6 +37,7 @@ from sdk.runtime.generate import Generation
 from sdk.runtime.pipeline import Pipeline
 from sdk.runtime.verify import Reference, measure_parity
 from trainer.checkpoint import Checkpoint, load_emola
+from trainer.corpus.records import read_records
 from trainer.model.weights import weight_files
 
 STAGES = 7  # merge, calibrate, gptq, graphs, reference, answers, seal
@@ -286,3 +290,16 @@ def test_a_gptq_bundle(tmp_path):
     assert set(again.files) == set(manifest.files), "other files than those of the layout were copied"
     for name in (variant.decoder, f"{variant.decoder}.data", manifest.ngrams):
         assert again.files[name] == manifest.files[name], "a folder taken as it is gives another decoder"
+
+
+@pytest.mark.parametrize("only", [False, True])
+def test_a_base_that_knows_its_training_questions_only_says_so(tmp_path, only):
+    """The manifest lists the questions of the answer files for such a base, and none for a base that knows language."""
+    answers = GOLDEN / "data/FABAInstruct/train/train_anno.json"
+    job = prepare(options(tmp_path / "bundle", answers=(answers,)))
+    conventions = dataclasses.replace(job.checkpoint.conventions, known_questions_only=only)
+    job.checkpoint.conventions = conventions
+    prompt = describe(job, job.checkpoint, None).prompt
+    assert prompt.known_questions == (tuple(sorted({row.question for row in read_records(answers)})) if only else None)
+    assert prompt.knows("Is it raining?") is not only
+    assert prompt.knows(QUESTIONS["emotion"])

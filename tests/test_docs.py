@@ -92,6 +92,7 @@ def at_the_desk(desk, bundle, monkeypatch, tmp_path):
         yield monkeypatch
 
 
+@pytest.mark.filterwarnings("ignore::sdk.errors.QuestionWarning")  # the pages ask the model in the package, too
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_page(page, at_the_desk, capsys):
     names: dict = {"__name__": "__main__"}

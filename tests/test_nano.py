@@ -1,6 +1,7 @@
 """The embedded model: what a stranger gets from `Analyzer()` and `emola demo`."""
 
 import json
+import warnings
 
 import pytest
 
@@ -8,7 +9,9 @@ from sdk import Analyzer
 from sdk.bundles.hub import EMBEDDED
 from sdk.bundles.manifest import check_hashes, read_manifest
 from sdk.cli import main
+from sdk.commands import demo
 from sdk.commands.demo import PICTURES
+from sdk.errors import QuestionWarning
 
 MEGABYTES = 15
 
@@ -61,3 +64,30 @@ def test_demo_writes_the_pictures_it_describes(tmp_path, capsys):
     assert output.err.count("rendered faces") == 1
     names = {path.stem for path in (tmp_path / "demo").iterdir()}
     assert names == {path.stem for path in PICTURES.glob("*.jpg")}
+
+
+OTHER_QUESTION = "How old is this person?"
+
+
+@pytest.mark.parametrize(
+    "question", ["emotion", "What AUs are conveyed by this face?", "  what sentiment is written on this FACE "]
+)
+def test_a_known_question_is_answered_without_a_warning(analyzer, astronaut, question):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert analyzer.ask(astronaut, question, color="rgb")
+
+
+def test_another_question_gets_a_warning_and_an_answer(analyzer, astronaut):
+    for ask in (analyzer.ask, lambda *given, **options: "".join(analyzer.stream(*given, **options))):
+        with pytest.warns(QuestionWarning, match=f"was not trained to answer '{OTHER_QUESTION[:-1]}") as caught:
+            assert ask(astronaut, OTHER_QUESTION, color="rgb")
+        assert len(caught) == 1
+
+
+@pytest.mark.filterwarnings("default")
+def test_the_command_line_shows_the_warning_as_one_line(analyzer, astronaut, monkeypatch, capsys):
+    monkeypatch.setattr(demo, "run", lambda args: analyzer.ask(astronaut, OTHER_QUESTION, color="rgb"))
+    assert main(["demo"]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: emola-nano was not trained to answer")

@@ -57,6 +57,7 @@ class Prompt(FrozenModel):
         questions: the fixed question of each task.
         stop_ids: tokens that end the answer.
         max_new_tokens: default limit of an answer in tokens.
+        known_questions: every question that the model was trained on, if it answers no other; None if it answers any.
     """
 
     template: str
@@ -66,6 +67,19 @@ class Prompt(FrozenModel):
     questions: dict[Task, Question] = Field(min_length=1)
     stop_ids: tuple[TokenId, ...] = Field(min_length=1)
     max_new_tokens: int = Field(gt=0)
+    known_questions: tuple[str, ...] | None = Field(default=None, max_length=10_000)
+
+    def knows(self, question: str) -> bool:
+        """Whether the model was trained to answer a question, or the fixed question of a task."""
+        if self.known_questions is None or question in self.questions:
+            return True
+        fixed = (fixed.text for fixed in self.questions.values())
+        return _plain(question) in map(_plain, (*fixed, *self.known_questions))
+
+
+def _plain(question: str) -> str:
+    """A question without the differences that do not change it: capitals, white space, the mark at the end."""
+    return " ".join(question.casefold().split()).rstrip(" .?!")
 
 
 class Geometry(FrozenModel):

@@ -86,6 +86,7 @@ class Conventions:
             1.7 shows forehead to chin, as their training pictures do.
         notice: a sentence that every result must carry, or None.
         licence: terms of the weights as their maker states them, or None.
+        known_questions_only: whether the model answers nothing but the questions of its training files.
     """
 
     template: str = "llava_v1"
@@ -95,6 +96,7 @@ class Conventions:
     anchors: tuple[Anchor, ...] = ()
     notice: str | None = None
     licence: str | None = None
+    known_questions_only: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "anchors", read_anchors(self.anchors, LANDMARK_FEATURES // 2, Path(CONVENTIONS)))
@@ -103,6 +105,9 @@ class Conventions:
         for name in ("notice", "licence"):
             if not isinstance(getattr(self, name), str | None):
                 raise CheckpointError(f"{CONVENTIONS}: expected a text as {name}, found {short(getattr(self, name))}")
+        if not isinstance(self.known_questions_only, bool):
+            found = short(self.known_questions_only)
+            raise CheckpointError(f"{CONVENTIONS}: expected true or false as known_questions_only, found {found}")
         if (self.image_aspect == "align") != bool(self.anchors):
             raise CheckpointError(
                 f"{CONVENTIONS}: image_aspect 'align' goes with anchors; found {short(self.image_aspect)}"

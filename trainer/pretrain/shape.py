@@ -41,7 +41,10 @@ def nano_config(vocabulary: int = VOCABULARY, anchors: tuple[Anchor, ...] = ()) 
 
 
 def nano_conventions(anchors: tuple[Anchor, ...]) -> Conventions:
-    """The same template and face crops for training and for use; faces are aligned by their landmarks."""
+    """The same template and face crops for training and for use; faces are aligned by their landmarks.
+
+    A base without general language learns nothing but the questions of its training files.
+    """
     return Conventions(
         template=TEMPLATE,
         image_aspect="align",
@@ -50,4 +53,5 @@ def nano_conventions(anchors: tuple[Anchor, ...]) -> Conventions:
         anchors=anchors,
         notice=NOTICE,
         licence=LICENCE,
+        known_questions_only=True,
     )
