@@ -26,9 +26,14 @@ _STOP_WORDS = (
 )
 
 
+def asks_for_units(question: str) -> bool:
+    """Whether a question is about action units."""
+    return bool(_UNITS.search(question))
+
+
 def task_of(record: Record) -> Task:
     """The task of a record, found from the question or, if that is unclear, from the answer."""
-    if _UNITS.search(record.question):
+    if asks_for_units(record.question):
         return "action_units"
     named = read_action_units(record.answer) and "emotion" not in record.question.lower()
     return "action_units" if named else "emotion"
