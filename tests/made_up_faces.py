@@ -13,9 +13,9 @@ from landmark_network import write_landmark_network
 from PIL import Image, ImageDraw
 
 EMOTIONS = {  # skin, mouth: arc from angle to angle (y up or down), official label, answers
-    "happiness": ((250, 210, 120), (20, 160), 0, ("A happy face: the mouth smiles.", "A happy face, smiling.")),
-    "sadness": ((110, 130, 210), (200, 340), 1, ("A sad face: the mouth turns down.", "A sad face, turned down.")),
-    "anger": ((220, 80, 70), (170, 370), 3, ("An angry face: the brows are low.", "An angry face, frowning.")),
+    "happiness": ((250, 210, 120), (20, 160), 0, ("Happiness: the mouth smiles.", "Happiness, smiling.")),
+    "sadness": ((110, 130, 210), (200, 340), 1, ("Sadness: the mouth turns down.", "Sadness, turned down.")),
+    "anger": ((220, 80, 70), (170, 370), 3, ("Anger: the brows are low.", "Anger, frowning.")),
 }
 QUESTION = "What emotions are conveyed by this face?"
 

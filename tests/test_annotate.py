@@ -25,6 +25,7 @@ from trainer.corpus.annotate import Prices, annotate
 from trainer.corpus.answer_filter import label_of, unusable
 from trainer.corpus.endpoint import ChatEndpoint, EndpointError
 from trainer.corpus.records import read_records
+from trainer.corpus.sampling import draw
 from trainer.corpus.templates import QUESTION_TEMPLATES
 
 HAPPY = "The person in this picture looks happy, with a broad smile."
@@ -117,6 +118,49 @@ def test_an_evaluation_set_has_labels_and_a_review_sheet(photographs, tmp_path):
     page = (tmp_path / "eval/review.html").read_text()
     assert page.count("<img ") == 6
     assert page.count("<tr>") == 7
+
+
+def test_a_sample_of_each_class(astronaut, tmp_path):
+    """Two photographs of each folder, others with another seed; a class with one photograph gives one."""
+    folder = tmp_path / "photographs"
+    for place in (
+        *(f"happy/{index}.png" for index in range(6)),
+        *(f"sad/{index}.png" for index in range(6)),
+        "fear/0.png",
+    ):
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(astronaut[20:230, 110:320]).save(folder / place)
+
+    def faces(name, seed):
+        run(folder, tmp_path / name, tasks=("emotion",), seed=seed, sample=2)
+        return sorted(path.stem for path in (tmp_path / name / "train/images").iterdir())
+
+    first = faces("first", 1)
+    assert Counter(name.split("_")[0] for name in first) == {"happy": 2, "sad": 2, "fear": 1}
+    assert faces("again", 1) == first
+    assert faces("other", 2) != first
+    with pytest.raises(DataError, match=r"sample \(found 2, expected 3\)"):
+        run(folder, tmp_path / "first", tasks=("emotion",), seed=1, sample=3)
+
+
+def test_the_classes_of_affectnet_are_read(tmp_path):
+    """The class is in `annotations/N_exp.npy` beside `images`, as AffectNet is distributed."""
+    pictures = {str(index): tmp_path / f"train_set/images/{index}.jpg" for index in range(8)}
+    (tmp_path / "train_set/annotations").mkdir(parents=True)
+    for index in range(8):
+        np.save(tmp_path / f"train_set/annotations/{index}_exp.npy", np.array(str(index % 2)))
+    drawn = draw(pictures, 3, 0)
+    assert Counter(int(name) % 2 for name in drawn) == {0: 3, 1: 3}
+    assert drawn == draw(dict(reversed(pictures.items())), 3, 0)
+    with pytest.raises(DataError, match="at least 1 photograph"):
+        draw(pictures, 0, 0)
+
+
+def test_the_questions_of_the_paper_are_asked():
+    """Sec. 3.1: 100 templates, among them the two that the paper prints."""
+    assert {task: len(set(questions)) for task, questions in QUESTION_TEMPLATES.items()} == dict.fromkeys(TASKS, 50)
+    assert "What is the emotion in this face?" in QUESTION_TEMPLATES["emotion"]
+    assert "What are the action units present in this face?" in QUESTION_TEMPLATES["action_units"]
 
 
 def test_the_review_page_shows_text_as_text(photographs, tmp_path):

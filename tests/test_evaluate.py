@@ -12,6 +12,7 @@ pytest.importorskip("torch")
 
 from sdk.cli import main
 from sdk.errors import DataError
+from trainer.commands.evaluate import lines_of
 from trainer.corpus.records import Record
 from trainer.evaluation.evaluate import EvaluationSet, answer, evaluate, read_answers
 
@@ -157,12 +158,40 @@ def test_a_folder_of_another_model_or_set_is_refused(tmp_path):
 
 def test_nouns_of_raf_db_have_an_accuracy_and_an_interval(tmp_path):
     """Table 3: "happiness." is Happiness; three of four are right, between 25 and 100 % with four samples."""
-    nouns = ("Happiness", "Anger", "Fear", "Neutral")
-    faces = [Record(noun, Path(), noun, noun, "?", noun, index) for index, noun in enumerate(nouns)]
-    found = evaluate(["happiness.", "Anger", "Sadness", "Neutral"], EvaluationSet(faces, "emotion", "RAF-DB"), tmp_path)
-    assert found["accuracy"] == 75
+    found = evaluate(["happiness.", "Anger", "Sadness", "Neutral"], nouns(), tmp_path)
+    assert found["accuracy"] == found["literal_accuracy"] == 75
     low, high = found["intervals"]["accuracy"]
     assert 0 <= low < 75 < high <= 100
+
+
+def test_words_and_sentences_about_raf_db_are_read(tmp_path):
+    """The paper's "Happy" and a sentence with a negation are right, noise is not; one of four is the noun itself."""
+    answers = ["Happy", "The face is not sad but angry.", "Fear", "Blue."]
+    found = evaluate(answers, nouns(), tmp_path)
+    assert (found["accuracy"], found["literal_accuracy"], found["unread"]) == (75, 25, 1)
+    assert [line.split(" (95 %")[0] for line in lines_of(found)] == [
+        "RAF-DB: accuracy 75.00 % ",
+        "  1 of 4 answers name no emotion",
+        "  25.00 % of the answers are the noun of the label and nothing else",
+    ]
+
+
+def nouns() -> EvaluationSet:
+    faces = [Record(noun, Path(), noun, noun, "?", noun, noun) for noun in ("Happiness", "Anger", "Fear", "Neutral")]
+    return EvaluationSet(faces, "emotion", "RAF-DB")
+
+
+def test_every_protocol_is_shown(data, tmp_path, capsys):
+    """Of `ANSWERS`, the official code does not know "sad" and "angry", which the SDK reads; "calm" is neutral."""
+    answers = iter(ANSWERS)
+    with chat_server(lambda request: (200, {}, completion(next(answers)))) as (url, _):
+        options = ("--endpoint", url, "--model", "seer", "--batch-size", "1")
+        assert main(command(data, tmp_path / "run", *options)) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0].split() == ["FABA", "emotion,", "5", "samples", "official", "paper", "runtime"]
+    assert [cell for cell in shown[1].split() if "." in cell and cell != ".."][::3] == ["60.00", "60.00", "100.00"]
+    assert shown[4].split() == ["answers", "not", "read", "2", "2", "0"]
+    assert shown[-3].startswith("official: the authors' evaluation code")
 
 
 def test_the_mean_of_three_folds(tmp_path, capsys):

@@ -12,6 +12,7 @@ pytest.importorskip("torch")
 
 from sdk.bundles.manifest import read_manifest
 from sdk.cli import main
+from sdk.faba.rege import PROTOCOLS
 from trainer.training.plot import read_log
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
@@ -53,6 +54,19 @@ def test_held_out_faces_are_recognised(laptop):
     scores = {name: json.loads((laptop / name / "scores.json").read_text()) for name in ("scores", "untrained-scores")}
     trained, untrained = (scores[name]["official"]["s_rege"] for name in ("scores", "untrained-scores"))
     assert trained > untrained + 60, f"S_rege {untrained:.1f} -> {trained:.1f}"
+
+
+def test_the_final_figures_are_those_of_a_model_that_learnt(laptop):
+    """Every protocol reads every answer and finds at least 11 of 12 held-out faces right."""
+    scores = json.loads((laptop / "scores/scores.json").read_text())
+    found = {name: (scores[name]["s_re"], scores[name]["unread"]) for name in PROTOCOLS}
+    assert all(accuracy > 90 and not unread for accuracy, unread in found.values()), found
+
+
+def test_the_labels_of_the_training_set_are_counted(laptop, capsys):
+    assert main(["data", "stats", str(laptop / "train_emotion_anno.json"), "--json"]) == 0
+    emotions = json.loads(capsys.readouterr().out)["emotions"]
+    assert {name: count for name, count in emotions.items() if count} == {"happiness": 16, "sadness": 16, "anger": 16}
 
 
 def test_the_bundle_exists(laptop):

@@ -71,6 +71,23 @@ def test_paper_protocol_reads_whole_words_and_spaced_units():
     assert rege.paper_action_units("AU 4 and Action Unit 9 and AU12") == {4, 9, 12}
 
 
+def test_the_protocols_read_the_same_answers_differently():
+    """A perfect model that says "sad" and "AU 4": official and paper do not know these forms, the runtime does."""
+    annotations = [{"label": "Sadness", "gpt4": "A sad face."}, {"label": "Anger", "gpt4": "An angry face."}]
+    answers = ["A sad face.", "An angry face."]
+    found = {name: rege.score(answers, annotations, task="emotion", protocol=name) for name in rege.PROTOCOLS}
+    assert {name: (score.s_re, score.unread) for name, score in found.items()} == {
+        "official": (0, 2),
+        "paper": (0, 2),
+        "runtime": (100, 0),
+    }
+    units = [{"label": "4", "gpt4": "AU 4."}, {"label": "none", "gpt4": "No AU."}]
+    answers = ["AU 4 is active.", "There is no AU 12."]
+    found = {name: rege.score(answers, units, task="au", protocol=name) for name in ("paper", "runtime")}
+    assert [(score.per_au[4], score.unread) for score in found.values()] == [(100, 0), (100, 0)]
+    assert rege.score(["AU 4.", "AU4."], units, task="au").unread == 1
+
+
 def test_units_with_one_outcome_leave_the_official_mean_only():
     annotations = [{"label": "4", "gpt4": "AU4."}, {"label": "4, 12", "gpt4": "AU4, AU12."}]
     predictions = ["AU4.", "AU4, AU12."]

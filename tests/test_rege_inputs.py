@@ -8,7 +8,7 @@ import pytest
 from sdk.cli import main
 from sdk.commands.rege import read_predictions
 from sdk.errors import ScoreError
-from sdk.faba import rege
+from sdk.faba import rege, rouge
 
 LONG = "9" * 4400  # more digits than Python turns into a number
 GOOD = {"label": 0, "gpt4": "A smile."}
@@ -112,7 +112,7 @@ def test_the_common_subsequence_is_that_of_the_table():
     for _ in range(300):
         words = "abcdefgh"[: draw.randint(1, 8)]
         a, b = ([draw.choice(words) for _ in range(draw.randint(0, 20))] for _ in "ab")
-        assert rege._common_subsequence(a, b) == by_table(a, b), (a, b)
+        assert rouge._common_subsequence(a, b) == by_table(a, b), (a, b)
 
 
 def test_a_file_that_scores(tmp_path, capsys):

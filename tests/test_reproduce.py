@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from chat_server import chat_server, completion
 from conftest import GOLDEN
-from made_up_datasets import write_bp4d, write_disfa, write_gft, write_rafdb
+from made_up_datasets import save, write_bp4d, write_disfa, write_gft, write_rafdb
 
 pytest.importorskip("torch")
 
@@ -104,6 +104,20 @@ def test_faba_bench_and_its_ablations(variables, capsys):
         run(found[table], variables)
     shown = capsys.readouterr().out
     assert shown.count("against the other run") == 3 * (2 + 4 + 4)
+
+
+def test_a_set_of_your_own(variables, astronaut, tmp_path, capsys):
+    """Section 3.1: photographs of a face in two classes; a person drops nothing."""
+    pytest.importorskip("dlib")
+    for place in ("0/a.png", "1/b.png"):
+        save(tmp_path / "affectnet" / place, astronaut[20:230, 110:320])
+    answer = completion("The face is happy, and AU6 and AU12 are active.")
+    with chat_server(lambda request: (200, {}, answer)) as (url, requests):
+        named = {"ENDPOINT": url, "MODEL": "seer", "AFFECTNET": str(tmp_path / "affectnet")}
+        run(sections()["Section 3.1"], {**variables, **named})
+    assert len(requests) == 4
+    assert "records" in capsys.readouterr().out
+    assert (Path(variables["DATA"]) / "faba/eval/revised/eval_au_anno.json").is_file()
 
 
 def test_no_table_is_forgotten():

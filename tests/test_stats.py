@@ -35,7 +35,7 @@ def test_table_2():
 
 
 def test_figure_6():
-    """By the official parse: "sad" is not in its word lists, "sadness" is."""
+    """As the SDK reads answers: "sad" is sadness, and a denied unit is not counted."""
     stats = describe(RECORDS)
     assert stats["action_units"] == {"AU6": 1, "AU12": 2}
     assert {name: count for name, count in stats["emotions"].items() if count} == {"happiness": 2, "sadness": 1}
@@ -50,6 +50,22 @@ def test_figure_6():
         "smile": 1,
         "bright": 1,
     }
+
+
+def test_answers_without_a_label_are_counted():
+    stats = describe(
+        [*RECORDS, record(EMOTION, "A face."), record(UNITS, "There is no AU4."), record(UNITS, "AU4, AU9")]
+    )
+    assert stats["unread"] == {"emotion": 1, "action_units": 1}
+    assert stats["action_units"] == {"AU4": 1, "AU6": 1, "AU9": 1, "AU12": 2}
+    assert sum(stats["emotions"].values()) == 3
+
+
+def test_plain_words_count_as_their_emotion():
+    """Sixteen of each: with the words of the authors' code all would count as happiness."""
+    words = ("A happy face.", "A sad face.", "An angry face.")
+    stats = describe([record(EMOTION, word) for word in words for _ in range(16)])
+    assert [stats["emotions"][name] for name in ("happiness", "sadness", "anger")] == [16, 16, 16]
 
 
 def test_pictures_of_two_folders_are_different():

@@ -12,7 +12,8 @@ from threadpoolctl import threadpool_info
 
 from sdk.errors import DataError
 from sdk.faba.answers import read_action_units, read_emotion
-from sdk.faba.rege import official_action_units, official_emotion, paper_action_units, paper_emotion, rouge_l
+from sdk.faba.rege import official_action_units, official_emotion, paper_action_units, paper_emotion
+from sdk.faba.rouge import rouge_l
 from sdk.faba.vocabulary import EMOTIONS
 from trainer.corpus.records import read_records
 from trainer.synthetic.describe import describe_emotion, describe_units

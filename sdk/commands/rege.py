@@ -8,7 +8,7 @@ from reprlib import repr as short
 from typing import Any
 
 from sdk.errors import ScoreError
-from sdk.faba.rege import RegeScore, score
+from sdk.faba.rege import PROTOCOLS, RegeScore, score
 from sdk.faba.vocabulary import ACTION_UNITS, DATASETS, EMOTIONS
 from sdk.untrusted_json import DATA_SIZE, parse_json, read_json
 
@@ -25,7 +25,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="JSON list of texts, the authors' pred.json (index -> text), or JSONL",
     )
-    parser.add_argument("--protocol", default="official", choices=("official", "paper"))
+    parser.add_argument(
+        "--protocol",
+        default="official",
+        choices=tuple(PROTOCOLS),
+        help="; ".join(f"{name}: {meaning}" for name, meaning in PROTOCOLS.items()) + " (default %(default)s)",
+    )
     parser.add_argument("--json", action="store_true", help="print the score as JSON")
 
 
@@ -110,4 +115,5 @@ def _table(found: RegeScore) -> str:
     recognition = "mean F1" if found.task == "au" else f"accuracy over {len(EMOTIONS)} emotions"
     lines.append(f"  S_re   {found.s_re:6.2f}  {recognition}")
     lines.append(f"  S_ge   {found.s_ge:6.2f}  ROUGE-L F as in the PyPI package rouge 1.0.1")
-    return "\n".join([*lines, f"  S_rege {found.s_rege:6.2f}"])
+    lines.append(f"  S_rege {found.s_rege:6.2f}")
+    return "\n".join([*lines, f"  {found.unread} of {found.samples} answers hold no label that this protocol knows"])

@@ -1,26 +1,34 @@
 """REGE, the score of FABA-Bench: recognition (accuracy or mean F1) plus generation (ROUGE-L), both in percent.
 
-Source: Sec. 3.2 of the EmoLA paper. Two protocols:
+Source: Sec. 3.2 of the EmoLA paper. Three protocols:
 
 official  the authors' evaluation code with its quirks, the basis of the published figures.
 paper     the text of the paper: drop the negative sentences, count the synonyms, the highest count wins. Action units
           may be written "AU 4" or "Action Unit 4". Every unit of the set counts; F1 = 0 if it occurs in neither truth
           nor prediction.
+runtime   the labels that the SDK reads from an answer (`sdk.faba.answers`); every unit of the set counts.
 
 A sample that crashes the official code or that the code leaves out is scored as wrong and listed in `failures`.
 """
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from reprlib import repr as short
 from typing import Any, Literal, SupportsIndex
 
 from sdk.errors import ScoreError
+from sdk.faba.answers import read_action_units, read_emotion
+from sdk.faba.rouge import rouge_l
 from sdk.faba.vocabulary import DATASETS, EMOTIONS, SYNONYMS
 
-Protocol = Literal["official", "paper"]
+Protocol = Literal["official", "paper", "runtime"]
+PROTOCOLS: dict[Protocol, str] = {
+    "official": "the authors' evaluation code with its quirks, which gave the published figures",
+    "paper": "the rule in the text of the paper, drop the negative sentences and count the synonyms",
+    "runtime": "the labels that `emola analyze` reports for these answers",
+}
 
 _LABEL_NAMES = {name.capitalize(): index for index, name in enumerate(EMOTIONS)}
 _NEGATIVE_PARTS = ("not", "no", "isn't ", "nothing", "cannot", "won't", "shouldn't", "neither", "nor")
@@ -29,9 +37,9 @@ _SENTENCE_END = re.compile(r"(?<!\w\.\w.)(?<![A-Z][a-z]\.)(?<=\.|\?)\s")
 _FIRST_SENTENCE = re.compile(r"^(.*?)[.!?]")
 _OFFICIAL_AU = re.compile(r"AU(\d{1,4})(?!\d)")  # a longer number is no action unit
 _PAPER_AU = re.compile(r"\b(?:AU|action\s+unit)[\s-]*0*(\d{1,4})(?!\d)", re.IGNORECASE)
+_NO_UNIT = re.compile(r"\b(?:no|none|not|without)\b", re.IGNORECASE)
 _MAX_DIGITS = 4  # of the number of an action unit
 MAX_CHARACTERS = 100_000  # of a prediction or a reference: ROUGE-L compares each word with each
-_MAX_PAIRS = 100_000  # of sentences that ROUGE-L compares
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,8 @@ class RegeScore:
         accuracy: accuracy (emotion) or mean accuracy over the scored action units.
         per_au: F1 of each scored action unit; None if the official protocol leaves it out of the mean.
         failures: samples that could not be scored by the protocol.
+        unread: number of answers without a label that the protocol knows; the official one takes an emotion that it
+            does not know for happiness. An answer that denies every action unit is not one of them.
     """
 
     task: Literal["au", "emotion"]
@@ -63,6 +73,7 @@ class RegeScore:
     accuracy: float
     per_au: Mapping[int, float | None]
     failures: tuple[Failure, ...]
+    unread: int
 
     @property
     def s_rege(self) -> float:
@@ -105,7 +116,7 @@ def score(
             "Happiness"; action units: "4, 9, 15" or "AU4, AU9") and `gpt4` (the reference text).
         task: "au" or "emotion".
         dataset: a key of `sdk.faba.vocabulary.DATASETS`; decides which action units are scored.
-        protocol: "official" or "paper".
+        protocol: "official", "paper" or "runtime".
 
     Raises:
         ScoreError: a name is unknown, the lists have different lengths, or an annotation has another form.
@@ -114,8 +125,8 @@ def score(
         raise ScoreError(f"task must be 'au' or 'emotion', not {task!r}")
     if dataset not in DATASETS:
         raise ScoreError(f"dataset must be one of {', '.join(DATASETS)}, not {dataset!r}")
-    if protocol not in ("official", "paper"):
-        raise ScoreError(f"protocol must be 'official' or 'paper', not {protocol!r}")
+    if protocol not in PROTOCOLS:
+        raise ScoreError(f"protocol must be one of {', '.join(PROTOCOLS)}, not {protocol!r}")
     if len(predictions) != len(annotations) or not annotations:
         raise ScoreError(
             f"expected one prediction per annotation and at least one; found {len(predictions)} predictions "
@@ -149,20 +160,20 @@ def _check_text(text: object, what: str) -> None:
 def _score_emotion(
     predictions: Sequence[str], annotations: Sequence[Mapping[str, Any]], dataset: str, protocol: Protocol
 ) -> RegeScore:
-    classify = official_emotion if protocol == "official" else paper_emotion
-    predicted = [classify(text) for text in predictions]
+    predicted = [EMOTION_READERS[protocol](text) for text in predictions]
     failures = [Failure(i, "no emotion can be read from the answer") for i, p in enumerate(predicted) if p is None]
     truth = [emotion_index(annotation["label"], i) for i, annotation in enumerate(annotations)]
     accuracy = 100 * sum(p == t for p, t in zip(predicted, truth, strict=True)) / len(truth)
     s_ge, ungraded = _mean_rouge(predictions, annotations, protocol)
-    return RegeScore("emotion", dataset, protocol, len(truth), accuracy, s_ge, accuracy, {}, tuple(failures + ungraded))
+    unread = sum(map(_official_guesses, predictions)) if protocol == "official" else len(failures)
+    listed = tuple(failures + ungraded)
+    return RegeScore("emotion", dataset, protocol, len(truth), accuracy, s_ge, accuracy, {}, listed, unread)
 
 
 def _score_action_units(
     predictions: Sequence[str], annotations: Sequence[Mapping[str, Any]], dataset: str, protocol: Protocol
 ) -> RegeScore:
-    read = official_action_units if protocol == "official" else paper_action_units
-    predicted = [read(text) for text in predictions]
+    predicted = [UNIT_READERS[protocol](text) for text in predictions]
     truth = [annotated_action_units(annotation["label"], i) for i, annotation in enumerate(annotations)]
     per_au: dict[int, float | None] = {}
     accuracies = []
@@ -188,13 +199,13 @@ def _score_action_units(
         accuracy=sum(accuracies) / len(accuracies),
         per_au=per_au,
         failures=tuple(ungraded),
+        unread=sum(not (found or _NO_UNIT.search(text)) for found, text in zip(predicted, predictions, strict=True)),
     )
 
 
 def official_emotion(text: str) -> int | None:
     """The label number that the official code reads from a description, or None where it crashes."""
-    kept = [s for s in _SENTENCE_END.split(text) if not any(part in s.lower() for part in _NEGATIVE_PARTS)]
-    positive = " ".join(kept) or text
+    positive = _without_negative_parts(text)
     first = _FIRST_SENTENCE.match(positive)
     if first is None:
         return None
@@ -203,6 +214,16 @@ def official_emotion(text: str) -> int | None:
             if word in SYNONYMS[emotion]:
                 return index
     return _most_frequent(_FIRST_SENTENCE.sub("", positive)) or 0
+
+
+def _without_negative_parts(text: str) -> str:
+    kept = [s for s in _SENTENCE_END.split(text) if not any(part in s.lower() for part in _NEGATIVE_PARTS)]
+    return " ".join(kept) or text
+
+
+def _official_guesses(text: str) -> bool:
+    """Whether the official code crashes, or finds no synonym and takes the first emotion."""
+    return official_emotion(text) is None or _most_frequent(_without_negative_parts(text)) is None
 
 
 def paper_emotion(text: str) -> int | None:
@@ -225,6 +246,27 @@ def official_action_units(text: str) -> set[int]:
 def paper_action_units(text: str) -> set[int]:
     """Every number after "AU" or "action unit"."""
     return {int(number) for number in _PAPER_AU.findall(text)}
+
+
+def _runtime_emotion(text: str) -> int | None:
+    label = read_emotion(text).label
+    return None if label is None else EMOTIONS.index(label)
+
+
+def _runtime_action_units(text: str) -> set[int]:
+    return {unit.code for unit in read_action_units(text) if unit.present}
+
+
+EMOTION_READERS: dict[Protocol, Callable[[str], int | None]] = {
+    "official": official_emotion,
+    "paper": paper_emotion,
+    "runtime": _runtime_emotion,
+}
+UNIT_READERS: dict[Protocol, Callable[[str], set[int]]] = {
+    "official": official_action_units,
+    "paper": paper_action_units,
+    "runtime": _runtime_action_units,
+}
 
 
 def emotion_index(label: object, index: int = 0) -> int:
@@ -256,66 +298,12 @@ def annotated_action_units(label: object, index: int = 0) -> set[int]:
 def _mean_rouge(
     predictions: Sequence[str], annotations: Sequence[Mapping[str, Any]], protocol: Protocol
 ) -> tuple[float, list[Failure]]:
-    """Mean ROUGE-L in percent; an undefined value is left out (official) or counts as 0 (paper)."""
+    """Mean ROUGE-L in percent; an undefined value is left out (official) or counts as 0 (the others)."""
     values, failures = [], []
     for index, (text, annotation) in enumerate(zip(predictions, annotations, strict=True)):
         value = rouge_l(text, annotation["gpt4"])
         if value is None:
             failures.append(Failure(index, "empty answer or empty reference: ROUGE-L is undefined"))
-        if value is not None or protocol == "paper":
+        if value is not None or protocol != "official":
             values.append(value or 0.0)
     return 100 * sum(values) / len(values) if values else 0.0, failures
-
-
-def rouge_l(hypothesis: str, reference: str) -> float | None:
-    """Summary-level ROUGE-L F in 0..1 as in the PyPI package rouge 1.0.1; None where that raises an error.
-
-    Full stops separate sentences, blanks separate words, and case matters. The union of the longest common subsequences
-    is a set of words, so a repeated word counts once.
-    """
-    guess, truth = _sentences(hypothesis), _sentences(reference)
-    if not guess or not truth:
-        return None
-    if len(guess) * len(truth) > _MAX_PAIRS:
-        raise ScoreError(
-            f"a prediction of {len(guess)} different sentences and a reference of {len(truth)} are not compared; "
-            f"expected at most {_MAX_PAIRS} pairs"
-        )
-    union: set[str] = set()
-    for sentence in truth:
-        for other in guess:
-            union |= _common_subsequence(sentence, other)
-    recall = len(union) / len({word for sentence in truth for word in sentence})
-    precision = len(union) / len({word for sentence in guess for word in sentence})
-    return 2 * precision * recall / (precision + recall + 1e-8)
-
-
-def _sentences(text: str) -> list[tuple[str, ...]]:
-    """Different sentences as words; blanks between full stops count as a sentence of one empty word, as in rouge."""
-    return list(dict.fromkeys(tuple(part.split() or [""]) for part in text.split(".") if part))
-
-
-def _common_subsequence(a: Sequence[str], b: Sequence[str]) -> set[str]:
-    """The words of the longest common subsequence; ties prefer a shorter `a`, as in the rouge package.
-
-    A row of the table is one integer, whose bit j is 0 where the length grows at b[j] (Hyyrö 2004).
-    """
-    places: dict[str, int] = {}
-    for j, word in enumerate(b):
-        places[word] = places.get(word, 0) | 1 << j
-    row = full = (1 << len(b)) - 1
-    rows = []
-    for word in a:
-        matches = row & places.get(word, 0)
-        row = (row + matches | row - matches) & full
-        rows.append(row)
-    common, i, j = set(), len(a), len(b)
-    while i and j:
-        if a[i - 1] == b[j - 1]:
-            common.add(a[i - 1])
-            i, j = i - 1, j - 1
-        elif rows[i - 1] >> (j - 1) & 1:
-            j -= 1
-        else:
-            i -= 1
-    return common

@@ -14,6 +14,13 @@ from sdk.faba.prompts import Task
 from trainer.corpus.datasets import DatasetName
 
 _TASKS: dict[str, Task] = {"emotion": "emotion", "au": "action_units"}  # as the files are named
+_ALIGN: dict[str, Any] = {
+    "nargs": "?",
+    "const": "auto",
+    "metavar": "FILE",
+    "help": "turn each face until its eyes are level, as the paper does; FILE finds them: 2d106det.onnx, or a shape "
+    "predictor of dlib (.dat); default: the landmark network in the package",
+}
 _ROOT_HELP = "folder that the pictures are relative to; default: found above the file"
 
 
@@ -39,6 +46,7 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="auto (dlib), a SCRFD .onnx file, or none if the pictures are cropped already",
     )
+    parser.add_argument("--align", **_ALIGN)
     parser.add_argument("--every", type=int, default=1, help="keep every n-th frame (default %(default)s)")
     parser.add_argument("--partition", type=Path, help="of GFT: the official division, lines 'participant,split'")
     parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
@@ -56,6 +64,7 @@ def _prepare(args: argparse.Namespace) -> None:
             args.out,
             fold=args.fold,
             detector=None if args.detector == "none" else args.detector,
+            align=args.align,
             every=args.every,
             partition=args.partition,
             report=_say,
@@ -164,12 +173,18 @@ def _add_annotate(parser: argparse.ArgumentParser) -> None:
         "--task", action="append", choices=tuple(_TASKS), help="ask only about this task; may be given twice"
     )
     parser.add_argument("--split", choices=("train", "eval"), default="train", help="eval adds a review sheet")
-    parser.add_argument("--seed", type=int, default=0, help="decides which question is asked (default %(default)s)")
+    parser.add_argument(
+        "--sample", type=int, metavar="N", help="use N photographs of each class, drawn by --seed; a class is a folder"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="decides which question is asked, and the sample (default %(default)s)"
+    )
     parser.add_argument(
         "--concurrency", type=int, default=4, help="questions asked at the same time (default %(default)s)"
     )
     parser.add_argument("--max-tokens", type=int, default=512, help="limit of an answer (default %(default)s)")
     parser.add_argument("--detector", default="auto", help="auto (dlib) or a SCRFD .onnx file")
+    parser.add_argument("--align", **_ALIGN)
     parser.add_argument(
         "--prices",
         type=float,
@@ -195,11 +210,30 @@ def _annotate(args: argparse.Namespace) -> None:
             concurrency=args.concurrency,
             prices=Prices(*args.prices) if args.prices else None,
             detector=args.detector,
+            align=args.align,
+            sample=args.sample,
             max_tokens=args.max_tokens,
             report=_say,
             progress=progress,
         )
     _print(about, args.json)
+
+
+def _add_revise(parser: argparse.ArgumentParser) -> None:
+    from trainer.corpus.review import VERDICTS
+
+    known = "; ".join(f"{name}: {meaning}" for name, meaning in VERDICTS.items())
+    parser.description = f"Apply the column `verdict` of FOLDER/review.csv and write FOLDER/revised. {known}."
+    parser.add_argument(
+        "folder", type=Path, metavar="FOLDER", help="holds review.csv, as `annotate --split eval` made it"
+    )
+    parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
+
+
+def _revise(args: argparse.Namespace) -> None:
+    from trainer.corpus.revise import revise
+
+    _print(revise(args.folder), args.json)
 
 
 def _add_synthesize(parser: argparse.ArgumentParser) -> None:
@@ -291,6 +325,7 @@ _ACTIONS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callab
     "landmarks": ("compute the landmark files of a set", _add_landmarks, _landmarks),
     "check": ("report every broken record of a file", _add_check, _check),
     "annotate": ("build a set from photographs with a vision-language model", _add_annotate, _annotate),
+    "revise": ("apply the verdicts of a person to an annotated evaluation set", _add_revise, _revise),
     "synthesize": ("render faces with exact labels", _add_synthesize, _synthesize),
     "stats": ("counts, distributions and frequent words of a set", _add_stats, _stats),
 }

@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     found = _average(args.average) if args.average else _evaluate(args)
-    print(json.dumps(found, indent=1) if args.json else "\n".join(_lines(found)))
+    print(json.dumps(found, indent=1) if args.json else "\n".join(lines_of(found)))
 
 
 def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
@@ -130,7 +130,7 @@ def _average(folders: list[Path]) -> dict[str, Any]:
     return {"dataset": scores[0]["dataset"], "folds": len(folders), "per_au": per_au, "mean": mean}
 
 
-def _lines(found: dict[str, Any]) -> list[str]:
+def lines_of(found: dict[str, Any]) -> list[str]:
     """The figures as rows of the paper's tables."""
     against = [
         f"  {name:7}{c['difference']:+7.2f} against the other run (95 %: {c['low']:+.2f} .. {c['high']:+.2f}, "
@@ -141,20 +141,37 @@ def _lines(found: dict[str, Any]) -> list[str]:
         first = next(iter(refused.values()))
         against.append(f"  {len(refused)} records were refused and count as empty answers; the first: {first}")
     if "accuracy" in found:
-        low, high = found["intervals"]["accuracy"]
-        return [f"{found['dataset']}: accuracy {found['accuracy']:.2f} %  (95 %: {low:.2f} .. {high:.2f})", *against]
+        return [*_noun_lines(found), *against]
     if "folds" in found:
         units = "  ".join(f"AU{code} {f1:.1f}" for code, f1 in found["per_au"].items())
         return [f"{found['dataset']}, mean of {found['folds']} folds: {units}  Avg. {found['mean']:.1f}"]
-    lines = []
-    for protocol in ("official", "paper"):
-        figures = found[protocol]
-        lines.append(f"{figures['dataset']} {figures['task']}, protocol {protocol}, {figures['samples']} samples")
-        if figures["per_au"]:
-            shown = {code: "-" if f1 is None else f"{f1:.1f}" for code, f1 in figures["per_au"].items()}
-            lines.append("  " + "  ".join(f"AU{code} {f1}" for code, f1 in shown.items()))
-        for name in ("s_re", "s_ge", "s_rege"):
-            low, high = found["intervals"][name]
-            interval = f"  (95 %: {low:.2f} .. {high:.2f})" if protocol == "official" else ""
-            lines.append(f"  {name:7}{figures[name]:7.2f}{interval}")
-    return lines + against
+    return [*_protocol_lines(found), *against]
+
+
+def _noun_lines(found: dict[str, Any]) -> list[str]:
+    """The accuracies on RAF-DB."""
+    low, high = found["intervals"]["accuracy"]
+    return [
+        f"{found['dataset']}: accuracy {found['accuracy']:.2f} %  (95 %: {low:.2f} .. {high:.2f})",
+        f"  {found['unread']} of {found['samples']} answers name no emotion",
+        f"  {found['literal_accuracy']:.2f} % of the answers are the noun of the label and nothing else",
+    ]
+
+
+def _protocol_lines(found: dict[str, Any]) -> list[str]:
+    """The scores of the protocols side by side, and what the protocols are."""
+    from sdk.faba.rege import PROTOCOLS
+
+    scores = {protocol: found[protocol] for protocol in PROTOCOLS}
+    ranges = {"official": found["intervals"], **found["intervals_of"]}
+    first = scores["official"]
+    rows = [[f"{first['dataset']} {first['task']}, {first['samples']} samples", *PROTOCOLS]]
+    for code in first["per_au"]:
+        values = [score["per_au"][code] for score in scores.values()]
+        rows.append([f"  AU{code}", *("-" if f1 is None else f"{f1:.1f}" for f1 in values)])
+    for name in ("s_re", "s_ge", "s_rege"):
+        cells = (f"{scores[p][name]:.2f} ({ranges[p][name][0]:.2f} .. {ranges[p][name][1]:.2f})" for p in PROTOCOLS)
+        rows.append([f"  {name}", *cells])
+    rows.append(["  answers not read", *(str(score["unread"]) for score in scores.values())])
+    lines = [title.ljust(28) + "".join(cell.rjust(26) for cell in cells) for title, *cells in rows]
+    return [*lines, "In brackets: 95 % intervals.", *(f"{name}: {meaning}." for name, meaning in PROTOCOLS.items())]

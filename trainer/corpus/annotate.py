@@ -23,9 +23,11 @@ from sdk.locks import writing_into
 from trainer.corpus.answer_filter import label_of, unusable
 from trainer.corpus.crops import FaceCropper, jpeg
 from trainer.corpus.endpoint import ChatEndpoint, EndpointError
+from trainer.corpus.eyes import identify, open_eyes
 from trainer.corpus.prepare import annotation_name
 from trainer.corpus.records import Record, evaluation_row, training_row
 from trainer.corpus.review import write_review
+from trainer.corpus.sampling import draw
 from trainer.corpus.templates import QUESTION_TEMPLATES
 from trainer.model.config import Conventions
 
@@ -77,6 +79,8 @@ def annotate(
     concurrency: int = 4,
     prices: Prices | None = None,
     detector: str = "auto",
+    align: str | None = None,
+    sample: int | None = None,
     max_tokens: int = 512,
     report: Callable[[str], None] = lambda line: None,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -90,6 +94,8 @@ def annotate(
         concurrency: number of questions asked at the same time.
         prices: of the model; None omits the cost.
         detector: as in `sdk.faces.detect.open_detector`.
+        align: turn each face until its eyes are level; what finds them, see `trainer.corpus.eyes.open_eyes`.
+        sample: use only so many photographs of each class, drawn by `seed`, see `trainer.corpus.sampling.draw`.
         max_tokens: limit of an answer; an answer that reaches it is left out.
         report: told one line per stage.
         progress: told how many of how many photographs are cropped, then how many questions are answered.
@@ -101,8 +107,12 @@ def annotate(
         DataError: there is no photograph, `out` holds answers of another model or seed, or the endpoint does not
             answer; earlier answers are kept.
     """
-    pictures, cropper, folder = _find_pictures(images, out), FaceCropper(detector), out / split
-    about = {"model": endpoint.model, "seed": seed, "face_scale": Conventions.face_scale}
+    pictures, folder = _find_pictures(images, out), out / split
+    if sample is not None:
+        pictures = draw(pictures, sample, seed)
+    cropper = FaceCropper(detector, eyes=open_eyes(align) if align else None)
+    about: dict[str, Any] = {"model": endpoint.model, "seed": seed, "face_scale": Conventions.face_scale}
+    about |= {"align": identify(align), "sample": sample}
     with writing_into(folder):
         claim_folder(folder / ABOUT, about, "annotated set", DataError, shared=True)
         report(f"{len(pictures)} photographs; cropping faces")

@@ -23,6 +23,7 @@ from trainer.corpus.datasets import (
 )
 from trainer.corpus.datasets.folds import split_fold
 from trainer.corpus.datasets.frames import read_pictures
+from trainer.corpus.eyes import identify, open_eyes
 from trainer.corpus.records import Record, evaluation_row, training_row
 from trainer.model.config import Conventions
 
@@ -37,6 +38,7 @@ def prepare(
     *,
     fold: int | None = None,
     detector: str | None = "auto",
+    align: str | None = None,
     every: int = 1,
     partition: Path | None = None,
     report: Callable[[str], None] = lambda line: None,
@@ -52,7 +54,8 @@ def prepare(
         out: new folder; its paths are relative to it.
         fold: write the annotation files of this fold only; all crops are written.
         detector: as in `sdk.faces.detect.open_detector`; None: the pictures are face crops already. The pictures of
-            RAF-DB are always copied unchanged.
+            RAF-DB are always copied unchanged, for they are aligned.
+        align: turn each face until its eyes are level; what finds them, see `trainer.corpus.eyes.open_eyes`.
         every: keep every n-th face.
         partition: of GFT, see `trainer.corpus.datasets.read_gft`.
         report: told one line per stage.
@@ -67,11 +70,11 @@ def prepare(
     folds = _folds(dataset, fold)
     found = _read(dataset, folder, partition)
     faces = found.faces[::every]
-    options = _options(dataset, detector, every)
+    options = _options(dataset, detector, align, every)
     with writing_into(out):
         claim_folder(out / ABOUT, options, "prepared data set", DataError)
         report(f"{len(faces)} faces of {dataset}")
-        lost = _crop(faces, out, options["detector"], progress)
+        lost = _crop(faces, out, _cropper(options["detector"], align if options["align"] else None), progress)
         kept = [face for face in faces if (out / _image(face)).exists()]
         if not kept:
             raise DataError(f"{folder}: no face was found in any of {len(faces)} pictures; try another --detector")
@@ -106,19 +109,29 @@ def _read(dataset: DatasetName, folder: Path, partition: Path | None) -> Labelle
     return {"rafdb": read_rafdb, "disfa": read_disfa, "bp4d": read_bp4d}[dataset](folder)
 
 
-def _options(dataset: DatasetName, detector: str | None, every: int) -> dict[str, Any]:
+def _options(dataset: DatasetName, detector: str | None, align: str | None, every: int) -> dict[str, Any]:
     """The options on which the content of the output folder depends."""
-    detector = None if dataset == "rafdb" else detector
-    scale = Conventions.face_scale if detector else None
-    return {"dataset": dataset, "detector": detector, "face_scale": scale, "every": every, "no_units": NO_UNITS}
+    if dataset == "rafdb":
+        detector = align = None
+    return {
+        "dataset": dataset,
+        "detector": detector,
+        "align": identify(align),
+        "face_scale": Conventions.face_scale if detector else None,
+        "every": every,
+        "no_units": NO_UNITS,
+    }
+
+
+def _cropper(detector: str | None, align: str | None) -> FaceCropper | None:
+    return FaceCropper(detector, eyes=open_eyes(align) if align else None) if detector or align else None
 
 
 def _crop(
-    faces: Sequence[LabelledFace], out: Path, detector: str | None, progress: Callable[[int, int], None]
+    faces: Sequence[LabelledFace], out: Path, cropper: FaceCropper | None, progress: Callable[[int, int], None]
 ) -> Counter[str]:
     """Write the missing crops; returns how many faces have none for which reason."""
     waiting = [face for face in faces if not (out / _image(face)).exists()]
-    cropper = FaceCropper(detector) if detector else None
     lost: Counter[str] = Counter()
     for done, (face, picture) in enumerate(read_pictures(waiting), 1):
         content = None if picture is None else _crop_bytes(face, picture, cropper)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from sdk.errors import DependencyError
+from sdk.faba.answers import read_action_units, read_emotion
 from sdk.faba.prompts import TASKS, Task
-from sdk.faba.rege import official_action_units, official_emotion
 from sdk.faba.vocabulary import EMOTIONS
 from sdk.files import replacing
 from trainer.corpus.records import Record
@@ -26,11 +26,16 @@ _STOP_WORDS = (
 )
 
 
+def asks_for_units(question: str) -> bool:
+    """Whether a question is about action units."""
+    return bool(_UNITS.search(question))
+
+
 def task_of(record: Record) -> Task:
     """The task of a record, found from the question or, if that is unclear, from the answer."""
-    if _UNITS.search(record.question):
+    if asks_for_units(record.question):
         return "action_units"
-    named = official_action_units(record.answer) and "emotion" not in record.question.lower()
+    named = read_action_units(record.answer) and "emotion" not in record.question.lower()
     return "action_units" if named else "emotion"
 
 
@@ -42,19 +47,26 @@ def describe(records: Sequence[Record]) -> dict[str, Any]:
 
     Returns:
         `images`; `samples` per task: train, test and the mean length of the answers in words; `emotions` and
-        `action_units`: how many answers name each of them by the official parse of REGE; `words` per task: the most
-        frequent words except stop words, with their counts.
+        `action_units`: how many answers affirm each of them, as the SDK reads answers; `unread` per task: how many
+        answers affirm none; `words` per task: the most frequent words except stop words, with their counts.
     """
     by_task: dict[Task, list[Record]] = {task: [r for r in records if task_of(r) == task] for task in TASKS}
-    emotions = Counter(official_emotion(record.answer) for record in by_task["emotion"])
-    units = Counter(code for record in by_task["action_units"] for code in official_action_units(record.answer))
+    labels = [read_emotion(record.answer).label for record in by_task["emotion"]]
+    present = [_present(record.answer) for record in by_task["action_units"]]
+    emotions, units = Counter(labels), Counter(code for codes in present for code in codes)
+    unread = {"emotion": emotions[None], "action_units": present.count([])}
     return {
         "images": len({record.image_path for record in records}),
         "samples": {task: _samples(chosen) for task, chosen in by_task.items() if chosen},
-        "emotions": {emotion: emotions[index] for index, emotion in enumerate(EMOTIONS)},
+        "emotions": {emotion: emotions[emotion] for emotion in EMOTIONS},
         "action_units": {f"AU{code}": units[code] for code in sorted(units)},
+        "unread": {task: unread[task] for task, chosen in by_task.items() if chosen},
         "words": {task: _frequent_words(chosen) for task, chosen in by_task.items() if chosen},
     }
+
+
+def _present(answer: str) -> list[int]:
+    return [unit.code for unit in read_action_units(answer) if unit.present]
 
 
 def _samples(records: Sequence[Record]) -> dict[str, float]:

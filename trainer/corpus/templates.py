@@ -1,6 +1,7 @@
 """The questions of a constructed data set: 50 per task, one drawn for each picture (Sec. 3.1 of the paper).
 
-The wording is ours, not that of the authors' appendix. Every question about action units contains "action unit" or
+The first question of each task is the one that the paper prints; the wording of the others is ours, not that of the
+authors' appendix. Every question about action units contains "action unit" or
 "AU", by which `trainer.corpus.stats` distinguishes the tasks.
 """
 
@@ -8,7 +9,7 @@ from sdk.faba.prompts import Task
 
 QUESTION_TEMPLATES: dict[Task, tuple[str, ...]] = {
     "emotion": (
-        "Which emotion does this face show?",
+        "What is the emotion in this face?",
         "What is this person feeling, judging by the face?",
         "Describe the emotion on this face.",
         "How would you describe the emotional state of this person?",
@@ -60,7 +61,7 @@ QUESTION_TEMPLATES: dict[Task, tuple[str, ...]] = {
         "How would a psychologist describe the emotion of this face?",
     ),
     "action_units": (
-        "Which action units are active in this face?",
+        "What are the action units present in this face?",
         "List the facial action units that you can see.",
         "What AUs does this face show?",
         "Describe the action units of this facial expression.",

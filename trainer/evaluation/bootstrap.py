@@ -9,13 +9,14 @@ import numpy as np
 from sdk.arrays import Doubles
 from sdk.errors import ScoreError
 from sdk.faba.rege import (
+    EMOTION_READERS,
+    UNIT_READERS,
+    Protocol,
     annotated_action_units,
     emotion_index,
-    official_action_units,
-    official_emotion,
-    rouge_l,
     score,
 )
+from sdk.faba.rouge import rouge_l
 
 RESAMPLES = 4000
 FIGURES = ("s_re", "s_ge", "s_rege")
@@ -23,7 +24,7 @@ FIGURES = ("s_re", "s_ge", "s_rege")
 
 @dataclass(frozen=True)
 class SampleScores:
-    """Contribution of each sample to the scores of the official protocol.
+    """Contribution of each sample to the scores of a protocol.
 
     Attributes:
         hits, wrong, missed: (n, units) true positives, false positives and false negatives of each scored action unit;
@@ -54,19 +55,23 @@ class SampleScores:
 
 
 def sample_scores(
-    predictions: Sequence[str], annotations: Sequence[Mapping[str, Any]], *, task: str, dataset: str = "FABA"
+    predictions: Sequence[str],
+    annotations: Sequence[Mapping[str, Any]],
+    *,
+    task: str,
+    dataset: str = "FABA",
+    protocol: Protocol = "official",
 ) -> SampleScores:
     """Score each sample; arguments as in `sdk.faba.rege.score`."""
-    overall = score(predictions, annotations, task=task, dataset=dataset)
+    overall = score(predictions, annotations, task=task, dataset=dataset, protocol=protocol)
     rouge = np.array([rouge_l(p, a["gpt4"]) or 0.0 for p, a in zip(predictions, annotations, strict=True)])
     if overall.task == "emotion":
-        right = [
-            official_emotion(p) == emotion_index(a["label"]) for p, a in zip(predictions, annotations, strict=True)
-        ]
+        read = EMOTION_READERS[protocol]
+        right = [read(p) == emotion_index(a["label"]) for p, a in zip(predictions, annotations, strict=True)]
         hits = np.array(right, np.float64)[:, None]
         return SampleScores(hits, np.zeros_like(hits), np.zeros_like(hits), rouge, emotion=True)
     units = [code for code, f1 in overall.per_au.items() if f1 is not None]
-    found = _marks([official_action_units(prediction) for prediction in predictions], units)
+    found = _marks([UNIT_READERS[protocol](prediction) for prediction in predictions], units)
     true = _marks([annotated_action_units(annotation["label"]) for annotation in annotations], units)
     return SampleScores(found * true, found * (1 - true), true * (1 - found), rouge, emotion=False)
 
