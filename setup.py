@@ -101,7 +101,7 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["sdk*", "export*", "trainer*"]),
     package_data={"sdk": ["py.typed", "assets/**/*", "server/page/*"], "trainer": ["accelerate/*.yaml"]},
-    install_requires=["numpy>=1.26", "pillow>=10.1", "pydantic>=2.7", "tokenizers>=0.20", "tqdm>=4.66"],
+    install_requires=["numpy>=1.26", "pillow>=10.1", "pydantic>=2.7", "tokenizers>=0.20", "tqdm>=4.66", "packaging>=23"],
     extras_require=extras,
     cmdclass={"sdist": ReproducibleSdist},
     entry_points={"console_scripts": ["emola = sdk.cli:main"]},

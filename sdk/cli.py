@@ -34,6 +34,7 @@ COMMANDS = {
     "serve": Command("sdk.commands.serve", "answer over HTTP, with OpenAI's chat completions", "cpu,faces,serve"),
     "info": Command("sdk.commands.info", "describe a bundle: model, licence, intended use, measured figures"),
     "verify": Command("sdk.commands.verify", "check the hashes of a bundle and its parity with the torch model", "cpu"),
+    "doctor": Command("sdk.commands.doctor", "say what works on this machine, and how to mend what does not"),
     "bench": Command(
         "sdk.commands.bench", "time every stage and compare it with the limits of this machine", "cpu,faces"
     ),

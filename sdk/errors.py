@@ -115,4 +115,5 @@ class DependencyError(SdkError):
     """
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
+        self.package, self.extra = package, extra
         super().__init__(f"{package} is needed to {purpose}; install it with: pip install 'emola-edge[{extra}]'")

@@ -33,7 +33,7 @@ pytest.importorskip("filelock")
 ROOT = Path(__file__).parents[1]
 ELSEWHERE = "reproduce.md"  # tests/test_reproduce.py runs it
 PAGES = [ROOT / "README.md", *sorted(page for page in (ROOT / "docs").glob("*.md") if page.name != ELSEWHERE)]
-RUN = {"analyze", "info", "verify", "video", "export", "rege"}
+RUN = {"analyze", "doctor", "info", "verify", "video", "export", "rege"}
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 

@@ -52,8 +52,12 @@ def resolve_bundle(
         return Path(name)
     if "--" in match[1] or ".." in match[0]:
         raise BundleNotFoundError(f"no folder {name}, and no hub name: those contain neither '--' nor '..'")
-    offline = offline or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON")
-    return _Repository(match[1], match[2] or "main").folder(offline)
+    return _Repository(match[1], match[2] or "main").folder(is_offline(offline))
+
+
+def is_offline(asked: bool) -> bool:
+    """Whether the hub must not be used: the caller asked for that, or HF_HUB_OFFLINE is true in the environment."""
+    return asked or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON")
 
 
 def cache_folder() -> Path:

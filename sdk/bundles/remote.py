@@ -37,7 +37,7 @@ class Remote:
     """
 
     def __init__(self, name: str) -> None:
-        self.endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+        self.endpoint = _endpoint()
         self._name = name
 
     def commit(self, revision: str, *, patient: bool) -> str:
@@ -115,6 +115,26 @@ class Remote:
             for name, record in files.items():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 client.download(f"{base}/{quote(name)}", folder / name, record.size, bar.update)
+
+
+def reach_hub() -> str:
+    """Ask the hub for one public name; return its address.
+
+    Raises:
+        HttpError: it cannot be reached, or something else answers in its place.
+        DependencyError: httpx is not installed.
+    """
+    endpoint = _endpoint()
+    reply = HttpClient(_ASKING).get(f"{endpoint}/api/models?limit=1")
+    if not reply.content.lstrip().startswith((b"{", b"[")):
+        raise HttpError(
+            f"{endpoint}: expected JSON, found {reply.excerpt[:100]!r}; is this the login page of a network?"
+        )
+    return endpoint
+
+
+def _endpoint() -> str:
+    return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
 
 
 def _size(path: Path) -> int:
