@@ -1,20 +1,18 @@
 """The public interface: it takes pictures and returns explained faces."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
-from functools import partial
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
 from sdk.arrays import Floats, Pixels
 from sdk.bundles.hub import resolve_bundle
 from sdk.bundles.manifest import read_manifest
 from sdk.errors import BackendError, ImageError, TaskError, VideoError
-from sdk.examine import Examiner, Faces, Request, RequestedTask
+from sdk.examine import Examiner, Faces, Request, Tasks
 from sdk.faba.prompts import TASKS
 from sdk.faces.detect import Detector
 from sdk.faces.images import Color, ImageSource, load_image, load_picture, source_name
@@ -95,7 +93,7 @@ class Analyzer:
         self,
         image: ImageSource,
         *,
-        tasks: Sequence[RequestedTask] = TASKS,
+        tasks: Tasks = TASKS,
         faces: Faces = "detect",
         color: Color | None = None,
         landmark_features: Floats | None = None,
@@ -105,9 +103,9 @@ class Analyzer:
         """Analyse one picture.
 
         Args:
-            image: path, bytes, PIL image, or an (H, W, 3) uint8 array with `color`.
-            tasks: any of "emotion", "action_units" and "labels"; "labels" alone gives label scores without words, in
-                about forty short decoder calls.
+            image: path, bytes, open binary file, PIL image, or an (H, W, 3) uint8 array with `color`.
+            tasks: one or several of "emotion", "action_units" and "labels"; "labels" alone gives label scores without
+                words, in about forty short decoder calls.
             faces: "detect" finds the faces; "aligned" takes the whole picture as the crop of one face.
             color: channel order of an array: "rgb" or "bgr" (OpenCV).
             landmark_features: (212,) features of an aligned face, for bundles without a landmark network.
@@ -135,9 +133,9 @@ class Analyzer:
 
     def analyze_batch(
         self,
-        images: Iterable[ImageSource],
+        images: "str | os.PathLike[str] | Iterable[ImageSource]",
         *,
-        tasks: Sequence[RequestedTask] = TASKS,
+        tasks: Tasks = TASKS,
         faces: Faces = "detect",
         color: Color | None = None,
         max_new_tokens: int | None = None,
@@ -151,14 +149,19 @@ class Analyzer:
         where two tokens are almost equally probable.
 
         Args:
-            images: any iterable; pictures are read when they are needed.
-            tasks, faces, color, max_new_tokens, cancel: as in `analyze`.
+            images: pictures of any kind, read when they are needed, and paths of folders; or the path of one folder.
+                Of a folder and its subfolders, files without the ending of a picture are skipped, with a log message.
+            tasks, faces, max_new_tokens, cancel: as in `analyze`.
+            color: channel order of the three-channel arrays among them: "rgb" or "bgr" (OpenCV).
             batch_size: number of faces that are decoded at once.
             keep_going: for a picture that cannot be read, return an Analysis with status "failed" and the reason in
                 `warnings`, instead of raising ImageError.
 
         Returns:
             One Analysis per picture, in order.
+
+        Raises:
+            ImageError: a picture cannot be used, or a folder holds none.
         """
         return list(
             self.iterate_batch(
@@ -175,9 +178,9 @@ class Analyzer:
 
     def iterate_batch(
         self,
-        images: Iterable[ImageSource],
+        images: "str | os.PathLike[str] | Iterable[ImageSource]",
         *,
-        tasks: Sequence[RequestedTask] = TASKS,
+        tasks: Tasks = TASKS,
         faces: Faces = "detect",
         color: Color | None = None,
         max_new_tokens: int | None = None,
@@ -186,22 +189,21 @@ class Analyzer:
         keep_going: bool = False,
     ) -> Iterator[Analysis]:
         """Like `analyze_batch`, but yield each Analysis as soon as it and all earlier ones are complete."""
-        from sdk.batch import analyze_pictures
+        from sdk.batch import analyze_pictures, every_picture
 
-        _check_several(images)
+        pictures = every_picture(images)
         if batch_size < 1:
             raise TaskError(f"batch_size must be at least 1, not {batch_size}")
-        load = partial(load_picture, color=color)
         request, slots = self._request(tasks, max_new_tokens, cancel), min(batch_size, self._slots)
         return analyze_pictures(
-            self.examiner, images, request, load=load, faces=faces, slots=slots, keep_going=keep_going
+            self.examiner, pictures, request, color=color, faces=faces, slots=slots, keep_going=keep_going
         )
 
     def analyze_video(
         self,
         source: "VideoSource",
         *,
-        tasks: Sequence[RequestedTask] = TASKS,
+        tasks: Tasks = TASKS,
         max_new_tokens: int | None = None,
         cancel: Event | None = None,
         sample_fps: float | None = None,
@@ -239,7 +241,7 @@ class Analyzer:
         self,
         source: "VideoSource",
         *,
-        tasks: Sequence[RequestedTask] = TASKS,
+        tasks: Tasks = TASKS,
         max_new_tokens: int | None = None,
         cancel: Event | None = None,
         sample_fps: float | None = None,
@@ -323,19 +325,13 @@ class Analyzer:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _request(self, tasks: Sequence[RequestedTask], max_new_tokens: int | None, cancel: Event | None) -> Request:
+    def _request(self, tasks: Tasks, max_new_tokens: int | None, cancel: Event | None) -> Request:
         request = self.examiner.request(
             tasks, self._scores, max_new_tokens=max_new_tokens, abstain_below=self._abstain_below, cancel=cancel
         )
         if self._abstain_below and not request.scores:
             raise TaskError("abstain_below needs label scores: pass scores=True or request the task 'labels'")
         return request
-
-
-def _check_several(images: Iterable[ImageSource]) -> None:
-    one = isinstance(images, (str, os.PathLike, bytes, Image.Image))
-    if one or (isinstance(images, np.ndarray) and images.ndim == 3 and images.shape[2] == 3):
-        raise ImageError("expected several pictures, found one: pass a list of pictures, or call analyze")
 
 
 def _check_features(features: Floats, faces: Faces) -> Floats:

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from threading import Event
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from sdk.arrays import Floats, Pixels
 from sdk.errors import ImageError, TaskError
@@ -23,6 +23,7 @@ from sdk.runtime.pipeline import Answer, EncodedFace, Pipeline
 
 Faces = Literal["detect", "aligned"]
 RequestedTask = Literal["emotion", "action_units", "labels"]
+Tasks: TypeAlias = RequestedTask | Sequence[RequestedTask]
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class Examiner:
 
     def request(
         self,
-        tasks: Sequence[RequestedTask],
+        tasks: Tasks,
         scores: bool,
         *,
         max_new_tokens: int | None = None,
@@ -103,7 +104,7 @@ class Examiner:
         if max_new_tokens is not None and max_new_tokens < 1:
             raise TaskError(f"max_new_tokens must be at least 1, not {max_new_tokens}")
         if isinstance(tasks, str):
-            raise TaskError(f"tasks must be a sequence of names; for one task pass tasks=({tasks!r},)")
+            tasks = (tasks,)
         questions = self.pipeline.manifest.prompt.questions
         offered = (*questions, *["labels"] * (set(TASKS) <= set(questions)))
         for task in tasks:

@@ -20,7 +20,7 @@ class Analysis(AnalysisRecord):
     Attributes:
         faces: faces from left to right; empty if none was found.
         image_size: width, height in pixels, after the EXIF orientation; (0, 0) if the picture could not be read.
-        source: path of the picture, or "PIL image", "array" or "bytes".
+        source: path of the picture or name of the open file, or "PIL image", "array" or "bytes".
         model: the model that made the analysis.
         timing_ms: wall time of each stage, over all faces.
         tokens_per_second: decoding speed after the first token of each answer; None if nothing was decoded.

@@ -61,6 +61,17 @@ def test_analyze_json_is_one_document(emola_cli, bundle, photo):
     assert [len(each["faces"]) for each in json.loads(out)] == [1, 1]
 
 
+def test_analyze_reads_stdin(bundle, photo, tmp_path):
+    """A picture that a pipe brings is named <stdin>, an empty pipe is an error."""
+    pytest.importorskip("dlib")
+    command = [sys.executable, "-m", "sdk", "analyze", "-", "--bundle", bundle(), "--max-tokens", "2"]
+    done = subprocess.run([*command, "--json"], input=photo.read_bytes(), capture_output=True, check=True)
+    document = json.loads(done.stdout)
+    assert (document["source"], len(document["faces"])) == ("<stdin>", 1)
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    assert (done.returncode, "nothing left to read" in done.stderr) == (1, True), done.stderr
+
+
 def test_a_broken_photo_does_not_stop_the_others(emola_cli, bundle, photo, tmp_path):
     pytest.importorskip("dlib")
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff")

@@ -24,8 +24,11 @@ if TYPE_CHECKING:
     from sdk.examine import RequestedTask
 
 
+STDIN = "<stdin>"  # the name of sys.stdin.buffer, hence the source of its analysis
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("photos", nargs="+", metavar="PHOTO", help="image file or folder of image files")
+    parser.add_argument("photos", nargs="+", metavar="PHOTO", help="image file, folder of image files, or - for stdin")
     add_model_arguments(parser)
     parser.add_argument(
         "--faces", choices=("detect", "aligned"), default="detect", help="aligned: every photo is the crop of one face"
@@ -122,7 +125,7 @@ def _photos(names: Sequence[str]) -> list[str]:
 
     found: list[str] = []
     for name in names:
-        found += map(str, pictures_in(Path(name))) if Path(name).is_dir() else [name]
+        found += map(str, pictures_in(Path(name))) if Path(name).is_dir() else [STDIN if name == "-" else name]
     return found
 
 
@@ -137,7 +140,7 @@ def _targets(photos: Sequence[str], save: Path, several: bool) -> dict[str, Path
         raise UsageError(f"--save {save}: expected the name of a picture, such as out.png")
     if several and (is_picture or save.exists()) and not save.is_dir():
         raise UsageError(f"--save {save}: expected the name of a folder for several photos, such as drawn")
-    names = {photo: Path(photo).stem for photo in photos}
+    names = {photo: "stdin" if photo == STDIN else Path(photo).stem for photo in photos}
     if len(set(names.values())) < len(names):
         root = os.path.commonpath([os.path.dirname(os.path.abspath(photo)) for photo in photos])
         names = {photo: "_".join(Path(os.path.relpath(photo, root)).parts) for photo in photos}
@@ -163,11 +166,12 @@ def _table(path: Path | None) -> Any:
 
 def _analyses(analyzer: Analyzer, photos: Sequence[str], args: argparse.Namespace) -> Iterator[Analysis]:
     tasks: Sequence[RequestedTask] = args.task or TASKS
-    if len(photos) == 1:
-        yield analyzer.analyze(photos[0], tasks=tasks, faces=args.faces, max_new_tokens=args.max_tokens)
+    sources = [sys.stdin.buffer if photo == STDIN else photo for photo in photos]
+    if len(sources) == 1:
+        yield analyzer.analyze(sources[0], tasks=tasks, faces=args.faces, max_new_tokens=args.max_tokens)
         return
     yield from analyzer.iterate_batch(
-        photos,
+        sources,
         tasks=tasks,
         faces=args.faces,
         max_new_tokens=args.max_tokens,
