@@ -48,6 +48,7 @@ class Analyzer:
         memory_limit: bytes for weights and KV caches; fewer faces are decoded at once to stay within it.
         visual_tokens: number of picture rows that the decoder reads for each face: those nearest to brows, eyes, nose
             and mouth. None reads all. Fewer rows are faster and change the answers: see docs/performance-pruning.md.
+        keep_image: keep the picture in every analysis, so that `Analysis.plot` works without a file.
 
     Attributes:
         manifest: manifest of the bundle, as it is on disk.
@@ -70,6 +71,7 @@ class Analyzer:
         abstain_below: float = 0.0,
         memory_limit: int | None = None,
         visual_tokens: int | None = None,
+        keep_image: bool = False,
     ) -> None:
         if not 0 <= abstain_below <= 1:
             raise TaskError(f"abstain_below is a probability in 0..1, not {abstain_below}")
@@ -81,7 +83,7 @@ class Analyzer:
         self._slots = self._memory.faces_within(memory_limit)
         carried = self.manifest.detector if detector == "auto" else None
         pipeline = Pipeline(folder, self.manifest, backend, visual_tokens)
-        self.examiner = Examiner(pipeline, folder / carried if carried else detector)
+        self.examiner = Examiner(pipeline, folder / carried if carried else detector, keep_image=keep_image)
         self._scores, self._abstain_below, self._offline = scores, abstain_below, offline
 
     @property
@@ -129,7 +131,8 @@ class Analyzer:
         for index, (crop, score) in enumerate(self.examiner.find(picture.pixels, faces, clock, picture.shrink)):
             readings.append(self.examiner.read(crop, request, clock, landmark_features))
             found.append(self.examiner.face(index, crop, score, readings[-1], request))
-        return self.examiner.analysis(found, picture.size, source_name(image), clock, readings, request)
+        source, size, pixels = source_name(image), picture.size, picture.pixels
+        return self.examiner.analysis(found, size, source, clock, readings, request, pixels=pixels)
 
     def analyze_batch(
         self,

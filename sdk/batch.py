@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from sdk.arrays import Pixels
 from sdk.errors import ImageError
 from sdk.examine import Examiner, Faces, Reading, Request, Scores
 from sdk.faba.prompts import Task
@@ -86,6 +87,7 @@ class _Picture:
     crops: list[tuple[FaceCrop, float | None]] = field(default_factory=list)
     readings: dict[int, Reading] = field(default_factory=dict)
     failure: str | None = None
+    pixels: Pixels | None = None  # only where they are kept
 
 
 def analyze_pictures(
@@ -130,7 +132,7 @@ def _open(examiner: Examiner, image: ImageSource, color: Color | None, faces: Fa
             raise
         picture.failure = str(error)
     else:
-        picture.size = loaded.size
+        picture.size, picture.pixels = loaded.size, loaded.pixels if examiner.keep_image else None
         picture.crops = examiner.find(loaded.pixels, faces, picture.clock, loaded.shrink)
     return picture
 
@@ -140,7 +142,9 @@ def _close(examiner: Examiner, picture: _Picture, request: Request) -> Analysis:
     found = [
         examiner.face(index, crop, score, readings[index], request) for index, (crop, score) in enumerate(picture.crops)
     ]
-    analysis = examiner.analysis(found, picture.size, picture.source, picture.clock, readings, request)
+    analysis = examiner.analysis(
+        found, picture.size, picture.source, picture.clock, readings, request, pixels=picture.pixels
+    )
     if picture.failure is None:
         return analysis
     return analysis.model_copy(update={"status": "failed", "warnings": (picture.failure,)})

@@ -17,14 +17,31 @@ _MIN_SIDE, _MAX_SIDE = 640, 1600  # pixels of the longer side of a figure's pict
 _MIN_SCORE = 0.05  # lowest score that is drawn
 _REASON_WIDTH = 54  # characters in a line of reasons
 _TEXT_COLOUR = "#555555"  # of reasons and notice
+_SUMMARY_FACES = 8  # in a summary; more are counted
 _FACE_COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080")
+
+
+def summary(analysis: AnalysisRecord) -> str:
+    """Describe an analysis in a few lines: one for the picture, one for each of up to eight faces, and the warnings."""
+    lines = [_headline(analysis)]
+    for face in analysis.faces[:_SUMMARY_FACES]:
+        emotion = (face.emotion.label or "no label") + _shares(face.emotion.scores) if face.emotion else ""
+        units = " ".join(unit.id for unit in face.action_units or () if unit.present)
+        lines.append("  ".join(filter(None, (f"  face {face.id}", emotion, units))))
+    if more := len(analysis.faces[_SUMMARY_FACES:]):
+        lines.append(f"  and {more} more")
+    return "\n".join([*lines, *(f"  warning: {printable(warning)}" for warning in analysis.warnings)])
+
+
+def _headline(analysis: AnalysisRecord) -> str:
+    size = "{} x {}".format(*analysis.image_size)
+    count = {0: "no face", 1: "1 face"}.get(len(analysis.faces), f"{len(analysis.faces)} faces")
+    return f"{printable(analysis.source)}  ({size}, {count}, {analysis.model.name} on {analysis.model.backend})"
 
 
 def describe(analysis: AnalysisRecord, width: int = 100) -> str:
     """Describe an analysis in indented lines of at most `width` characters."""
-    size = "{} x {}".format(*analysis.image_size)
-    count = {0: "no face", 1: "1 face"}.get(len(analysis.faces), f"{len(analysis.faces)} faces")
-    lines = [f"{analysis.source}  ({size}, {count}, {analysis.model.name} on {analysis.model.backend})"]
+    lines = [_headline(analysis)]
     for face in analysis.faces:
         lines += ["", *_describe_face(face, width)]
     if analysis.status == "no_face":

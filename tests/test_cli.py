@@ -57,6 +57,7 @@ def test_analyze_json_is_one_document(emola_cli, bundle, photo):
     document = json.loads(out)
     assert code == 0
     assert document["faces"][0]["action_units"] is None
+    assert [line.count(",") for line in out.splitlines() if '"box_xyxy"' in line] == [4], "a box is on one line"
     code, out, _ = emola_cli(*command[:2], photo, *command[2:])
     assert [len(each["faces"]) for each in json.loads(out)] == [1, 1]
 

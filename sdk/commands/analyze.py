@@ -1,7 +1,6 @@
 """`emola analyze PHOTO|FOLDER...`"""
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from sdk.analyzer import Analyzer
 from sdk.errors import ImageError, SdkError, UsageError
 from sdk.faba.prompts import TASKS
 from sdk.files import write_file
+from sdk.printable import json_text
 from sdk.render import describe
 from sdk.results import Analysis
 from sdk.runtime.backends.select import DEVICES
@@ -69,7 +69,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-tokens", type=int, help="limit of each answer in tokens")
 
 
-def open_analyzer(args: argparse.Namespace) -> Analyzer:
+def open_analyzer(args: argparse.Namespace, *, keep_image: bool = False) -> Analyzer:
     """Open the Analyzer that the options describe; print the notice of its model to stderr."""
     if args.max_tokens is not None and args.max_tokens < 1:
         raise UsageError(f"--max-tokens must be at least 1, not {args.max_tokens}")
@@ -86,6 +86,7 @@ def open_analyzer(args: argparse.Namespace) -> Analyzer:
         abstain_below=args.abstain_below,
         memory_limit=None if args.memory_limit is None else int(1e6 * args.memory_limit),
         visual_tokens=args.visual_tokens,
+        keep_image=keep_image,
     )
     if analyzer.pipeline.notice:
         print(f"note: {analyzer.pipeline.notice}", file=sys.stderr)
@@ -101,7 +102,7 @@ def run(args: argparse.Namespace) -> None:
     failures: list[str] = []
     targets = _targets(photos, args.save, several) if args.save else {}
     check_inputs_stay(photos, args.csv, *targets.values())
-    with open_analyzer(args) as analyzer, _table(args.csv) as table:
+    with open_analyzer(args, keep_image=args.save is not None) as analyzer, _table(args.csv) as table:
         for analysis in _with_progress(_analyses(analyzer, photos, args), len(photos)):
             if analysis.status == "failed":
                 failures.extend(analysis.warnings)
@@ -112,7 +113,7 @@ def run(args: argparse.Namespace) -> None:
             if args.json:
                 documents.append(analysis.to_dict())
     if args.json and documents:
-        print(json.dumps(documents if several else documents[0], ensure_ascii=False, indent=1))
+        print(json_text(documents if several else documents[0]))
     if args.csv:
         print(f"wrote {args.csv}", file=sys.stderr)
     if failures:

@@ -29,6 +29,7 @@ ImageSource: TypeAlias = "FileSource | Image.Image | npt.NDArray[Any]"
 MAX_PIXELS = 100_000_000
 MAX_JPEG_PIXELS = 200_000_000  # phones make photographs of 108 and 200 megapixels, always JPEG
 KEPT_PIXELS, KEPT_SIDE = 1 << 25, 8192  # larger pictures are halved until they fit
+UNNAMED = ("PIL image", "array", "bytes")  # what stands for the path of a source without one
 _MESSAGE = 300  # characters of a decoder's message that are shown
 
 
