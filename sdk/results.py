@@ -95,7 +95,7 @@ class Analysis(AnalysisRecord):
         return copy
 
     def plot(self, image: "ImageSource | None" = None) -> "Image":
-        """Draw the picture with boxes, face ids and emotions, and a panel of action units beside it.
+        """Draw the picture with boxes, face ids and emotions, and below it each face with the words about it.
 
         Args:
             image: the analysed picture: path, bytes, PIL image or (H, W, 3) uint8 RGB array; None takes the one that
@@ -107,7 +107,7 @@ class Analysis(AnalysisRecord):
         Raises:
             ImageError: no picture is given or kept, and `source` is not a picture file.
         """
-        from sdk.render import figure
+        from sdk.figure import figure
 
         return figure(self._picture() if image is None else image, self)
 

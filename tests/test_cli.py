@@ -47,7 +47,7 @@ def test_analyze_prints_and_draws(emola_cli, bundle, photo, tmp_path):
     assert "cut off after 5 tokens" not in out, "warnings go to stderr"
     assert "cut off after 5 tokens" in err
     with Image.open(saved) as drawn:
-        assert drawn.height == 640 < drawn.width, "the photo, enlarged from 512 pixels, and a panel at its side"
+        assert drawn.width == 960 < drawn.height, "the photo, enlarged from 512 pixels, and the words below it"
 
 
 def test_analyze_json_is_one_document(emola_cli, bundle, photo):
