@@ -8,11 +8,12 @@ from sdk.errors import SdkError
 if TYPE_CHECKING:
     from sdk.analyzer import Analyzer
     from sdk.results import Analysis
+    from sdk.tables import to_dataframe
 
-__all__ = ["Analysis", "Analyzer", "SdkError"]
+__all__ = ["Analysis", "Analyzer", "SdkError", "to_dataframe"]
 __version__ = "0.1.0"
 
-_HOMES = {"Analysis": "sdk.results", "Analyzer": "sdk.analyzer"}
+_HOMES = {"Analysis": "sdk.results", "Analyzer": "sdk.analyzer", "to_dataframe": "sdk.tables"}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,13 +1,13 @@
 """The verbs of Analyzer for asyncio: the work runs in threads, the event loop stays free."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from threading import Event
 from typing import TypeVar
 
 from sdk.analyzer import Analyzer
 from sdk.arrays import Floats
-from sdk.examine import Faces, RequestedTask
+from sdk.examine import Faces, Tasks
 from sdk.faba.prompts import TASKS
 from sdk.faces.images import Color, ImageSource
 from sdk.results import Analysis
@@ -29,7 +29,7 @@ class AsyncAnalyzer:
         self,
         image: ImageSource,
         *,
-        tasks: Sequence[RequestedTask] = TASKS,
+        tasks: Tasks = TASKS,
         faces: Faces = "detect",
         color: Color | None = None,
         landmark_features: Floats | None = None,

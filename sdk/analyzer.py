@@ -2,20 +2,18 @@
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
-from functools import partial
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
 from sdk.arrays import Floats, Pixels
 from sdk.bundles.hub import resolve_bundle
 from sdk.bundles.manifest import read_manifest
 from sdk.errors import BackendError, ImageError, QuestionWarning, TaskError, VideoError
-from sdk.examine import Examiner, Faces, Request, RequestedTask
+from sdk.examine import Examiner, Faces, Request, Tasks
 from sdk.faba.prompts import TASKS
 from sdk.faces.detect import Detector
 from sdk.faces.images import Color, ImageSource, load_image, load_picture, source_name
@@ -51,6 +49,7 @@ class Analyzer:
         memory_limit: bytes for weights and KV caches; fewer faces are decoded at once to stay within it.
         visual_tokens: number of picture rows that the decoder reads for each face: those nearest to brows, eyes, nose
             and mouth. None reads all. Fewer rows are faster and change the answers: see docs/performance-pruning.md.
+        keep_image: keep the picture in every analysis, so that `Analysis.plot` works without a file.
 
     Attributes:
         manifest: manifest of the bundle, as it is on disk.
@@ -73,6 +72,7 @@ class Analyzer:
         abstain_below: float = 0.0,
         memory_limit: int | None = None,
         visual_tokens: int | None = None,
+        keep_image: bool = False,
     ) -> None:
         if not 0 <= abstain_below <= 1:
             raise TaskError(f"abstain_below is a probability in 0..1, not {abstain_below}")
@@ -84,7 +84,7 @@ class Analyzer:
         self._slots = self._memory.faces_within(memory_limit)
         carried = self.manifest.detector if detector == "auto" else None
         pipeline = Pipeline(folder, self.manifest, backend, visual_tokens)
-        self.examiner = Examiner(pipeline, folder / carried if carried else detector)
+        self.examiner = Examiner(pipeline, folder / carried if carried else detector, keep_image=keep_image)
         self._scores, self._abstain_below, self._offline = scores, abstain_below, offline
 
     @property
@@ -96,7 +96,7 @@ class Analyzer:
         self,
         image: ImageSource,
         *,
-        tasks: Sequence[RequestedTask] = TASKS,
+        tasks: Tasks = TASKS,
         faces: Faces = "detect",
         color: Color | None = None,
         landmark_features: Floats | None = None,
@@ -106,9 +106,9 @@ class Analyzer:
         """Analyse one picture.
 
         Args:
-            image: path, bytes, PIL image, or an (H, W, 3) uint8 array with `color`.
-            tasks: any of "emotion", "action_units" and "labels"; "labels" alone gives label scores without words, in
-                about forty short decoder calls.
+            image: path, bytes, open binary file, PIL image, or an (H, W, 3) uint8 array with `color`.
+            tasks: one or several of "emotion", "action_units" and "labels"; "labels" alone gives label scores without
+                words, in about forty short decoder calls.
             faces: "detect" finds the faces; "aligned" takes the whole picture as the crop of one face.
             color: channel order of an array: "rgb" or "bgr" (OpenCV).
             landmark_features: (212,) features of an aligned face, for bundles without a landmark network.
@@ -132,13 +132,14 @@ class Analyzer:
         for index, (crop, score) in enumerate(self.examiner.find(picture.pixels, faces, clock, picture.shrink)):
             readings.append(self.examiner.read(crop, request, clock, landmark_features))
             found.append(self.examiner.face(index, crop, score, readings[-1], request))
-        return self.examiner.analysis(found, picture.size, source_name(image), clock, readings, request)
+        source, size, pixels = source_name(image), picture.size, picture.pixels
+        return self.examiner.analysis(found, size, source, clock, readings, request, pixels=pixels)
 
     def analyze_batch(
         self,
-        images: Iterable[ImageSource],
+        images: "str | os.PathLike[str] | Iterable[ImageSource]",
         *,
-        tasks: Sequence[RequestedTask] = TASKS,
+        tasks: Tasks = TASKS,
         faces: Faces = "detect",
         color: Color | None = None,
         max_new_tokens: int | None = None,
@@ -152,14 +153,19 @@ class Analyzer:
         where two tokens are almost equally probable.
 
         Args:
-            images: any iterable; pictures are read when they are needed.
-            tasks, faces, color, max_new_tokens, cancel: as in `analyze`.
+            images: pictures of any kind, read when they are needed, and paths of folders; or the path of one folder.
+                Of a folder and its subfolders, files without the ending of a picture are skipped, with a log message.
+            tasks, faces, max_new_tokens, cancel: as in `analyze`.
+            color: channel order of the three-channel arrays among them: "rgb" or "bgr" (OpenCV).
             batch_size: number of faces that are decoded at once.
             keep_going: for a picture that cannot be read, return an Analysis with status "failed" and the reason in
                 `warnings`, instead of raising ImageError.
 
         Returns:
             One Analysis per picture, in order.
+
+        Raises:
+            ImageError: a picture cannot be used, or a folder holds none.
         """
         return list(
             self.iterate_batch(
@@ -176,9 +182,9 @@ class Analyzer:
 
     def iterate_batch(
         self,
-        images: Iterable[ImageSource],
+        images: "str | os.PathLike[str] | Iterable[ImageSource]",
         *,
-        tasks: Sequence[RequestedTask] = TASKS,
+        tasks: Tasks = TASKS,
         faces: Faces = "detect",
         color: Color | None = None,
         max_new_tokens: int | None = None,
@@ -187,22 +193,21 @@ class Analyzer:
         keep_going: bool = False,
     ) -> Iterator[Analysis]:
         """Like `analyze_batch`, but yield each Analysis as soon as it and all earlier ones are complete."""
-        from sdk.batch import analyze_pictures
+        from sdk.batch import analyze_pictures, every_picture
 
-        _check_several(images)
+        pictures = every_picture(images)
         if batch_size < 1:
             raise TaskError(f"batch_size must be at least 1, not {batch_size}")
-        load = partial(load_picture, color=color)
         request, slots = self._request(tasks, max_new_tokens, cancel), min(batch_size, self._slots)
         return analyze_pictures(
-            self.examiner, images, request, load=load, faces=faces, slots=slots, keep_going=keep_going
+            self.examiner, pictures, request, color=color, faces=faces, slots=slots, keep_going=keep_going
         )
 
     def analyze_video(
         self,
         source: "VideoSource",
         *,
-        tasks: Sequence[RequestedTask] = TASKS,
+        tasks: Tasks = TASKS,
         max_new_tokens: int | None = None,
         cancel: Event | None = None,
         sample_fps: float | None = None,
@@ -240,7 +245,7 @@ class Analyzer:
         self,
         source: "VideoSource",
         *,
-        tasks: Sequence[RequestedTask] = TASKS,
+        tasks: Tasks = TASKS,
         max_new_tokens: int | None = None,
         cancel: Event | None = None,
         sample_fps: float | None = None,
@@ -338,19 +343,13 @@ class Analyzer:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _request(self, tasks: Sequence[RequestedTask], max_new_tokens: int | None, cancel: Event | None) -> Request:
+    def _request(self, tasks: Tasks, max_new_tokens: int | None, cancel: Event | None) -> Request:
         request = self.examiner.request(
             tasks, self._scores, max_new_tokens=max_new_tokens, abstain_below=self._abstain_below, cancel=cancel
         )
         if self._abstain_below and not request.scores:
             raise TaskError("abstain_below needs label scores: pass scores=True or request the task 'labels'")
         return request
-
-
-def _check_several(images: Iterable[ImageSource]) -> None:
-    one = isinstance(images, (str, os.PathLike, bytes, Image.Image))
-    if one or (isinstance(images, np.ndarray) and images.ndim == 3 and images.shape[2] == 3):
-        raise ImageError("expected several pictures, found one: pass a list of pictures, or call analyze")
 
 
 def _check_features(features: Floats, faces: Faces) -> Floats:

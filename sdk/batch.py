@@ -7,19 +7,25 @@ tokens are almost equally probable.
 """
 
 import logging
+import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
+from sdk.arrays import Pixels
 from sdk.errors import ImageError
 from sdk.examine import Examiner, Faces, Reading, Request, Scores
 from sdk.faba.prompts import Task
 from sdk.faces.crop import FaceCrop
 from sdk.faces.formats import READ, SUFFIXES, UNREAD_SUFFIXES
-from sdk.faces.images import ImageSource, Picture, source_name
+from sdk.faces.images import Color, ImageSource, load_picture, source_name
 from sdk.results import Analysis
 from sdk.runtime.backends.interface import KVPool
 from sdk.runtime.clock import Clock
@@ -30,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 
 def pictures_in(folder: Path) -> list[Path]:
-    """The picture files in a folder and its subfolders, sorted by path; a log message names pictures that are not read.
+    """The picture files in a folder and its subfolders, sorted by path; a log message names what is skipped.
 
     Raises:
         ImageError: the folder holds no picture of a format that is read.
@@ -44,7 +50,31 @@ def pictures_in(folder: Path) -> list[Path]:
         raise ImageError(f"{folder} holds no picture; expected {READ}" + (f" ({note})" if note else ""))
     if note:
         logger.warning("%s; convert them to JPEG", note)
+    others = [path for path in files if path.suffix.lower() not in SUFFIXES | UNREAD_SUFFIXES and path.name[0] != "."]
+    if others:
+        logger.warning(
+            "%s: skipped %d without the ending of a picture, the first is %s", folder, len(others), others[0]
+        )
     return found
+
+
+def every_picture(images: "str | os.PathLike[str] | Iterable[ImageSource]") -> Iterator[ImageSource]:
+    """The pictures that were given, and in the place of a folder those in it.
+
+    Raises:
+        ImageError: the argument is one picture, or a folder holds none.
+    """
+    if isinstance(images, (str, os.PathLike)) and os.path.isdir(images):
+        return iter(pictures_in(Path(images)))
+    one = isinstance(images, (str, os.PathLike, bytes, Image.Image)) or hasattr(images, "read")
+    if one or (isinstance(images, np.ndarray) and images.ndim == 3 and images.shape[2] == 3):
+        raise ImageError("expected several pictures, found one: pass a list of pictures or a folder, or call analyze")
+    return chain.from_iterable(map(_pictures_of, images))
+
+
+def _pictures_of(image: ImageSource) -> Iterable[ImageSource]:
+    is_folder = isinstance(image, (str, os.PathLike)) and os.path.isdir(image)
+    return pictures_in(Path(image)) if is_folder else (image,)
 
 
 @dataclass
@@ -57,6 +87,7 @@ class _Picture:
     crops: list[tuple[FaceCrop, float | None]] = field(default_factory=list)
     readings: dict[int, Reading] = field(default_factory=dict)
     failure: str | None = None
+    pixels: Pixels | None = None  # only where they are kept
 
 
 def analyze_pictures(
@@ -64,7 +95,7 @@ def analyze_pictures(
     images: Iterable[ImageSource],
     request: Request,
     *,
-    load: Callable[[ImageSource], Picture],
+    color: Color | None,
     faces: Faces,
     slots: int,
     keep_going: bool,
@@ -72,7 +103,7 @@ def analyze_pictures(
     """Yield analyses in the order of the pictures, each as soon as it and all earlier ones are complete.
 
     Args:
-        load: opens one of `images`.
+        color: channel order of the arrays with three channels.
         slots: number of faces that are decoded at once.
         keep_going: for a picture that cannot be read, yield an Analysis with status "failed" instead of raising.
     """
@@ -80,7 +111,7 @@ def analyze_pictures(
 
     def found() -> "Iterator[tuple[_Picture, int]]":
         for image in images:
-            waiting.append(_open(examiner, image, load, faces, keep_going))
+            waiting.append(_open(examiner, image, color, faces, keep_going))
             yield from ((waiting[-1], index) for index in range(len(waiting[-1].crops)))
 
     with closing(examiner.pipeline.backend.decoder.new_pool(examiner.pipeline.capacity, slots)) as pool:
@@ -91,19 +122,17 @@ def analyze_pictures(
     yield from (_close(examiner, picture, request) for picture in waiting)
 
 
-def _open(
-    examiner: Examiner, image: ImageSource, load: Callable[[ImageSource], Picture], faces: Faces, keep_going: bool
-) -> _Picture:
+def _open(examiner: Examiner, image: ImageSource, color: Color | None, faces: Faces, keep_going: bool) -> _Picture:
     picture = _Picture(source_name(image))
     try:
         with picture.clock("load"):
-            loaded = load(image)
+            loaded = load_picture(image, color=color if isinstance(image, np.ndarray) else None)
     except ImageError as error:
         if not keep_going:
             raise
         picture.failure = str(error)
     else:
-        picture.size = loaded.size
+        picture.size, picture.pixels = loaded.size, loaded.pixels if examiner.keep_image else None
         picture.crops = examiner.find(loaded.pixels, faces, picture.clock, loaded.shrink)
     return picture
 
@@ -113,7 +142,9 @@ def _close(examiner: Examiner, picture: _Picture, request: Request) -> Analysis:
     found = [
         examiner.face(index, crop, score, readings[index], request) for index, (crop, score) in enumerate(picture.crops)
     ]
-    analysis = examiner.analysis(found, picture.size, picture.source, picture.clock, readings, request)
+    analysis = examiner.analysis(
+        found, picture.size, picture.source, picture.clock, readings, request, pixels=picture.pixels
+    )
     if picture.failure is None:
         return analysis
     return analysis.model_copy(update={"status": "failed", "warnings": (picture.failure,)})

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from threading import Event
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from sdk.arrays import Floats, Pixels
 from sdk.errors import ImageError, TaskError
@@ -23,6 +23,7 @@ from sdk.runtime.pipeline import Answer, EncodedFace, Pipeline
 
 Faces = Literal["detect", "aligned"]
 RequestedTask = Literal["emotion", "action_units", "labels"]
+Tasks: TypeAlias = RequestedTask | Sequence[RequestedTask]
 
 
 @dataclass(frozen=True)
@@ -77,10 +78,13 @@ class Examiner:
     Args:
         pipeline: an opened bundle.
         detector: as in `open_detector`; opened on first use.
+        keep_image: keep the picture in every analysis.
     """
 
-    def __init__(self, pipeline: Pipeline, detector: "str | os.PathLike[str] | Detector") -> None:
-        self.pipeline = pipeline
+    def __init__(
+        self, pipeline: Pipeline, detector: "str | os.PathLike[str] | Detector", *, keep_image: bool = False
+    ) -> None:
+        self.pipeline, self.keep_image = pipeline, keep_image
         self._scorer = LabelScorer(pipeline)
         self._detector_choice = detector
         self._detector: Detector | None = None
@@ -88,7 +92,7 @@ class Examiner:
 
     def request(
         self,
-        tasks: Sequence[RequestedTask],
+        tasks: Tasks,
         scores: bool,
         *,
         max_new_tokens: int | None = None,
@@ -103,7 +107,7 @@ class Examiner:
         if max_new_tokens is not None and max_new_tokens < 1:
             raise TaskError(f"max_new_tokens must be at least 1, not {max_new_tokens}")
         if isinstance(tasks, str):
-            raise TaskError(f"tasks must be a sequence of names; for one task pass tasks=({tasks!r},)")
+            tasks = (tasks,)
         questions = self.pipeline.manifest.prompt.questions
         offered = (*questions, *["labels"] * (set(TASKS) <= set(questions)))
         for task in tasks:
@@ -213,6 +217,7 @@ class Examiner:
         readings: Sequence[Reading],
         request: Request,
         frame: FrameInfo | None = None,
+        pixels: Pixels | None = None,
     ) -> Analysis:
         """Make the record of a picture.
 
@@ -220,12 +225,13 @@ class Examiner:
             found: the faces and the warnings about each.
             size: width and height of the picture in pixels.
             readings: readings that were made for this picture; its decoding speed is computed from them.
+            pixels: (H, W, 3) uint8 RGB: the picture, which is kept if this Examiner keeps pictures.
         """
         tokens = sum(max(len(a.token_ids) - 1, 0) for reading in readings for a in reading.answers.values())
         decode_ms = clock.elapsed_ms.get("decode", 0.0)
         cut = any(answer.truncated for reading in readings for answer in reading.answers.values())
         calibrated = all(self.pipeline.manifest.temperature(task) for task in TASKS)
-        return Analysis(
+        analysis = Analysis(
             faces=tuple(face for face, _ in found),
             image_size=size,
             source=source,
@@ -237,6 +243,7 @@ class Examiner:
             score_calibration=("temperature" if calibrated else "uncalibrated") if request.scores else None,
             frame=frame,
         )
+        return analysis if pixels is None or not self.keep_image else analysis.with_picture(pixels)
 
     @property
     def model(self) -> ModelInfo:

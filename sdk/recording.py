@@ -135,9 +135,11 @@ class Recorder:
 
     def add(self, pixels: Pixels, analysis: AnalysisRecord) -> None:
         """Append a frame, (H, W, 3) uint8 RGB, and its analysis to every file."""
-        for table in (self._jsonl, self._csv, self._timeline):
+        for table in (self._jsonl, self._csv):
             if table:
                 table.add(analysis)
+        if self._timeline:
+            self._timeline.add(analysis, pixels)
         if self._video:
             self._video.add(pixels, analysis)
 

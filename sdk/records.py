@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, PlainSerializer
 
 from sdk.faba.answers import ActionUnitReading, EmotionReading
 from sdk.faces.crop import Box
+from sdk.printable import json_text
 
 SCHEMA_VERSION: Literal["1.0"] = "1.0"
 
@@ -101,4 +102,5 @@ class AnalysisRecord(_Frozen):
         return self.model_dump(mode="json")
 
     def to_json(self, indent: int | None = None) -> str:
-        return self.model_dump_json(indent=indent)
+        """The analysis as JSON on one line, or with lines indented by `indent` spaces and lists of numbers on one."""
+        return self.model_dump_json() if indent is None else json_text(self.to_dict(), indent)

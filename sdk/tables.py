@@ -6,8 +6,9 @@ x1, y1, x2, y2             face box in pixels
 detection_score            score of the detector
 emotion, description       label and text of the emotion answer
 happiness ... fear         probability of each emotion; empty without label scores
-AU01 ... AU43              1 if the answer says that the unit is present, else 0; empty if the task was not requested
-AU01_score ... AU43_score  probability of each unit; empty without label scores
+AU1 ... AU43               1 if the answer says that the unit is present, else 0; empty if the task was not requested
+AU1_score ... AU43_score   probability of each unit; empty without label scores
+AU1_reason ... AU43_reason sentences of the answer about the unit; empty if it mentions it nowhere
 
 The units are the 20 of FABA-Instruct. Other units that an answer names are in the JSON output only.
 """
@@ -29,11 +30,14 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-UNIT_COLUMNS = {f"AU{code:02}": code for code in FABA_UNITS}
+UNIT_COLUMNS = {f"AU{code}": code for code in FABA_UNITS}
+_REASONS = {code: f"{name}_reason" for name, code in UNIT_COLUMNS.items()}
 COLUMNS: tuple[str, ...] = (
     *("source", "frame", "time_s", "face_id", "age_ms", "x1", "y1", "x2", "y2", "detection_score"),
     *("emotion", "description", *EMOTIONS, *UNIT_COLUMNS, *(f"{name}_score" for name in UNIT_COLUMNS)),
+    *_REASONS.values(),
 )
+_TEXTS = ("source", "emotion", "description", *_REASONS.values())
 
 
 def rows(analysis: AnalysisRecord) -> Iterator[dict[str, Any]]:
@@ -60,13 +64,17 @@ def _units(face: Face) -> dict[str, Any]:
     if face.action_units is not None:
         present = {unit.code for unit in face.action_units if unit.present}
         found = {name: int(code in present) for name, code in UNIT_COLUMNS.items()}
+        found |= {_REASONS[unit.code]: unit.reason for unit in face.action_units if unit.code in _REASONS}
     if face.action_unit_scores is not None:
         found |= {f"{name}_score": face.action_unit_scores[f"AU{code}"] for name, code in UNIT_COLUMNS.items()}
     return found
 
 
-def dataframe(analyses: Iterable[AnalysisRecord]) -> "pandas.DataFrame":
-    """Make a pandas table of the rows of several analyses.
+def to_dataframe(analyses: Iterable[AnalysisRecord]) -> "pandas.DataFrame":
+    """Make one pandas table of several analyses, with one row per face.
+
+    Args:
+        analyses: of pictures or of the frames of a video, as from `Analyzer.analyze_batch`.
 
     Raises:
         DependencyError: pandas is not installed.
@@ -76,8 +84,7 @@ def dataframe(analyses: Iterable[AnalysisRecord]) -> "pandas.DataFrame":
     except ImportError:
         raise DependencyError("pandas", "tables", "make a data frame (to_csv() works without)") from None
     table = pandas.DataFrame([row for analysis in analyses for row in rows(analysis)], columns=list(COLUMNS))
-    texts = ("source", "emotion", "description")
-    return table.astype({name: float for name in COLUMNS if name not in (*texts, "face_id")}).astype({"face_id": int})
+    return table.astype({name: float for name in COLUMNS if name not in (*_TEXTS, "face_id")}).astype({"face_id": int})
 
 
 class GrowingFile:

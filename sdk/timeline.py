@@ -1,4 +1,4 @@
-"""Draw emotion and action units over time, with one panel per track."""
+"""Draw emotion and action units over time, with one panel for each face."""
 
 import os
 from collections import defaultdict
@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
+from sdk.arrays import Pixels
 from sdk.errors import DependencyError, SdkError
 from sdk.faba.vocabulary import EMOTIONS, FABA_UNITS, Emotion
+from sdk.faces.crop import Box, crop_face
 from sdk.records import AnalysisRecord, Face
+from sdk.render import face_colour
 from sdk.replacement import Replacement, output_errors
 
 _COLOURS: dict[Emotion, str] = {
@@ -23,24 +27,34 @@ _COLOURS: dict[Emotion, str] = {
     "disgust": "#6a8f3c",
     "fear": "#911eb4",
 }
+_NO_LABEL = "#dddddd"
 _MAX_TRACKS = 12
+_MIN_STRENGTH = 0.2  # a unit that is never stronger has no row
+_BAND = 1.6  # height of the emotions, in rows
+_THUMBNAIL = 96  # pixels
 _MAX_GAP = 3  # frames without the face; after a longer gap nothing is drawn until the face is back
 
 
 @dataclass
 class _TrackHistory:
-    """The readings of one face: times in seconds, emotion labels, and (T, 20) strengths of the units in 0..1."""
+    """The readings of one face: times in seconds, emotion labels, and (T, 20) strengths of the units in 0..1.
+
+    The thumbnail is the largest view so far, (96, 96, 3) uint8 RGB, and `side` the longer side of its box in pixels.
+    """
 
     times: list[float] = field(default_factory=list)
     emotions: list[Emotion | None] = field(default_factory=list)
     units: list[list[float]] = field(default_factory=list)
+    thumbnail: Pixels | None = None
+    side: float = 0.0
 
 
 class Timeline:
     """Collects the analyses of a video and draws them as a picture when it is closed.
 
-    The strength of a unit is its label score. Without scores it is 1 for a present unit, else 0. The picture shows the
-    twelve tracks with the most frames.
+    Each face has a panel with its thumbnail: the emotions as a band of colours, and below it a row for each unit that
+    was seen, AU1 first, in the colour of the face. The strength of a unit is its label score. Without scores it is 1
+    for a present unit, else 0. The picture shows the twelve tracks with the most frames.
 
     Args:
         path: file name of a picture, such as timeline.png.
@@ -64,27 +78,41 @@ class Timeline:
         self._new = Replacement(self._path)
         self._figure = matplotlib.figure.Figure
         self._tracks: defaultdict[int, _TrackHistory] = defaultdict(_TrackHistory)
+        self._times: list[float] = []  # of all frames
 
-    def add(self, analysis: AnalysisRecord) -> None:
-        """Append one frame."""
+    def add(self, analysis: AnalysisRecord, pixels: Pixels | None = None) -> None:
+        """Append one frame.
+
+        Args:
+            pixels: (H, W, 3) uint8 RGB: the frame, for thumbnails of the faces.
+        """
         time_s = analysis.frame.time_s if analysis.frame else 0.0
+        self._times.append(time_s)
         for face in analysis.faces:
             track = self._tracks[face.id]
             track.times.append(time_s)
             track.emotions.append(face.emotion.label if face.emotion else None)
             track.units.append(_strengths(face))
+            if pixels is not None:
+                _keep_view(track, face.box_xyxy, pixels)
 
     def draw(self) -> Any:
-        """Draw the tracks; return a matplotlib Figure."""
-        shown = sorted(self._tracks, key=lambda number: -len(self._tracks[number].times))[:_MAX_TRACKS]
-        figure = self._figure(figsize=(10, 1 + 3.2 * max(1, len(shown))), layout="constrained")
+        """Draw the tracks; return a matplotlib Figure with two axes for each: thumbnail and panel."""
+        most = sorted(self._tracks, key=lambda number: -len(self._tracks[number].times))[:_MAX_TRACKS]
+        shown = {number: self._tracks[number] for number in sorted(most)}
+        heights = [max(4.5, 3 + len(_rows(track))) for track in shown.values()]
+        figure = self._figure(figsize=(11, 1 + 0.24 * sum(heights)), layout="constrained")
         if not shown:
-            figure.text(0.5, 0.5, "no face", ha="center")
+            figure.text(0.5, 0.5, "no face found", ha="center")
             return figure
-        panels = figure.subplots(len(shown), 1, squeeze=False, sharex=True)[:, 0]
-        for axes, number in zip(panels, sorted(shown), strict=True):
-            _draw_track(axes, number, self._tracks[number])
-        panels[-1].set_xlabel("time in s")
+        step = float(np.median(np.diff(self._times))) if len(self._times) > 1 else 1.0
+        panels = figure.subplots(
+            len(shown), 2, squeeze=False, sharex="col", width_ratios=(1, 11), height_ratios=heights
+        )
+        for (left, right), (number, track) in zip(panels, shown.items(), strict=True):
+            _draw_thumbnail(left, number, track)
+            _draw_track(right, face_colour(number), track, step)
+        panels[-1, 1].set_xlabel("time in s")
         return figure
 
     def __enter__(self) -> "Timeline":
@@ -112,24 +140,57 @@ def _strengths(face: Face) -> list[float]:
     return [float(code in present) for code in FABA_UNITS]
 
 
-def _draw_track(axes: Any, number: int, track: _TrackHistory) -> None:
-    """Draw the units as a heat map and the emotion as a strip of colour above it; gaps stay empty."""
+def _keep_view(track: _TrackHistory, box: Box, pixels: Pixels) -> None:
+    """Keep the view of a face if it is larger than those before."""
+    side = max(box[2] - box[0], box[3] - box[1])
+    if side > track.side:
+        view = Image.fromarray(crop_face(pixels, box, 1.2).pixels)
+        track.thumbnail, track.side = np.asarray(view.resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX)), side
+
+
+def _rows(track: _TrackHistory) -> list[int]:
+    """Indices of the units that have a row."""
+    return np.flatnonzero(np.max(track.units, axis=0) >= _MIN_STRENGTH).tolist()
+
+
+def _draw_thumbnail(axes: Any, number: int, track: _TrackHistory) -> None:
+    axes.set_title(f"face {number}", color=face_colour(number), fontsize=11, fontweight="bold")
+    if track.thumbnail is None:
+        axes.axis("off")
+        return
+    axes.imshow(track.thumbnail)
+    axes.set(xticks=(), yticks=(), anchor="N")
+    axes.spines[:].set(color=face_colour(number), linewidth=3)
+
+
+def _draw_track(axes: Any, colour: str, track: _TrackHistory, step: float) -> None:
+    """Draw the emotions as a band and the units as a heat map below it; gaps stay empty.
+
+    Args:
+        step: seconds between two frames.
+    """
+    from matplotlib.colors import LinearSegmentedColormap
+
     times = np.array(track.times)
-    width = float(np.median(np.diff(times))) if len(times) > 1 else 1.0
-    ends = np.append(times[1:], times[-1] + width)
-    ends = np.where(ends - times > _MAX_GAP * width, times + width, ends)
-    edges = np.unique(np.concatenate([times, ends]))
-    strengths = np.full((len(FABA_UNITS), len(edges) - 1), np.nan)
-    strengths[:, np.searchsorted(edges, times)] = np.array(track.units).T
-    axes.pcolormesh(edges, np.arange(len(FABA_UNITS) + 1), strengths, cmap="Greys", vmin=0, vmax=1)
-    axes.set_yticks(np.arange(len(FABA_UNITS)) + 0.5, [f"AU{code}" for code in FABA_UNITS], fontsize=6)
-    strip = (len(FABA_UNITS) + 0.4, 1.6)
-    for emotion in EMOTIONS:
-        shown = [i for i, name in enumerate(track.emotions) if name == emotion]
-        spans = [(times[i], ends[i] - times[i]) for i in shown]
+    ends = np.append(times[1:], times[-1] + step)
+    ends = np.where(ends - times > _MAX_GAP * step, times + step, ends)
+    rows = _rows(track)
+    if rows:
+        edges = np.unique(np.concatenate([times, ends]))
+        strengths = np.full((len(rows), len(edges) - 1), np.nan)
+        strengths[:, np.searchsorted(edges, times)] = np.array(track.units).T[rows]
+        shades = LinearSegmentedColormap.from_list("strength", ("white", colour))
+        axes.pcolormesh(edges, np.arange(len(rows) + 1), strengths, cmap=shades, vmin=0, vmax=1)
+    for row in range(1, len(rows)):
+        axes.axhline(row, color="white", linewidth=2)
+    for emotion in (*EMOTIONS, None):
+        spans = [(times[i], ends[i] - times[i]) for i in range(len(times)) if track.emotions[i] == emotion]
         if spans:
-            axes.broken_barh(spans, strip, facecolors=_COLOURS[emotion], label=emotion)
-    axes.set_ylim(0, len(FABA_UNITS) + 2.2)
-    axes.set_title(f"face {number}", loc="left", fontsize=9)
+            shade = _COLOURS[emotion] if emotion else _NO_LABEL
+            axes.broken_barh(spans, (-_BAND - 0.3, _BAND), facecolors=shade, label=emotion or "no label")
+    names = ["emotion" if any(track.emotions) else "seen", *(f"AU{FABA_UNITS[row]}" for row in rows)]
+    axes.set_yticks([-0.3 - _BAND / 2, *(place + 0.5 for place in range(len(rows)))], names, fontsize=9)
+    axes.set_ylim(len(rows), -_BAND - 0.6)
+    axes.spines[["top", "right"]].set_visible(False)
     if any(track.emotions):
-        axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=7, frameon=False)
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=9, frameon=False)

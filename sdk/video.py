@@ -81,7 +81,7 @@ class _FrameAnalyzer:
         self._forget(frame.time_s)
         size = (pixels.shape[1], pixels.shape[0])
         info = FrameInfo(index=frame.index, time_s=frame.time_s, dropped=frame.dropped, damaged=frame.damaged)
-        analysis = self._examiner.analysis(found, size, self._source, clock, fresh, self._request, info)
+        analysis = self._examiner.analysis(found, size, self._source, clock, fresh, self._request, info, pixels)
         return analysis.model_copy(update={"warnings": (*self._damage(frame), *analysis.warnings)})
 
     def _damage(self, frame: Frame) -> Iterator[str]:

@@ -50,7 +50,9 @@ def test_every_source_gives_the_same_result(analyzer, astronaut, tmp_path):
     path = tmp_path / "a.png"
     Image.fromarray(astronaut).save(path)
     sources = [(path, None), (path.read_bytes(), None), (Image.open(path), None), (astronaut[:, :, ::-1], "bgr")]
-    faces = [analyzer.analyze(source, color=color, max_new_tokens=TOKENS).faces for source, color in sources]
+    with path.open("rb") as file:
+        sources += [(io.BytesIO(path.read_bytes()), None), (file, None)]
+        faces = [analyzer.analyze(source, color=color, max_new_tokens=TOKENS).faces for source, color in sources]
     assert all(found == faces[0] for found in faces)
 
 
@@ -59,7 +61,7 @@ def test_the_second_question_equals_a_fresh_run(analyzer, astronaut):
     tasks = ("emotion", "action_units")
     together = analyzer.analyze(astronaut, color="rgb", max_new_tokens=TOKENS).faces[0]
     swapped = analyzer.analyze(astronaut, color="rgb", tasks=tasks[::-1], max_new_tokens=TOKENS).faces[0]
-    alone = [analyzer.analyze(astronaut, color="rgb", tasks=(t,), max_new_tokens=TOKENS).faces[0] for t in tasks]
+    alone = [analyzer.analyze(astronaut, color="rgb", tasks=task, max_new_tokens=TOKENS).faces[0] for task in tasks]
     assert together == swapped
     assert together.emotion == alone[0].emotion
     assert together.action_units_text == alone[1].action_units_text
@@ -166,9 +168,12 @@ def png(array) -> bytes:
         (lambda a: a.ask(b"x", "  "), TaskError, "question is empty"),
         (lambda a: a.ask(b"x", "why " * 5000), TaskError, "at most .* fit"),
         (lambda a: a.ask(b"x", "why \ud800"), TaskError, "halves of surrogate pairs"),
-        (lambda a: a.analyze(b"x", tasks="emotion"), TaskError, r"pass tasks=\('emotion',\)"),
+        (lambda a: a.analyze(b"x", tasks="age"), TaskError, "unknown task 'age'"),
+        (lambda a: a.analyze(io.StringIO("x")), ImageError, r"open in binary mode.* its read\(\) gives str"),
+        (lambda a: a.analyze(io.BytesIO()), ImageError, r"nothing left to read; if it was read before, seek\(0\)"),
         (lambda a: a.analyze_batch("photo.jpg"), ImageError, "expected several pictures, found one"),
         (lambda a: a.analyze_batch(np.zeros((9, 9, 3), np.uint8), color="rgb"), ImageError, "found one"),
+        (lambda a: a.analyze_batch(io.BytesIO(b"x")), ImageError, "found one"),
     ],
 )
 def test_bad_input_is_one_clear_error(analyzer, call, error, message):

@@ -109,6 +109,38 @@ def test_pictures_without_faces_and_broken_ones(analyzer, astronaut):
         analyzer.analyze_batch([], batch_size=0)
 
 
+def test_color_is_for_the_arrays_of_a_batch(analyzer, astronaut, tmp_path):
+    """A path, an open file and a BGR array together: three times the same face."""
+    Image.fromarray(astronaut).save(tmp_path / "a.png")
+    with (tmp_path / "a.png").open("rb") as file:
+        pictures = [tmp_path / "a.png", astronaut[:, :, ::-1], file, astronaut[:, :, 0]]
+        *same, grey = analyzer.analyze_batch(pictures, color="bgr", tasks=("emotion",), max_new_tokens=3)
+    assert [analysis.source for analysis in same] == [str(tmp_path / "a.png"), "array", str(tmp_path / "a.png")]
+    assert same[0].faces == same[1].faces == same[2].faces != grey.faces
+
+
+def test_a_folder_is_as_good_as_its_pictures(analyzer, astronaut, tmp_path, caplog):
+    """Alone or in a list; what is no picture is skipped and named, what breaks off has its own result."""
+    (tmp_path / "sub").mkdir()
+    for name in ("b.png", "sub/a.jpg"):
+        Image.fromarray(astronaut).save(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / ".hidden").write_text("mine")
+    options = {"tasks": "emotion", "max_new_tokens": 2}
+    names = ["b.png", "sub/a.jpg"]
+    for images in (str(tmp_path), tmp_path, [tmp_path]):
+        found = analyzer.analyze_batch(images, **options)
+        assert [analysis.source for analysis in found] == [str(tmp_path / name) for name in names]
+    assert "skipped 1 without the ending of a picture" in caplog.text
+    assert "notes.txt" in caplog.text
+    mixed = analyzer.analyze_batch([tmp_path / "b.png", tmp_path / "sub", b"nonsense"], keep_going=True, **options)
+    assert [analysis.status for analysis in mixed] == ["truncated", "truncated", "failed"]
+    (tmp_path / "empty").mkdir()
+    for images in (tmp_path / "empty", [tmp_path / "empty"]):
+        with pytest.raises(ImageError, match="holds no picture"):
+            analyzer.analyze_batch(images)
+
+
 def test_one_odd_file_does_not_end_a_folder(analyzer, astronaut, tmp_path):
     """Each of these ended the run: AVIF, DDS and BLP with errors of their own types, EXIF text, EPS without end."""
     picture, good = Image.fromarray(astronaut), io.BytesIO()

@@ -47,7 +47,7 @@ def test_analyze_prints_and_draws(emola_cli, bundle, photo, tmp_path):
     assert "cut off after 5 tokens" not in out, "warnings go to stderr"
     assert "cut off after 5 tokens" in err
     with Image.open(saved) as drawn:
-        assert drawn.height == 640 < drawn.width, "the photo, enlarged from 512 pixels, and a panel at its side"
+        assert drawn.width == 960 < drawn.height, "the photo, enlarged from 512 pixels, and the words below it"
 
 
 def test_analyze_json_is_one_document(emola_cli, bundle, photo):
@@ -57,8 +57,20 @@ def test_analyze_json_is_one_document(emola_cli, bundle, photo):
     document = json.loads(out)
     assert code == 0
     assert document["faces"][0]["action_units"] is None
+    assert [line.count(",") for line in out.splitlines() if '"box_xyxy"' in line] == [4], "a box is on one line"
     code, out, _ = emola_cli(*command[:2], photo, *command[2:])
     assert [len(each["faces"]) for each in json.loads(out)] == [1, 1]
+
+
+def test_analyze_reads_stdin(bundle, photo, tmp_path):
+    """A picture that a pipe brings is named <stdin>, an empty pipe is an error."""
+    pytest.importorskip("dlib")
+    command = [sys.executable, "-m", "sdk", "analyze", "-", "--bundle", bundle(), "--max-tokens", "2"]
+    done = subprocess.run([*command, "--json"], input=photo.read_bytes(), capture_output=True, check=True)
+    document = json.loads(done.stdout)
+    assert (document["source"], len(document["faces"])) == ("<stdin>", 1)
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    assert (done.returncode, "nothing left to read" in done.stderr) == (1, True), done.stderr
 
 
 def test_a_broken_photo_does_not_stop_the_others(emola_cli, bundle, photo, tmp_path):

@@ -55,7 +55,7 @@ except DependencyError as error:
     print(error)
 """
     names, message = python(code).splitlines()
-    assert names == "['Analysis', 'Analyzer', 'SdkError']"
+    assert names == "['Analysis', 'Analyzer', 'SdkError', 'to_dataframe']"
     assert message.startswith("dlib-bin is needed to find faces")
     assert "pip install 'emola-edge[faces]'" in message
 

@@ -1,7 +1,6 @@
 """`emola analyze PHOTO|FOLDER...`"""
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from sdk.analyzer import Analyzer
 from sdk.errors import ImageError, SdkError, UsageError
 from sdk.faba.prompts import TASKS
 from sdk.files import write_file
+from sdk.printable import json_text
 from sdk.render import describe
 from sdk.results import Analysis
 from sdk.runtime.backends.select import DEVICES
@@ -24,8 +24,11 @@ if TYPE_CHECKING:
     from sdk.examine import RequestedTask
 
 
+STDIN = "<stdin>"  # the name of sys.stdin.buffer, hence the source of its analysis
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("photos", nargs="+", metavar="PHOTO", help="image file or folder of image files")
+    parser.add_argument("photos", nargs="+", metavar="PHOTO", help="image file, folder of image files, or - for stdin")
     add_model_arguments(parser)
     parser.add_argument(
         "--faces", choices=("detect", "aligned"), default="detect", help="aligned: every photo is the crop of one face"
@@ -66,7 +69,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-tokens", type=int, help="limit of each answer in tokens")
 
 
-def open_analyzer(args: argparse.Namespace) -> Analyzer:
+def open_analyzer(args: argparse.Namespace, *, keep_image: bool = False) -> Analyzer:
     """Open the Analyzer that the options describe; print the notice of its model to stderr."""
     if args.max_tokens is not None and args.max_tokens < 1:
         raise UsageError(f"--max-tokens must be at least 1, not {args.max_tokens}")
@@ -83,6 +86,7 @@ def open_analyzer(args: argparse.Namespace) -> Analyzer:
         abstain_below=args.abstain_below,
         memory_limit=None if args.memory_limit is None else int(1e6 * args.memory_limit),
         visual_tokens=args.visual_tokens,
+        keep_image=keep_image,
     )
     if analyzer.pipeline.notice:
         print(f"note: {analyzer.pipeline.notice}", file=sys.stderr)
@@ -98,7 +102,7 @@ def run(args: argparse.Namespace) -> None:
     failures: list[str] = []
     targets = _targets(photos, args.save, several) if args.save else {}
     check_inputs_stay(photos, args.csv, *targets.values())
-    with open_analyzer(args) as analyzer, _table(args.csv) as table:
+    with open_analyzer(args, keep_image=args.save is not None) as analyzer, _table(args.csv) as table:
         for analysis in _with_progress(_analyses(analyzer, photos, args), len(photos)):
             if analysis.status == "failed":
                 failures.extend(analysis.warnings)
@@ -109,7 +113,7 @@ def run(args: argparse.Namespace) -> None:
             if args.json:
                 documents.append(analysis.to_dict())
     if args.json and documents:
-        print(json.dumps(documents if several else documents[0], ensure_ascii=False, indent=1))
+        print(json_text(documents if several else documents[0]))
     if args.csv:
         print(f"wrote {args.csv}", file=sys.stderr)
     if failures:
@@ -122,7 +126,7 @@ def _photos(names: Sequence[str]) -> list[str]:
 
     found: list[str] = []
     for name in names:
-        found += map(str, pictures_in(Path(name))) if Path(name).is_dir() else [name]
+        found += map(str, pictures_in(Path(name))) if Path(name).is_dir() else [STDIN if name == "-" else name]
     return found
 
 
@@ -137,7 +141,7 @@ def _targets(photos: Sequence[str], save: Path, several: bool) -> dict[str, Path
         raise UsageError(f"--save {save}: expected the name of a picture, such as out.png")
     if several and (is_picture or save.exists()) and not save.is_dir():
         raise UsageError(f"--save {save}: expected the name of a folder for several photos, such as drawn")
-    names = {photo: Path(photo).stem for photo in photos}
+    names = {photo: "stdin" if photo == STDIN else Path(photo).stem for photo in photos}
     if len(set(names.values())) < len(names):
         root = os.path.commonpath([os.path.dirname(os.path.abspath(photo)) for photo in photos])
         names = {photo: "_".join(Path(os.path.relpath(photo, root)).parts) for photo in photos}
@@ -163,11 +167,12 @@ def _table(path: Path | None) -> Any:
 
 def _analyses(analyzer: Analyzer, photos: Sequence[str], args: argparse.Namespace) -> Iterator[Analysis]:
     tasks: Sequence[RequestedTask] = args.task or TASKS
-    if len(photos) == 1:
-        yield analyzer.analyze(photos[0], tasks=tasks, faces=args.faces, max_new_tokens=args.max_tokens)
+    sources = [sys.stdin.buffer if photo == STDIN else photo for photo in photos]
+    if len(sources) == 1:
+        yield analyzer.analyze(sources[0], tasks=tasks, faces=args.faces, max_new_tokens=args.max_tokens)
         return
     yield from analyzer.iterate_batch(
-        photos,
+        sources,
         tasks=tasks,
         faces=args.faces,
         max_new_tokens=args.max_tokens,

@@ -1,4 +1,4 @@
-"""Load pictures from files, bytes, PIL images or arrays as upright (H, W, 3) uint8 RGB arrays."""
+"""Load pictures from paths, open files, bytes, PIL images or arrays as upright (H, W, 3) uint8 RGB arrays."""
 
 import io
 import os
@@ -23,11 +23,13 @@ from sdk.faces.orientation import orientation, turns, upright
 from sdk.printable import one_line
 
 Color: TypeAlias = Literal["rgb", "bgr"]
-ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any]"
+FileSource: TypeAlias = "str | os.PathLike[str] | bytes | IO[bytes]"
+ImageSource: TypeAlias = "FileSource | Image.Image | npt.NDArray[Any]"
 
 MAX_PIXELS = 100_000_000
 MAX_JPEG_PIXELS = 200_000_000  # phones make photographs of 108 and 200 megapixels, always JPEG
 KEPT_PIXELS, KEPT_SIDE = 1 << 25, 8192  # larger pictures are halved until they fit
+UNNAMED = ("PIL image", "array", "bytes")  # what stands for the path of a source without one
 _MESSAGE = 300  # characters of a decoder's message that are shown
 
 
@@ -58,8 +60,9 @@ def load_picture(source: ImageSource, *, color: Color | None = None, max_pixels:
     size: the networks see less of a face, and full size would take gigabytes.
 
     Args:
-        source: a path, the bytes of a file, a PIL image, or an array: (H, W, 3) uint8 with `color`, or (H, W)
-            uint8 grey. The first frame of an animation is read.
+        source: a path, the bytes of a file, a file open in binary mode (read from its position to its end), a PIL
+            image, or an array: (H, W, 3) uint8 with `color`, or (H, W) uint8 grey. The first frame of an animation is
+            read.
         color: channel order of a three-channel array, "rgb" or "bgr"; None for every other source.
         max_pixels: limit on width x height, checked before decoding; None: 200 million for JPEG, PIL images and
             arrays, 100 million for other files.
@@ -77,7 +80,7 @@ def load_picture(source: ImageSource, *, color: Color | None = None, max_pixels:
         return _decode(image, file, name, max_pixels)
 
 
-def read_size(source: "str | os.PathLike[str] | bytes") -> tuple[int, int]:
+def read_size(source: FileSource) -> tuple[int, int]:
     """Width and height of a picture file as stored, without decoding it.
 
     Raises:
@@ -98,30 +101,36 @@ def shrink_of(size: tuple[int, int]) -> int:
 
 
 def source_name(source: ImageSource) -> str:
-    """The path of a source, or "PIL image", "array" or "bytes"."""
+    """The path of a source or the name of an open file, or "PIL image", "array" or "bytes"."""
     if isinstance(source, (str, os.PathLike)):
         return os.fspath(source)
+    if isinstance(name := getattr(source, "name", None), str):
+        return name
     if isinstance(source, Image.Image):
         return "PIL image"
     return "array" if isinstance(source, np.ndarray) else "bytes"
 
 
 @contextmanager
-def _opened(source: "str | os.PathLike[str] | bytes") -> Iterator[tuple[Image.Image, IO[bytes], str]]:
+def _opened(source: FileSource) -> Iterator[tuple[Image.Image, IO[bytes], str]]:
     """Open a picture file without decoding it; errors of the block are ImageErrors."""
     name, file = _open(source)
     with file, _decoding(name), open_picture(file, name) as image:
         yield image, file, name
 
 
-def _open(source: "str | os.PathLike[str] | bytes") -> tuple[str, IO[bytes]]:
+def _open(source: FileSource) -> tuple[str, IO[bytes]]:
     """A name for messages, and the open file. Pillow never sees a path: it would map the file into memory."""
+    if hasattr(source, "read"):
+        return source_name(source), io.BytesIO(_rest(source))
     if isinstance(source, (bytes, bytearray, memoryview)):
         if not source:
             raise ImageError("the picture has 0 bytes: expected the content of an image file")
         return "the bytes", io.BytesIO(source)
     if not isinstance(source, (str, os.PathLike)):
-        raise ImageError(f"expected a path, bytes, a PIL image or a numpy array; found {type(source).__name__}")
+        raise ImageError(
+            f"expected a path, bytes, an open file, a PIL image or a numpy array; found {type(source).__name__}"
+        )
     path = os.fspath(source)
     if path.startswith(("http://", "https://")):
         raise ImageError(f"{path}: pictures are not downloaded; download it and pass the path or the bytes")
@@ -137,6 +146,20 @@ def _open(source: "str | os.PathLike[str] | bytes") -> tuple[str, IO[bytes]]:
         raise ImageError(f"{path} has 0 bytes: expected an image file")
     reason = "a folder" if stat.S_ISDIR(found.st_mode) else "no regular file"
     raise ImageError(f"{path} is {reason}: expected the path of an image file")
+
+
+def _rest(file: IO[bytes]) -> bytes:
+    """The content of an open file from its position on."""
+    expected = f"{source_name(file)}: expected a file that is open in binary mode, as by open(path, 'rb')"
+    try:
+        content = file.read()
+    except (OSError, ValueError) as error:
+        raise ImageError(f"{expected}; it cannot be read ({_one_line(error)})") from None
+    if not isinstance(content, bytes):
+        raise ImageError(f"{expected}; its read() gives {type(content).__name__}")
+    if not content:
+        raise ImageError(f"{source_name(file)}: the open file has nothing left to read; if it was read before, seek(0)")
+    return content
 
 
 class _Quiet:
