@@ -15,6 +15,7 @@ from sdk.errors import SdkError
 DEPTH = 64  # levels of lists and objects
 SIZE = 64 << 20  # bytes of a file
 DATA_SIZE = 1 << 30  # bytes of a data set's file
+LINE_SIZE = 4 << 20  # bytes of a line of JSONL
 
 _CHUNK = 1 << 20  # bytes; one read of `limit` bytes would take that much memory for any file
 _DIGITS = 20  # of an integer; 64 bits have at most as many
@@ -82,6 +83,34 @@ def read_json_object(
     if not isinstance(content, dict):
         raise error(f"{path}: expected a JSON object, found {_kind(content)}; {advice}")
     return content
+
+
+def read_json_lines(path: Path, error: type[SdkError], *, advice: str = "copy it again or make it anew") -> list[Any]:
+    """Read a JSONL file, one JSON text in each line; empty lines are skipped.
+
+    Raises:
+        SdkError: of type `error`; the file cannot be read, or a line is longer than LINE_SIZE or is not JSON.
+    """
+    rows = []
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(iter(lambda: file.readline(LINE_SIZE + 1), b""), 1):
+                if len(line) > LINE_SIZE:
+                    raise ValueError(f"line {number} is longer than {LINE_SIZE / 1e6:.0f} MB")
+                if line.strip():
+                    rows.append(_parse_line(line, number))
+    except OSError as cause:
+        raise error(f"{path} cannot be read ({cause.strerror})") from None
+    except ValueError as cause:
+        raise error(f"{path} is not JSONL ({cause}); {advice}") from None
+    return rows
+
+
+def _parse_line(line: bytes, number: int) -> Any:
+    try:
+        return parse_json(line)
+    except ValueError as cause:
+        raise ValueError(f"line {number}: {cause}") from None
 
 
 def _kind(value: Any) -> str:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from sdk.errors import CheckpointError, DataError
-from sdk.untrusted_json import parse_json, read_json, read_json_object
+from sdk.untrusted_json import LINE_SIZE, parse_json, read_json, read_json_lines, read_json_object
 
 ROOT = Path(__file__).parents[1]
 
@@ -103,3 +103,18 @@ def test_readers_of_the_trainer_refuse_a_deep_file(tmp_path):
     ):
         with pytest.raises(error, match="json is not JSON .more than 64 levels deep"):
             read()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"a": 1}\n\n{"a"\n', r"line 3: Expecting ':' delimiter"),
+        (b'"' + b"x" * LINE_SIZE + b'"\n', "line 1 is longer than 4 MB"),
+        (b"\xff\n", "line 1: no UTF-8 at byte 0"),
+    ],
+)
+def test_a_line_that_is_no_json_is_named(tmp_path, content, message):
+    """Lines are read one after the other, so a long one takes no memory."""
+    (tmp_path / "rows.jsonl").write_bytes(content)
+    with pytest.raises(DataError, match=rf"rows\.jsonl is not JSONL \({message}.*\); copy it again"):
+        read_json_lines(tmp_path / "rows.jsonl", DataError)

@@ -10,7 +10,7 @@ from typing import Any
 from sdk.errors import ScoreError
 from sdk.faba.rege import PROTOCOLS, RegeScore, score
 from sdk.faba.vocabulary import ACTION_UNITS, DATASETS, EMOTIONS
-from sdk.untrusted_json import DATA_SIZE, parse_json, read_json
+from sdk.untrusted_json import DATA_SIZE, read_json, read_json_lines
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +59,7 @@ def read_predictions(path: Path) -> list[str]:
     Raises:
         ScoreError: the file has none of these forms, or an index is missing.
     """
-    content = _read_lines(path) if path.suffix == ".jsonl" else _read(path)
+    content = read_json_lines(path, ScoreError) if path.suffix == ".jsonl" else _read(path)
     if isinstance(content, dict):
         content = [{"index": index, "prediction": text} for index, text in content.items()]
     if isinstance(content, list) and content and all(isinstance(row, dict) for row in content):
@@ -96,15 +96,6 @@ def _index(value: object, path: Path) -> int:
 
 def _read(path: Path) -> Any:
     return read_json(path, ScoreError, limit=DATA_SIZE)
-
-
-def _read_lines(path: Path) -> list[Any]:
-    try:
-        return [parse_json(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except OSError as error:
-        raise ScoreError(f"{path} cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise ScoreError(f"{path} is not JSONL ({error})") from None
 
 
 def _table(found: RegeScore) -> str:

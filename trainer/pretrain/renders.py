@@ -18,7 +18,7 @@ from sdk.errors import DataError, ImageError
 from sdk.faba.vocabulary import EMOTIONS
 from sdk.faces.images import load_image
 from sdk.faces.preprocess import LANDMARK_SIDE, Anchor
-from sdk.untrusted_json import parse_json
+from sdk.untrusted_json import read_json_lines
 from trainer.model.alignment import similarity, split_anchors, to_frame
 from trainer.pretrain.points import POINTS
 from trainer.synthetic.expression import UNITS
@@ -92,7 +92,7 @@ def read_renders(folder: Path) -> Renders:
 
 def _read(folder: Path) -> Renders:
     """Raises an error of the caller's tuple where a file is missing or damaged."""
-    rows = [parse_json(line) for line in (folder / "metadata.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = read_json_lines(folder / "metadata.jsonl", DataError, advice="render it again")
     points = read_array(folder / "points.npy")
     if points.shape != (len(rows), POINTS, 2):
         raise ValueError(f"{len(rows)} faces in metadata.jsonl, points.npy of shape {points.shape}")
