@@ -112,7 +112,7 @@ def test_a_set_is_read_once_and_whole(tmp_path):
         whole = (folder / name).read_bytes()
         for cut in (whole[:-9], b"", b"PK", b"null"):
             (folder / name).write_bytes(cut)
-            with pytest.raises(DataError, match=r"is incomplete: |metadata\.jsonl is not JSONL \(line 96"):
+            with pytest.raises(DataError, match=r"is incomplete: |metadata\.jsonl is not JSONL \(line "):
                 read_renders(folder)
         (folder / name).write_bytes(whole)
     (folder / "images/000003.jpg").unlink()
