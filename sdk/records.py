@@ -29,7 +29,8 @@ class Face(_Frozen):
     Attributes:
         id: 0, 1, 2 ... from left to right in a picture; in a video the number of the track, which stays with the face.
         box_xyxy: left, top, right, bottom in float pixels of the original picture; may reach beyond it.
-        detection_score: score of the detector; higher is more certain. None with faces="aligned".
+        detection_score: score of the detector; higher is more certain. None with faces="aligned", and in a video where
+            the face was followed from an earlier frame.
         landmarks: 106 points (x, y) in pixels of the original picture, in the order of the bundle's landmark network
             (insightface's; in the packaged model Multi-PIE's 68 and 38 more). None where the landmark features are not
             coordinates (mode "emola").
