@@ -12,11 +12,11 @@ from sdk.arrays import Floats, Pixels
 from sdk.bundles.hub import resolve_bundle
 from sdk.bundles.manifest import read_manifest
 from sdk.errors import BackendError, TaskError, VideoError
-from sdk.examine import Examiner, Faces, Request, Tasks, check_features
+from sdk.examine import Examiner, Faces, Request, Tasks
 from sdk.faba.prompts import TASKS
 from sdk.faces.detect import Detector, FaceLimits
 from sdk.faces.images import Color, ImageSource, load_image, load_picture, source_name
-from sdk.faces.preprocess import LANDMARK_FEATURES
+from sdk.faces.preprocess import LANDMARK_FEATURES, check_features
 from sdk.results import Analysis
 from sdk.runtime.backends.select import open_backend
 from sdk.runtime.clock import Clock
@@ -48,8 +48,7 @@ class Analyzer:
         visual_tokens: number of picture rows that the decoder reads for each face: those nearest to brows, eyes, nose
             and mouth. None reads all. Fewer rows are faster and change the answers: see docs/performance-pruning.md.
         threads: threads of one operator on the CPU; None leaves the choice to ONNX Runtime.
-        min_score, min_face, max_faces: which detected faces are analysed: those with this score of the detector or
-            more, with boxes of this many pixels or more, the largest so many; see `sdk.faces.detect.FaceLimits`.
+        min_score, min_face, max_faces: which detected faces are analysed; see `sdk.faces.detect.FaceLimits`.
         keep_image: keep the picture in every analysis, so that `Analysis.plot` works without a file.
 
     Attributes:
@@ -133,8 +132,7 @@ class Analyzer:
             CancelledError: `cancel` was set.
         """
         clock, request = Clock(), self._request(tasks, max_new_tokens, cancel)
-        if landmark_features is not None:
-            landmark_features = check_features(landmark_features, faces)
+        landmark_features = check_features(landmark_features, faces)
         with clock("load"):
             picture = load_picture(image, color=color)
         found, readings = [], []
@@ -158,12 +156,12 @@ class Analyzer:
     ) -> list[Analysis]:
         """Analyse pictures together: several faces are decoded at once.
 
-        On a CPU the results equal those of `analyze`. A GPU adds numbers in another order, so an answer can differ
-        where two tokens are almost equally probable.
+        On a CPU the results equal those of `analyze`. A GPU rounds differently, which can change an answer.
 
         Args:
             images: pictures of any kind, read when they are needed, and paths of folders; or the path of one folder.
-                Of a folder and its subfolders, files without the ending of a picture are skipped, with a log message.
+                Of a folder and its subfolders, files without the ending of a picture are skipped, with a log message;
+                a folder without pictures is an ImageError.
             tasks, faces, max_new_tokens, cancel: as in `analyze`.
             color: channel order of the three-channel arrays among them: "rgb" or "bgr" (OpenCV).
             batch_size: number of faces that are decoded at once.
@@ -172,9 +170,6 @@ class Analyzer:
 
         Returns:
             One Analysis per picture, in order.
-
-        Raises:
-            ImageError: a picture cannot be used, or a folder holds none.
         """
         return list(
             self.iterate_batch(

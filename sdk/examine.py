@@ -5,9 +5,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from threading import Event
-from typing import Literal, TypeAlias
-
-import numpy as np
+from typing import Any, Literal, TypeAlias
 
 from sdk.arrays import Floats, Pixels
 from sdk.errors import ImageError, TaskError
@@ -17,8 +15,8 @@ from sdk.faba.prompts import TASKS, Task
 from sdk.faba.vocabulary import Emotion
 from sdk.faces.crop import Box, FaceCrop, aligned_face, crop_face
 from sdk.faces.detect import Detection, Detector, FaceLimits, open_detector
-from sdk.faces.preprocess import LANDMARK_FEATURES
-from sdk.results import Analysis, Face, FrameInfo, ModelInfo
+from sdk.faces.pose import eye_openness, head_pose, landmark_scheme
+from sdk.results import Analysis, Face, FrameInfo, HeadPose, ModelInfo
 from sdk.runtime.clock import Clock
 from sdk.runtime.generate import check_cancel
 from sdk.runtime.labels import LabelScorer
@@ -223,6 +221,7 @@ class Examiner:
             action_units_text=units.text if units else None,
             action_unit_scores={f"AU{code}": p for code, p in scores.action_units.items()} if scores else None,
             age_ms=age_ms,
+            **({} if points is None else self._geometry(points)),
         )
         cut = [
             f"the {task} answer was cut off after {len(answer.token_ids)} tokens"
@@ -230,6 +229,13 @@ class Examiner:
             if answer.truncated
         ]
         return face, [f"face {index}: {warning}" for warning in (*cut, *doubts)]
+
+    def _geometry(self, points: Floats) -> dict[str, Any]:
+        """Fields of a face that are computed from its (106, 2) landmarks."""
+        scheme = landmark_scheme(self.pipeline.manifest.preprocessing)
+        pose = head_pose(points, scheme) if scheme else None
+        turned = HeadPose(yaw=pose[0], pitch=pose[1], roll=pose[2]) if pose else None
+        return {"head_pose": turned, "eye_openness": eye_openness(points, scheme) if scheme else None}
 
     def analysis(
         self,
@@ -273,19 +279,6 @@ class Examiner:
         manifest = self.pipeline.manifest
         backend = self.pipeline.backend.name
         return ModelInfo(name=manifest.name, digest=manifest.digest, backend=backend, notice=self.pipeline.notice)
-
-
-def check_features(features: Floats, faces: Faces) -> Floats:
-    """The (212,) landmark features that a user passed, as float32.
-
-    Raises:
-        ImageError: they have another shape, or the face is not aligned.
-    """
-    if faces != "aligned":
-        raise ImageError("landmark_features belong to one aligned face: pass faces='aligned' as well")
-    if np.shape(features) != (LANDMARK_FEATURES,):
-        raise ImageError(f"landmark_features must have shape ({LANDMARK_FEATURES},), found {np.shape(features)}")
-    return np.asarray(features, np.float32)
 
 
 def most_prominent(crops: Sequence[tuple[FaceCrop, float | None]]) -> int:
