@@ -12,12 +12,12 @@ import numpy as np
 from sdk.arrays import Floats, Pixels
 from sdk.bundles.hub import resolve_bundle
 from sdk.bundles.manifest import read_manifest
-from sdk.errors import BackendError, ImageError, QuestionWarning, TaskError, VideoError
+from sdk.errors import BackendError, QuestionWarning, TaskError, VideoError
 from sdk.examine import Examiner, Faces, Request, Tasks
 from sdk.faba.prompts import TASKS
-from sdk.faces.detect import Detector
+from sdk.faces.detect import Detector, FaceLimits
 from sdk.faces.images import Color, ImageSource, load_image, load_picture, source_name
-from sdk.faces.preprocess import LANDMARK_FEATURES
+from sdk.faces.preprocess import LANDMARK_FEATURES, check_features
 from sdk.results import Analysis
 from sdk.runtime.backends.select import open_backend
 from sdk.runtime.clock import Clock
@@ -33,8 +33,7 @@ if TYPE_CHECKING:
 class Analyzer:
     """Finds the faces of a picture and explains the emotion and the action units of each.
 
-    Several threads may use one Analyzer at once: every call has its own KV cache, and the weights are shared. Call
-    `close` last.
+    Several threads may use one Analyzer at once, with a KV cache for every call. Call `close` last.
 
     Args:
         bundle: folder of a sealed bundle; "owner/name" or "owner/name@revision" of the Hugging Face hub ("./a/b" is
@@ -49,6 +48,8 @@ class Analyzer:
         memory_limit: bytes for weights and KV caches; fewer faces are decoded at once to stay within it.
         visual_tokens: number of picture rows that the decoder reads for each face: those nearest to brows, eyes, nose
             and mouth. None reads all. Fewer rows are faster and change the answers: see docs/performance-pruning.md.
+        threads: threads of one operator on the CPU; None leaves the choice to ONNX Runtime.
+        min_score, min_face, max_faces: which detected faces are analysed; see `sdk.faces.detect.FaceLimits`.
         keep_image: keep the picture in every analysis, so that `Analysis.plot` works without a file.
 
     Attributes:
@@ -58,7 +59,7 @@ class Analyzer:
     Raises:
         BundleError: the bundle is missing, damaged, of another format, or cannot be downloaded.
         BackendError: no variant of the bundle runs here within the memory limit.
-        TaskError: `abstain_below` or `visual_tokens` is out of range.
+        TaskError: `abstain_below`, `visual_tokens`, `threads`, `min_face` or `max_faces` is out of range.
     """
 
     def __init__(
@@ -72,19 +73,27 @@ class Analyzer:
         abstain_below: float = 0.0,
         memory_limit: int | None = None,
         visual_tokens: int | None = None,
+        threads: int | None = None,
+        min_score: float | None = None,
+        min_face: float = 0.0,
+        max_faces: int | None = None,
         keep_image: bool = False,
     ) -> None:
         if not 0 <= abstain_below <= 1:
             raise TaskError(f"abstain_below is a probability in 0..1, not {abstain_below}")
+        if threads is not None and threads < 1:
+            raise TaskError(f"threads must be at least 1, not {threads}")
+        limits = FaceLimits(min_score, min_face, max_faces)
         folder = resolve_bundle(bundle, offline=offline)
-        self.manifest = read_manifest(folder)
-        rows = rows_to_read(self.manifest.prompt.image_rows, visual_tokens)
-        backend = open_backend(folder, self.manifest, device, memory_limit=memory_limit, image_rows=rows)
-        self._memory = Memory.of(self.manifest, backend.variant, rows, backend.held_bytes)
+        self.manifest = manifest = read_manifest(folder)
+        rows = rows_to_read(manifest.prompt.image_rows, visual_tokens)
+        backend = open_backend(folder, manifest, device, threads=threads, memory_limit=memory_limit, image_rows=rows)
+        self._memory = Memory.of(manifest, backend.variant, rows, backend.held_bytes)
         self._slots = self._memory.faces_within(memory_limit)
-        carried = self.manifest.detector if detector == "auto" else None
-        pipeline = Pipeline(folder, self.manifest, backend, visual_tokens)
-        self.examiner = Examiner(pipeline, folder / carried if carried else detector, keep_image=keep_image)
+        if detector == "auto" and manifest.detector:
+            detector = folder / manifest.detector
+        pipeline = Pipeline(folder, manifest, backend, visual_tokens)
+        self.examiner = Examiner(pipeline, detector, limits=limits, threads=threads, keep_image=keep_image)
         self._scores, self._abstain_below, self._offline = scores, abstain_below, offline
 
     @property
@@ -124,8 +133,7 @@ class Analyzer:
             CancelledError: `cancel` was set.
         """
         clock, request = Clock(), self._request(tasks, max_new_tokens, cancel)
-        if landmark_features is not None:
-            landmark_features = _check_features(landmark_features, faces)
+        landmark_features = check_features(landmark_features, faces)
         with clock("load"):
             picture = load_picture(image, color=color)
         found, readings = [], []
@@ -149,12 +157,12 @@ class Analyzer:
     ) -> list[Analysis]:
         """Analyse pictures together: several faces are decoded at once.
 
-        On a CPU the results equal those of `analyze`. A GPU adds numbers in another order, so an answer can differ
-        where two tokens are almost equally probable.
+        On a CPU the results equal those of `analyze`. A GPU rounds differently, which can change an answer.
 
         Args:
             images: pictures of any kind, read when they are needed, and paths of folders; or the path of one folder.
-                Of a folder and its subfolders, files without the ending of a picture are skipped, with a log message.
+                Of a folder and its subfolders, files without the ending of a picture are skipped, with a log message;
+                a folder without pictures is an ImageError.
             tasks, faces, max_new_tokens, cancel: as in `analyze`.
             color: channel order of the three-channel arrays among them: "rgb" or "bgr" (OpenCV).
             batch_size: number of faces that are decoded at once.
@@ -163,9 +171,6 @@ class Analyzer:
 
         Returns:
             One Analysis per picture, in order.
-
-        Raises:
-            ImageError: a picture cannot be used, or a folder holds none.
         """
         return list(
             self.iterate_batch(
@@ -213,6 +218,7 @@ class Analyzer:
         sample_fps: float | None = None,
         deadline_s: float | None = None,
         freshness: "Freshness | None" = None,
+        detect_every: int = 1,
     ) -> Iterator[Analysis]:
         """Analyse a video or a camera. Faces keep their ids, and the model reads a face again only when it changes.
 
@@ -223,6 +229,7 @@ class Analyzer:
             deadline_s: drop and count a frame that is more than this many seconds behind real time; None drops no
                 frame of a file. Cameras and live streams always skip to the newest frame.
             freshness: thresholds for a changed face; None is `sdk.video.Freshness()`.
+            detect_every: detect faces in every n-th analysed frame and where one is lost; follow them in the others.
 
         Yields:
             One Analysis per analysed frame, with `frame` set. The `id` of a face is the number of its track.
@@ -238,6 +245,7 @@ class Analyzer:
             sample_fps=sample_fps,
             deadline_s=deadline_s,
             freshness=freshness,
+            detect_every=detect_every,
         )
         return (analysis for _, analysis in watched)
 
@@ -251,15 +259,17 @@ class Analyzer:
         sample_fps: float | None = None,
         deadline_s: float | None = None,
         freshness: "Freshness | None" = None,
+        detect_every: int = 1,
     ) -> "Iterator[tuple[Pixels, Analysis]]":
         """Like `analyze_video`, but yield each frame, (H, W, 3) uint8 RGB, with its Analysis."""
-        from sdk.frames import is_url
+        from sdk.frames import is_url, read_frames
         from sdk.video import watch
 
         if self._offline and is_url(source):
             raise VideoError(f"{source} needs the network, but this Analyzer was opened with offline=True")
         request = self._request(tasks, max_new_tokens, cancel)
-        return watch(self.examiner, source, request, freshness=freshness, sample_fps=sample_fps, deadline_s=deadline_s)
+        frames = read_frames(source, sample_fps=sample_fps, deadline_s=deadline_s)
+        return watch(self.examiner, frames, str(source), request, freshness, detect_every)
 
     def ask(
         self,
@@ -344,17 +354,6 @@ class Analyzer:
         self.close()
 
     def _request(self, tasks: Tasks, max_new_tokens: int | None, cancel: Event | None) -> Request:
-        request = self.examiner.request(
+        return self.examiner.request(
             tasks, self._scores, max_new_tokens=max_new_tokens, abstain_below=self._abstain_below, cancel=cancel
         )
-        if self._abstain_below and not request.scores:
-            raise TaskError("abstain_below needs label scores: pass scores=True or request the task 'labels'")
-        return request
-
-
-def _check_features(features: Floats, faces: Faces) -> Floats:
-    if faces != "aligned":
-        raise ImageError("landmark_features belong to one aligned face: pass faces='aligned' as well")
-    if np.shape(features) != (LANDMARK_FEATURES,):
-        raise ImageError(f"landmark_features must have shape ({LANDMARK_FEATURES},), found {np.shape(features)}")
-    return np.asarray(features, np.float32)

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from threading import Event
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from sdk.arrays import Floats, Pixels
 from sdk.errors import ImageError, TaskError
@@ -13,9 +13,10 @@ from sdk.faba.answers import ActionUnitReading, EmotionReading, action_unit, rea
 from sdk.faba.calibration import sharpen, sharpen_each
 from sdk.faba.prompts import TASKS, Task
 from sdk.faba.vocabulary import Emotion
-from sdk.faces.crop import FaceCrop, aligned_face, crop_face
-from sdk.faces.detect import Detection, Detector, open_detector
-from sdk.results import Analysis, Face, FrameInfo, ModelInfo
+from sdk.faces.crop import Box, FaceCrop, aligned_face, crop_face
+from sdk.faces.detect import Detection, Detector, FaceLimits, open_detector
+from sdk.faces.pose import eye_openness, head_pose, landmark_scheme
+from sdk.results import Analysis, Face, FrameInfo, HeadPose, ModelInfo
 from sdk.runtime.clock import Clock
 from sdk.runtime.generate import check_cancel
 from sdk.runtime.labels import LabelScorer
@@ -78,13 +79,22 @@ class Examiner:
     Args:
         pipeline: an opened bundle.
         detector: as in `open_detector`; opened on first use.
+        limits: which detected faces are analysed; None is all.
+        threads: of the detector, as in `open_detector`.
         keep_image: keep the picture in every analysis.
     """
 
     def __init__(
-        self, pipeline: Pipeline, detector: "str | os.PathLike[str] | Detector", *, keep_image: bool = False
+        self,
+        pipeline: Pipeline,
+        detector: "str | os.PathLike[str] | Detector",
+        *,
+        limits: FaceLimits | None = None,
+        threads: int | None = None,
+        keep_image: bool = False,
     ) -> None:
         self.pipeline, self.keep_image = pipeline, keep_image
+        self._limits, self._threads = limits or FaceLimits(), threads
         self._scorer = LabelScorer(pipeline)
         self._detector_choice = detector
         self._detector: Detector | None = None
@@ -102,7 +112,8 @@ class Examiner:
         """Check the options of an analysis and make a Request.
 
         Raises:
-            TaskError: a task is unknown or not supported by this bundle, or the limit is below 1.
+            TaskError: a task is unknown or not supported by this bundle, the limit is below 1, or there are no scores
+                that `abstain_below` could be compared with.
         """
         if max_new_tokens is not None and max_new_tokens < 1:
             raise TaskError(f"max_new_tokens must be at least 1, not {max_new_tokens}")
@@ -114,7 +125,10 @@ class Examiner:
             if task not in offered:
                 raise TaskError(f"unknown task {task!r}; this bundle answers {' and '.join(map(repr, offered))}")
         answered = tuple(task for task in tasks if task != "labels")
-        return Request(answered, scores or "labels" in tasks, max_new_tokens, abstain_below, cancel)
+        scores = scores or "labels" in tasks
+        if abstain_below and not scores:
+            raise TaskError("abstain_below needs label scores: pass scores=True or request the task 'labels'")
+        return Request(answered, scores, max_new_tokens, abstain_below, cancel)
 
     def find(self, pixels: Pixels, faces: Faces, clock: Clock, shrink: int = 1) -> list[tuple[FaceCrop, float | None]]:
         """Crop every face, from left to right; return each crop with its detection score.
@@ -129,16 +143,23 @@ class Examiner:
         if faces != "detect":
             raise TaskError(f"faces must be 'detect' or 'aligned', not {faces!r}")
         with clock("detect"):
-            found, extent = self._detect(pixels)
-        with clock("crop"):
-            crops = [crop_face(pixels, face.box_xyxy, scale, extent) for face in found]
-            return [(replace(crop, shrink=shrink), face.score) for crop, face in zip(crops, found, strict=True)]
+            found = self._limits.choose(self._detect(pixels), shrink)
+        crops = self.cut(pixels, [face.box_xyxy for face in found], clock, shrink)
+        return [(crop, face.score) for crop, face in zip(crops, found, strict=True)]
 
-    def _detect(self, pixels: Pixels) -> tuple[list[Detection], float]:
+    def cut(self, pixels: Pixels, boxes: Sequence[Box], clock: Clock, shrink: int = 1) -> list[FaceCrop]:
+        """Crop the faces at boxes of the detector; arguments as in `find`."""
+        scale = self.pipeline.manifest.preprocessing.face_scale
+        extent = self._detector.box_extent if self._detector else 1.0
+        with clock("crop"):
+            return [replace(crop_face(pixels, box, scale, extent), shrink=shrink) for box in boxes]
+
+    def _detect(self, pixels: Pixels) -> list[Detection]:
         with self._detecting:  # detectors are not required to be thread-safe
             if self._detector is None:
-                self._detector = open_detector(self._detector_choice)
-            return self._detector.detect(pixels), self._detector.box_extent
+                lowest, threads = self._limits.min_score, self._threads
+                self._detector = open_detector(self._detector_choice, min_score=lowest, threads=threads)
+            return self._detector.detect(pixels)
 
     def read(self, crop: FaceCrop, request: Request, clock: Clock, features: Floats | None = None) -> Reading:
         """Encode a face and answer all questions of a request."""
@@ -200,6 +221,7 @@ class Examiner:
             action_units_text=units.text if units else None,
             action_unit_scores={f"AU{code}": p for code, p in scores.action_units.items()} if scores else None,
             age_ms=age_ms,
+            **({} if points is None else self._geometry(points)),
         )
         cut = [
             f"the {task} answer was cut off after {len(answer.token_ids)} tokens"
@@ -207,6 +229,13 @@ class Examiner:
             if answer.truncated
         ]
         return face, [f"face {index}: {warning}" for warning in (*cut, *doubts)]
+
+    def _geometry(self, points: Floats) -> dict[str, Any]:
+        """Fields of a face that are computed from its (106, 2) landmarks."""
+        scheme = landmark_scheme(self.pipeline.manifest.preprocessing)
+        pose = head_pose(points, scheme) if scheme else None
+        turned = HeadPose(yaw=pose[0], pitch=pose[1], roll=pose[2]) if pose else None
+        return {"head_pose": turned, "eye_openness": eye_openness(points, scheme) if scheme else None}
 
     def analysis(
         self,

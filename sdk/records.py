@@ -23,16 +23,34 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
+class HeadPose(_Frozen):
+    """How a head is turned, in degrees, as the picture shows it.
+
+    Attributes:
+        yaw: positive where the face turns to the right of the picture.
+        pitch: positive where it looks up.
+        roll: positive where the head leans anticlockwise.
+    """
+
+    yaw: float
+    pitch: float
+    roll: float
+
+
 class Face(_Frozen):
     """One face of a picture.
 
     Attributes:
         id: 0, 1, 2 ... from left to right in a picture; in a video the number of the track, which stays with the face.
         box_xyxy: left, top, right, bottom in float pixels of the original picture; may reach beyond it.
-        detection_score: score of the detector; higher is more certain. None with faces="aligned".
+        detection_score: score of the detector; higher is more certain. None with faces="aligned", and in a video where
+            the face was followed from an earlier frame.
         landmarks: 106 points (x, y) in pixels of the original picture, in the order of the bundle's landmark network
             (insightface's; in the packaged model Multi-PIE's 68 and 38 more). None where the landmark features are not
             coordinates (mode "emola").
+        head_pose: how the head is turned, from the landmarks; None without them.
+        eye_openness: height over width of the left and the right eye of the picture, from the landmarks: about 0.3 for
+            open eyes, below 0.1 for shut ones; None without landmarks.
         emotion: None if the task was not requested.
         action_units: every unit that the answer mentions; None if the task was not requested.
         action_units_text: the full answer; None if the task was not requested.
@@ -49,6 +67,8 @@ class Face(_Frozen):
     action_units_text: str | None
     action_unit_scores: dict[str, float] | None = None
     age_ms: float | None = None
+    head_pose: HeadPose | None = None
+    eye_openness: tuple[float, float] | None = None
 
 
 class ModelInfo(_Frozen):

@@ -48,6 +48,8 @@ def _describe_face(face: Face, width: int) -> list[str]:
     box = "{:.0f},{:.0f} - {:.0f},{:.0f}".format(*face.box_xyxy)
     score = "" if face.detection_score is None else f"  detection score {face.detection_score:.2f}"
     lines = [f"  face {face.id}  box {box}{score}"]
+    if face.head_pose:
+        lines.append("    head: " + ", ".join(f"{name} {angle:.0f}" for name, angle in face.head_pose) + " degrees")
     if face.emotion:
         lines.append(f"    emotion: {face.emotion.label or 'no label'}{_shares(face.emotion.scores)}")
         lines += _wrap(face.emotion.description, width)

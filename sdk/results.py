@@ -9,14 +9,14 @@ from sdk.arrays import Pixels
 from sdk.errors import ImageError
 from sdk.faba.answers import ActionUnitReading, EmotionReading
 from sdk.faces.images import UNNAMED, ImageSource, load_image
-from sdk.records import AnalysisRecord, Face, FrameInfo, ModelInfo
+from sdk.records import AnalysisRecord, Face, FrameInfo, HeadPose, ModelInfo
 
 if TYPE_CHECKING:
     import pandas
     from PIL.Image import Image
     from typing_extensions import Self
 
-__all__ = ["ActionUnitReading", "Analysis", "EmotionReading", "Face", "FrameInfo", "ModelInfo"]
+__all__ = ["ActionUnitReading", "Analysis", "EmotionReading", "Face", "FrameInfo", "HeadPose", "ModelInfo"]
 
 
 class _Kept:

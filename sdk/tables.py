@@ -9,6 +9,8 @@ happiness ... fear         probability of each emotion; empty without label scor
 AU1 ... AU43               1 if the answer says that the unit is present, else 0; empty if the task was not requested
 AU1_score ... AU43_score   probability of each unit; empty without label scores
 AU1_reason ... AU43_reason sentences of the answer about the unit; empty if it mentions it nowhere
+yaw, pitch, roll           how the head is turned, in degrees; empty without landmarks
+left_eye, right_eye        height over width of the eyes, from the left of the picture; empty without landmarks
 
 The units are the 20 of FABA-Instruct. Other units that an answer names are in the JSON output only.
 """
@@ -32,10 +34,12 @@ if TYPE_CHECKING:
 
 UNIT_COLUMNS = {f"AU{code}": code for code in FABA_UNITS}
 _REASONS = {code: f"{name}_reason" for name, code in UNIT_COLUMNS.items()}
+_GEOMETRY = ("yaw", "pitch", "roll", "left_eye", "right_eye")
 COLUMNS: tuple[str, ...] = (
     *("source", "frame", "time_s", "face_id", "age_ms", "x1", "y1", "x2", "y2", "detection_score"),
     *("emotion", "description", *EMOTIONS, *UNIT_COLUMNS, *(f"{name}_score" for name in UNIT_COLUMNS)),
     *_REASONS.values(),
+    *_GEOMETRY,
 )
 _TEXTS = ("source", "emotion", "description", *_REASONS.values())
 
@@ -48,6 +52,8 @@ def rows(analysis: AnalysisRecord) -> Iterator[dict[str, Any]]:
         row |= {"source": analysis.source, "face_id": face.id, "age_ms": face.age_ms}
         row |= {"frame": frame.index, "time_s": frame.time_s} if frame else {}
         row |= dict(zip(("x1", "y1", "x2", "y2"), face.box_xyxy, strict=True))
+        angles = (face.head_pose.yaw, face.head_pose.pitch, face.head_pose.roll) if face.head_pose else (None,) * 3
+        row |= dict(zip(_GEOMETRY, (*angles, *(face.eye_openness or (None, None))), strict=True))
         row |= {"detection_score": face.detection_score, **_emotion(face), **_units(face)}
         yield row
 

@@ -1,13 +1,15 @@
 """Analyse a video frame by frame. Faces keep their ids, and the model reads a face again only when it changes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from sdk.arrays import Floats, Pixels
+from sdk.errors import VideoError
 from sdk.examine import Examiner, Reading, Request
 from sdk.faces.crop import FaceCrop
+from sdk.faces.follow import Follower
 from sdk.faces.track import Track, Tracker, appearance, motion
-from sdk.frames import Frame, VideoSource, read_frames, skipped_packets
+from sdk.frames import Frame, skipped_packets
 from sdk.results import Analysis, FrameInfo
 from sdk.runtime.clock import Clock
 
@@ -41,32 +43,40 @@ class _LastReading:
 
 def watch(
     examiner: Examiner,
-    source: VideoSource,
+    frames: Iterable[Frame],
+    source: str,
     request: Request,
-    *,
     freshness: Freshness | None = None,
-    sample_fps: float | None = None,
-    deadline_s: float | None = None,
+    detect_every: int = 1,
 ) -> Iterator[tuple[Pixels, Analysis]]:
-    """Yield each analysed frame, (H, W, 3) uint8 RGB, and its analysis; see `Analyzer.analyze_video`."""
-    frames = read_frames(source, sample_fps=sample_fps, deadline_s=deadline_s)
-    analyzer = _FrameAnalyzer(examiner, request, freshness or Freshness(), str(source))
+    """Yield each frame, (H, W, 3) uint8 RGB, and its analysis; see `Analyzer.analyze_video`.
+
+    Args:
+        source: name of the source of the frames.
+    """
+    if detect_every < 1:
+        raise VideoError(f"detect_every must be at least 1, not {detect_every}")
+    analyzer = _FrameAnalyzer(examiner, request, freshness or Freshness(), source, detect_every)
     return ((pixels, analyzer.analyze(frame, pixels)) for frame in frames for pixels in [frame.pixels()])
 
 
 class _FrameAnalyzer:
     """Analyses frames and keeps the readings of faces between them."""
 
-    def __init__(self, examiner: Examiner, request: Request, freshness: Freshness, source: str) -> None:
+    def __init__(
+        self, examiner: Examiner, request: Request, freshness: Freshness, source: str, detect_every: int
+    ) -> None:
         self._examiner, self._request, self._freshness, self._source = examiner, request, freshness, source
         self._tracker = Tracker(freshness.patience_s)
+        self._detect_every, self._followed = detect_every, 0
+        self._follower = Follower() if detect_every > 1 else None
         self._last: dict[int, _LastReading] = {}
         self._damaged = 0
 
     def analyze(self, frame: Frame, pixels: Pixels) -> Analysis:
         self._request.check_cancel()
         clock = Clock()
-        crops = self._examiner.find(pixels, "detect", clock)
+        crops = self._find(pixels, clock)
         with clock("track"):
             appearances = [appearance(crop.pixels) for crop, _ in crops]
             tracks = self._tracker.update([crop.box_xyxy for crop, _ in crops], appearances, frame.time_s)
@@ -83,6 +93,22 @@ class _FrameAnalyzer:
         info = FrameInfo(index=frame.index, time_s=frame.time_s, dropped=frame.dropped, damaged=frame.damaged)
         analysis = self._examiner.analysis(found, size, self._source, clock, fresh, self._request, info, pixels)
         return analysis.model_copy(update={"warnings": (*self._damage(frame), *analysis.warnings)})
+
+    def _find(self, pixels: Pixels, clock: Clock) -> list[tuple[FaceCrop, float | None]]:
+        """Detect the faces in every n-th frame and where one was lost; follow them in the other frames."""
+        if self._follower is None:
+            return self._examiner.find(pixels, "detect", clock)
+        if 0 < self._followed < self._detect_every:
+            with clock("track"):
+                boxes = self._follower.follow(pixels)
+            if boxes is not None:
+                self._followed += 1
+                return [(crop, None) for crop in self._examiner.cut(pixels, boxes, clock)]
+        found = self._examiner.find(pixels, "detect", clock)
+        with clock("track"):
+            self._follower.start(pixels, [crop.box_xyxy for crop, _ in found])
+        self._followed = 1
+        return found
 
     def _damage(self, frame: Frame) -> Iterator[str]:
         """Warnings about what is damaged in this frame and between the last analysed frame and this one."""

@@ -66,9 +66,13 @@ def test_analyze_reads_stdin(bundle, photo, tmp_path):
     """A picture that a pipe brings is named <stdin>, an empty pipe is an error."""
     pytest.importorskip("dlib")
     command = [sys.executable, "-m", "sdk", "analyze", "-", "--bundle", bundle(), "--max-tokens", "2"]
-    done = subprocess.run([*command, "--json"], input=photo.read_bytes(), capture_output=True, check=True)
+    drawn = tmp_path / "drawn.png"
+    options = ["--json", "--save", drawn]
+    done = subprocess.run([*command, *options], input=photo.read_bytes(), capture_output=True, check=True)
     document = json.loads(done.stdout)
     assert (document["source"], len(document["faces"])) == ("<stdin>", 1)
+    with Image.open(drawn) as picture:
+        assert picture.width == 960
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     assert (done.returncode, "nothing left to read" in done.stderr) == (1, True), done.stderr
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scrfd_network import write_scrfd
 
-from sdk.errors import BackendError
-from sdk.faces.detect import Detection, DlibDetector, ScrfdDetector, open_detector
+from sdk.errors import BackendError, TaskError
+from sdk.faces.detect import Detection, DlibDetector, FaceLimits, ScrfdDetector, open_detector
 
 pytest.importorskip("onnxruntime")
 
@@ -93,3 +93,30 @@ def test_bad_detectors_are_refused(tmp_path, landmark_network):
     (tmp_path / "torn.onnx").write_bytes(b"not a network")
     with pytest.raises(BackendError, match=r"cannot open .*torn.onnx"):
         open_detector(tmp_path / "torn.onnx")
+
+
+def test_limits_choose_among_the_detected():
+    """By score, by the longer side in pixels of the file, and the largest so many, which stay in their order."""
+    faces = [
+        Detection((float(x), 0.0, x + side, side / 2), score)
+        for x, side, score in ((0, 40, 0.3), (50, 90, 0.9), (200, 60, 0.1))
+    ]
+
+    def chosen(shrink=1, **limits):
+        return [faces.index(face) for face in FaceLimits(**limits).choose(faces, shrink)]
+
+    assert chosen() == [0, 1, 2]
+    assert chosen(min_score=0.2) == [0, 1]
+    assert chosen(min_face=60) == [1, 2]
+    assert chosen(min_face=60, shrink=2) == [0, 1, 2]
+    assert chosen(max_faces=2) == [1, 2]
+    assert chosen(max_faces=1, min_score=0.05) == [1]
+    for limits in ({"max_faces": 0}, {"min_face": -1}, {"min_face": float("nan")}):
+        with pytest.raises(TaskError, match=next(iter(limits))):
+            FaceLimits(**limits)
+
+
+def test_a_lower_score_finds_more(astronaut):
+    """dlib itself gets the limit: the face at its default, the false one of score 0.12 too below it, none above."""
+    counts = [len(open_detector("dlib", min_score=score).detect(astronaut)) for score in (0.1, None, 5.0)]
+    assert counts == [2, 1, 0]

@@ -165,11 +165,11 @@ def test_links_lead_somewhere():
 
 def test_the_reference_names_every_field():
     """docs/results.md and the records cannot drift apart."""
-    from sdk.results import ActionUnitReading, Analysis, EmotionReading, Face, FrameInfo, ModelInfo
+    from sdk.results import ActionUnitReading, Analysis, EmotionReading, Face, FrameInfo, HeadPose, ModelInfo
     from sdk.tables import COLUMNS
 
     text = (ROOT / "docs/results.md").read_text(encoding="utf-8")
-    for record in (Analysis, Face, EmotionReading, ActionUnitReading, FrameInfo, ModelInfo):
+    for record in (Analysis, Face, EmotionReading, ActionUnitReading, FrameInfo, HeadPose, ModelInfo):
         for field in record.model_fields:
             assert re.search(rf"`(?:\w+\.)?{field}`", text), f"{record.__name__}.{field} is not explained"
     for column in COLUMNS:

@@ -8,7 +8,7 @@ import pytest
 import sdk
 from sdk.errors import SdkError
 from sdk.faba.answers import read_action_units, read_emotion
-from sdk.results import Analysis, Face, FrameInfo, ModelInfo
+from sdk.results import Analysis, Face, FrameInfo, HeadPose, ModelInfo
 from sdk.tables import COLUMNS, CsvFile
 
 UNITS = "AU6 (Cheek Raiser): raised. AU12 (Lip Corner Puller): pulled. There is no AU4 visible. AU45 (Blink): seen."
@@ -69,6 +69,15 @@ def test_scores_and_frames_have_columns():
     assert table["frame"].tolist() == [3, 3]
     assert table["AU43_score"].tolist() == [0.43, 0.43]
     assert table["fear"][0] == pytest.approx(1 / 7)
+
+
+def test_the_pose_has_columns():
+    pytest.importorskip("pandas")
+    pose = HeadPose(yaw=10.5, pitch=-3.0, roll=1.0)
+    face = analysis(1).faces[0].model_copy(update={"head_pose": pose, "eye_openness": (0.25, 0.5)})
+    table = sdk.to_dataframe([analysis(faces=(face,)), analysis(1)])
+    assert table[["yaw", "pitch", "roll", "left_eye", "right_eye"]].iloc[0].tolist() == [10.5, -3, 1, 0.25, 0.5]
+    assert table[["yaw", "left_eye"]].iloc[1].isna().all()
 
 
 def test_one_spelling_of_a_unit():

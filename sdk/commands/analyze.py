@@ -64,6 +64,10 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--detector", default="auto", help="auto (the bundle's detector, or dlib) or a SCRFD .onnx file"
     )
+    parser.add_argument("--min-score", type=float, metavar="S", help="lowest score of a detected face")
+    parser.add_argument("--min-face", type=float, default=0.0, metavar="PIXELS", help="smallest side of a face box")
+    parser.add_argument("--max-faces", type=int, metavar="N", help="analyse only the N largest faces")
+    parser.add_argument("--threads", type=int, metavar="N", help="threads on the CPU (default: ONNX Runtime chooses)")
     parser.add_argument("--memory-limit", type=float, metavar="MB", help="limit for weights and KV caches")
     parser.add_argument("--visual-tokens", type=int, metavar="N", help="read only N picture rows for each face")
     parser.add_argument("--max-tokens", type=int, help="limit of each answer in tokens")
@@ -86,6 +90,10 @@ def open_analyzer(args: argparse.Namespace, *, keep_image: bool = False) -> Anal
         abstain_below=args.abstain_below,
         memory_limit=None if args.memory_limit is None else int(1e6 * args.memory_limit),
         visual_tokens=args.visual_tokens,
+        threads=args.threads,
+        min_score=args.min_score,
+        min_face=args.min_face,
+        max_faces=args.max_faces,
         keep_image=keep_image,
     )
     if analyzer.pipeline.notice:

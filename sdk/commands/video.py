@@ -15,6 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", help="video file, number of a camera (0 is the first), or URL such as rtsp://...")
     add_model_arguments(parser)
     parser.add_argument("--fps", type=float, help="frames to analyse per second (default: every frame)")
+    parser.add_argument(
+        "--detect-every", type=int, default=1, metavar="N", help="detect faces in every N-th frame, follow them between"
+    )
     parser.add_argument("--deadline", type=float, metavar="S", help="drop frames that are more than S seconds late")
     parser.add_argument("--seconds", type=float, metavar="S", help="stop after S seconds of video")
     parser.add_argument("--jsonl", type=Path, help="write one analysis per line")
@@ -37,6 +40,7 @@ def run(args: argparse.Namespace) -> None:
             tasks=args.task or TASKS,
             sample_fps=args.fps,
             deadline_s=args.deadline,
+            detect_every=args.detect_every,
             max_new_tokens=args.max_tokens,
         )
         count, last = 0, FrameInfo(index=0, time_s=0, dropped=0)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sdk.arrays import Floats, Pixels
-from sdk.errors import BackendError, DependencyError
+from sdk.errors import BackendError, DependencyError, TaskError
 from sdk.faces.crop import Box
 from sdk.faces.preprocess import resize_bilinear
 from sdk.onnx_session import open_session
@@ -21,6 +21,47 @@ class Detection:
 
     box_xyxy: Box
     score: float
+
+    @property
+    def side(self) -> float:
+        """The longer side of the box."""
+        x1, y1, x2, y2 = self.box_xyxy
+        return max(x2 - x1, y2 - y1)
+
+
+@dataclass(frozen=True)
+class FaceLimits:
+    """Which of the detected faces are analysed.
+
+    Attributes:
+        min_score: lowest score, in the unit of the detector; None takes the detector's own limit.
+        min_face: shortest longer side of a face box in pixels of the picture.
+        max_faces: largest number of faces; the largest ones stay. None is no limit.
+
+    Raises:
+        TaskError: a value is out of range.
+    """
+
+    min_score: float | None = None
+    min_face: float = 0.0
+    max_faces: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.min_face >= 0:
+            raise TaskError(f"min_face is a number of pixels from 0, not {self.min_face}")
+        if self.max_faces is not None and self.max_faces < 1:
+            raise TaskError(f"max_faces must be at least 1, not {self.max_faces}")
+
+    def choose(self, faces: "list[Detection]", shrink: int = 1) -> "list[Detection]":
+        """The faces within the limits, in their order.
+
+        Args:
+            shrink: pixels of the picture per pixel of the boxes.
+        """
+        lowest = -np.inf if self.min_score is None else self.min_score
+        found = [face for face in faces if face.score >= lowest and shrink * face.side >= self.min_face]
+        largest = sorted(range(len(found)), key=lambda index: -found[index].side)[: self.max_faces]
+        return [found[index] for index in sorted(largest)]
 
 
 @runtime_checkable
@@ -39,11 +80,15 @@ class Detector(Protocol):
         ...
 
 
-def open_detector(detector: "str | os.PathLike[str] | Detector") -> Detector:
+def open_detector(
+    detector: "str | os.PathLike[str] | Detector", *, min_score: float | None = None, threads: int | None = None
+) -> Detector:
     """Open a detector.
 
     Args:
         detector: "auto" or "dlib", the path of a SCRFD .onnx file, or an object with `detect`, which is returned.
+        min_score: lowest score of a detection of dlib or SCRFD; None takes the default of the detector.
+        threads: threads of SCRFD; None leaves the choice to ONNX Runtime.
 
     Raises:
         DependencyError: the package of the detector is not installed.
@@ -52,11 +97,11 @@ def open_detector(detector: "str | os.PathLike[str] | Detector") -> Detector:
     if isinstance(detector, Detector):
         return detector
     if detector in ("auto", "dlib"):
-        return DlibDetector()
+        return DlibDetector() if min_score is None else DlibDetector(min_score)
     path = os.fspath(detector)
     if not path.endswith(".onnx") or not os.path.isfile(path):
         raise BackendError(f"detector must be 'auto', 'dlib' or the path of a SCRFD .onnx file; found {path!r}")
-    return ScrfdDetector(path)
+    return ScrfdDetector(path, ScrfdDetector.MIN_SCORE if min_score is None else min_score, threads=threads)
 
 
 class DlibDetector:
@@ -105,7 +150,10 @@ class ScrfdDetector:
         min_score: lowest score of a detection.
         max_overlap: intersection over union above which the weaker of two boxes is dropped.
         size: side of the square input in pixels, if the file does not fix it.
+        threads: threads of one operator; None leaves the choice to ONNX Runtime.
     """
+
+    MIN_SCORE = 0.5
 
     # SCRFD's box reaches from the hairline to the chin, dlib's box is a square from the brows down. The ratio is
     # estimated from published examples of both, because the weights are not available here.
@@ -113,8 +161,15 @@ class ScrfdDetector:
     _STRIDES = (8, 16, 32)
     _MAX_SIDE = 4096  # pixels of the input
 
-    def __init__(self, path: str, min_score: float = 0.5, max_overlap: float = 0.4, size: int = 640) -> None:
-        self._session = open_session(Path(path))
+    def __init__(
+        self,
+        path: str,
+        min_score: float = MIN_SCORE,
+        max_overlap: float = 0.4,
+        size: int = 640,
+        threads: int | None = None,
+    ) -> None:
+        self._session = open_session(Path(path), threads)
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         widths = [output.shape[-1] if output.shape else None for output in outputs]
         fits = widths in ([1] * 3 + [4] * 3, [1] * 3 + [4] * 3 + [10] * 3)

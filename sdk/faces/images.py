@@ -148,7 +148,7 @@ def _open(source: FileSource) -> tuple[str, IO[bytes]]:
     raise ImageError(f"{path} is {reason}: expected the path of an image file")
 
 
-def _rest(file: IO[bytes]) -> bytes:
+def _rest(file: Any) -> bytes:
     """The content of an open file from its position on."""
     expected = f"{source_name(file)}: expected a file that is open in binary mode, as by open(path, 'rb')"
     try:

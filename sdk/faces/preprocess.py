@@ -12,6 +12,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from sdk.arrays import Floats, Pixels
+from sdk.errors import ImageError
 from sdk.faces.crop import FaceCrop
 
 Aspect = Literal["pad", "crop", "align"]
@@ -44,6 +45,21 @@ class Preprocessing(BaseModel):
     image_aspect: Aspect
     landmark_mode: LandmarkMode
     anchors: tuple[Anchor, ...] = ()
+
+
+def check_features(features: Floats | None, faces: str) -> Floats | None:
+    """The (212,) landmark features that a user passed, if any, as float32.
+
+    Raises:
+        ImageError: they have another shape, or the face is not aligned.
+    """
+    if features is None:
+        return None
+    if faces != "aligned":
+        raise ImageError("landmark_features belong to one aligned face: pass faces='aligned' as well")
+    if np.shape(features) != (LANDMARK_FEATURES,):
+        raise ImageError(f"landmark_features must have shape ({LANDMARK_FEATURES},), found {np.shape(features)}")
+    return np.asarray(features, np.float32)
 
 
 def vision_pixels(crop: FaceCrop, features: Floats, settings: Preprocessing) -> Floats:
