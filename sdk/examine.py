@@ -166,11 +166,14 @@ class Examiner:
         with clock("labels"):
             emotions = self._scorer.emotions(face, cancel=request.cancel)
             units = self._scorer.action_units(face, cancel=request.cancel)
-        manifest = self.pipeline.manifest
         return Scores(
-            sharpen(emotions, manifest.temperature("emotion") or 1.0),
-            sharpen_each(units, manifest.temperature("action_units") or 1.0),
+            sharpen(emotions, *self._calibration("emotion")), sharpen_each(units, *self._calibration("action_units"))
         )
+
+    def _calibration(self, task: Task) -> tuple[float, int | None]:
+        """The temperature of a task, and the number of faces that it was fitted to."""
+        found = self.pipeline.manifest.calibration_of(task)
+        return (found.temperature, found.samples) if found else (1.0, None)
 
     def face(
         self,

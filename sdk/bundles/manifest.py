@@ -194,7 +194,12 @@ class Manifest(FrozenModel):
 
     def temperature(self, task: Task) -> float | None:
         """Temperature of the label scores of a task; None if they are uncalibrated."""
-        return next((found.temperature for found in self.calibration if found.task == task), None)
+        found = self.calibration_of(task)
+        return found.temperature if found else None
+
+    def calibration_of(self, task: Task) -> LabelCalibration | None:
+        """Calibration of the label scores of a task; None if they are uncalibrated."""
+        return next((found for found in self.calibration if found.task == task), None)
 
     def tolerance(self, variant: str, stage: str) -> float:
         """Largest allowed relative error of a stage against the torch model.
