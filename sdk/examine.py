@@ -109,8 +109,10 @@ class Examiner:
         for task in tasks:
             if task not in offered:
                 raise TaskError(f"unknown task {task!r}; this bundle answers {' and '.join(map(repr, offered))}")
-        answered = tuple(task for task in tasks if task != "labels")
-        return Request(answered, scores or "labels" in tasks, max_new_tokens, abstain_below, cancel)
+        answered = [task for task in tasks if task != "labels"]
+        if self.pipeline.manifest.language:  # which lets a description say only what the list of units bears out
+            answered.sort(key=lambda task: task != "action_units")
+        return Request(tuple(answered), scores or "labels" in tasks, max_new_tokens, abstain_below, cancel)
 
     def find(self, pixels: Pixels, faces: Faces, clock: Clock, shrink: int = 1) -> list[tuple[FaceCrop, float | None]]:
         """Crop every face, from left to right; return each crop with its detection score.
