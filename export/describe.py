@@ -12,11 +12,15 @@ from export.model import geometry
 from export.ngrams import NGRAMS
 from export.prepare import ExportJob, workload
 from export.quantise.autogptq import GptqWeights, layout_files
-from sdk.bundles.manifest import Manifest, Prompt, Question, Variant
-from sdk.faba.prompts import IMAGE, QUESTIONS, TEMPLATES
+from sdk.bundles.language import AnswerLanguage
+from sdk.bundles.manifest import Manifest, Variant
+from sdk.bundles.prompt import Prompt, Question
+from sdk.faba.prompts import IMAGE, QUESTIONS, TASKS, TEMPLATES
 from sdk.runtime.backends.gptq_cuda.weights import GROUPS, computes_heads
+from sdk.runtime.language import Grammar
 from trainer.checkpoint import Checkpoint
 from trainer.model.config import preprocessing
+from trainer.synthetic.describe import answer_language
 from trainer.synthetic.label_phrases import label_phrases
 from trainer.tokenization import IMAGE_TOKEN, load_tokenizer, prompt_ids
 
@@ -54,6 +58,7 @@ def describe(job: ExportJob, checkpoint: Checkpoint, gptq: Path | None) -> Manif
         encoder_weights=workload(checkpoint, options.out.name, job.precision, options.gptq.group).encoder_weights,
         ngrams=NGRAMS if options.answer_files else None,
         labels=label_phrases(),
+        language=_language(job),
         preprocessing=preprocessing(checkpoint.config, conventions, checkpoint.statistics),
         prompt=prompt,
         geometry=shape,
@@ -150,6 +155,13 @@ def _prompt(job: ExportJob, checkpoint: Checkpoint) -> Prompt:
         max_new_tokens=_MAX_NEW_TOKENS,
         known_questions=_known_questions(job) if checkpoint.conventions.known_questions_only else None,
     )
+
+
+def _language(job: ExportJob) -> AnswerLanguage | None:
+    """The language of texts about rendered faces, if every training answer belongs to it."""
+    language = answer_language()
+    grammar = Grammar(language, TASKS, None)
+    return language if job.answers and all(grammar.accepts(record.answer) for record in job.answers) else None
 
 
 def _known_questions(job: ExportJob) -> tuple[str, ...]:

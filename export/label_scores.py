@@ -10,7 +10,7 @@ from sdk.arrays import Doubles
 from sdk.bundles.files import file_sha256
 from sdk.bundles.manifest import MANIFEST, Manifest, read_manifest
 from sdk.bundles.measured import LabelCalibration
-from sdk.faba.calibration import calibration_error, fit_temperature, tempered
+from sdk.faba.calibration import calibrated, calibration_error, fit_temperature
 from sdk.faba.prompts import Task
 from sdk.faba.rege import annotated_action_units, emotion_index
 from sdk.faba.vocabulary import FABA_UNITS
@@ -59,7 +59,7 @@ def _calibrate(pipeline: Pipeline, task: Task, path: Path, report: Callable[[str
         task=task,
         temperature=temperature,
         error_before=calibration_error(probabilities, labels),
-        error=calibration_error(tempered(probabilities, temperature), labels),
+        error=calibration_error(calibrated(probabilities, temperature, len(records)), labels),
         samples=len(records),
         data=file_sha256(path),
     )

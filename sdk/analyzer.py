@@ -1,7 +1,6 @@
 """The public interface: it takes pictures and returns explained faces."""
 
 import os
-import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from threading import Event
@@ -12,7 +11,7 @@ import numpy as np
 from sdk.arrays import Floats, Pixels
 from sdk.bundles.hub import resolve_bundle
 from sdk.bundles.manifest import read_manifest
-from sdk.errors import BackendError, QuestionWarning, TaskError, VideoError
+from sdk.errors import BackendError, TaskError, VideoError
 from sdk.examine import Examiner, Faces, Request, Tasks
 from sdk.faba.prompts import TASKS
 from sdk.faces.detect import Detector, FaceLimits
@@ -282,8 +281,7 @@ class Analyzer:
     ) -> str:
         """Answer any question about the most prominent face of a picture.
 
-        Some models, such as the embedded one, answer only the questions that they were trained on. Asked another one,
-        they give one of the answers that they know, and a QuestionWarning says so.
+        A model that answers only the questions of its training, as the embedded one, warns of others (QuestionWarning).
 
         Args:
             question: a question in words, or the name of a task.
@@ -307,20 +305,10 @@ class Analyzer:
     ) -> Iterator[str]:
         """Like `ask`, but yield the answer in pieces while it is decoded."""
         self.pipeline.question_ids(question)
-        self._check_known(question)
+        self.manifest.prompt.warn_unless_known(question, self.manifest.name)
         pixels = load_image(image, color=color)
         with self.examiner.encode_largest(pixels, faces, Clock()) as face:
             yield from self.pipeline.stream(face, question, cancel=cancel)
-
-    def _check_known(self, question: str) -> None:
-        """Warn of a question that the model was not trained to answer."""
-        if not self.manifest.prompt.knows(question):
-            warnings.warn(
-                f"{self.manifest.name} was not trained to answer {question!r:.80}: it answers only questions about the "
-                "emotion or the action units as a whole, and gives one of these two answers now",
-                QuestionWarning,
-                stacklevel=2,
-            )
 
     def warmup(self) -> dict[str, float]:
         """Run every stage once, so that the first analysis is not slower; return milliseconds per stage."""

@@ -124,11 +124,13 @@ class Examiner:
         for task in tasks:
             if task not in offered:
                 raise TaskError(f"unknown task {task!r}; this bundle answers {' and '.join(map(repr, offered))}")
-        answered = tuple(task for task in tasks if task != "labels")
+        answered = [task for task in tasks if task != "labels"]
+        if self.pipeline.manifest.language:  # which lets a description say only what the list of units bears out
+            answered.sort(key=lambda task: task != "action_units")
         scores = scores or "labels" in tasks
         if abstain_below and not scores:
             raise TaskError("abstain_below needs label scores: pass scores=True or request the task 'labels'")
-        return Request(answered, scores, max_new_tokens, abstain_below, cancel)
+        return Request(tuple(answered), scores, max_new_tokens, abstain_below, cancel)
 
     def find(self, pixels: Pixels, faces: Faces, clock: Clock, shrink: int = 1) -> list[tuple[FaceCrop, float | None]]:
         """Crop every face, from left to right; return each crop with its detection score.
@@ -191,11 +193,14 @@ class Examiner:
         with clock("labels"):
             emotions = self._scorer.emotions(face, cancel=request.cancel)
             units = self._scorer.action_units(face, cancel=request.cancel)
-        manifest = self.pipeline.manifest
         return Scores(
-            sharpen(emotions, manifest.temperature("emotion") or 1.0),
-            sharpen_each(units, manifest.temperature("action_units") or 1.0),
+            sharpen(emotions, *self._calibration("emotion")), sharpen_each(units, *self._calibration("action_units"))
         )
+
+    def _calibration(self, task: Task) -> tuple[float, int | None]:
+        """The temperature of a task, and the number of faces that it was fitted to."""
+        found = self.pipeline.manifest.calibration_of(task)
+        return (found.temperature, found.samples) if found else (1.0, None)
 
     def face(
         self,

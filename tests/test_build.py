@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from scrfd_network import write_scrfd
 
 from export.build import export_bundle
-from export.describe import describe
+from export.describe import describe as describe_bundle
 from export.merge import merge
 from export.model import VisionModule
 from export.networks import check_landmark_model
@@ -39,6 +39,8 @@ from sdk.runtime.verify import Reference, measure_parity
 from trainer.checkpoint import Checkpoint, load_emola
 from trainer.corpus.records import read_records
 from trainer.model.weights import weight_files
+from trainer.synthetic.describe import answer_language, describe_emotion, describe_units
+from trainer.synthetic.expression import draw_emotion, draw_units
 
 STAGES = 7  # merge, calibrate, gptq, graphs, reference, answers, seal
 
@@ -299,7 +301,22 @@ def test_a_base_that_knows_its_training_questions_only_says_so(tmp_path, only):
     job = prepare(options(tmp_path / "bundle", answers=(answers,)))
     conventions = dataclasses.replace(job.checkpoint.conventions, known_questions_only=only)
     job.checkpoint.conventions = conventions
-    prompt = describe(job, job.checkpoint, None).prompt
+    prompt = describe_bundle(job, job.checkpoint, None).prompt
     assert prompt.known_questions == (tuple(sorted({row.question for row in read_records(answers)})) if only else None)
     assert prompt.knows("Is it raining?") is not only
     assert prompt.knows(QUESTIONS["emotion"])
+
+
+@pytest.mark.parametrize("rendered", [False, True])
+def test_texts_about_renders_give_the_bundle_their_language(tmp_path, rendered):
+    """Only if every training answer belongs to it; FABA-Instruct's do not."""
+    path = GOLDEN / "data/FABAInstruct/train/train_anno.json"
+    job = prepare(options(tmp_path / "bundle", answers=(path,)))
+    if rendered:
+        random = np.random.default_rng(0)
+        job.answers[:] = [
+            dataclasses.replace(record, answer=describe(draw(random), random))
+            for record in job.answers
+            for draw, describe in ((draw_emotion, describe_emotion), (draw_units, describe_units))
+        ]
+    assert describe_bundle(job, job.checkpoint, None).language == (answer_language() if rendered else None)

@@ -22,8 +22,10 @@ from sdk.bundles.files import (
     file_sha256,
     first_fault,
 )
+from sdk.bundles.language import AnswerLanguage
 from sdk.bundles.measured import FLOAT32_TOLERANCE, Gate, LabelCalibration, Latency, Parity, QuantisedLayer
 from sdk.bundles.phrases import LabelPhrases
+from sdk.bundles.prompt import Prompt
 from sdk.errors import BundleNotFoundError, FormatError, IntegrityError
 from sdk.faba.prompts import Task
 from sdk.faces.preprocess import LANDMARK_FEATURES, Preprocessing
@@ -32,54 +34,10 @@ from sdk.printable import find_control
 from sdk.untrusted_json import read_json_object
 
 Line: TypeAlias = Annotated[str, Field(pattern=r"^[^\n\t]+$")]
-TokenId: TypeAlias = Annotated[int, Field(ge=0)]
 
 FORMAT: Literal[1] = 1
 MANIFEST = "manifest.json"
 _MAX_SIZE = 16 << 20  # bytes of a manifest
-
-
-class Question(FrozenModel):
-    """A fixed question and the token ids that follow the image rows: the question and the start of the answer."""
-
-    text: str
-    token_ids: tuple[TokenId, ...] = Field(min_length=1)
-
-
-class Prompt(FrozenModel):
-    """The input of the decoder before an answer: prefix ids, image rows, question ids.
-
-    Attributes:
-        template: name of the conversation format.
-        prefix_ids: system text and start of the user's turn.
-        image_rows: number of rows from the vision encoder: patches, then one landmark row.
-        free_question: text after the image rows for any other question, which replaces "{question}".
-        questions: the fixed question of each task.
-        stop_ids: tokens that end the answer.
-        max_new_tokens: default limit of an answer in tokens.
-        known_questions: every question that the model was trained on, if it answers no other; None if it answers any.
-    """
-
-    template: str
-    prefix_ids: tuple[TokenId, ...]
-    image_rows: int = Field(gt=0, le=1 << 16)
-    free_question: str = Field(pattern=r"\{question\}")
-    questions: dict[Task, Question] = Field(min_length=1)
-    stop_ids: tuple[TokenId, ...] = Field(min_length=1)
-    max_new_tokens: int = Field(gt=0)
-    known_questions: tuple[str, ...] | None = Field(default=None, max_length=10_000)
-
-    def knows(self, question: str) -> bool:
-        """Whether the model was trained to answer a question, or the fixed question of a task."""
-        if self.known_questions is None or question in self.questions:
-            return True
-        fixed = (fixed.text for fixed in self.questions.values())
-        return _plain(question) in map(_plain, (*fixed, *self.known_questions))
-
-
-def _plain(question: str) -> str:
-    """A question without the differences that do not change it: capitals, white space, the mark at the end."""
-    return " ".join(question.casefold().split()).rstrip(" .?!")
 
 
 class Geometry(FrozenModel):
@@ -150,6 +108,7 @@ class Manifest(FrozenModel):
         encoder_weights: parameters of the vision encoder, from which its time is planned; None if not recorded.
         ngrams: n-grams of the training answers, for drafts of the runtime, or None.
         labels: phrases for label scores; None in bundles from before manifests held them.
+        language: every answer that its training set can contain, or None for a model that writes freely.
         variants: variants in the order in which they are tried.
         provenance: base, adapter, tool versions: free text by key.
         environment: the machine on which the export measured parity and latency.
@@ -178,6 +137,7 @@ class Manifest(FrozenModel):
     encoder_weights: int | None = Field(default=None, ge=0)
     ngrams: RelativePath | None = None
     labels: LabelPhrases | None = None
+    language: AnswerLanguage | None = None
     preprocessing: Preprocessing
     prompt: Prompt
     geometry: Geometry
@@ -194,7 +154,12 @@ class Manifest(FrozenModel):
 
     def temperature(self, task: Task) -> float | None:
         """Temperature of the label scores of a task; None if they are uncalibrated."""
-        return next((found.temperature for found in self.calibration if found.task == task), None)
+        found = self.calibration_of(task)
+        return found.temperature if found else None
+
+    def calibration_of(self, task: Task) -> LabelCalibration | None:
+        """Calibration of the label scores of a task; None if they are uncalibrated."""
+        return next((found for found in self.calibration if found.task == task), None)
 
     def tolerance(self, variant: str, stage: str) -> float:
         """Largest allowed relative error of a stage against the torch model.

@@ -40,7 +40,7 @@ class LabelCalibration(FrozenModel):
 
     Attributes:
         temperature: divisor of the log-odds of the scores.
-        error_before, error: expected calibration error in 0..1 without and with the temperature.
+        error_before, error: expected calibration error in 0..1 of the scores as they are and as a user gets them.
         samples: number of faces that the temperature was fitted to.
         data: SHA-256 of the evaluation file.
     """
@@ -49,7 +49,7 @@ class LabelCalibration(FrozenModel):
     temperature: float = Field(ge=1e-3, le=1e3)
     error_before: float
     error: float
-    samples: int
+    samples: int = Field(ge=1)
     data: str
 
 

@@ -1,4 +1,9 @@
-"""Temperature scaling (Guo et al. 2017, "On Calibration of Modern Neural Networks") of probabilities over labels."""
+"""Temperature scaling (Guo et al. 2017, "On Calibration of Modern Neural Networks") of probabilities over labels.
+
+A temperature that was fitted to N faces cannot justify more certainty than N faces can show. So the scaled
+probabilities are smoothed as if one more face of each label had been seen (Laplace's rule of succession): none is below
+1 / (N + number of labels).
+"""
 
 from collections.abc import Mapping
 from typing import TypeVar
@@ -13,16 +18,22 @@ Label = TypeVar("Label")
 _EPSILON = 1e-9
 
 
-def sharpen(probabilities: Mapping[Label, float], temperature: float) -> dict[Label, float]:
-    """Apply a temperature to probabilities that sum to 1; below 1 they become more certain, above 1 less certain."""
-    values = tempered(np.array([list(probabilities.values())]), temperature)[0]
+def sharpen(probabilities: Mapping[Label, float], temperature: float, samples: int | None = None) -> dict[Label, float]:
+    """Apply a temperature to probabilities that sum to 1; below 1 they become more certain, above 1 less certain.
+
+    Args:
+        samples: number of faces that the temperature was fitted to; None does not smooth.
+    """
+    values = calibrated(np.array([list(probabilities.values())]), temperature, samples)[0]
     return dict(zip(probabilities, values.tolist(), strict=True))
 
 
-def sharpen_each(probabilities: Mapping[Label, float], temperature: float) -> dict[Label, float]:
-    """Apply a temperature to the probability of each label on its own."""
+def sharpen_each(
+    probabilities: Mapping[Label, float], temperature: float, samples: int | None = None
+) -> dict[Label, float]:
+    """Apply a temperature to the probability of each label on its own; arguments as in `sharpen`."""
     pairs = np.array([[p, 1 - p] for p in probabilities.values()])
-    return dict(zip(probabilities, tempered(pairs, temperature)[:, 0].tolist(), strict=True))
+    return dict(zip(probabilities, calibrated(pairs, temperature, samples)[:, 0].tolist(), strict=True))
 
 
 def fit_temperature(probabilities: Doubles, labels: npt.NDArray[np.int64]) -> float:
@@ -68,3 +79,9 @@ def tempered(probabilities: Doubles, temperature: float) -> Doubles:
     powers = np.exp(logs - logs.max(1, keepdims=True))
     scaled: Doubles = powers / powers.sum(1, keepdims=True)
     return scaled
+
+
+def calibrated(probabilities: Doubles, temperature: float, samples: int | None) -> Doubles:
+    """Apply a temperature to (N, K) probabilities, and smooth them unless `samples` is None."""
+    found = tempered(probabilities, temperature)
+    return found if samples is None else (samples * found + 1) / (samples + found.shape[1])

@@ -9,6 +9,7 @@ import numpy as np
 from sdk.arrays import Floats
 from sdk.errors import CancelledError
 from sdk.runtime.backends.interface import Decoder, KVCache
+from sdk.runtime.language import TokenRule
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Generation(Iterator[int]):
         max_new_tokens: length after which the answer ends; `truncated` is then set.
         sampling: None is greedy.
         cancel: once it is set, drawing the next token raises CancelledError.
+        rule: which tokens may come next; None allows all of them.
 
     Attributes:
         cache: the sequence so far.
@@ -54,12 +56,13 @@ class Generation(Iterator[int]):
         max_new_tokens: int,
         sampling: Sampling | None = None,
         cancel: Event | None = None,
+        rule: TokenRule | None = None,
     ) -> None:
         self.cache, self.pending, self.truncated = cache, prompt_ids, False
-        self._decoder, self._cancel = decoder, cancel
+        self._decoder, self._cancel, self._rule = decoder, cancel, rule
         self._stop_ids, self._left = frozenset(stop_ids), max_new_tokens
         self._sample = _Sampler(sampling or Sampling())
-        self._tokens = decoder.greedy(cache, prompt_ids) if self._sample.is_greedy else None
+        self._tokens = decoder.greedy(cache, prompt_ids) if self._sample.is_greedy and not rule else None
 
     def __next__(self) -> int:
         if not self.pending:
@@ -75,13 +78,30 @@ class Generation(Iterator[int]):
 
     def accept(self, logits: Floats) -> int | None:
         """Choose the token after `pending` from (vocabulary,) logits; None if it ends the answer."""
-        return self.take(self._sample(logits))
+        return self.take(self.choose(logits), logits)
 
-    def take(self, token: int) -> int | None:
-        """Continue with a token; None if the token or `max_new_tokens` ends the answer."""
+    def choose(self, logits: Floats) -> int:
+        """Choose a token from (vocabulary,) logits."""
+        if not self._rule:
+            return self._sample(logits)
+        return self._rule.choose(logits) if self._sample.is_greedy else self._sample(self._rule.mask(logits))
+
+    def allows(self, token: int) -> bool:
+        """Whether a token may come next."""
+        return self._rule is None or self._rule.allows(token)
+
+    def take(self, token: int, logits: Floats | None = None) -> int | None:
+        """Continue with a token; None if the token or `max_new_tokens` ends the answer.
+
+        Args:
+            logits: (vocabulary,) from which it was chosen; a rule needs them.
+        """
         check_cancel(self._cancel)
-        if token in self._stop_ids or not self._left:
-            self.truncated = token not in self._stop_ids
+        is_end = token in self._stop_ids
+        if self._rule and logits is not None and (is_end or self._left):
+            self._rule.advance(token, logits)
+        if is_end or not self._left:
+            self.truncated = not is_end
             self.pending = ()
             return None
         self._left -= 1

@@ -1,5 +1,6 @@
 """Encode a face once, then ask questions about it: the data path from pixels to text."""
 
+from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from math import isqrt
@@ -21,6 +22,7 @@ from sdk.runtime.backends.interface import Backend, KVCache
 from sdk.runtime.clock import Clock
 from sdk.runtime.drafts import Drafter
 from sdk.runtime.generate import Generation, Sampling
+from sdk.runtime.language import TokenRule, TokenRules
 from sdk.runtime.memory import positions_per_face
 from sdk.runtime.ngrams import ContextTree, Ngrams
 from sdk.runtime.pruning import prune, rows_to_read, visual_rows
@@ -52,11 +54,13 @@ class EncodedFace:
     Attributes:
         features: (212,) outputs of the landmark network.
         prefix: number of cache positions that belong to the face.
+        list_rule: of its list of action units, once that was asked for in a bundle with an answer language.
     """
 
     def __init__(self, features: Floats, cache: KVCache, free_caches: list[KVCache]) -> None:
         self.features = features
         self.prefix = cache.length
+        self.list_rule: TokenRule | None = None
         self._cache: KVCache | None = cache
         self._free_caches = free_caches
 
@@ -116,6 +120,7 @@ class Pipeline:
         self.tokenizer = read_tokenizer(path, manifest.geometry.vocabulary)
         self._free_caches: list[KVCache] = []
         self.drafter = Drafter(_read_tree(bundle, manifest))
+        self._rules = TokenRules.of(manifest, self.tokenizer)
         backend.files.check_opened()
 
     @property
@@ -213,6 +218,7 @@ class Pipeline:
                 tokens are the same. Pass False to step several answers together.
         """
         self.backend.files.check()
+        rule = self._rule(face, question, sampling, cancel)
         prompt, cache = self.manifest.prompt, face.rewind()
         question_ids = self.question_ids(question)
         room = cache.capacity - face.prefix - len(question_ids)
@@ -220,11 +226,27 @@ class Pipeline:
             "stop_ids": prompt.stop_ids,
             "max_new_tokens": min(max_new_tokens or prompt.max_new_tokens, room),
             "cancel": cancel,
+            "rule": rule,
         }
         decoder = self.backend.decoder
         if drafts and sampling is None and decoder.drafts:
             return DraftedGeneration(decoder, cache, question_ids, drafter=self.drafter, **limits)
         return Generation(decoder, cache, question_ids, sampling=sampling, **limits)
+
+    def _rule(
+        self, face: EncodedFace, question: "Task | str", sampling: Sampling | None, cancel: Event | None
+    ) -> TokenRule | None:
+        """The rule of an answer; that of a description needs the list of action units, which is decoded before."""
+        if self._rules is None or not (tasks := self._rules.tasks_of(question)):
+            return None
+        if "emotion" in tasks:
+            if face.list_rule is None or not face.list_rule.ended:
+                deque(self.generate(face, "action_units", cancel=cancel), maxlen=0)
+            return self._rules.rule(tasks, face.list_rule.evidence() if face.list_rule else None)
+        rule = self._rules.rule(tasks)
+        if sampling is None:
+            face.list_rule = rule
+        return rule
 
     def ask(
         self,
@@ -246,8 +268,8 @@ class Pipeline:
         Raises:
             CancelledError: `cancel` was set.
         """
-        generation = self.generate(face, question, max_new_tokens, sampling, cancel)
         with clock("question"):
+            generation = self.generate(face, question, max_new_tokens, sampling, cancel)
             first = next(generation, None)
         with clock("decode"):
             token_ids = () if first is None else (first, *generation)

@@ -65,9 +65,12 @@ class DraftedGeneration(Generation):
             self._exact = self.cache.length
         for index, (token, is_near_tie) in enumerate(_greedy_choices(logits)):
             self.cache.length = start + index + 1
-            if is_near_tie and self.cache.length > self._exact:
-                token, draft = self._read_again(), draft[:index]
-            if self.take(token) is None:
+            row = logits[index]
+            if is_near_tie or not self.allows(token):
+                if self.cache.length > self._exact:
+                    row, draft = self._read_again(), draft[:index]
+                token = self.choose(row)
+            if self.take(token, row) is None:
                 break
             self._append(token)
             if index == len(draft) or token != draft[index]:
@@ -78,13 +81,13 @@ class DraftedGeneration(Generation):
         self._text.append(token)
         self._ready.append(token)
 
-    def _read_again(self) -> int:
-        """The token after the text so far, computed row by row as in the plain loop."""
+    def _read_again(self) -> Floats:
+        """The (vocabulary,) logits after the text so far, computed row by row as in the plain loop."""
         self.cache.length = self._exact
         for token in self._text[self._exact - self._begin :]:
             logits = self._decoder.extend(self.cache, self._decoder.embed([token]))[-1]
         self._exact = self.cache.length
-        return int(logits.argmax())
+        return logits
 
 
 def _greedy_choices(logits: Floats) -> Iterator[tuple[int, bool]]:

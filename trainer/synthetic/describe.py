@@ -9,7 +9,8 @@ from collections.abc import Collection
 
 import numpy as np
 
-from sdk.faba.vocabulary import ACTION_UNITS, Emotion
+from sdk.bundles.language import AnswerLanguage, Claim, DescriptionLanguage, ListLanguage, Opening
+from sdk.faba.vocabulary import ACTION_UNITS, FABA_UNITS, Emotion
 from trainer.synthetic.expression import Expression
 
 _DEGREES = ((0.5, "slightly"), (0.75, "clearly"), (2.0, "strongly"))
@@ -94,47 +95,67 @@ _LINKS: dict[int, tuple[str, frozenset[int], str]] = {
     27: ("which opens the mouth as far as it goes", frozenset({1, 2, 5}), "as seen in astonishment"),
     43: ("which hides the gaze", frozenset({1, 15}), "as in grief"),
 }
+_BROWS_RAISED = (1, 2)
+_MOUTH_OPEN = (25, 26, 27)
+_SMILE_AND_FROWN = (4, 12, 15)
 # Emotion -> a unit, the reason if it is present, and the reason if it is absent.
-_REASONS: dict[Emotion, tuple[int, str, str]] = {
+_REASONS: dict[Emotion, tuple[int, Claim, Claim]] = {
     "happiness": (
         6,
-        "The cheeks take part, which suggests a genuine smile.",
-        "The cheeks are not involved, so the smile may be polite.",
+        Claim(text="The cheeks take part, which suggests a genuine smile.", shows=((6,), (12,))),
+        Claim(text="The cheeks are not involved, so the smile may be polite.", shows=((12,),), denies=(6,)),
     ),
     "sadness": (
         4,
-        "Slanting brows and a downturned mouth together are typical of grief.",
-        "The drooping mouth gives the face a downcast look.",
+        Claim(text="Slanting brows and a downturned mouth together are typical of grief.", shows=((1,), (4,), (15,))),
+        Claim(text="The drooping mouth gives the face a downcast look.", shows=((15,),)),
     ),
     "surprise": (
         5,
-        "Wide eyes and raised brows suggest something unexpected.",
-        "The raised brows and the open mouth suggest something unexpected.",
+        Claim(text="Wide eyes and raised brows suggest something unexpected.", shows=((5,), _BROWS_RAISED)),
+        Claim(
+            text="The raised brows and the open mouth suggest something unexpected.", shows=(_BROWS_RAISED, _MOUTH_OPEN)
+        ),
     ),
     "anger": (
         7,
-        "Tense lids under lowered brows give the gaze a hard look.",
-        "The lowered brows give the gaze a hard look.",
+        Claim(text="Tense lids under lowered brows give the gaze a hard look.", shows=((4,), (7,))),
+        Claim(text="The lowered brows give the gaze a hard look.", shows=((4,),)),
     ),
     "neutral": (
         25,
-        "The mouth is open but not smiling, and there is no frown.",
-        "There is no smile and no frown.",
+        Claim(
+            text="The mouth is open but not smiling, and there is no frown.",
+            shows=(_MOUTH_OPEN,),
+            denies=_SMILE_AND_FROWN,
+        ),
+        Claim(text="There is no smile and no frown.", denies=_SMILE_AND_FROWN),
     ),
     "disgust": (
         9,
-        "The wrinkled nose looks as if something smelled bad.",
-        "The raised upper lip looks as if something tasted bad.",
+        Claim(text="The wrinkled nose looks as if something smelled bad.", shows=((9,),)),
+        Claim(text="The raised upper lip looks as if something tasted bad.", shows=((10,),)),
     ),
     "fear": (
         20,
-        "Raised, drawn brows and a stretched mouth look like a reaction to danger.",
-        "Raised, drawn brows and wide eyes look like a reaction to danger.",
+        Claim(
+            text="Raised, drawn brows and a stretched mouth look like a reaction to danger.",
+            shows=(_BROWS_RAISED, (4,), (20,)),
+        ),
+        Claim(
+            text="Raised, drawn brows and wide eyes look like a reaction to danger.", shows=(_BROWS_RAISED, (4,), (5,))
+        ),
     ),
 }
 _UNGRADED = {27, 43}  # described without a degree
 _WEAK = "The expression is weak, so the interpretation can be subjective."
 _CAVEAT = "Context would be needed to be certain."
+_MOST_SIGNS = 5
+_NEVER_DENIED = (6,)  # a model of renders misses the raised cheeks of broad smiles in photographs
+_REST = "The brows, the eyes and the mouth are at rest."
+_LIST_OPENING = "The following action units (AUs) are visible in this face:"
+_NO_UNITS = f"No action units are visible in this face. {_REST}"
+_UNEVEN = ", more on one side"
 
 
 def _level(intensity: float) -> int:
@@ -150,14 +171,19 @@ def describe_emotion(expression: Expression, random: np.random.Generator) -> str
     """Emotion, visible signs and reason; with a caveat if the expression is weak, and sometimes otherwise."""
     emotion, units = expression.emotion or "neutral", expression.units
     level = _level(float(np.mean(list(units.values())))) if units else 1
-    cues = [_CUES[code] for code in sorted(units)[:5]] or ["the brows, the eyes and the mouth are at rest"]
+    cues = [_CUES[code] for code in sorted(units)[:_MOST_SIGNS]]
     decisive, present, absent = _REASONS[emotion]
-    sentences = [_OPENINGS[emotion][level], _sentence(cues), present if decisive in units else absent]
-    if level == 0 and emotion != "neutral":
+    reason = present if decisive in units else absent
+    sentences = [_OPENINGS[emotion][level], _sentence(cues) if cues else _REST, reason.text]
+    if _is_weak(emotion, level):
         sentences.append(_WEAK)
     elif random.random() < 0.1:
         sentences.append(_CAVEAT)
     return " ".join(sentences)
+
+
+def _is_weak(emotion: Emotion, level: int) -> bool:
+    return level == 0 and emotion != "neutral"
 
 
 def _sentence(cues: list[str]) -> str:
@@ -168,8 +194,8 @@ def _sentence(cues: list[str]) -> str:
 def describe_units(expression: Expression, random: np.random.Generator) -> str:
     """A list of the active units, each with its degree and a reason."""
     if not expression.units:
-        return "No action units are visible in this face. The brows, the eyes and the mouth are at rest."
-    lines = ["The following action units (AUs) are visible in this face:", ""]
+        return _NO_UNITS
+    lines = [_LIST_OPENING, ""]
     lines += [f"{number}. {_line(expression, code)}" for number, code in enumerate(sorted(expression.units), 1)]
     if random.random() < 0.1:
         lines += ["", _CAVEAT]
@@ -178,7 +204,7 @@ def describe_units(expression: Expression, random: np.random.Generator) -> str:
 
 def _line(expression: Expression, code: int) -> str:
     """One unit: its code, name, appearance and meaning in combination with the others."""
-    uneven = ", more on one side" if min(expression.sides.get(code, (1.0, 1.0))) < 0.65 else ""
+    uneven = _UNEVEN if min(expression.sides.get(code, (1.0, 1.0))) < 0.65 else ""
     appearance = appearance_of(code, expression.units[code])
     return f"AU{code} ({ACTION_UNITS[code]}): {appearance}{uneven}, {meaning_of(code, expression.units)}."
 
@@ -196,3 +222,33 @@ def meaning_of(code: int, units: Collection[int]) -> str:
     """What a unit suggests beside other active units: "as in a genuine smile"."""
     alone, companions, together = _LINKS[code]
     return alone if companions.isdisjoint(units) else together
+
+
+def answer_language() -> AnswerLanguage:
+    """The language of `describe_emotion` and `describe_units`."""
+    intensities = [limit - 0.1 for limit, _ in _DEGREES]
+    return AnswerLanguage(
+        emotion=DescriptionLanguage(
+            openings={
+                text: Opening(emotion=emotion, closings=(_WEAK,) if _is_weak(emotion, level) else ("", _CAVEAT))
+                for emotion, texts in _OPENINGS.items()
+                for level, text in enumerate(texts)
+            },
+            signs=_CUES,
+            most_signs=_MOST_SIGNS,
+            rest=_REST,
+            never_denied=_NEVER_DENIED,
+            reasons={emotion: claims for emotion, (_, *claims) in _REASONS.items()},
+        ),
+        action_units=ListLanguage(
+            opening=f"{_LIST_OPENING}\n\n",
+            appearances={
+                code: tuple(dict.fromkeys(appearance_of(code, intensity) for intensity in intensities))
+                for code in FABA_UNITS
+            },
+            uneven=_UNEVEN,
+            meanings={code: (alone, together) for code, (alone, _, together) in _LINKS.items()},
+            closings=(f"\n\n{_CAVEAT}",),
+            no_units=(_NO_UNITS,),
+        ),
+    )
