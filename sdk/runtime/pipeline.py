@@ -17,10 +17,10 @@ from sdk.faba.prompts import Task
 from sdk.faces.crop import FaceCrop
 from sdk.faces.patches import patch_order
 from sdk.faces.preprocess import landmark_pixels, landmark_points, vision_pixels
-from sdk.runtime.backends.interface import Backend, KVCache
+from sdk.runtime.backends.interface import Backend, KVCache, Sampling
 from sdk.runtime.clock import Clock
 from sdk.runtime.drafts import Drafter
-from sdk.runtime.generate import Generation, Sampling
+from sdk.runtime.generate import Generation
 from sdk.runtime.memory import positions_per_face
 from sdk.runtime.ngrams import ContextTree, Ngrams
 from sdk.runtime.pruning import prune, rows_to_read, visual_rows
@@ -162,7 +162,7 @@ class Pipeline:
         cache = cache or self._take_cache()
         cache.length = 0
         prefix = decoder.embed(self.manifest.prompt.prefix_ids)
-        decoder.extend(cache, np.concatenate([prefix, rows]))
+        decoder.prefill(cache, np.concatenate([prefix, rows]))
         return EncodedFace(features, cache, home)
 
     def landmarks(self, features: Floats, crop: FaceCrop) -> Floats | None:
