@@ -20,11 +20,9 @@ from sdk.faces.detect import Detector
 from sdk.faces.images import Color, ImageSource, load_image, load_picture, source_name
 from sdk.faces.preprocess import LANDMARK_FEATURES
 from sdk.results import Analysis
-from sdk.runtime.backends.select import open_backend
 from sdk.runtime.clock import Clock
-from sdk.runtime.memory import Memory
+from sdk.runtime.open import open_pipeline
 from sdk.runtime.pipeline import Pipeline
-from sdk.runtime.pruning import rows_to_read
 
 if TYPE_CHECKING:
     from sdk.frames import VideoSource
@@ -50,6 +48,8 @@ class Analyzer:
         memory_limit: bytes for weights and KV caches; fewer faces are decoded at once to stay within it.
         visual_tokens: number of picture rows that the decoder reads for each face: those nearest to brows, eyes, nose
             and mouth. None reads all. Fewer rows are faster and change the answers: see docs/performance-pruning.md.
+        vllm: for servers: address of a vLLM server that runs the bundle's decoder, or "local" for vLLM in this
+            process; `device` is then that of the encoders. See docs/serving.md.
 
     Attributes:
         manifest: manifest of the bundle, as it is on disk.
@@ -72,17 +72,17 @@ class Analyzer:
         abstain_below: float = 0.0,
         memory_limit: int | None = None,
         visual_tokens: int | None = None,
+        vllm: str | None = None,
     ) -> None:
         if not 0 <= abstain_below <= 1:
             raise TaskError(f"abstain_below is a probability in 0..1, not {abstain_below}")
         folder = resolve_bundle(bundle, offline=offline)
         self.manifest = read_manifest(folder)
-        rows = rows_to_read(self.manifest.prompt.image_rows, visual_tokens)
-        backend = open_backend(folder, self.manifest, device, memory_limit=memory_limit, image_rows=rows)
-        self._memory = Memory.of(self.manifest, backend.variant, rows, backend.held_bytes)
+        pipeline, self._memory = open_pipeline(
+            folder, self.manifest, device, memory_limit=memory_limit, visual_tokens=visual_tokens, vllm=vllm
+        )
         self._slots = self._memory.faces_within(memory_limit)
         carried = self.manifest.detector if detector == "auto" else None
-        pipeline = Pipeline(folder, self.manifest, backend, visual_tokens)
         self.examiner = Examiner(pipeline, folder / carried if carried else detector)
         self._scores, self._abstain_below, self._offline = scores, abstain_below, offline
 
@@ -295,7 +295,8 @@ class Analyzer:
     def warmup(self) -> dict[str, float]:
         """Run every stage once, so that the first analysis is not slower; return milliseconds per stage."""
         grey = np.full((256, 256, 3), 127, np.uint8)
-        clock, request = Clock(), self._request((*TASKS, "labels"), 2, None)
+        tasks: tuple[RequestedTask, ...] = (*TASKS, "labels") if self.pipeline.backend.decoder.scores else TASKS
+        clock, request = Clock(), self._request(tasks, 2, None)
         self.examiner.find(grey, "detect", clock)
         ((crop, _),) = self.examiner.find(grey, "aligned", clock)
         features = None if self.manifest.landmark else np.zeros(LANDMARK_FEATURES, np.float32)
@@ -310,7 +311,8 @@ class Analyzer:
 
     def close(self) -> None:
         """Free the memory of the model. The Analyzer cannot be used afterwards."""
-        self.__dict__.pop("examiner", None)
+        if examiner := self.__dict__.pop("examiner", None):
+            examiner.pipeline.backend.decoder.close()
 
     def __getattr__(self, name: str) -> Any:
         if name in ("examiner", "pipeline"):  # missing only after `close`

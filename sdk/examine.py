@@ -104,11 +104,13 @@ class Examiner:
             raise TaskError(f"max_new_tokens must be at least 1, not {max_new_tokens}")
         if isinstance(tasks, str):
             raise TaskError(f"tasks must be a sequence of names; for one task pass tasks=({tasks!r},)")
-        questions = self.pipeline.manifest.prompt.questions
-        offered = (*questions, *["labels"] * (set(TASKS) <= set(questions)))
+        questions, can_score = self.pipeline.manifest.prompt.questions, self.pipeline.backend.decoder.scores
+        offered = (*questions, *["labels"] * (can_score and set(TASKS) <= set(questions)))
         for task in tasks:
             if task not in offered:
                 raise TaskError(f"unknown task {task!r}; this bundle answers {' and '.join(map(repr, offered))}")
+        if scores and not can_score:
+            raise TaskError("label scores need the probabilities of all tokens: start vLLM with --max-logprobs -1")
         answered = tuple(task for task in tasks if task != "labels")
         return Request(answered, scores or "labels" in tasks, max_new_tokens, abstain_below, cancel)
 
