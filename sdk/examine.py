@@ -119,13 +119,16 @@ class Examiner:
             raise TaskError(f"max_new_tokens must be at least 1, not {max_new_tokens}")
         if isinstance(tasks, str):
             tasks = (tasks,)
-        questions = self.pipeline.manifest.prompt.questions
-        offered = (*questions, *["labels"] * (set(TASKS) <= set(questions)))
+        manifest, can_score = self.pipeline.manifest, self.pipeline.backend.decoder.scores
+        questions = manifest.prompt.questions
+        offered = (*questions, *["labels"] * (can_score and set(TASKS) <= set(questions)))
         for task in tasks:
             if task not in offered:
                 raise TaskError(f"unknown task {task!r}; this bundle answers {' and '.join(map(repr, offered))}")
+        if scores and not can_score:
+            raise TaskError("label scores need the probabilities of all tokens: start vLLM with --max-logprobs -1")
         answered = [task for task in tasks if task != "labels"]
-        if self.pipeline.manifest.language:  # which lets a description say only what the list of units bears out
+        if manifest.language:  # which lets a description say only what the list of units bears out
             answered.sort(key=lambda task: task != "action_units")
         scores = scores or "labels" in tasks
         if abstain_below and not scores:

@@ -14,8 +14,9 @@ from export.graphs.write import llama
 from export.model import geometry
 from export.quantise.linear import QuantizedLinear, round_to_nearest
 from sdk.errors import BackendError, IntegrityError
+from sdk.runtime.backends.interface import Sampling
 from sdk.runtime.backends.ort import OrtDecoder
-from sdk.runtime.generate import Generation, Sampling
+from sdk.runtime.generate import Generation
 from trainer.checkpoint import Checkpoint
 
 CHECKPOINT = Checkpoint(GOLDEN / "llava-lora-emola-trained", GOLDEN / "llava-base", GOLDEN / "clip")

@@ -8,21 +8,27 @@ from pathlib import Path
 from sdk.analyzer import Analyzer
 from sdk.errors import UsageError
 from sdk.runtime.backends.select import DEVICES
+from sdk.runtime.backends.vllm.open import LOCAL
 from sdk.server.app import Settings, create_app
 from sdk.server.seats import Limits
 
 KEY = "EMOLA_API_KEY"
+_SEATS = {"bundle": 1, "vllm": 16}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", nargs="?", help="folder, or owner/name on the hub (default: the embedded bundle)")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="what runs the model (default auto)")
+    parser.add_argument(
+        "--engine", choices=tuple(_SEATS), default="bundle", help="what decodes: the bundle itself (default), or vLLM"
+    )
+    parser.add_argument("--vllm-url", metavar="URL", help="vLLM server that decodes (default: vLLM in this process)")
     parser.add_argument("--offline", action="store_true", help="never use the network to find the bundle")
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1: this machine only)"
     )
     parser.add_argument("--port", type=int, default=8000, help="default 8000; 0 takes a free one")
-    parser.add_argument("--seats", type=int, default=1, help="requests that compute at once (default 1)")
+    parser.add_argument("--seats", type=int, help="requests that compute at once (default 1; with vLLM 16)")
     parser.add_argument("--waiting", type=int, default=16, help="requests that may wait (default 16); others get 429")
     parser.add_argument("--deadline", type=float, default=30.0, metavar="S", help="seconds that one may wait (30)")
     parser.add_argument("--max-upload", type=float, default=20.0, metavar="MB", help="largest request (20)")
@@ -36,6 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     import uvicorn
 
+    if args.seats is None:
+        args.seats = _SEATS[args.engine]
     _check(args)
     settings = Settings(
         Limits(args.seats, args.waiting, args.deadline),
@@ -44,7 +52,8 @@ def run(args: argparse.Namespace) -> None:
         _key(args),
         args.scores,
     )
-    with Analyzer(args.bundle, device=args.device, offline=args.offline) as analyzer:
+    vllm = args.vllm_url or LOCAL if args.engine == "vllm" else None
+    with Analyzer(args.bundle, device=args.device, offline=args.offline, vllm=vllm) as analyzer:
         if analyzer.pipeline.notice:
             print(f"note: {analyzer.pipeline.notice}", file=sys.stderr)
         app = create_app(analyzer, settings)
@@ -52,6 +61,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _check(args: argparse.Namespace) -> None:
+    if args.vllm_url and args.engine != "vllm":
+        raise UsageError("--vllm-url needs --engine vllm")
     for name, least in (("seats", 1), ("waiting", 0), ("deadline", 0.001), ("max_upload", 0.001), ("cache", 0)):
         value = getattr(args, name)
         if not least <= value < float("inf"):

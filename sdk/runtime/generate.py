@@ -1,30 +1,14 @@
 """The decode loop: token ids in, token ids out, without text or images."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from threading import Event
 
 import numpy as np
 
 from sdk.arrays import Floats
 from sdk.errors import CancelledError
-from sdk.runtime.backends.interface import Decoder, KVCache
+from sdk.runtime.backends.interface import Decoder, KVCache, Sampling
 from sdk.runtime.language import TokenRule
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How the next token is chosen.
-
-    Attributes:
-        temperature: 0 is greedy: always the most probable token.
-        top_p: sample from the smallest set of tokens whose probabilities sum to at least this, in 0..1.
-        seed: makes a sampled answer repeatable.
-    """
-
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int | None = None
 
 
 class Generation(Iterator[int]):
@@ -61,8 +45,9 @@ class Generation(Iterator[int]):
         self.cache, self.pending, self.truncated = cache, prompt_ids, False
         self._decoder, self._cancel, self._rule = decoder, cancel, rule
         self._stop_ids, self._left = frozenset(stop_ids), max_new_tokens
-        self._sample = _Sampler(sampling or Sampling())
-        self._tokens = decoder.greedy(cache, prompt_ids) if self._sample.is_greedy and not rule else None
+        sampling = sampling or Sampling()
+        self._sample = _Sampler(sampling)
+        self._tokens = None if rule else decoder.draw(cache, prompt_ids, sampling, stop_ids, max_new_tokens + 1)
 
     def __next__(self) -> int:
         if not self.pending:
@@ -122,12 +107,8 @@ class _Sampler:
         self._sampling = sampling
         self._random = np.random.default_rng(sampling.seed)
 
-    @property
-    def is_greedy(self) -> bool:
-        return self._sampling.temperature <= 0
-
     def __call__(self, logits: Floats) -> int:
-        if self.is_greedy:
+        if self._sampling.is_greedy:
             return int(logits.argmax())
         scaled = logits.astype(np.float64) / self._sampling.temperature
         probabilities = np.exp(scaled - scaled.max())

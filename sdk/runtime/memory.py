@@ -36,12 +36,20 @@ class Memory:
     per_face: int
 
     @classmethod
-    def of(cls, manifest: Manifest, variant: Variant, image_rows: int | None = None, held_bytes: int = 0) -> "Memory":
+    def of(
+        cls,
+        manifest: Manifest,
+        variant: Variant,
+        image_rows: int | None = None,
+        held_bytes: int = 0,
+        position_bytes: int | None = None,
+    ) -> "Memory":
         """Estimate a variant.
 
         Args:
             image_rows: as in `positions_per_face`.
             held_bytes: those of the opened backend; 0 before it is opened, when only the files are known.
+            position_bytes: those of its decoder; None: a cache holds keys and values.
         """
         data = f"{manifest.vision}.data"  # of a large encoder, whose weights stay as they are stored
         names = (manifest.vision, data, manifest.landmark, variant.decoder, *variant.external)
@@ -50,7 +58,8 @@ class Memory:
             sizes[manifest.vision] = max(sizes.get(manifest.vision, 0), 4 * manifest.encoder_weights)
         return cls(
             weights=held_bytes + sum(sizes.values()),
-            per_face=positions_per_face(manifest, image_rows) * cls.row_bytes(manifest.geometry, variant),
+            per_face=positions_per_face(manifest, image_rows)
+            * (position_bytes or cls.row_bytes(manifest.geometry, variant)),
         )
 
     @staticmethod

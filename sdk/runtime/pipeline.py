@@ -18,10 +18,10 @@ from sdk.faba.prompts import Task
 from sdk.faces.crop import FaceCrop
 from sdk.faces.patches import patch_order
 from sdk.faces.preprocess import landmark_pixels, landmark_points, vision_pixels
-from sdk.runtime.backends.interface import Backend, KVCache
+from sdk.runtime.backends.interface import Backend, KVCache, Sampling
 from sdk.runtime.clock import Clock
 from sdk.runtime.drafts import Drafter
-from sdk.runtime.generate import Generation, Sampling
+from sdk.runtime.generate import Generation
 from sdk.runtime.language import TokenRule, TokenRules
 from sdk.runtime.memory import positions_per_face
 from sdk.runtime.ngrams import ContextTree, Ngrams
@@ -120,7 +120,8 @@ class Pipeline:
         self.tokenizer = read_tokenizer(path, manifest.geometry.vocabulary)
         self._free_caches: list[KVCache] = []
         self.drafter = Drafter(_read_tree(bundle, manifest))
-        self._rules = TokenRules.of(manifest, self.tokenizer)
+        # vLLM chooses the tokens itself
+        self._rules = None if backend.decoder.batches else TokenRules.of(manifest, self.tokenizer)
         backend.files.check_opened()
 
     @property
@@ -167,7 +168,7 @@ class Pipeline:
         cache = cache or self._take_cache()
         cache.length = 0
         prefix = decoder.embed(self.manifest.prompt.prefix_ids)
-        decoder.extend(cache, np.concatenate([prefix, rows]))
+        decoder.prefill(cache, np.concatenate([prefix, rows]))
         return EncodedFace(features, cache, home)
 
     def landmarks(self, features: Floats, crop: FaceCrop) -> Floats | None:

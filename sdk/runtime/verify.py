@@ -11,7 +11,7 @@ from sdk.arrays import Floats
 from sdk.bundles.damage import read_arrays, reading
 from sdk.bundles.files import AGAIN
 from sdk.bundles.measured import Parity
-from sdk.errors import IntegrityError
+from sdk.errors import BackendError, IntegrityError
 from sdk.faba.prompts import TASKS, Task
 from sdk.faces.preprocess import LANDMARK_FEATURES
 from sdk.runtime.generate import Generation
@@ -94,6 +94,33 @@ def measure_parity(pipeline: Pipeline, reference: Reference) -> list[Parity]:
     agreement = {"agreement": float(same.mean()), "first_tokens": float(same[..., 0].mean())}
     measured.append(decoder.model_copy(update=agreement))
     return measured
+
+
+def check_decoder(pipeline: Pipeline, reference: Reference) -> None:
+    """Check that a decoder that runs elsewhere is that of the bundle, by its answers to the inputs of the reference.
+
+    A pipeline that prunes visual rows is not checked.
+
+    Raises:
+        BackendError: fewer than half as many tokens equal those of torch as at export; the decoder is then closed.
+    """
+    decoder, sealed, same = pipeline.backend.decoder, pipeline.manifest.parity, []
+    if pipeline.image_rows < reference.rows.shape[1]:
+        return
+    for sample, rows in enumerate(reference.rows):
+        with pipeline.encode_rows(rows, reference.landmark_features[sample]) as face:
+            for task, expected in zip(reference.tasks, reference.token_ids[sample], strict=True):
+                ids = pipeline.question_ids(task)
+                found = Generation(decoder, face.rewind(), ids, stop_ids=(), max_new_tokens=len(expected))
+                same.append(np.mean(list(found) == expected))
+    share = float(np.mean(same))
+    least = min((parity.agreement for parity in sealed if parity.agreement is not None), default=1.0) / 2
+    if share < least:
+        decoder.close()
+        raise BackendError(
+            f"{share:.0%} of the tokens of {pipeline.backend.name} are those of {pipeline.manifest.name}, expected at "
+            f"least {least:.0%}: it runs another decoder"
+        )
 
 
 def _decode(pipeline: Pipeline, reference: Reference) -> tuple[Floats, npt.NDArray[np.int32]]:

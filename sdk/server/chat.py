@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
-from sdk.runtime.generate import Sampling
+from sdk.runtime.backends.interface import Sampling
 from sdk.runtime.pipeline import Answer
 from sdk.server.uploads import picture_of
 

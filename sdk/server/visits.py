@@ -12,8 +12,9 @@ from sdk.faba.prompts import Task
 from sdk.faces.crop import Box, FaceCrop
 from sdk.faces.images import load_picture
 from sdk.results import Analysis
+from sdk.runtime.backends.interface import Sampling
 from sdk.runtime.clock import Clock
-from sdk.runtime.generate import Generation, Sampling
+from sdk.runtime.generate import Generation
 from sdk.runtime.pipeline import Answer, EncodedFace, Pipeline
 
 

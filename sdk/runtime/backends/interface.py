@@ -15,6 +15,25 @@ from sdk.bundles.watch import WatchedFiles
 from sdk.errors import BackendError
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen.
+
+    Attributes:
+        temperature: 0 is greedy: always the most probable token.
+        top_p: sample from the smallest set of tokens whose probabilities sum to at least this, in 0..1.
+        seed: makes a sampled answer repeatable.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+
+    @property
+    def is_greedy(self) -> bool:
+        return self.temperature <= 0
+
+
 class Encoder(Protocol):
     """A network without state. It takes batched arrays in the order of its inputs and returns one array."""
 
@@ -98,10 +117,16 @@ class Decoder(ABC):
         drafts: whether one call with several rows gives the same greedy tokens as one call per row, except for near
             ties; drafted tokens can then be verified in one call.
         held_bytes: memory in addition to the size of its files.
+        position_bytes: memory of one position of a cache; None if the cache holds keys and values.
+        batches: whether answers that are drawn from several threads at once are decoded together.
+        scores: whether `extend` and `step` give logits.
     """
 
     drafts = False
     held_bytes = 0
+    position_bytes: int | None = None
+    batches = False
+    scores = True
 
     def __init__(self, table: "npt.NDArray[np.generic]") -> None:
         self._table = table
@@ -149,6 +174,34 @@ class Decoder(ABC):
     def new_cache(self, capacity: int) -> KVCache:
         """Allocate an empty cache."""
         return self.new_pool(capacity, 1).caches[0]
+
+    def prefill(self, cache: KVCache, rows: Floats) -> None:
+        """Append (T, D) rows to a sequence; no logits are needed.
+
+        Raises:
+            BackendError: the sequence would outgrow its cache.
+        """
+        self.extend(cache, rows)
+
+    def draw(
+        self, cache: KVCache, token_ids: Sequence[int], sampling: Sampling, stop_ids: Sequence[int], limit: int
+    ) -> Iterator[int] | None:
+        """Draw the tokens of an answer.
+
+        Args:
+            cache: the sequence so far.
+            token_ids: ids to read first, at least one.
+            sampling: how to choose each token.
+            stop_ids: tokens after which the caller asks for no more.
+            limit: number of tokens that the caller asks for at most.
+
+        Returns:
+            Tokens; None if the caller has to choose each of them from the logits of `extend`.
+        """
+        return self.greedy(cache, token_ids) if sampling.is_greedy else None
+
+    def close(self) -> None:  # noqa: B027  # most decoders hold nothing but memory
+        """Stop what the decoder runs beside this object, such as other processes."""
 
     def greedy(self, cache: KVCache, token_ids: Sequence[int]) -> Iterator[int]:
         """Yield the most probable tokens, without an end.

@@ -13,7 +13,8 @@ from sdk.onnx_session import check_cuda, has_cuda
 from sdk.runtime.backends import ort, tensorrt
 from sdk.runtime.backends.gptq_cuda.open import check_gpu, open_decoder
 from sdk.runtime.backends.interface import Backend, Decoder, Encoder
-from sdk.runtime.memory import Memory, fitting_variants
+from sdk.runtime.backends.vllm.open import open_vllm
+from sdk.runtime.memory import Memory, fitting_variants, positions_per_face
 
 DEVICES = ("auto", "cpu", "cuda", "tensorrt")
 
@@ -69,6 +70,35 @@ def open_backend(
             "--keep-gptq"
         )
     raise BackendError("no variant of this bundle runs here; " + "; ".join(refused))
+
+
+def open_with_vllm(
+    bundle: Path, manifest: Manifest, device: str, where: str, *, image_rows: int | None = None
+) -> Backend:
+    """Open the encoders of a bundle, and vLLM for its decoder.
+
+    Args:
+        device: of the encoders, one of DEVICES.
+        where: address of a vLLM server that runs the decoder of this bundle, or "local" for vLLM in this process.
+        image_rows: as in `open_backend`.
+
+    Raises:
+        BackendError, DependencyError: vLLM or the encoders cannot be opened.
+    """
+    nothing_else = {"name": "vllm", "decoder": manifest.embeddings, "external": (), "device": "cpu"}
+    variant = manifest.variants[0].model_copy(update=nothing_else)
+    files = WatchedFiles(bundle, manifest.files)
+    on_cuda = device == "cuda" or (device == "auto" and has_cuda())
+    if device == "cuda":
+        check_cuda()
+    target = "cuda" if on_cuda else "cpu"
+    engines = device == "tensorrt" or (device == "auto" and (bundle / ENGINES).is_dir())
+    encoders, tolerances = _open_encoders(bundle, manifest, variant, target, engines, None)
+    decoder = open_vllm(bundle, manifest, where, positions_per_face(manifest, image_rows))
+    name = _name(variant, engines)
+    return Backend(
+        encoders.get("landmark"), encoders["vision"], decoder, variant, 0, name, tolerances, engines or on_cuda, files
+    )
 
 
 def open_variant(

@@ -1,0 +1,134 @@
+"""vLLM in this process as an engine: its asynchronous interface runs in a thread with an event loop."""
+
+import asyncio
+import contextlib
+import itertools
+import queue
+import threading
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sdk.arrays import Floats
+from sdk.errors import BackendError, DependencyError
+from sdk.printable import one_line
+from sdk.runtime.backends.interface import Sampling
+
+_GPU_SHARE = 0.85  # of the memory of a GPU; vLLM's default of 0.92 leaves no room for encoders on the same GPU
+_END = object()
+
+
+class LocalVllm:
+    """vLLM with the decoder of a folder.
+
+    Args:
+        folder: of a Llama in the layout of Hugging Face, quantised with GPTQ or not.
+        vocabulary: number of tokens.
+        longest: positions of a prompt and its answer.
+        parallel: number of GPUs that share the weights.
+
+    Raises:
+        DependencyError: vLLM is not installed.
+        BackendError: vLLM cannot open the folder.
+    """
+
+    scores = True
+
+    def __init__(self, folder: Path, vocabulary: int, longest: int, parallel: int = 1) -> None:
+        try:
+            import vllm
+        except ImportError:
+            raise DependencyError("vllm", "vllm", "decode with vLLM in this process") from None
+        self._vllm, self._vocabulary = vllm, vocabulary
+        self._numbers = itertools.count()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="vllm", daemon=True)
+        self._thread.start()
+        options = vllm.AsyncEngineArgs(
+            model=str(folder),
+            skip_tokenizer_init=True,
+            enable_prompt_embeds=True,
+            enable_prefix_caching=True,
+            max_model_len=longest,
+            max_logprobs=-1,
+            tensor_parallel_size=parallel,
+            gpu_memory_utilization=_GPU_SHARE,
+        )
+        try:
+            self._engine = self._wait(self._open(options))
+        except Exception as error:  # vLLM and what it loads raise many types
+            self._stop_loop()
+            raise BackendError(f"vLLM cannot open {folder}: {one_line(error)}") from error
+
+    def tokens(self, rows: Floats, sampling: Sampling, stop_ids: Sequence[int], limit: int) -> Iterator[int]:
+        choice = self._choice(
+            temperature=max(sampling.temperature, 0.0),
+            top_p=sampling.top_p,
+            seed=sampling.seed,
+            stop_token_ids=list(stop_ids),
+            max_tokens=limit,
+        )
+        for output in self._outputs(rows, choice):
+            yield from output.token_ids
+
+    def log_probabilities(self, rows: Floats) -> Floats:
+        choice = self._choice(temperature=0.0, max_tokens=1, logprobs=-1)
+        values = np.full(self._vocabulary, -np.inf, np.float32)
+        for output in self._outputs(rows, choice):
+            for token, found in output.logprobs[0].items():
+                values[token] = found.logprob
+        return values
+
+    def close(self) -> None:
+        """Stop vLLM's processes and the thread."""
+        self._engine.shutdown()
+        self._stop_loop()
+
+    async def _open(self, options: Any) -> Any:
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        return AsyncLLM.from_engine_args(options)
+
+    def _choice(self, **options: Any) -> Any:
+        from vllm.sampling_params import RequestOutputKind
+
+        kind = RequestOutputKind.DELTA
+        return self._vllm.SamplingParams(**options, ignore_eos=True, detokenize=False, output_kind=kind)
+
+    def _outputs(self, rows: Floats, choice: Any) -> Iterator[Any]:
+        """The pieces of an answer, as they come; closing the iterator ends the request."""
+        import torch
+
+        found: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        prompt = {"prompt_embeds": torch.from_numpy(np.array(rows))}
+        work = self._start(self._put(self._engine.generate(prompt, choice, f"emola-{next(self._numbers)}"), found))
+        try:
+            while (item := found.get()) is not _END:
+                yield item
+            work.result()
+        except Exception as error:  # vLLM raises many types
+            raise BackendError(f"vLLM failed: {one_line(error)}") from error
+        finally:
+            work.cancel()
+
+    async def _put(self, outputs: AsyncIterator[Any], found: "queue.SimpleQueue[Any]") -> None:
+        try:
+            async for output in outputs:
+                found.put(output.outputs[0])
+        finally:
+            found.put(_END)
+
+    def _start(self, work: "Coroutine[Any, Any, Any]") -> "Future[Any]":
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def _wait(self, work: "Coroutine[Any, Any, Any]") -> Any:
+        return self._start(work).result()
+
+    def _stop_loop(self) -> None:
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()

@@ -1,0 +1,36 @@
+"""Open a bundle for use: a backend for its encoders and its decoder, and the pipeline around them."""
+
+from pathlib import Path
+
+from sdk.bundles.manifest import Manifest
+from sdk.errors import BackendError
+from sdk.runtime.backends.select import open_backend, open_with_vllm
+from sdk.runtime.memory import Memory
+from sdk.runtime.pipeline import Pipeline
+from sdk.runtime.pruning import rows_to_read
+from sdk.runtime.verify import Reference, check_decoder
+
+
+def open_pipeline(
+    bundle: Path,
+    manifest: Manifest,
+    device: str,
+    *,
+    threads: int | None = None,
+    memory_limit: int | None = None,
+    visual_tokens: int | None = None,
+    vllm: str | None = None,
+) -> tuple[Pipeline, Memory]:
+    """Open a bundle, and estimate the memory that it takes; arguments and errors as in `sdk.Analyzer`."""
+    rows = rows_to_read(manifest.prompt.image_rows, visual_tokens)
+    if vllm is None:
+        backend = open_backend(bundle, manifest, device, threads=threads, memory_limit=memory_limit, image_rows=rows)
+    else:
+        backend = open_with_vllm(bundle, manifest, device, vllm, image_rows=rows)
+    memory = Memory.of(manifest, backend.variant, rows, backend.held_bytes, backend.decoder.position_bytes)
+    if not memory.faces_within(memory_limit):
+        raise BackendError(f"memory_limit leaves no room for a face; it takes {memory.per_face / 1e6:.1f} MB")
+    pipeline = Pipeline(bundle, manifest, backend, visual_tokens)
+    if vllm is not None:
+        check_decoder(pipeline, Reference.load(bundle / manifest.reference))
+    return pipeline, memory
