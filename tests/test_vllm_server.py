@@ -4,6 +4,7 @@ A server of the tests stands in for vLLM, so these tests run everywhere; tests/t
 """
 
 import base64
+import shutil
 import sys
 import time
 from io import BytesIO
@@ -16,6 +17,7 @@ from vllm_stand_in import stand_in
 
 from sdk import Analyzer
 from sdk.bundles.hub import EMBEDDED
+from sdk.bundles.manifest import MANIFEST, read_manifest
 from sdk.cli import main
 from sdk.commands.demo import PICTURES
 from sdk.errors import BackendError, CancelledError, DependencyError, TaskError
@@ -30,8 +32,17 @@ FACES = [PICTURES / "astronaut.jpg", PICTURES / "rendered.jpg"]
 
 
 @pytest.fixture(scope="module")
-def plain():
-    with Analyzer() as opened:
+def free(tmp_path_factory):
+    """The embedded bundle without its answer language: vLLM chooses tokens freely."""
+    folder = shutil.copytree(EMBEDDED, tmp_path_factory.mktemp("free") / "bundle")
+    manifest = read_manifest(folder).model_copy(update={"language": None})
+    (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def plain(free):
+    with Analyzer(free) as opened:
         yield opened
 
 
@@ -42,8 +53,8 @@ def server(plain):
 
 
 @pytest.fixture(scope="module")
-def remote(server):
-    with Analyzer(vllm=server[0]) as opened:
+def remote(server, free):
+    with Analyzer(free, vllm=server[0]) as opened:
         yield opened
 
 

@@ -45,9 +45,9 @@ class Generation(Iterator[int]):
         self.cache, self.pending, self.truncated = cache, prompt_ids, False
         self._decoder, self._cancel, self._rule = decoder, cancel, rule
         self._stop_ids, self._left = frozenset(stop_ids), max_new_tokens
-        sampling = sampling or Sampling()
-        self._sample = _Sampler(sampling)
-        self._tokens = None if rule else decoder.draw(cache, prompt_ids, sampling, stop_ids, max_new_tokens + 1)
+        self._sampling = sampling or Sampling()
+        self._sample = _Sampler(self._sampling)
+        self._tokens = None if rule else decoder.draw(cache, prompt_ids, self._sampling, stop_ids, max_new_tokens + 1)
 
     def __next__(self) -> int:
         if not self.pending:
@@ -69,7 +69,7 @@ class Generation(Iterator[int]):
         """Choose a token from (vocabulary,) logits."""
         if not self._rule:
             return self._sample(logits)
-        return self._rule.choose(logits) if self._sample.is_greedy else self._sample(self._rule.mask(logits))
+        return self._rule.choose(logits) if self._sampling.is_greedy else self._sample(self._rule.mask(logits))
 
     def allows(self, token: int) -> bool:
         """Whether a token may come next."""
