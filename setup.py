@@ -47,6 +47,7 @@ extras = {
     "faces": ["dlib-bin>=19.24"],
     "train": train,
     "synthetic": synthetic,
+    "deepspeed": [*train, "deepspeed>=0.16"],
     "tensorboard": [*train, "tensorboard>=2.16"],
     "wandb": [*train, "wandb>=0.18"],
     "mlflow": [*train, "mlflow-skinny>=2.14"],

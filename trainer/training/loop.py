@@ -156,8 +156,8 @@ class RecordTrainer(Trainer):
             raise TrainingError(f"the checkpoint is not of this model ({wrong[0]} and {len(wrong) - 1} more differ)")
 
     def trained_state(self) -> dict[str, Tensor]:
-        """The trained parameters, gathered from all processes."""
-        state = self.accelerator.get_state_dict(self.model_wrapped)
+        """The trained parameters, gathered from all processes; with ZeRO-3 none outside of the main process."""
+        state = self.accelerator.get_state_dict(self.model_wrapped) or {}  # ZeRO-3 gives the main process all of them
         return {name: state[name] for name in self._trained if name in state}
 
 
