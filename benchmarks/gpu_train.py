@@ -57,7 +57,7 @@ def measure(config: EmolaConfig, args: argparse.Namespace, device: str) -> dict[
     """Return the median over `args.steps` after a warm-up of two; one batch is repeated, so the loss must fall."""
     recipe = Recipe(batch_size=args.batch_size)
     model = random_model(config, recipe, device)
-    settings = training_arguments(recipe, "unused", tensorboard=False)
+    settings = training_arguments(recipe, "unused")
     optimizer = torch.optim.AdamW(parameter_groups(model, settings))
     batch = random_batch(config, args.batch_size, device)
     seconds, losses = [], []

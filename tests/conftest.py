@@ -31,7 +31,7 @@ SLOW = {
     *("test_gate", "test_gptq_cuda", "test_gptq_kernels", "test_quantised_cache", "test_target_check"),
     *("test_full_disk", "test_laptop", "test_layerwise", "test_prepare", "test_pretrain", "test_pruning"),
     *("test_recipe", "test_reference", "test_rege_parity", "test_rehearsal", "test_reproduce", "test_synthetic"),
-    *("test_reliability", "test_train", "test_video"),
+    *("test_reliability", "test_trackers", "test_train", "test_video"),
 }
 
 

@@ -125,28 +125,34 @@ def test_the_folder_says_how_it_was_made(one_process):
     assert (one_process / "training.png").stat().st_size > 10_000
 
 
+def accelerate(configuration: str) -> list[str]:
+    """The start of a command line that runs a script in two processes."""
+    file = str(CONFIGURATIONS / configuration)
+    return [
+        *("-m", "accelerate.commands.launch", "--config_file", file),
+        *("--num_processes", "2", "--mixed_precision", "no", "--main_process_port", "0"),
+    ]
+
+
 @pytest.mark.parametrize(
-    ("launcher", "tolerance"),
+    ("launcher", "sharded", "tolerance"),
     [
-        (["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m", "sdk"], 1e-5),
-        (
-            [
-                *("-m", "accelerate.commands.launch", "--config_file", str(CONFIGURATIONS / "fsdp.yaml")),
-                *("--num_processes", "2", "--mixed_precision", "no", "--main_process_port", "0"),
-                str(Path(__file__).parent / "fsdp_on_cpu.py"),
-            ],
-            1e-4,
-        ),
+        (["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m", "sdk"], "", 1e-5),
+        ([*accelerate("fsdp.yaml"), str(Path(__file__).parent / "fsdp_on_cpu.py")], "pytorch_model_fsdp", 1e-4),
+        ([*accelerate("zero3.yaml"), str(Path(__file__).parent / "slow_main_process.py")], "global_step", 1e-4),
     ],
-    ids=["ddp", "fsdp"],
+    ids=["ddp", "fsdp", "zero3"],
 )
-def test_two_processes_are_one(tmp_path, launcher, tolerance):
+def test_two_processes_are_one(tmp_path, launcher, sharded, tolerance, monkeypatch):
     """Two processes with half the batch each give the losses and the adapter of one process, within the tolerance."""
+    if sharded == "global_step":
+        pytest.importorskip("deepspeed")
+        monkeypatch.setitem(ONE_THREAD, "DS_ACCELERATOR", "cpu")
     options = ("--max-steps", "4", "--dropout", "0")
     assert emola_train(tmp_path / "one", "--batch-size", "2", *options) == 0
     launch(launcher, tmp_path / "two", "--batch-size", "1", "--save-steps", "2", *options)
-    sharded = any((tmp_path / "two/checkpoint-4").glob("pytorch_model_fsdp*"))
-    assert sharded == ("accelerate.commands.launch" in launcher)
+    shards = [path.name for path in (tmp_path / "two/checkpoint-4").glob("*") if path.is_dir() or "fsdp" in path.name]
+    assert any(name.startswith(sharded) for name in shards) if sharded else not shards, shards
     np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=0, atol=tolerance)
     one, two = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("one", "two"))
     assert max(float((one[key] - two[key]).abs().max()) for key in one) < tolerance

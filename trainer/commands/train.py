@@ -28,7 +28,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     files.add_argument("--output", type=Path, help="folder of the new checkpoint; an unfinished run there resumes")
     files.add_argument("--official-layout", action="store_true", help="write the adapter in the authors' .bin files")
-    files.add_argument("--tensorboard", action="store_true")
+    files.add_argument(
+        "--report-to",
+        choices=("tensorboard", "wandb", "mlflow"),
+        action="append",
+        default=[],
+        help="also report each step there; may be given several times; each has an extra of its name",
+    )
+    files.add_argument(
+        "--tensorboard", dest="report_to", action="append_const", const="tensorboard", help="--report-to tensorboard"
+    )
     files.add_argument(
         "--dry-run", action="store_true", help="print what would be trained; without --base for LLaVA-1.5-7b"
     )
@@ -103,7 +112,7 @@ def _train(args: argparse.Namespace, recipe: Any) -> dict[str, Any]:
         args.output,
         official_layout=args.official_layout,
         report=lambda line: print(line, file=sys.stderr),
-        tensorboard=args.tensorboard,
+        trackers=args.report_to,
     )
 
 

@@ -1,6 +1,7 @@
 """The shape of a model and its conventions, read from the JSON files of its folders."""
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,13 @@ class EmolaConfig:
         """Rows in the place of the image: one per patch and one for the landmarks, restricted by `tokens`."""
         patches = patches_per_side(self.vision) ** 2
         return {"both": patches + 1, "visual": patches, "prior": 1}[self.tokens]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The values as JSON types; trackers of experiments record them."""
+        return {**dataclasses.asdict(self), "text": self.text.to_dict(), "vision": self.vision.to_dict()}
+
+    def to_json_string(self) -> str:
+        return json.dumps(self.to_dict(), indent=1)
 
 
 def image_side(vision: CLIPVisionConfig) -> int:

@@ -3,10 +3,11 @@
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from sdk.errors import TrainingError
+from sdk.errors import DependencyError, TrainingError
 from sdk.files import append_journal
 from trainer.corpus.tensors import RecordDataset, RecordOrder, collate
 from trainer.interrupts import ignore_interrupts
@@ -22,6 +23,7 @@ from trainer.model import EmoLA
 from trainer.tokenization import IGNORED
 from trainer.training.recipe import Recipe
 
+Tracker: TypeAlias = Literal["tensorboard", "wandb", "mlflow"]  # names of transformers' integrations
 COMPLETE = "COMPLETE"  # a file that marks a complete checkpoint folder
 
 
@@ -154,8 +156,8 @@ class RecordTrainer(Trainer):
             raise TrainingError(f"the checkpoint is not of this model ({wrong[0]} and {len(wrong) - 1} more differ)")
 
     def trained_state(self) -> dict[str, Tensor]:
-        """The trained parameters, gathered from all processes."""
-        state = self.accelerator.get_state_dict(self.model_wrapped)
+        """The trained parameters, gathered from all processes; with ZeRO-3 none outside of the main process."""
+        state = self.accelerator.get_state_dict(self.model_wrapped) or {}  # ZeRO-3 gives the main process all of them
         return {name: state[name] for name in self._trained if name in state}
 
 
@@ -184,7 +186,18 @@ def parameter_groups(model: nn.Module, arguments: Arguments) -> list[dict[str, A
     ]
 
 
-def training_arguments(recipe: Recipe, output: "Path | str", tensorboard: bool) -> Arguments:
+def check_trackers(trackers: Sequence[Tracker]) -> None:
+    """Raise an error if the package of a tracker is not installed, before anything is loaded.
+
+    Raises:
+        DependencyError: names the package and the extra that installs it.
+    """
+    for name in trackers:
+        if find_spec(name) is None:
+            raise DependencyError(name, name, f"report a run with --report-to {name}")
+
+
+def training_arguments(recipe: Recipe, output: "Path | str", trackers: Sequence[Tracker] = ()) -> Arguments:
     bfloat16 = recipe.precision == "bfloat16" or (recipe.precision == "auto" and torch.cuda.is_available())
     arguments = Arguments(
         output_dir=str(output),
@@ -212,7 +225,7 @@ def training_arguments(recipe: Recipe, output: "Path | str", tensorboard: bool) 
         seed=recipe.seed,
         remove_unused_columns=False,
         ddp_find_unused_parameters=recipe.tune == "everything",
-        report_to="tensorboard" if tensorboard else "none",
+        report_to=list(trackers) or "none",
     )
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1  # one device per process: several need torchrun, not nn.DataParallel

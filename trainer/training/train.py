@@ -30,7 +30,15 @@ from trainer.model.processor import attend_plainly
 from trainer.model.save import write_adapter, write_complete
 from trainer.model.weights import canonical_name
 from trainer.tokenization import load_tokenizer
-from trainer.training.loop import COMPLETE, Arguments, RecordTrainer, StepLog, training_arguments
+from trainer.training.loop import (
+    COMPLETE,
+    Arguments,
+    RecordTrainer,
+    StepLog,
+    Tracker,
+    check_trackers,
+    training_arguments,
+)
 from trainer.training.plot import plot_training, read_log
 from trainer.training.recipe import Recipe, prepare_model, trainable_parts
 
@@ -66,7 +74,7 @@ def train(
     official_layout: bool = False,
     order: Sequence[int] | None = None,
     report: Callable[[str], None] = lambda line: None,
-    tensorboard: bool = False,
+    trackers: Sequence[Tracker] = (),
 ) -> dict[str, Any]:
     """Train and write a checkpoint to `output`; an unfinished run there is resumed.
 
@@ -74,15 +82,17 @@ def train(
         official_layout: write the adapter in the authors' files.
         order: indices of the records in order, instead of a seeded shuffle.
         report: told one line per stage.
-        tensorboard: also log for TensorBoard.
+        trackers: also report each step to these.
 
     Returns:
         The card of the run, as written to `emola.json`.
 
     Raises:
+        DependencyError: a tracker is not installed.
         TrainingError: the folder holds another run, the loss is not finite, or the disk is full; checkpoints are kept.
     """
-    arguments = training_arguments(recipe, output, tensorboard)
+    check_trackers(trackers)
+    arguments = training_arguments(recipe, output, trackers)
     checkpoint = Checkpoint(sources.adapter, sources.base, sources.vision_tower, new_projector_seed=recipe.seed)
     if sources.tokens:
         checkpoint.config = dataclasses.replace(checkpoint.config, tokens=sources.tokens)
