@@ -8,8 +8,6 @@ from pathlib import Path
 from sdk.analyzer import Analyzer
 from sdk.errors import UsageError
 from sdk.runtime.backends.select import DEVICES
-from sdk.server.app import Settings, create_app
-from sdk.server.seats import Limits
 
 KEY = "EMOLA_API_KEY"
 
@@ -35,6 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     import uvicorn
+
+    from sdk.server.app import Settings, create_app
+    from sdk.server.seats import Limits
 
     _check(args)
     settings = Settings(
