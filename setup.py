@@ -26,7 +26,7 @@ train = [
 ]
 synthetic = ["numba>=0.60", "threadpoolctl>=3.5", "onnx>=1.17", "onnxscript>=0.5"]
 heif = ["pi-heif>=0.18"]
-video, tables, hub = ["av>=14.1", "matplotlib>=3.9"], ["pandas>=2.2"], ["httpx>=0.27", "filelock>=3.12"]
+video, tables, hub = ["av>=14.1", "matplotlib>=3.9"], ["pandas>=2.2", "xlsxwriter>=3.2", "pyarrow>=17"], ["httpx>=0.27", "filelock>=3.12"]
 serve = ["fastapi>=0.115", "uvicorn>=0.30", "prometheus-client>=0.20", "python-multipart>=0.0.18"]
 test = [
     "pytest>=8",

@@ -105,7 +105,9 @@ def _build(job: ExportJob, stages: Stages) -> Manifest:
 def _quantise(job: ExportJob, merged: Checkpoint, stages: Stages) -> Path:
     """The stages `calibrate` and `gptq`; returns the folder of the quantised decoder."""
     options, inputs = job.options, job.stage_inputs
-    rows = stages.run("calibrate", inputs["calibrate"], lambda folder: calibrate(merged, job.records, folder))
+    rows = stages.run(
+        "calibrate", inputs["calibrate"], lambda folder: calibrate(merged, job.records, folder, stages.report)
+    )
 
     def quantise(folder: Path) -> dict[str, Any]:
         activations, device = ActivationFile.load(rows), options.device

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from export.progress import Progress
 from sdk.arrays import Doubles
 from sdk.bundles.files import file_sha256
 from sdk.bundles.manifest import MANIFEST, Manifest, read_manifest
@@ -32,7 +33,7 @@ def calibrate_labels(
     Args:
         bundle: folder of a sealed bundle.
         sets: evaluation file in the FABA-Instruct layout by task.
-        report: called with one line per task.
+        report: called with one line per task, and with how far it is.
 
     Returns:
         The new manifest.
@@ -52,7 +53,10 @@ def calibrate_labels(
 def _calibrate(pipeline: Pipeline, task: Task, path: Path, report: Callable[[str], None]) -> LabelCalibration:
     records = read_records(path, task=task)
     scorer = LabelScorer(pipeline)
-    scored = [_score(pipeline, scorer, task, record, index) for index, record in enumerate(records)]
+    progress, scored = Progress(report), []
+    for index, record in enumerate(records):
+        progress.at(index, len(records), f"label scores, {task}")
+        scored.append(_score(pipeline, scorer, task, record, index))
     whole, probabilities, labels = (np.concatenate(parts) for parts in zip(*scored, strict=True))
     temperature = fit_temperature(whole, labels)
     found = LabelCalibration(

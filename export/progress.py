@@ -3,6 +3,8 @@
 import time
 from collections.abc import Callable
 
+from sdk.progress import Step
+
 _SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -35,7 +37,8 @@ class Progress:
             return
         self._last = now
         left = (now - begin) / (done - before) * (total - done)
-        self._report(f"  {what}: {100 * done / total:.0f} %, about {duration(left)} left")
+        line = f"  {what}: {100 * done / total:.0f} %, about {duration(left)} left"
+        self._report(Step(line, done, total, what))
 
 
 def duration(seconds: float) -> str:

@@ -9,7 +9,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,9 +31,11 @@ COMMANDS = {
     "demo": Command("sdk.commands.demo", "run the embedded model on a photograph and a rendered face", "cpu,faces"),
     "analyze": Command("sdk.commands.analyze", "explain the faces in photographs", "cpu,faces"),
     "video": Command("sdk.commands.video", "explain the faces in a video or from a camera", "cpu,faces,video"),
+    "ask": Command("sdk.commands.ask", "ask a question of your own about a face", "cpu,faces"),
     "serve": Command("sdk.commands.serve", "answer over HTTP, with OpenAI's chat completions", "cpu,faces,serve"),
     "info": Command("sdk.commands.info", "describe a bundle: model, licence, intended use, measured figures"),
     "verify": Command("sdk.commands.verify", "check the hashes of a bundle and its parity with the torch model", "cpu"),
+    "completion": Command("sdk.commands.completion", "print a script that completes command lines: bash, zsh, fish"),
     "doctor": Command("sdk.commands.doctor", "say what works on this machine, and how to mend what does not"),
     "bench": Command(
         "sdk.commands.bench", "time every stage and compare it with the limits of this machine", "cpu,faces"
@@ -137,9 +139,8 @@ def _run(arguments: list[str]) -> int:
     except SdkError as error:
         return _fail(str(error))
     except ModuleNotFoundError as error:
-        extra = COMMANDS[name].extra if name in COMMANDS else None
-        package = f"'emola-edge[{extra}]'" if extra else "emola-edge"
-        return _fail(f"{_missing(error)} is not installed; install it with: pip install {package}")
+        missing = _missing(error)
+        return _fail(f"{missing} is not installed; install it with: {_advice(missing, name)}")
     except Exception as error:
         if os.environ.get("EMOLA_DEBUG"):
             raise
@@ -160,13 +161,23 @@ def _parser(name: str | None) -> argparse.ArgumentParser:
         if command_name == name:
             module = importlib.import_module(command.module)
             module.add_arguments(subparser)
-            subparser.set_defaults(run=module.run, parser=subparser)
+            subparser.set_defaults(run=module.run, parser=subparser, commands=COMMANDS)
     return parser
 
 
 def _fail(message: str, code: int = 1) -> int:
     print(f"emola: error: {printable(message)}", file=sys.stderr)
     return code
+
+
+def _advice(missing: str, name: str | None) -> str:
+    """The command that installs a missing package: by the one extra of this command that has it, if there is one."""
+    extra = COMMANDS[name].extra if name in COMMANDS else None
+    with suppress(ModuleNotFoundError):  # packaging itself may be missing
+        from sdk.extras import extra_with
+
+        extra = extra_with(missing, (extra or "").split(",")) or extra
+    return f"pip install 'emola-edge[{extra}]'" if extra else "pip install emola-edge"
 
 
 def _missing(error: BaseException | None) -> str:

@@ -14,7 +14,8 @@ from sdk.errors import DependencyError, SdkError, VideoError
 from sdk.records import AnalysisRecord
 from sdk.render import annotate
 from sdk.replacement import Replacement, output_errors
-from sdk.tables import CsvFile, GrowingFile
+from sdk.table_files import open_table
+from sdk.tables import GrowingFile
 from sdk.timeline import Timeline
 
 
@@ -112,7 +113,7 @@ class Recorder:
     """Writes any of the four output files; a context manager that closes all of them.
 
     Args:
-        jsonl, csv, video, timeline: paths; None writes no such file.
+        jsonl, csv, video, timeline: paths; None writes no such file. The ending of `csv` may be .xlsx or .parquet, too.
     """
 
     def __init__(
@@ -128,7 +129,7 @@ class Recorder:
             raise SdkError("two outputs have the same path; choose different paths")
         with ExitStack() as opened:
             self._jsonl = opened.enter_context(JsonLines(jsonl)) if jsonl else None
-            self._csv = opened.enter_context(CsvFile(csv)) if csv else None
+            self._csv = opened.enter_context(open_table(Path(csv))) if csv else None
             self._video = opened.enter_context(AnnotatedVideo(video)) if video else None
             self._timeline = opened.enter_context(Timeline(timeline)) if timeline else None
             self._open = opened.pop_all()

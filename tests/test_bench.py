@@ -106,6 +106,19 @@ def test_the_page_needs_nothing_else_and_says_the_notice():
     assert "step" in text(report())
 
 
+def test_the_speed_counts_one_token_for_each_step():
+    """Drafts and forced tokens are in the other figure, which they change; both are in the JSON, which can be read."""
+    found = report()
+    assert found.steps_per_second == pytest.approx(1000 / 17, rel=0.03)
+    assert found.model_copy(update={"tokens_per_second": 900.0}).steps_per_second == found.steps_per_second
+    written = found.to_dict()
+    assert (written["steps_per_second"], written["tokens_per_second"]) == (found.steps_per_second, 50.0)
+    assert Report.model_validate(written) == found
+    shown = text(found)
+    assert f"tokens per second  {found.steps_per_second:.1f}, one for each decode step" in shown
+    assert "with drafts        50.0" in shown
+
+
 def test_floors_follow_from_the_geometry():
     """Of emola-nano by hand: a step reads all weights of the decoder and 73 rows of 3 x 2 x 192 floats."""
     manifest = read_manifest(EMBEDDED)

@@ -4,8 +4,9 @@ import hashlib
 
 import pytest
 
-from export import networks
-from export.networks import TERMS, KnownNetwork, check_terms, find_model, licence_of
+from export.networks import TERMS, check_terms, licence_of
+from sdk.bundles import insightface_packs
+from sdk.bundles.insightface_packs import KnownNetwork
 from sdk.errors import ExportError
 
 
@@ -17,9 +18,13 @@ def pack(tmp_path, monkeypatch):
     path = folder / "2d106det.onnx"
     path.write_bytes(b"weights")
     known = KnownNetwork("2d106det.onnx", "landmark", hashlib.sha256(b"weights").hexdigest(), 7)
-    monkeypatch.setattr(networks, "KNOWN", (known, networks.KNOWN[1]))
+    monkeypatch.setattr(insightface_packs, "KNOWN", (known, insightface_packs.KNOWN[1]))
     monkeypatch.setenv("INSIGHTFACE_HOME", str(tmp_path))
     return path
+
+
+def find_model(name, role):
+    return insightface_packs.find_model(name, role, ExportError)
 
 
 def test_a_pack_name_is_its_file(pack):
@@ -63,7 +68,7 @@ def test_non_commercial_weights_need_consent(pack, landmark_network):
 
 def test_the_released_files_are_known():
     """Hashes and sizes as insightface released them in buffalo_l; changing one is a decision."""
-    assert [(network.sha256[:8], network.size) for network in networks.KNOWN] == [
+    assert [(network.sha256[:8], network.size) for network in insightface_packs.KNOWN] == [
         ("f001b856", 5030888),
         ("5838f7fe", 16923827),
     ]

@@ -219,7 +219,7 @@ def test_the_command_fails_clearly(bundle, tmp_path, capsys, clips):
         ([clips / "still.mp4", "--csv", tmp_path / "a", "--jsonl", tmp_path / "a"], "same path"),
         ([clips / "still.mp4", "--csv", "/proc/none/a.csv"], "cannot be written"),
         ([clips / "still.mp4", "--seconds", "0"], "--seconds must be greater than 0"),
-        ([clips / "still.mp4", "--fps", "0"], "greater than 0"),
+        ([clips / "still.mp4", "--fps", "0"], "--fps is a number of frames per second greater than 0"),
     ]
     for words, message in cases:
         code = main([str(word) for word in ["video", *words, "--bundle", bundle(), "--max-tokens", "2"]])

@@ -3,7 +3,6 @@
 import argparse
 import html
 import json
-import sys
 from pathlib import Path
 
 from export.targets.check import Checked, CheckOptions, check_bundle
@@ -12,6 +11,7 @@ from sdk.bundles.hub import resolve_bundle
 from sdk.errors import ExportError
 from sdk.files import write_file
 from sdk.html import page, table
+from sdk.progress import Console
 from sdk.runtime.backends.select import DEVICES
 
 _MARKS = {"passed": "ok  ", "failed": "FAIL", "not judged": "-   "}
@@ -52,7 +52,8 @@ def run(args: argparse.Namespace) -> None:
         rege_drop=args.max_rege_drop,
         latency_factor=args.max_latency,
     )
-    found = check_bundle(resolve_bundle(args.bundle), options, lambda line: print(line, file=sys.stderr))
+    with Console() as report:
+        found = check_bundle(resolve_bundle(args.bundle), options, report)
     if args.html:
         write_file(args.html, _page(found))
     print(json.dumps(found.to_dict(), indent=1) if args.json else "\n".join(_lines(found)))

@@ -5,9 +5,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sdk.bundles.insightface_packs import find_model
 from sdk.errors import ExportError
 from sdk.faba.prompts import TASKS
 from sdk.faba.vocabulary import DATASETS
+from sdk.progress import Console
 
 if TYPE_CHECKING:
     from export.options import ExportOptions
@@ -120,17 +122,17 @@ def run(args: argparse.Namespace) -> None:
     if args.plan:
         print("\n".join(plan_export(options)))
         return
-    manifest = export_bundle(options, report=lambda line: print(line, file=sys.stderr))
-    if args.label_data:
-        from export.label_scores import calibrate_labels
+    with Console() as report:
+        manifest = export_bundle(options, report)
+        if args.label_data:
+            from export.label_scores import calibrate_labels
 
-        sets = {task: Path(path) for task, path in args.label_data}
-        manifest = calibrate_labels(args.out, sets, report=lambda line: print(line, file=sys.stderr))
+            sets = {task: Path(path) for task, path in args.label_data}
+            manifest = calibrate_labels(args.out, sets, report)
     _print(manifest, options)
 
 
 def _options(args: argparse.Namespace) -> "ExportOptions":
-    from export.networks import find_model
     from export.options import ExportOptions, GateOptions
     from export.quantise.calibrate import CalibrationSet
     from export.quantise.gptq import GptqOptions
@@ -144,8 +146,8 @@ def _options(args: argparse.Namespace) -> "ExportOptions":
         base=args.base,
         out=args.out,
         vision_tower=args.vision_tower,
-        landmark_model=find_model(args.landmark_model, "landmark") if args.landmark_model else None,
-        detector_model=find_model(args.detector_model, "detector") if args.detector_model else None,
+        landmark_model=find_model(args.landmark_model, "landmark", ExportError) if args.landmark_model else None,
+        detector_model=find_model(args.detector_model, "detector", ExportError) if args.detector_model else None,
         quantize=quantize,
         calibration=calibration,
         answers=tuple(args.answers),
@@ -180,6 +182,8 @@ def _print(manifest: "Manifest", options: "ExportOptions") -> None:
     for parity in manifest.parity:
         agreement = "" if parity.agreement is None else f", {100 * parity.agreement:.1f} % of greedy tokens equal"
         print(f"  {parity.variant} {parity.stage}: relative error {parity.relative_error:.1e}{agreement}")
+    if manifest.gate and (rege := manifest.gate.rege):
+        print(f"  REGE {rege}")
     for line in manifest.gate.unjudged if manifest.gate else ():
         print(f"  not judged: {line}")
     print(f"  report: {options.report}")

@@ -8,6 +8,15 @@ from export.targets.machines import TARGETS, find_target
 from export.targets.plan import LLAVA_7B, Plan, Workload, encoder_weights, plan, workload_of
 from sdk.bundles.manifest import read_manifest
 
+_COLUMNS = (
+    "needs GB   memory for the weights, the KV cache of one face and the runtime; left GB is what the machine keeps",
+    "1st token  time from the crop of a face to the first word: encoders, then all rows of the prompt",
+    "2nd quest. time to the first word of another question about the same face, whose rows are read already",
+    "tok/s      decode steps per second, expected: the ceiling times the share",
+    "ceiling    decode steps per second if every byte of the weights were read at the bandwidth of the data sheet",
+    "share      part of that bandwidth which decoders reach on such a machine; --target NAME says from where",
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--target", metavar="NAME", help=f"one of {', '.join(TARGETS)} (default all)")
@@ -25,7 +34,7 @@ def run(args: argparse.Namespace) -> None:
     print(f"{work.name}: {work.image_rows + work.text_rows} rows before the answer, expected from data sheets")
     columns = (("needs GB", 10), ("left GB", 9), ("1st token", 11), ("2nd quest.", 11), ("tok/s", 9), ("ceiling", 11))
     print(f"{'target':13}{''.join(name.rjust(width) for name, width in columns)}  share")
-    print("\n".join(map(_row, plans)))
+    print("\n".join([*map(_row, plans), "", *_COLUMNS]))
     if args.target:
         print("\n".join(_details(plans[0], targets[args.target].tensorrt)))
 

@@ -6,7 +6,7 @@ statistics: three of four rows of the decoder's input are of pictures.
 
 import hashlib
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from export.model import VisionModule
+from export.progress import Progress
 from export.quantise.activations import ActivationFile
 from sdk.errors import DataError, ExportError
 from trainer.checkpoint import Checkpoint
@@ -70,9 +71,21 @@ def digest(records: Sequence[Record]) -> str:
     return found.hexdigest()
 
 
-def calibrate(checkpoint: Checkpoint, records: Sequence[Record], folder: Path) -> dict[str, int]:
+def calibrate(
+    checkpoint: Checkpoint,
+    records: Sequence[Record],
+    folder: Path,
+    report: Callable[[str], None] = lambda line: None,
+) -> dict[str, int]:
     """Write the fused sequences of the records into a folder; memory holds only the encoders."""
-    rows = ActivationFile.save(folder, fused_sequences(checkpoint, records))
+    progress = Progress(report)
+
+    def counted() -> Iterator[Tensor]:
+        for number, rows in enumerate(fused_sequences(checkpoint, records)):
+            progress.at(number, len(records), "calibration records")
+            yield rows
+
+    rows = ActivationFile.save(folder, counted())
     return {"records": len(records), "rows": sum(rows.lengths)}
 
 

@@ -16,6 +16,7 @@ from sdk.bundles.evaluation import TorchAnswers
 from sdk.bundles.manifest import Manifest, check_hashes, read_manifest
 from sdk.bundles.measured import Latency, Parity
 from sdk.errors import ExportError, IntegrityError
+from sdk.progress import Step
 from sdk.runtime.backends.select import open_backend
 from sdk.runtime.latency import measure_latency
 from sdk.runtime.pipeline import Pipeline
@@ -213,6 +214,10 @@ def _stage(found: StageTime, source: str) -> Finding:
     return Finding("latency", verdict, f"{found} (p95 {found.p95_ms:.1f} ms)", figures)
 
 
+def _step(done: int, count: int) -> Step:
+    return Step(f"REGE: {done} of {count} ...", done, count, "REGE")
+
+
 def _rege(
     pipeline: Pipeline, stored: TorchAnswers | None, options: CheckOptions, report: Callable[[str], None]
 ) -> Finding:
@@ -225,7 +230,7 @@ def _rege(
     answerer = BundleAnswerer(pipeline, stored.max_new_tokens)
     kept = nullcontext(options.answers) if options.answers else tempfile.TemporaryDirectory()
     with kept as folder:
-        texts = answer(answerer, evaluation, Path(folder), lambda done, count: report(f"REGE: {done} of {count} ..."))
+        texts = answer(answerer, evaluation, Path(folder), lambda done, count: report(_step(done, count)))
     r = compare_answers(texts, stored, evaluation)
     text = (
         f"{r.task}, {r.dataset}, {r.samples} samples: torch {r.reference:.2f}, bundle {r.measured:.2f}, difference "

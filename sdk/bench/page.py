@@ -30,8 +30,13 @@ def text(report: Report, changes: Sequence[Change] = ()) -> str:
 def facts(report: Report) -> Iterator[tuple[str, str]]:
     """Yield name and value of everything outside the table of stages."""
     ceilings, energy = report.ceilings, report.energy
+    if report.steps_per_second:
+        yield "tokens per second", f"{report.steps_per_second:.1f}, one for each decode step"
     if report.tokens_per_second:
-        yield "tokens per second", f"{report.tokens_per_second:.1f}"
+        yield (
+            "with drafts",
+            f"{report.tokens_per_second:.1f} tokens per second of `analyze`; drafted and forced ones count",
+        )
     per_joule = energy.tokens_per_joule
     yield "tokens per joule", f"{per_joule:.2f} ({energy.source})" if per_joule else energy.source
     if ceilings.bandwidth_gbs:

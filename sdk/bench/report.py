@@ -146,7 +146,9 @@ class Report(_ReportPart):
     Attributes:
         notice: notice of the model, to show with every result, or None.
         made: time of the run in ISO 8601, UTC.
-        tokens_per_second: decoding speed in `analyze`, after the first token of each answer.
+        tokens_per_second: decoding speed in `analyze`, after the first token of each answer: it counts tokens that were
+            drafted, of which one step reads several, and those that a grammar forces, which need no choice.
+        steps_per_second: decoding speed without both, one token for each step; it depends on the machine only.
         parity: relative error of each stage against the torch model, measured before the timing.
         peers: output of `benchmarks/peers.py`, or None.
     """
@@ -166,10 +168,17 @@ class Report(_ReportPart):
     parity: dict[str, float]
     peers: dict[str, Any] | None = None
 
+    derived = ("steps_per_second",)
+
+    @property
+    def steps_per_second(self) -> float | None:
+        return next((1000 / stage.median_ms for stage in self.stages if stage.name == "step"), None)
+
     def to_dict(self) -> dict[str, Any]:
         """The report as dicts, lists, strings and numbers, with the derived values."""
         content = self.model_dump(mode="json")
-        for record, part in zip((*self.stages, self.energy), (*content["stages"], content["energy"]), strict=True):
+        parts = (content, *content["stages"], content["energy"])
+        for record, part in zip((self, *self.stages, self.energy), parts, strict=True):
             part |= {name: getattr(record, name) for name in record.derived}
         return content
 

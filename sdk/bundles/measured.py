@@ -95,6 +95,12 @@ class RegeComparison(FrozenModel):
     data: str = ""
     computed: str = ""
 
+    def __str__(self) -> str:
+        return (
+            f"{self.task}, {self.dataset}, {self.samples} samples: torch {self.reference:.2f}, bundle "
+            f"{self.measured:.2f}, difference {self.difference:+.2f} (95 %: {self.low:+.2f} .. {self.high:+.2f})"
+        )
+
 
 class Gate(FrozenModel):
     """The quality gate at export: thresholds, and the failures that the user accepted.

@@ -40,7 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="save the photo with boxes, labels and action units; for several photos the name of a folder",
     )
-    parser.add_argument("--csv", type=Path, metavar="PATH", help="write a CSV table with one row per face")
+    parser.add_argument(
+        "--csv",
+        type=Path,
+        metavar="PATH",
+        help="write a table with one row per face, in place of the text: .csv, .xlsx or .parquet",
+    )
     parser.add_argument(
         "--json", action="store_true", help="print one JSON document: an analysis, or a list for several photos"
     )
@@ -109,13 +114,15 @@ def run(args: argparse.Namespace) -> None:
     documents: list[dict[str, Any]] = []
     failures: list[str] = []
     targets = _targets(photos, args.save, several) if args.save else {}
+    if args.save:
+        _check_folders_stay(args.photos, args.save)
     check_inputs_stay(photos, args.csv, *targets.values())
     with open_analyzer(args, keep_image=args.save is not None) as analyzer, _table(args.csv) as table:
         for analysis in _with_progress(_analyses(analyzer, photos, args), len(photos)):
             if analysis.status == "failed":
                 failures.extend(analysis.warnings)
                 continue
-            _show(analysis, args, several, targets)
+            _show(analysis, args, targets)
             if table:
                 table.add(analysis)
             if args.json:
@@ -159,6 +166,14 @@ def _targets(photos: Sequence[str], save: Path, several: bool) -> dict[str, Path
     return targets
 
 
+def _check_folders_stay(names: Sequence[str], save: Path) -> None:
+    """Raise UsageError if drawings would lie in a folder that is analysed: the next run would read them."""
+    place = Path(os.path.realpath(save))
+    for name in filter(os.path.isdir, names):
+        if Path(os.path.realpath(name)) in (place, *place.parents):
+            raise UsageError(f"--save {save} is in {name}, which is analysed; choose a folder beside it")
+
+
 def check_inputs_stay(inputs: Sequence[str], *outputs: Path | None) -> None:
     """Raise UsageError if an output would replace an input."""
     given = {os.path.realpath(name) for name in inputs}
@@ -168,9 +183,9 @@ def check_inputs_stay(inputs: Sequence[str], *outputs: Path | None) -> None:
 
 
 def _table(path: Path | None) -> Any:
-    from sdk.tables import CsvFile
+    from sdk.table_files import open_table
 
-    return CsvFile(path) if path else nullcontext()
+    return open_table(path) if path else nullcontext()
 
 
 def _analyses(analyzer: Analyzer, photos: Sequence[str], args: argparse.Namespace) -> Iterator[Analysis]:
@@ -198,9 +213,9 @@ def _with_progress(analyses: Iterator[Analysis], total: int) -> Iterator[Analysi
     return iter(tqdm(analyses, total=total, unit="photo"))
 
 
-def _show(analysis: Analysis, args: argparse.Namespace, several: bool, targets: Mapping[str, Path]) -> None:
-    """Print and draw an analysis; with --csv and several photos it is not printed."""
-    if not args.json and not (args.csv and several):
+def _show(analysis: Analysis, args: argparse.Namespace, targets: Mapping[str, Path]) -> None:
+    """Print and draw an analysis; with --csv it is not printed."""
+    if not args.json and not args.csv:
         print(describe(analysis.model_copy(update={"warnings": ()})))
         for warning in analysis.warnings:
             print(f"warning: {warning}", file=sys.stderr)

@@ -58,9 +58,8 @@ def _gate(manifest: Manifest) -> Iterator[str]:
     gate = manifest.gate
     if gate is None:
         return
-    if r := gate.rege:
-        figures = f"torch {r.reference:.2f}, bundle {r.measured:.2f} (95 %: {r.low:+.2f} .. {r.high:+.2f})"
-        yield _row("REGE", f"{r.task}, {r.dataset}, {r.samples} samples: {figures}")
+    if gate.rege:
+        yield _row("REGE", str(gate.rege))
     for line in gate.shortfalls:
         yield from _paragraph("falls short", line)
     for line in gate.unjudged:

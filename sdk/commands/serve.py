@@ -9,8 +9,6 @@ from sdk.analyzer import Analyzer
 from sdk.errors import UsageError
 from sdk.runtime.backends.select import DEVICES
 from sdk.runtime.backends.vllm.open import LOCAL
-from sdk.server.app import Settings, create_app
-from sdk.server.seats import Limits
 
 KEY = "EMOLA_API_KEY"
 _SEATS = {"bundle": 1, "vllm": 16}
@@ -41,6 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     import uvicorn
+
+    from sdk.server.app import Settings, create_app
+    from sdk.server.seats import Limits
 
     if args.seats is None:
         args.seats = _SEATS[args.engine]

@@ -21,7 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--deadline", type=float, metavar="S", help="drop frames that are more than S seconds late")
     parser.add_argument("--seconds", type=float, metavar="S", help="stop after S seconds of video")
     parser.add_argument("--jsonl", type=Path, help="write one analysis per line")
-    parser.add_argument("--csv", type=Path, help="write a CSV table with one row per face and frame")
+    parser.add_argument(
+        "--csv", type=Path, help="write a table with one row per face and frame: .csv, .xlsx or .parquet"
+    )
     parser.add_argument("--save", type=Path, metavar="OUT.mp4", help="save the frames with boxes and labels")
     parser.add_argument("--timeline", type=Path, metavar="OUT.png", help="draw emotion and action units over time")
     parser.add_argument("--json", action="store_true", help="print one JSON document per line instead of text")
@@ -30,6 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     if args.seconds is not None and args.seconds <= 0:
         raise UsageError(f"--seconds must be greater than 0, not {args.seconds}")
+    if args.fps is not None and not 0 < args.fps < float("inf"):
+        raise UsageError(f"--fps is a number of frames per second greater than 0, not {args.fps}")
+    if args.deadline is not None and not 0 < args.deadline < float("inf"):
+        raise UsageError(f"--deadline is a number of seconds greater than 0, not {args.deadline}")
     check_inputs_stay([args.source], args.jsonl, args.csv, args.save, args.timeline)
     with (
         open_analyzer(args) as analyzer,

@@ -4,13 +4,13 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
 from sdk.errors import DataError
 from sdk.faba.prompts import Task
+from sdk.progress import progress_bar
 from trainer.corpus.datasets import DatasetName
 
 _TASKS: dict[str, Task] = {"emotion": "emotion", "au": "action_units"}  # as the files are named
@@ -57,7 +57,7 @@ def _prepare(args: argparse.Namespace) -> None:
 
     if args.every < 1:
         raise DataError(f"--every must be at least 1, not {args.every}")
-    with _bar("face") as progress:
+    with progress_bar("face") as progress:
         about = prepare(
             args.dataset,
             args.folder,
@@ -76,7 +76,9 @@ def _prepare(args: argparse.Namespace) -> None:
 def _add_landmarks(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="training or evaluation file")
     parser.add_argument(
-        "--network", type=Path, required=True, help="2d106det.onnx of insightface, or a network with its interface"
+        "--network",
+        required=True,
+        help="ONNX file with the interface of 2d106det, or an insightface pack such as buffalo_l",
     )
     parser.add_argument(
         "--mode",
@@ -94,15 +96,17 @@ def _add_landmarks(parser: argparse.ArgumentParser) -> None:
 
 
 def _landmarks(args: argparse.Namespace) -> None:
+    from sdk.bundles.insightface_packs import find_model
     from trainer.corpus.landmarks import fill_landmarks
     from trainer.corpus.records import read_records
 
+    network = find_model(args.network, "landmark", DataError)
     # The task decides the question of evaluation records, which does not matter here.
     records = [record for path in args.files for record in read_records(path, args.root, "emotion")]
     options = {"batch_size": args.batch_size, "threads": args.threads, "face_scale": args.face_scale}
     options["replace"] = args.replace
-    with _bar("file") as progress:
-        count = fill_landmarks(records, args.network, args.mode, **options, report=_say, progress=progress)
+    with progress_bar("file") as progress:
+        count = fill_landmarks(records, network, args.mode, **options, report=_say, progress=progress)
     print(f"{count} landmark files written")
 
 
@@ -155,11 +159,11 @@ def _task(args: argparse.Namespace, path: Path) -> Task | None:
 
 def _context(args: argparse.Namespace) -> dict[str, Any]:
     """Tokenizer of a base model and maximum tokens of a conversation; the picture counts as one token."""
+    if not args.base:
+        return {}
     from trainer.model.config import read_config
     from trainer.tokenization import load_tokenizer
 
-    if not args.base:
-        return {}
     config = read_config(args.base, args.vision_tower)
     return {"tokenizer": load_tokenizer(args.base), "max_tokens": config.max_length - config.image_rows + 1}
 
@@ -199,7 +203,7 @@ def _annotate(args: argparse.Namespace) -> None:
     from trainer.corpus.annotate import Prices, annotate
     from trainer.corpus.endpoint import ChatEndpoint
 
-    with _bar("answer") as progress:
+    with progress_bar("answer") as progress:
         about = annotate(
             args.images,
             args.out,
@@ -255,7 +259,7 @@ def _synthesize(args: argparse.Namespace) -> None:
     if args.count < 1:
         raise DataError(f"-n must be at least 1, not {args.count}")
     options = {"seed": args.seed, "split": args.split, "processes": args.processes}
-    with _bar("face") as progress:
+    with progress_bar("face") as progress:
         synthesize(args.out, args.count, args.face_model, **options, report=lambda done: progress(done, args.count))
     if args.preview:
         preview(args.out, args.preview)
@@ -281,20 +285,6 @@ def _stats(args: argparse.Namespace) -> None:
         plot(stats, args.save)
         _say(f"wrote {args.save}")
     _print(stats if args.json else {key: value for key, value in stats.items() if key != "words"}, args.json)
-
-
-@contextmanager
-def _bar(unit: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on stderr, as a function of the numbers done and in all."""
-    from tqdm import tqdm
-
-    with tqdm(unit=unit, delay=0.5) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield progress
 
 
 def _say(line: str) -> None:

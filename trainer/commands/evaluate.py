@@ -8,6 +8,7 @@ from typing import Any
 
 from sdk.errors import DataError
 from sdk.faba.vocabulary import DATASETS
+from sdk.progress import progress_bar
 from sdk.untrusted_json import read_json_object
 
 
@@ -63,8 +64,6 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
-    from tqdm import tqdm
-
     from trainer.evaluation.evaluate import EvaluationSet, answer, compare_runs, evaluate
 
     missing = [flag for flag in ("data", "task", "output") if getattr(args, flag) is None]
@@ -72,8 +71,8 @@ def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
         lacking = ", ".join(missing) or "the model"
         raise DataError(f"expected a model or --endpoint, and --data, --task, --output; missing: {lacking}")
     evaluation = EvaluationSet.read(args.data, args.task, args.dataset, root=args.root, limit=args.limit)
-    with tqdm(total=len(evaluation.records), unit="face") as bar:
-        predictions = answer(_open(args), evaluation, args.output, lambda done, _: bar.update(done - bar.n))
+    with progress_bar("face") as progress:
+        predictions = answer(_open(args), evaluation, args.output, progress)
     scores = evaluate(predictions, evaluation, args.output)
     if args.against:
         scores["against"] = compare_runs(predictions, args.against, evaluation)

@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from sdk.faces.preprocess import LandmarkMode
-    from trainer.model.config import Tokens
+    from trainer.model.ablation import Tokens
     from trainer.training.recipe import Recipe, Tune
 
     default = Recipe()

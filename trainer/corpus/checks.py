@@ -4,9 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import sentencepiece
+from typing import TYPE_CHECKING, Any
 
 from sdk.errors import DataError, ImageError, ScoreError
 from sdk.faba.prompts import TEMPLATES, Task
@@ -14,7 +12,9 @@ from sdk.faba.rege import annotated_action_units, emotion_index
 from sdk.faba.vocabulary import ACTION_UNITS
 from sdk.faces.images import load_image, read_size
 from trainer.corpus.records import Record, parse_record, read_landmarks
-from trainer.tokenization import conversation_ids
+
+if TYPE_CHECKING:
+    import sentencepiece
 
 _THREADS = 8
 
@@ -36,7 +36,7 @@ class _Options:
 
     root: Path
     task: Task | None
-    tokenizer: sentencepiece.SentencePieceProcessor | None
+    tokenizer: "sentencepiece.SentencePieceProcessor | None"
     max_tokens: int | None
     decode: bool
 
@@ -47,7 +47,7 @@ def check_rows(
     root: Path,
     *,
     task: Task | None = None,
-    tokenizer: sentencepiece.SentencePieceProcessor | None = None,
+    tokenizer: "sentencepiece.SentencePieceProcessor | None" = None,
     max_tokens: int | None = None,
     decode: bool = True,
 ) -> Iterator[Problem]:
@@ -141,7 +141,11 @@ def _label_messages(row: Mapping[str, Any], task: Task) -> Iterator[str]:
         yield str(error).removeprefix("annotation 0: ")
 
 
-def _length_messages(record: Record, tokenizer: sentencepiece.SentencePieceProcessor, max_tokens: int) -> Iterator[str]:
+def _length_messages(
+    record: Record, tokenizer: "sentencepiece.SentencePieceProcessor", max_tokens: int
+) -> Iterator[str]:
+    from trainer.tokenization import conversation_ids
+
     ids, _ = conversation_ids(tokenizer, TEMPLATES["vicuna_v1"], record.question, record.answer)
     if len(ids) > max_tokens:
         yield f"question and answer take {len(ids)} tokens, the context has room for {max_tokens}: the end is cut off"

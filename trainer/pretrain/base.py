@@ -11,6 +11,7 @@ import torch
 
 from sdk.errors import DataError
 from sdk.files import replacing, write_json
+from sdk.progress import Step
 from trainer.corpus.records import read_records
 from trainer.model import EmoLA
 from trainer.model.alignment import AlignedShape
@@ -18,15 +19,15 @@ from trainer.model.config import ImageStatistics
 from trainer.model.save import write_complete
 from trainer.pretrain.landmark_network import (
     BATCH_SIZE,
-    EPOCHS,
     landmark_error,
     train_landmark_network,
     write_landmark_network,
 )
+from trainer.pretrain.recipe import LANDMARK_EPOCHS, TowerRecipe
 from trainer.pretrain.renders import EVALUATION_BATCH, Renders, mean_anchors, read_renders
 from trainer.pretrain.shape import TEMPLATE, VOCABULARY, nano_config, nano_conventions
 from trainer.pretrain.tokenizer import train_tokenizer
-from trainer.pretrain.tower import TowerRecipe, pretrain_tower, score_tower
+from trainer.pretrain.tower import pretrain_tower, score_tower
 from trainer.tokenization import load_tokenizer
 
 CARD = "pretraining.json"
@@ -38,7 +39,7 @@ def pretrain(
     *,
     evaluation: Path | None = None,
     recipe: TowerRecipe | None = None,
-    landmark_epochs: int = EPOCHS,
+    landmark_epochs: int = LANDMARK_EPOCHS,
     vocabulary: int = VOCABULARY,
     report: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
@@ -98,7 +99,8 @@ def _train_parts(
     def log(part: str) -> Callable[[dict[str, Any]], None]:
         def add(row: dict[str, Any]) -> None:
             losses[part].append(row)
-            report(f"{part}: step {row['step']} of {row['of']}, loss {row['loss']:.3f}, {row['seconds']:.0f} s")
+            line = f"{part}: step {row['step']} of {row['of']}, loss {row['loss']:.3f}, {row['seconds']:.0f} s"
+            report(Step(line, row["step"], row["of"], part))
 
         return add
 

@@ -23,7 +23,7 @@ from trainer.pretrain.points import POINTS, cell_centres, count_votes, distance_
 from trainer.pretrain.renders import EVALUATION_BATCH, Batch, Renders, batches
 from trainer.pretrain.shape import LICENCE
 
-BATCH_SIZE, EPOCHS = 64, 10
+BATCH_SIZE = 64
 SIDE = 96  # pixels of the input of each stage
 _CELLS = SIDE // 8
 

@@ -6,7 +6,6 @@ together predict action units and emotion.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,35 +16,17 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 from sdk.faba.vocabulary import EMOTIONS
 from sdk.faces.preprocess import Anchor
 from trainer.model.config import ImageStatistics, image_side, patches_per_side
-from trainer.model.processor import attend_plainly, multiplies_bfloat16
+from trainer.model.processor import attend_plainly
 from trainer.pretrain.descent import minimise
 from trainer.pretrain.initialisation import initialise_tower
 from trainer.pretrain.muon import Muon
 from trainer.pretrain.points import POINTS, cell_centres, count_votes, distance_loss
+from trainer.pretrain.recipe import TowerRecipe
 from trainer.pretrain.renders import EVALUATION_BATCH, Batch, Renders, batches
 from trainer.synthetic.expression import UNITS
 
 JITTER = 0.3  # of the aligned faces: the size of the landmark network's errors
 INITIAL_BATCH = 512  # faces from which the initial patch projection is computed
-
-
-@dataclass(frozen=True)
-class TowerRecipe:
-    """Options of the pretraining.
-
-    Attributes:
-        epochs, batch_size: length of the training and of a step.
-        learning_rate: peak, of Muon for the matrices of the layers and of AdamW for the rest; the schedule is a linear
-            warm-up of 5 % and a cosine to zero.
-        bfloat16: multiply in bfloat16, about twice as fast on processors that have it; others emulate it slowly.
-    """
-
-    epochs: int = 18
-    batch_size: int = 64
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.02
-    bfloat16: bool = field(default_factory=multiplies_bfloat16)
-    seed: int = 1
 
 
 class TowerTask(nn.Module):

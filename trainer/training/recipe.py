@@ -2,17 +2,16 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
-
-import torch
-from peft import LoraConfig, PeftModel
-from torch import nn
-from transformers import LlamaConfig
+from typing import TYPE_CHECKING, Any, Literal
 
 from sdk.errors import TrainingError
-from trainer.model import EmoLA
-from trainer.model.config import EmolaConfig, clip_large
-from trainer.model.lora import LORA_TARGETS, attach_lora
+
+if TYPE_CHECKING:  # the options of `emola train` are shown without torch
+    from peft import LoraConfig
+    from torch import nn
+
+    from trainer.model import EmoLA
+    from trainer.model.config import EmolaConfig
 
 Tune = Literal["all", "lora", "landmark", "everything"]
 
@@ -69,8 +68,12 @@ class Recipe:
         """Whether some passes do not read all visual rows."""
         return self.keep_visual < 1 or self.prior_only > 0
 
-    def lora_config(self) -> LoraConfig:
+    def lora_config(self) -> "LoraConfig":
         """LoRA on the linear layers of the decoder, for peft."""
+        from peft import LoraConfig
+
+        from trainer.model.lora import LORA_TARGETS
+
         return LoraConfig(
             r=self.rank,
             lora_alpha=self.alpha,
@@ -99,12 +102,16 @@ class Recipe:
                 raise TrainingError(f"--{name.replace('_', '-')} must be {expected}, not {getattr(self, name)}")
 
 
-def prepare_model(model: EmoLA, recipe: Recipe) -> None:
+def prepare_model(model: "EmoLA", recipe: Recipe) -> None:
     """Attach LoRA if the recipe has it and mark the trained parameters.
 
     Raises:
         TrainingError: the recipe and the tokens of the model do not fit together.
     """
+    from peft import PeftModel
+
+    from trainer.model.lora import attach_lora
+
     model.requires_grad_(recipe.tune == "everything")
     if recipe.tune in ("all", "lora"):
         if not isinstance(model.language_model, PeftModel):
@@ -125,7 +132,7 @@ def prepare_model(model: EmoLA, recipe: Recipe) -> None:
         raise TrainingError(f"--tune {recipe.tune} with --tokens {tokens} trains nothing")
 
 
-def trainable_parts(model: nn.Module) -> dict[str, int]:
+def trainable_parts(model: "nn.Module") -> dict[str, int]:
     """Number of trained parameters by part of the model."""
     counts = {"lora": 0, "visual projector": 0, "landmark projector": 0, "vision tower": 0, "decoder": 0}
     for name, parameter in model.named_parameters():
@@ -142,12 +149,16 @@ def _part(name: str) -> str:
     return parts.get(first, "vision tower" if first == "vision_tower" else "decoder")
 
 
-def llava_7b() -> EmolaConfig:
+def llava_7b() -> "EmolaConfig":
     """The shape of LLaVA-1.5-7b with CLIP ViT-L/14-336."""
+    from transformers import LlamaConfig
+
+    from trainer.model.config import EmolaConfig, clip_large
+
     return EmolaConfig(text=LlamaConfig(vocab_size=32000, max_position_embeddings=4096), vision=clip_large())
 
 
-def plan(config: EmolaConfig, recipe: Recipe, records: int | None = None, devices: int = 1) -> dict[str, Any]:
+def plan(config: "EmolaConfig", recipe: Recipe, records: int | None = None, devices: int = 1) -> dict[str, Any]:
     """Trained parameters, steps and memory of a run, computed on the meta device: no weight is read.
 
     Args:
@@ -158,6 +169,10 @@ def plan(config: EmolaConfig, recipe: Recipe, records: int | None = None, device
         `trainable` by part, `total`, `steps` (None without records) and `memory_gb` of one device: weights in 16 bit,
         gradients and the two Adam moments of what is trained in 32 bit, activations of one checkpointed layer.
     """
+    import torch
+
+    from trainer.model import EmoLA
+
     with torch.device("meta"):
         model = EmoLA(config)
         prepare_model(model, recipe)
@@ -179,7 +194,7 @@ def plan(config: EmolaConfig, recipe: Recipe, records: int | None = None, device
     }
 
 
-def _memory(config: EmolaConfig, recipe: Recipe, frozen: int, trained: int) -> dict[str, float]:
+def _memory(config: "EmolaConfig", recipe: Recipe, frozen: int, trained: int) -> dict[str, float]:
     """Bytes on one device; an answer about action units is some 200 tokens long."""
     text, answer = config.text, 200
     width = 4 if recipe.precision == "float32" else 2
