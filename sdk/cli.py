@@ -30,6 +30,9 @@ class Command:
 COMMANDS = {
     "demo": Command("sdk.commands.demo", "run the embedded model on a photograph and a rendered face", "cpu,faces"),
     "analyze": Command("sdk.commands.analyze", "explain the faces in photographs", "cpu,faces"),
+    "batch": Command(
+        "sdk.commands.batch", "explain the faces in many pictures and videos, on Ray too", "cpu,faces,batch"
+    ),
     "video": Command("sdk.commands.video", "explain the faces in a video or from a camera", "cpu,faces,video"),
     "ask": Command("sdk.commands.ask", "ask a question of your own about a face", "cpu,faces"),
     "serve": Command("sdk.commands.serve", "answer over HTTP, with OpenAI's chat completions", "cpu,faces,serve"),

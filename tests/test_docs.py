@@ -11,6 +11,7 @@ import re
 import shlex
 import shutil
 import subprocess
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ pytest.importorskip("filelock")
 ROOT = Path(__file__).parents[1]
 ELSEWHERE = "reproduce.md"  # tests/test_reproduce.py runs it
 PAGES = [ROOT / "README.md", *sorted(page for page in (ROOT / "docs").glob("*.md") if page.name != ELSEWHERE)]
-RUN = {"analyze", "doctor", "info", "verify", "video", "export", "rege"}
+RUN = {"analyze", "doctor", "info", "verify", "video", "export", "rege", *(["batch"] if find_spec("pyarrow") else [])}
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -132,7 +133,12 @@ def run_command(words, where, monkeypatch, capsys):
     if name == "emola":
         live = rest[:1] == ["video"] and (rest[1].isdigit() or "://" in rest[1])
         # 128 real records: tests/test_gate.py exports with made-up ones; the laptop's run: tests/test_laptop.py; GPUs
-        elsewhere = "--calibration" in rest or any(".laptop" in word or "-gpu" in word for word in rest)
+        # clusters and object stores: tests/test_jobs_*.py
+        elsewhere = (
+            "--calibration" in rest
+            or any("s3://" in word for word in rest)
+            or any(".laptop" in word or "-gpu" in word for word in rest)
+        )
         if rest[0] == "export" and not elsewhere and Path(rest[2]).is_symlink():
             Path(rest[2]).unlink()  # the page makes what it used above
         if rest[0] in RUN and not live and not elsewhere:

@@ -55,6 +55,8 @@ MISSING: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("av", ("video", "clip.mp4"), "video"),
     ("matplotlib", ("video", "clip.mp4", "--timeline", "out.png"), "video"),
     ("pandas", ("-c", f"from sdk import Analyzer; Analyzer().analyze({str(PHOTO)!r}).to_dataframe()"), "tables"),
+    ("pyarrow", ("batch", str(PHOTO), "--out", "out.parquet"), "batch"),
+    ("fsspec", ("batch", "s3://bucket", "--out", "out.parquet"), "batch"),
     ("httpx", ("info", "owner/name"), "hub"),
     ("torch", ("train", "--dry-run"), "train"),
     ("transformers", ("train", "--dry-run"), "train"),

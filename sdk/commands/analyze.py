@@ -78,29 +78,33 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-tokens", type=int, help="limit of each answer in tokens")
 
 
-def open_analyzer(args: argparse.Namespace, *, keep_image: bool = False) -> Analyzer:
-    """Open the Analyzer that the options describe; print the notice of its model to stderr."""
+def analyzer_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Check the options of `add_model_arguments` and return the keyword arguments of Analyzer."""
     if args.max_tokens is not None and args.max_tokens < 1:
         raise UsageError(f"--max-tokens must be at least 1, not {args.max_tokens}")
     if not 0 <= args.abstain_below <= 1:
         raise UsageError(f"--abstain-below is a probability in 0..1, not {args.abstain_below}")
     if args.abstain_below and not args.scores and "labels" not in (args.task or ()):
         raise UsageError("--abstain-below needs label scores: add --scores or --task labels")
-    analyzer = Analyzer(
-        args.bundle,
-        device=args.device,
-        detector=args.detector,
-        offline=args.offline,
-        scores=args.scores,
-        abstain_below=args.abstain_below,
-        memory_limit=None if args.memory_limit is None else int(1e6 * args.memory_limit),
-        visual_tokens=args.visual_tokens,
-        threads=args.threads,
-        min_score=args.min_score,
-        min_face=args.min_face,
-        max_faces=args.max_faces,
-        keep_image=keep_image,
-    )
+    return {
+        "bundle": args.bundle,
+        "device": args.device,
+        "detector": args.detector,
+        "offline": args.offline,
+        "scores": args.scores,
+        "abstain_below": args.abstain_below,
+        "memory_limit": None if args.memory_limit is None else int(1e6 * args.memory_limit),
+        "visual_tokens": args.visual_tokens,
+        "threads": args.threads,
+        "min_score": args.min_score,
+        "min_face": args.min_face,
+        "max_faces": args.max_faces,
+    }
+
+
+def open_analyzer(args: argparse.Namespace, *, keep_image: bool = False) -> Analyzer:
+    """Open the Analyzer that the options describe; print the notice of its model to stderr."""
+    analyzer = Analyzer(**analyzer_options(args), keep_image=keep_image)
     if analyzer.pipeline.notice:
         print(f"note: {analyzer.pipeline.notice}", file=sys.stderr)
     return analyzer

@@ -1,0 +1,1 @@
+"""`emola batch`: many pictures and videos, one table, any number of machines."""
