@@ -39,8 +39,9 @@ test = [
     "imageio-ffmpeg>=0.6",
 ]
 test += [*video, *tables, *hub, *serve, *batch, "openai>=1.50"]
+openvino = ["openvino>=2026.4,<2027; platform_machine == 'x86_64' or platform_machine == 'AMD64'"]
 triton = ["triton>=3.4; platform_system == 'Linux'"]
-peers = ["onnxruntime-genai>=0.18; python_version >= '3.11'", "llama-cpp-python>=0.3.36", "gguf>=0.17"]
+peers = [*openvino, "onnxruntime-genai>=0.18; python_version >= '3.11'", "llama-cpp-python>=0.3.36", "gguf>=0.17"]
 extras = {
     "cpu": ["onnxruntime>=1.22"],
     "gpu": ["onnxruntime-gpu>=1.22"],
@@ -54,6 +55,7 @@ extras = {
     "mlflow": [*train, "mlflow-skinny>=2.14"],
     "train4bit": [*train, "bitsandbytes>=0.45"],
     "export": [*train, "onnx>=1.17", "onnxscript>=0.5", "protobuf>=4", "onnxruntime>=1.22"],
+    "openvino": openvino,
     "tensorrt": ["tensorrt>=10.3", "cuda-python>=12.6"],
     "video": video,
     "tables": tables,
@@ -70,7 +72,7 @@ extras = {
     "peers": peers,
     "peers-gptq": ["optimum>=2.0", "gptqmodel>=7.0"],
     "browser": ["playwright>=1.49", "axe-playwright-python>=0.1.4"],  # tests of the page, with a Chromium of the system
-    "dev": ["ruff>=0.9", "mypy>=1.14", "import-linter>=2.16"],
+    "dev": [*openvino, "ruff>=0.9", "mypy>=1.14", "import-linter>=2.16"],
 }
 
 

@@ -7,6 +7,7 @@ messages that may hold a tensor and skips all others. Source of the field number
 
 import mmap
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
@@ -26,12 +27,29 @@ _MESSAGES: dict[str, dict[int, str]] = {  # message -> fields of which a tensor 
 _KEY = b"location"
 _SMALL = 64 << 20  # bytes of a file that is searched for the key first
 _GRAPH = 7  # field of a model
+_NAME = 8  # field of a tensor
 _DEPTH = 100  # nested messages; protobuf's own limit
 _FIELDS = 2_000_000  # of a model; a CLIP tower has 20,000
 _TEXT = 4096  # bytes of a path
 _VARINT, _BYTES, _FIXED = 0, 2, {1: 8, 5: 4}  # wire types; bytes of a value of fixed size
 
 Bytes: TypeAlias = "bytes | mmap.mmap"
+
+
+@dataclass(frozen=True)
+class ExternalTensor:
+    """A tensor whose bytes are in a file beside the model.
+
+    Attributes:
+        name: its name in the graph.
+        file: the other file.
+        offset, size: its bytes in that file.
+    """
+
+    name: str
+    file: Path
+    offset: int
+    size: int
 
 
 def external_files(path: Path) -> frozenset[str]:
@@ -60,8 +78,45 @@ def external_files(path: Path) -> frozenset[str]:
     return found
 
 
-def _locations(data: Bytes) -> Iterator[str]:
-    """Every location of external data; raises ValueError where the file is no ONNX model."""
+def external_tensors(path: Path) -> dict[str, ExternalTensor]:
+    """Where the bytes of the tensors in other files lie, by the name of the tensor.
+
+    Raises:
+        GraphError: as in `external_files`, or a place is no number.
+    """
+    if not external_files(path):
+        return {}
+    found = {}
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        try:
+            for kind, at, end in _messages(data):
+                if kind == "Tensor" and (tensor := _external_tensor(path.parent, data, at, end)):
+                    found[tensor.name] = tensor
+        except ValueError as error:
+            raise GraphError(f"{path}: damaged external data ({error}); copy or download it again") from None
+    return found
+
+
+def _external_tensor(folder: Path, data: Bytes, at: int, end: int) -> ExternalTensor | None:
+    name, entries = b"", {}
+    while at < end:
+        number, length, at = _next_field(data, at, end)
+        if number == _NAME:
+            name = data[at : at + length]
+        elif _MESSAGES["Tensor"].get(number) == "Entry":
+            key, value = _pair(data, at, at + length)
+            entries[key] = value
+        at += length
+    if _KEY not in entries:
+        return None
+    file = folder / entries[_KEY].decode("utf-8")
+    offset = int(entries.get(b"offset", b"0"))
+    size = int(entries[b"length"]) if b"length" in entries else file.stat().st_size - offset
+    return ExternalTensor(name.decode("utf-8"), file, offset, size)
+
+
+def _messages(data: Bytes) -> Iterator[tuple[str, int, int]]:
+    """Kind, begin and end of every message of _MESSAGES; raises ValueError where the file is no ONNX model."""
     waiting, at = [("Model", len(data))], 0
     has_graph, count = False, 0
     while waiting:
@@ -72,8 +127,8 @@ def _locations(data: Bytes) -> Iterator[str]:
         number, length, at = _next_field(data, at, end)
         has_graph = has_graph or (kind, number) == ("Model", _GRAPH)
         inner = _MESSAGES[kind].get(number)
-        if inner == "Entry":
-            yield from _location(data, at, at + length)
+        if inner:
+            yield inner, at, at + length
         if inner in _MESSAGES:
             waiting.append((inner, at + length))
         else:
@@ -83,6 +138,15 @@ def _locations(data: Bytes) -> Iterator[str]:
             raise ValueError("it has too many parts")
     if not has_graph:
         raise ValueError("it has no graph")
+
+
+def _locations(data: Bytes) -> Iterator[str]:
+    """Every location of external data; raises ValueError where the file is no ONNX model."""
+    for kind, at, end in _messages(data):
+        if kind == "Entry":
+            key, value = _pair(data, at, end)
+            if key == _KEY:
+                yield value.decode("utf-8")
 
 
 def _next_field(data: Bytes, at: int, end: int) -> tuple[int, int, int]:
@@ -114,8 +178,8 @@ def _varint(data: Bytes, at: int) -> tuple[int, int]:
     raise ValueError("damaged")
 
 
-def _location(data: Bytes, at: int, end: int) -> Iterator[str]:
-    """The value of a pair of external data, if its key is `location`."""
+def _pair(data: Bytes, at: int, end: int) -> tuple[bytes, bytes]:
+    """Key and value of an entry of external data."""
     texts = {}
     while at < end:
         number, length, at = _next_field(data, at, end)
@@ -123,5 +187,4 @@ def _location(data: Bytes, at: int, end: int) -> Iterator[str]:
             raise ValueError("a path is too long")
         texts[number] = data[at : at + length]
         at += length
-    if texts.get(1) == _KEY:
-        yield texts.get(2, b"").decode("utf-8")
+    return texts.get(1, b""), texts.get(2, b"")

@@ -8,11 +8,13 @@ import onnx
 import pytest
 from crafted import copy_bundle, reseal
 from onnx import TensorProto, helper, onnx_ml_pb2
+from onnx.external_data_helper import ExternalDataInfo
 
 from sdk import onnx_model
+from sdk.bundles.hub import EMBEDDED
 from sdk.bundles.manifest import read_manifest
 from sdk.errors import BundleError, GraphError, IntegrityError
-from sdk.onnx_model import external_files
+from sdk.onnx_model import external_files, external_tensors
 from sdk.onnx_session import load_onnxruntime, open_session
 
 
@@ -172,3 +174,24 @@ def test_a_file_that_onnxruntime_cannot_open_is_a_bundle_error(tmp_path):
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(GraphError, match=rf"ONNX Runtime {load_onnxruntime().__version__} cannot open"):
         open_session(path)
+
+
+def test_the_place_of_every_tensor_is_the_one_that_onnx_reads():
+    path = EMBEDDED / read_manifest(EMBEDDED).variants[0].decoder
+    initializers = onnx.load(path, load_external_data=False).graph.initializer
+    expected = {tensor.name: ExternalDataInfo(tensor) for tensor in initializers if tensor.external_data}
+    found = external_tensors(path)
+    assert found.keys() == expected.keys()
+    for name, info in expected.items():
+        assert found[name].file == path.parent / info.location
+        assert (found[name].offset, found[name].size) == (info.offset or 0, info.length)
+    assert external_tensors(EMBEDDED / "vision.onnx") == {}
+
+
+def test_a_place_that_is_no_number_is_refused(tmp_path):
+    made = model("w.data")
+    made.graph.initializer[0].external_data[1].value = "first"
+    (tmp_path / "w.data").write_bytes(bytes(8))
+    (tmp_path / "m.onnx").write_bytes(made.SerializeToString())
+    with pytest.raises(GraphError, match="damaged external data"):
+        external_tensors(tmp_path / "m.onnx")

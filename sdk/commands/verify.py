@@ -20,9 +20,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--device",
-        choices=("cpu", "cuda", "tensorrt"),
+        choices=("cpu", "cuda", "tensorrt", "openvino"),
         default="cpu",
-        help="device of the variant; tensorrt: the engines of `emola engines` and the best decoder (default cpu)",
+        help="device of the variant; tensorrt: the engines of `emola engines` and the best decoder; openvino: the "
+        "decoder on OpenVINO (default cpu)",
     )
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
 

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from sdk.bundles.files import ENGINES
 from sdk.bundles.manifest import Manifest, Variant
@@ -10,19 +11,34 @@ from sdk.bundles.watch import WatchedFiles
 from sdk.errors import BackendError, DependencyError, GraphError
 from sdk.faces.preprocess import LANDMARK_FEATURES, LANDMARK_SIDE
 from sdk.onnx_session import check_cuda, has_cuda
-from sdk.runtime.backends import ort, tensorrt
+from sdk.runtime.backends import openvino, ort, tensorrt
 from sdk.runtime.backends.gptq_cuda.open import check_gpu, open_decoder
 from sdk.runtime.backends.interface import Backend, Decoder, Encoder
 from sdk.runtime.backends.vllm.open import open_vllm
 from sdk.runtime.memory import Memory, fitting_variants, positions_per_face
 
-DEVICES = ("auto", "cpu", "cuda", "tensorrt")
+DEVICES = ("auto", "cpu", "cuda", "tensorrt", "openvino")
 
 logger = logging.getLogger(__name__)
 
 
-class EncoderError(BackendError):
-    """The encoders cannot be opened; another kind of encoders may open beside the same decoder."""
+class Runtimes(NamedTuple):
+    """What opens a variant in place of the runtime that it was exported for.
+
+    Attributes:
+        engines: the TensorRT engines that `emola engines` built are its encoders.
+        openvino: OpenVINO runs its decoder.
+    """
+
+    engines: bool = False
+    openvino: bool = False
+
+
+AS_EXPORTED = Runtimes()
+
+
+class RuntimeChoiceError(BackendError):
+    """What was chosen for a variant cannot open it; another choice may."""
 
 
 def open_backend(
@@ -51,15 +67,15 @@ def open_backend(
     for variant in fitting_variants(manifest, memory_limit, image_rows):
         memory = Memory.of(manifest, variant, image_rows)
         room = None if memory_limit is None else memory_limit - memory.weights - memory.per_face
-        for engines in _encoder_choices(bundle, variant, device):
+        for runtimes in _choices(bundle, manifest, variant, device):
             try:
-                backend = open_variant(bundle, manifest, variant, engines=engines, threads=threads, room=room)
+                backend = open_variant(bundle, manifest, variant, runtimes=runtimes, threads=threads, room=room)
             except (BackendError, DependencyError) as error:
                 if isinstance(error, GraphError):
                     raise  # a damaged file is no reason to take another variant
-                refused.append(f"{_name(variant, engines)}: {error}")
-                if not isinstance(error, EncoderError):
-                    break  # other encoders would not help
+                refused.append(f"{_name(variant, runtimes)}: {error}")
+                if not isinstance(error, RuntimeChoiceError):
+                    break  # another choice would not help
             else:
                 logger.info("opened %s on %s", bundle, "; not on ".join([backend.name, *refused]))
                 return backend
@@ -107,7 +123,7 @@ def open_variant(
     variant: Variant,
     *,
     device: str | None = None,
-    engines: bool = False,
+    runtimes: Runtimes = AS_EXPORTED,
     threads: int | None = None,
     room: int | None = None,
 ) -> Backend:
@@ -115,7 +131,7 @@ def open_variant(
 
     Args:
         device: "cpu" or "cuda"; None is the device of the variant.
-        engines: use the TensorRT engines that `emola engines` built for the encoders.
+        runtimes: what opens it.
         threads: as in `open_backend`.
         room: bytes that the decoder may take in addition to the size of its files; None is no limit.
 
@@ -126,32 +142,39 @@ def open_variant(
     device = device or variant.device
     _check_device(variant, device)
     files = WatchedFiles(bundle, manifest.files)
-    encoders, tolerances = _open_encoders(bundle, manifest, variant, device, engines, threads)
-    decoder = _open_decoder(bundle, manifest, variant, device, threads, room)
+    encoders, tolerances = _open_encoders(bundle, manifest, variant, device, runtimes.engines, threads)
+    decoder = _open_decoder(bundle, manifest, variant, device, runtimes.openvino, threads, room)
     return Backend(
         encoders.get("landmark"),
         encoders["vision"],
         decoder,
         variant,
         decoder.held_bytes,
-        name=_name(variant, engines),
+        name=_name(variant, runtimes),
         tolerances=tolerances,
-        on_gpu=engines or device == "cuda",
+        on_gpu=runtimes.engines or device == "cuda",
         files=files,
     )
 
 
-def _name(variant: Variant, engines: bool) -> str:
-    return f"tensorrt+{variant.name}" if engines else variant.name
+def _name(variant: Variant, runtimes: Runtimes) -> str:
+    decoder = f"openvino-{variant.precision}" if runtimes.openvino else variant.name
+    return f"tensorrt+{decoder}" if runtimes.engines else decoder
 
 
-def _encoder_choices(bundle: Path, variant: Variant, device: str) -> Sequence[bool]:
-    """Whether to use TensorRT engines as encoders, in the order to try; empty if the variant is for another device."""
+def _choices(bundle: Path, manifest: Manifest, variant: Variant, device: str) -> Sequence[Runtimes]:
+    """What can open a variant, in the order to try; empty if the variant is for another device."""
+    on_openvino = variant.backend == "ort" and variant.device == "cpu"
     if device == "tensorrt":
-        return (True,)
-    if device == "auto":
-        return (True, False) if (bundle / ENGINES).is_dir() else (False,)
-    return (False,) if variant.device == device else ()
+        return (Runtimes(engines=True),)
+    if device == "openvino":
+        return (Runtimes(openvino=True),) if on_openvino else ()
+    if device != "auto":
+        return (AS_EXPORTED,) if variant.device == device else ()
+    size = sum(manifest.files[name].size for name in (variant.decoder, *variant.external))
+    decoders = (True, False) if on_openvino and openvino.is_faster(size) else (False,)
+    encoders = (True, False) if (bundle / ENGINES).is_dir() else (False,)
+    return [Runtimes(engines, decoder) for decoder in decoders for engines in encoders]
 
 
 def _check_device(variant: Variant, device: str) -> None:
@@ -168,7 +191,7 @@ def _open_encoders(
     """The encoders by stage, and the relative error that each engine may have; ONNX Runtime opens the other encoders.
 
     Raises:
-        EncoderError: there are no engines for this machine.
+        RuntimeChoiceError: there are no engines for this machine.
     """
     encoders: dict[str, Encoder] = {}
     tolerances: Mapping[str, float] = {}
@@ -176,7 +199,7 @@ def _open_encoders(
         try:
             opened = tensorrt.open_engines(bundle, manifest)
         except (BackendError, DependencyError) as error:
-            raise EncoderError(str(error)) from error
+            raise RuntimeChoiceError(str(error)) from error
         encoders, tolerances = dict(opened.encoders), opened.tolerances
     for stage, path, inputs, output in _interfaces(manifest):
         if path and stage not in encoders:
@@ -195,9 +218,22 @@ def _interfaces(manifest: Manifest) -> Iterator[tuple[str, str | None, Sequence[
 
 
 def _open_decoder(
-    bundle: Path, manifest: Manifest, variant: Variant, device: str, threads: int | None, room: int | None
+    bundle: Path,
+    manifest: Manifest,
+    variant: Variant,
+    device: str,
+    on_openvino: bool,
+    threads: int | None,
+    room: int | None,
 ) -> Decoder:
     path, embeddings = bundle / variant.decoder, bundle / manifest.embeddings
+    if on_openvino:
+        try:
+            return openvino.OpenVinoDecoder(path, embeddings, manifest.geometry, threads)
+        except (BackendError, DependencyError) as error:
+            if isinstance(error, GraphError):
+                raise
+            raise RuntimeChoiceError(str(error)) from error
     if variant.backend == "ort":
         return ort.OrtDecoder(path, embeddings, manifest.geometry, threads, device)
     return open_decoder(path.parent, embeddings, manifest.geometry, device, room)

@@ -1,0 +1,181 @@
+"""The decoder on OpenVINO, compared with ONNX Runtime on the same files, and when it is chosen."""
+
+import logging
+import shutil
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from sdk.bundles.hub import EMBEDDED
+from sdk.bundles.manifest import read_manifest
+from sdk.cli import main
+from sdk.errors import BackendError, GraphError
+from sdk.runtime.backends import openvino
+from sdk.runtime.backends.openvino import OpenVinoDecoder
+from sdk.runtime.backends.ort import OrtDecoder
+from sdk.runtime.backends.select import open_backend
+from sdk.runtime.pipeline import Pipeline
+from sdk.runtime.verify import Reference
+
+pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install 'emola-edge[openvino]'")
+IDS = np.random.default_rng(0).integers(3, 250, 160).tolist()
+
+
+def opened(kind, folder):
+    manifest = read_manifest(folder)
+    return kind(folder / manifest.variants[0].decoder, folder / manifest.embeddings, manifest.geometry, 1)
+
+
+@pytest.fixture(scope="module", params=["nano", "int4", "none"])
+def folder(request, bundle):
+    return EMBEDDED if request.param == "nano" else bundle("trained", request.param)
+
+
+@pytest.fixture(scope="module")
+def decoders(folder):
+    """ONNX Runtime's and OpenVINO's."""
+    return opened(OrtDecoder, folder), opened(OpenVinoDecoder, folder)
+
+
+def difference(found, expected) -> float:
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+
+
+def read(decoder):
+    """Logits of a prefill, of a second question after a rewind, of a step, and of sequences of different lengths."""
+    cache = decoder.new_cache(130)
+    found = [decoder.extend(cache, decoder.embed(IDS[:90])).copy()]
+    cache.length = 80
+    found.append(decoder.extend(cache, decoder.embed(IDS[80:100]), last=5).copy())
+    found.append(decoder.extend(cache, decoder.embed(IDS[100:101])).copy())
+    pool = decoder.new_pool(100, 3)
+    for index, each in enumerate(pool.caches):
+        decoder.extend(each, decoder.embed(IDS[: 31 + 9 * index]))
+    found.append(decoder.step(pool, decoder.embed(IDS[5:8])).copy())
+    pool.move(2, 0)
+    found.append(decoder.step(pool, decoder.embed(IDS[8:10])).copy())
+    return found
+
+
+def test_the_logits_of_onnx_runtime(folder, decoders):
+    """Within 1e-4 in float32; where both round activations to 8 bits, within 4 % as in another ONNX Runtime kernel."""
+    limit = 1e-4 if read_manifest(folder).variants[0].precision == "float32" else 0.04
+    expected, found = map(read, decoders)
+    for theirs, ours in zip(expected, found, strict=True):
+        assert ours.shape == theirs.shape
+        assert difference(ours, theirs) < limit
+        np.testing.assert_array_equal(ours.argmax(-1), theirs.argmax(-1))
+
+
+def test_a_sequence_of_a_pool_reads_only_its_own_rows(decoders):
+    """Every sequence alone gives what it gives beside the others, and a moved one what its source gives."""
+    decoder = decoders[1]
+    *_, together, moved = read(decoder)
+    for index in range(3):
+        cache = decoder.new_cache(100)
+        decoder.extend(cache, decoder.embed(IDS[: 31 + 9 * index]))
+        alone = decoder.extend(cache, decoder.embed(IDS[5 + index : 6 + index])).copy()
+        assert difference(together[index], alone[0]) < 1e-4
+    assert difference(moved[0], decoder.extend(cache, decoder.embed(IDS[8:9]))[0]) < 1e-4
+
+
+def test_several_rows_give_the_logits_of_single_ones(decoders):
+    """What drafts rely on: far within a near tie."""
+    decoder = decoders[1]
+    assert decoder.drafts
+    cache = decoder.new_cache(60)
+    decoder.extend(cache, decoder.embed(IDS[:40]))
+    together = decoder.extend(cache, decoder.embed(IDS[40:48]), last=8).copy()
+    cache.length = 40
+    alone = [decoder.extend(cache, decoder.embed([token]))[0].copy() for token in IDS[40:48]]
+    assert np.abs(together - alone).max() < 0.01
+
+
+def test_drafted_answers_are_the_greedy_ones(folder):
+    manifest = read_manifest(folder)
+    pipeline = Pipeline(folder, manifest, open_backend(folder, manifest, "openvino", threads=1))
+    reference = Reference.load(folder / "reference.npz")
+    with pipeline.encode_rows(reference.rows[0], reference.landmark_features[0]) as face:
+        for task in reference.tasks:
+            plain = list(pipeline.generate(face, task, 60, drafts=False))
+            assert plain
+            assert list(pipeline.generate(face, task, 60)) == plain
+
+
+def test_the_answers_of_the_torch_model(folder, capsys):
+    """Every stage is within the tolerance of the bundle, which is the one of ONNX Runtime."""
+    assert main(["verify", str(folder), "--device", "openvino"]) == 0
+    precision = read_manifest(folder).variants[0].precision
+    assert f"ok   openvino-{precision} decoder" in capsys.readouterr().out
+
+
+def test_threads_do_not_disturb_each_other(decoders):
+    decoder = decoders[1]
+    expected = read(decoder)
+    with ThreadPoolExecutor(3) as threads:
+        for found in threads.map(lambda _: read(decoder), range(6)):
+            for ours, theirs in zip(found, expected, strict=True):
+                np.testing.assert_array_equal(ours, theirs)
+
+
+def test_caches_have_an_end_and_an_owner(decoders):
+    theirs, decoder = decoders
+    cache = decoder.new_cache(8)
+    with pytest.raises(BackendError, match="needs 9 positions, its cache holds 8"):
+        decoder.extend(cache, decoder.embed(IDS[:9]))
+    with pytest.raises(BackendError, match="belongs to another decoder"):
+        decoder.extend(theirs.new_cache(8), decoder.embed(IDS[:2]))
+    with pytest.raises(BackendError, match="no memory for 2 KV caches"):
+        decoder.new_pool(1 << 60, 2)
+
+
+def test_a_decoder_of_another_shape_is_refused():
+    manifest = read_manifest(EMBEDDED)
+    path, embeddings = EMBEDDED / manifest.variants[0].decoder, EMBEDDED / manifest.embeddings
+    for change in ({"layers": 2}, {"heads": 3, "kv_heads": 3}, {"head_size": 64}):
+        with pytest.raises(GraphError, match="its shape differs"):
+            OpenVinoDecoder(path, embeddings, manifest.geometry.model_copy(update=change))
+
+
+def test_damaged_files_are_refused(tmp_path):
+    manifest = read_manifest(EMBEDDED)
+    shutil.copytree(EMBEDDED / "decoder", tmp_path / "decoder")
+    path, embeddings = tmp_path / manifest.variants[0].decoder, EMBEDDED / manifest.embeddings
+    weights = path.with_name(f"{path.name}.data")
+    weights.write_bytes(weights.read_bytes()[:-8192])
+    with pytest.raises(BackendError, match="cannot read"):
+        OpenVinoDecoder(path, embeddings, manifest.geometry)
+    weights.unlink()
+    with pytest.raises(GraphError, match="is missing"):
+        OpenVinoDecoder(path, embeddings, manifest.geometry)
+
+
+def test_auto_takes_it_where_it_was_measured_to_be_faster(monkeypatch, caplog):
+    manifest = read_manifest(EMBEDDED)
+    name = manifest.variants[0].name
+    assert open_backend(EMBEDDED, manifest).name == name, "a small decoder is faster in ONNX Runtime"
+    monkeypatch.setattr(openvino, "is_faster", lambda size: True)
+    with caplog.at_level(logging.INFO):
+        assert open_backend(EMBEDDED, manifest).name == f"openvino-{manifest.variants[0].precision}"
+        assert open_backend(EMBEDDED, manifest, "cpu").name == name
+        monkeypatch.setitem(sys.modules, "openvino", None)
+        assert open_backend(EMBEDDED, manifest).name == name
+    assert f"on openvino-{manifest.variants[0].precision}" in caplog.text
+    assert f"on {name}; not on openvino-{manifest.variants[0].precision}: " in caplog.text
+
+
+def test_a_processor_without_bfloat16_keeps_onnx_runtime(monkeypatch):
+    for capabilities, expected in ((["BF16", "FP32"], True), (["FP32", "INT8"], False)):
+        core = type("Core", (), {"get_property": lambda self, device, name, found=capabilities: found})
+        monkeypatch.setattr("openvino.Core", core)
+        assert openvino.is_faster(1 << 30) is expected
+    assert not openvino.is_faster(1 << 20)
+
+
+def test_without_openvino_the_message_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    assert not openvino.is_faster(1 << 30)
+    with pytest.raises(BackendError, match=r"pip install 'emola-edge\[openvino\]'"):
+        open_backend(EMBEDDED, read_manifest(EMBEDDED), "openvino")
