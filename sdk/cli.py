@@ -39,6 +39,9 @@ COMMANDS = {
     "pretrain": Command("trainer.commands.pretrain", "train a small base model on rendered faces", "train,synthetic"),
     "train": Command("trainer.commands.train", "fine-tune EmoLA with LoRA as in the paper", "train"),
     "evaluate": Command("trainer.commands.evaluate", "answer an evaluation set and score the answers", "train"),
+    "paper": Command(
+        "trainer.commands.paper", "run the tables of the paper, beside the published figures", "train,faces,video,cpu"
+    ),
     "data": Command(
         "trainer.commands.data", "make, check and describe training sets", "train,synthetic,faces,video,cpu"
     ),
