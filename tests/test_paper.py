@@ -15,7 +15,7 @@ from sdk.cli import main
 from sdk.errors import TrainingError
 from trainer.evaluation.evaluate import EvaluationSet, answer, evaluate
 from trainer.paper.execute import execute, waiting
-from trainer.paper.experiments import STUDIES, Evaluation, Job, OwnRow, Place
+from trainer.paper.experiments import MODELS, STUDIES, Evaluation, Job, OwnRow, Place
 from trainer.paper.figures import Figure, row_figures
 from trainer.paper.published import TABLES
 from trainer.paper.report import Report, csv_text, markdown, write_report
@@ -222,7 +222,7 @@ def test_a_report_in_three_forms(tmp_path):
 
 def test_every_row_of_every_study_has_its_own_folders(tmp_path):
     """Two variants never write into one folder."""
-    place = Place(tmp_path, tmp_path / "runs", "base", endpoint=("http://localhost:1/v1", "seer"))
+    place = Place(tmp_path, tmp_path / "runs", "base", models=MODELS, endpoint=("http://localhost:1/v1", "seer"))
     made: dict[Path, tuple[str, ...]] = {}
     for study in STUDIES.values():
         for row in study.rows(place):

@@ -10,7 +10,7 @@ from typing import Any
 
 from sdk.errors import DataError, UsageError
 from trainer.paper.execute import command_runner, execute, shown, waiting
-from trainer.paper.experiments import STUDIES, Place, Study
+from trainer.paper.experiments import MODELS, STUDIES, Place, Study
 from trainer.paper.published import TABLES
 
 
@@ -27,13 +27,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     table.add_argument("--base", help="LLaVA-1.5, as in `emola train`")
     table.add_argument("--vision-tower", help="folder of CLIP; not needed if the base holds it")
     table.add_argument("--landmark-network", type=Path, help="2d106det.onnx, for data sets without landmark files")
+    table.add_argument(
+        "--models", nargs="+", choices=MODELS, default=MODELS[:1], help="rows of Table 7 to run (default %(default)s)"
+    )
     table.add_argument("--endpoint", nargs=2, metavar=("URL", "NAME"), help="Table 7: also a model behind an endpoint")
     table.add_argument(
         "--authors-evaluation",
         action="store_true",
         help="evaluate as the authors do: template llava_v1 and cropped pictures, landmark files of mode emola",
     )
-    table.add_argument("--launcher", default="", help="starts training, for example 'torchrun --nproc-per-node 4'")
+    table.add_argument("--launcher", default="", help="for example 'torchrun --nproc-per-node 4'")
     for name in ("prepare", "train", "evaluate"):
         table.add_argument(f"--{name}-options", default="", metavar="OPTIONS", help=f"for every `emola {_WORDS[name]}`")
     table.add_argument("--plan", action="store_true", help="print the commands that would run, and run none")
@@ -103,7 +106,6 @@ def _show(study: Study, rows: Any, args: argparse.Namespace) -> None:
 
 
 def _place(args: argparse.Namespace) -> Place:
-    authors = ("--template", "llava_v1", "--image-aspect", "crop") if args.authors_evaluation else ()
     return Place(
         data=args.data or Path("data"),
         runs=args.runs,
@@ -111,10 +113,11 @@ def _place(args: argparse.Namespace) -> Place:
         vision_tower=args.vision_tower,
         landmark_network=args.landmark_network,
         authors=args.authors_evaluation,
+        models=tuple(args.models),
         endpoint=tuple(args.endpoint) if args.endpoint else None,
         prepare=tuple(shlex.split(args.prepare_options)),
         train=tuple(shlex.split(args.train_options)),
-        evaluate=(*authors, *shlex.split(args.evaluate_options)),
+        evaluate=tuple(shlex.split(args.evaluate_options)),
     )
 
 

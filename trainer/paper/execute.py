@@ -55,11 +55,12 @@ def command_runner(launcher: Sequence[str]) -> Callable[[Sequence[str]], int]:
     """A function that runs `emola` in processes of its own, whose memory ends with them; their output goes to stderr.
 
     Args:
-        launcher: starts training in several processes, for example "torchrun --nproc-per-node 4"; empty: one process.
+        launcher: starts training and evaluation in several processes, for example "torchrun --nproc-per-node 4"; empty:
+            one process.
     """
 
     def start(words: Sequence[str]) -> int:
-        parallel = launcher if words[0] == "train" else ()
+        parallel = launcher if words[0] in ("train", "evaluate") else ()
         command = [*(parallel or (sys.executable,)), "-m", "sdk", *words]
         return subprocess.run(command, stdout=sys.__stderr__, env=os.environ).returncode
 

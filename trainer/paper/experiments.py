@@ -1,12 +1,15 @@
 """Which training runs and evaluations make which row of a table, as command lines of `emola`."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.paper.sources import SOURCES, Source
 
 FABA_TASKS = ("emotion", "au")
+AUTHORS = ("--template", "llava_v1", "--image-aspect", "crop")  # their evaluation, with an endpoint the server decides
+MODELS = ("emola", "llava", "llava-tuned")  # rows of Table 7 that are run here
+LLAVA_RATE = "2e-5"  # of LLaVA's own fine-tuning of the whole decoder
 RANKS = (8, 32, 128)  # of the ablation of the rank; the paper uses 128
 
 
@@ -20,6 +23,7 @@ class Place:
         base, vision_tower: as in `emola train`.
         landmark_network: a network as 2d106det, for data sets without landmark files.
         authors: evaluate as the authors do: another template and crop than in training, and dark landmark input.
+        models: those of `MODELS` that Table 7 compares.
         endpoint: address and name of a model behind an endpoint.
         prepare, train, evaluate: further options of these commands.
     """
@@ -30,6 +34,7 @@ class Place:
     vision_tower: str | None = None
     landmark_network: Path | None = None
     authors: bool = False
+    models: tuple[str, ...] = MODELS[:1]
     endpoint: tuple[str, str] | None = None
     prepare: tuple[str, ...] = ()
     train: tuple[str, ...] = ()
@@ -102,7 +107,8 @@ def faba_row(
         folder = place.runs / f"{prefix}{'both' if together else task}"
         files = [_faba(place, "train", each) for each in (FABA_TASKS if together else (task,))]
         trained = _training(place, files, folder, options)
-        parts.append((_faba_test(place, task, folder, trained),))
+        model = (str(folder), *place.model)
+        parts.append((_asked(place, task, _answers(place, folder, task), model, trained),))
     return OwnRow(method, tuple(parts))
 
 
@@ -110,50 +116,81 @@ def _faba(place: Place, split: str, task: str) -> Path:
     return place.data / "FABAInstruct" / split / f"{split}_{task}_anno.json"
 
 
-def _faba_test(place: Place, task: str, run: Path, before: tuple[Job, ...] = ()) -> Evaluation:
-    data, folder = _faba(place, "eval", task), _answers(place, run, task)
-    job = _evaluation(place, "FABA", task, data, folder, (str(run), *place.model))
-    return Evaluation("FABA", task, data, folder, (*before, job))
+def _asked(place: Place, task: str, folder: Path, model: tuple[str, ...], before: tuple[Job, ...] = ()) -> Evaluation:
+    """The evaluation of a model on FABA-Bench."""
+    data = _faba(place, "eval", task)
+    return Evaluation("FABA", task, data, folder, (*before, _evaluation(place, "FABA", task, data, folder, model)))
 
 
-def endpoint_row(place: Place) -> OwnRow:
-    """A model behind an endpoint, on FABA-Bench."""
-    address, model = place.endpoint or ("", "")
+def llava_row(place: Place) -> OwnRow:
+    """LLaVA-1.5 as it is released, without any training."""
     parts = []
     for task in FABA_TASKS:
-        data, folder = _faba(place, "eval", task), place.runs / f"{model.replace('/', '--')}-{task}"
-        asked = replace(place, authors=False)  # the endpoint has its own template
-        words = ("--endpoint", address, "--model", model)
-        parts.append(
-            (Evaluation("FABA", task, data, folder, (_evaluation(asked, "FABA", task, data, folder, words),)),)
-        )
+        words = (place.base, *place.model[2:])
+        parts.append((_asked(place, task, _answers(place, place.runs / f"llava-{task}", task), words),))
+    return OwnRow("LLaVA-1.5, not trained", tuple(parts))
+
+
+def tuned_llava_row(place: Place) -> OwnRow:
+    """LLaVA-1.5 with its decoder and projector trained for each task, without prior and with CLIP frozen."""
+    options = ("--tune", "decoder", "--tokens", "visual", "--learning-rate", LLAVA_RATE)
+    parts = []
+    for task in FABA_TASKS:
+        run = place.runs / f"llava-tuned-{task}"
+        trained = _training(place, [_faba(place, "train", task)], run, options)
+        parts.append((_asked(place, task, _answers(place, run, task), (str(run),), trained),))
+    return OwnRow("LLaVA-1.5, trained", tuple(parts))
+
+
+def endpoint_row(place: Place, address: str, model: str) -> OwnRow:
+    """A model behind an endpoint, on FABA-Bench."""
+    parts = []
+    for task in FABA_TASKS:
+        folder = place.runs / f"{model.replace('/', '--')}-{task}"
+        parts.append((_asked(place, task, folder, ("--endpoint", address, "--model", model)),))
     return OwnRow(model, tuple(parts))
 
 
-def classic_row(place: Place, source: Source, folds: tuple[str, ...] = ("",)) -> OwnRow:
-    """EmoLA on a classic data set, of all folds."""
-    name = source.name.replace("-", "").lower()
-    made = place.runs / "data" / f"{name}{'-authors' if place.authors else ''}"
+def classic_row(
+    place: Place,
+    source: Source,
+    folds: tuple[str, ...] = ("",),
+    *,
+    method: str = "EmoLA",
+    dark: bool | None = None,
+    variant: str = "",
+    options: tuple[str, ...] = (),
+) -> OwnRow:
+    """EmoLA on a classic data set, of all folds.
+
+    Args:
+        dark: whether landmark files are those of the dark input of the released data; None: as `place` says.
+        variant: end of the names of the runs.
+        options: of `emola train` that make the variant.
+    """
+    name, dark = source.name.replace("-", "").lower(), place.authors if dark is None else dark
+    made = place.runs / "data" / f"{name}{'-authors' if dark else ''}"
     task = "emotion" if name == "rafdb" else "au"
-    prepared = _preparation(place, source, name, made, made / folds[0] / f"train_{task}_anno.json", task)
+    prepared = _preparation(place, source, made, made / folds[0] / f"train_{task}_anno.json", dark)
     tests = []
     for fold in folds:
         train, data = (made / fold / f"{split}_{task}_anno.json" for split in ("train", "eval"))
-        run = place.runs / f"{made.name}{fold}"
+        run = place.runs / f"{made.name}{fold}{variant}"
         folder = _answers(place, run, task)
         words = (str(run), *place.model)
-        jobs = (*_training(place, [train], run), _evaluation(place, source.dataset, task, data, folder, words))
+        jobs = (*_training(place, [train], run, options), _evaluation(place, source.dataset, task, data, folder, words))
         tests.append(Evaluation(source.dataset, task, data, folder, (*prepared, *jobs), by_person=name != "rafdb"))
-    return OwnRow("EmoLA", (tuple(tests),))
+    return OwnRow(method, (tuple(tests),))
 
 
-def _preparation(place: Place, source: Source, name: str, made: Path, train: Path, task: str) -> tuple[Job, ...]:
+def _preparation(place: Place, source: Source, made: Path, train: Path, dark: bool) -> tuple[Job, ...]:
     """Face crops and landmark files; the folds share them, so that those of one fold are those of all."""
     folder = place.data / source.name
+    name = source.name.replace("-", "").lower()
     partition = ("--partition", str(folder / "partition.csv")) if name == "gft" else ()
     crops = ("data", "prepare", name, str(folder), "--out", str(made), *partition, *place.prepare)
-    mode = ("--mode", "emola") if place.authors else ()
-    files = (str(train), str(train.with_name(f"eval_{task}_anno.json")))
+    mode = ("--mode", "emola") if dark else ()
+    files = (str(train), str(train.with_name(train.name.replace("train", "eval", 1))))
     landmarks = ("data", "landmarks", *files, "--network", str(place.landmark_network), *mode)
     return Job(crops, train), Job(landmarks, made / "landmarks" / "about.json")
 
@@ -170,7 +207,8 @@ def _answers(place: Place, run: Path, task: str) -> Path:
 
 def _evaluation(place: Place, dataset: str, task: str, data: Path, folder: Path, model: tuple[str, ...]) -> Job:
     words = ("evaluate", *model, "--task", task, "--dataset", dataset, "--data", str(data), "--output", str(folder))
-    return Job((*words, *place.evaluate), folder / "scores.json")
+    convention = AUTHORS if place.authors and "--endpoint" not in model else ()
+    return Job((*words, *convention, *place.evaluate), folder / "scores.json")
 
 
 @dataclass(frozen=True)
@@ -182,20 +220,25 @@ class Study:
         title: for an ablation; a table of the paper has its own.
         source: the data set.
         rows: from the place of the files to our rows.
+        note: what the paper says about an ablation.
     """
 
     name: str
     title: str
     source: Source
     rows: Callable[[Place], list[OwnRow]]
+    note: str = "The paper has this ablation in its appendix and states no figures in the text."
 
 
+_FUTURE = "The paper names other priors as future work."
 _FOLDS = ("fold1", "fold2", "fold3")
 _FABA_SOURCE = SOURCES["FABAInstruct"]
 
 
 def _benchmark(place: Place) -> list[OwnRow]:
-    return [faba_row(place, "EmoLA"), *([endpoint_row(place)] if place.endpoint else [])]
+    made = {"emola": lambda place: faba_row(place, "EmoLA"), "llava": llava_row, "llava-tuned": tuned_llava_row}
+    rows = [made[name](place) for name in place.models]
+    return [*rows, endpoint_row(place, *place.endpoint)] if place.endpoint else rows
 
 
 def _tokens(place: Place) -> list[OwnRow]:
@@ -214,6 +257,11 @@ def _tuning(place: Place) -> list[OwnRow]:
     ]
 
 
+def _positions(place: Place) -> list[OwnRow]:
+    before = faba_row(place, "prior before the picture", "before", ("--prior-position", "before"))
+    return [before, faba_row(place, "prior after the picture")]
+
+
 def _ranks(place: Place) -> list[OwnRow]:
     """The rank with alpha at twice the rank, as the authors have it."""
     rows = [
@@ -221,6 +269,16 @@ def _ranks(place: Place) -> list[OwnRow]:
         for rank in RANKS[:-1]
     ]
     return [*rows, faba_row(place, f"rank {RANKS[-1]}")]
+
+
+def _priors(place: Place) -> list[OwnRow]:
+    raf, geometry = SOURCES["RAF-DB"], ("--prior", "geometry")
+    return [
+        classic_row(place, raf, method="landmarks, dark input of the released data", dark=True),
+        classic_row(place, raf, method="landmarks, input of insightface", dark=False),
+        classic_row(place, raf, method="landmark geometry", dark=False, variant="-geometry", options=geometry),
+        classic_row(place, raf, method="no prior", dark=False, variant="-visual", options=("--tokens", "visual")),
+    ]
 
 
 def _tasks(place: Place) -> list[OwnRow]:
@@ -237,7 +295,9 @@ STUDIES: dict[str, Study] = {
         Study("7", "", _FABA_SOURCE, _benchmark),
         Study("8", "", _FABA_SOURCE, _tokens),
         Study("9", "", _FABA_SOURCE, _tuning),
+        Study("position", "Position of the prior token, FABA-Bench, in %", _FABA_SOURCE, _positions),
         Study("rank", "Rank of LoRA, FABA-Bench, in %", _FABA_SOURCE, _ranks),
+        Study("prior", "Facial prior, RAF-DB, in %", SOURCES["RAF-DB"], _priors, _FUTURE),
         Study("tasks", "One task or both in training, FABA-Bench, in %", _FABA_SOURCE, _tasks),
     )
 }

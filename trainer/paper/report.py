@@ -10,6 +10,7 @@ from pathlib import Path
 from sdk.errors import DependencyError
 from sdk.files import write_file
 from sdk.html import page, table
+from trainer.evaluation.evaluate import NOUN_DATASET
 from trainer.paper.experiments import Study
 from trainer.paper.figures import Figure
 from trainer.paper.published import FIGURES, SOURCE, TABLES, PublishedRow, units
@@ -47,10 +48,8 @@ class Report:
         if known:
             title = f"Table {known.number}: {known.title}"
             return cls(study.name, title, known.note, known.columns, known.main, known.rows, ours, unfinished)
-        emotion, au = ([f"{task} {name}" for name in FIGURES] for task in ("Emotion", "AU"))
-        note = "The paper has this ablation in its appendix and states no figures in the text."
-        columns, main = [*emotion, *units("FABA"), *au], [emotion[2], au[2]]
-        return cls(study.name, study.title, note, columns, main, (), ours, unfinished)
+        columns, main = _columns(study)
+        return cls(study.name, study.title, study.note, columns, main, (), ours, unfinished)
 
     def cells(self) -> list[list[str]]:
         """The rows as texts: method, source and a cell per column."""
@@ -67,6 +66,14 @@ class Report:
         if self.unfinished:
             found.append(f"Not run yet: {', '.join(self.unfinished)}.")
         return found
+
+
+def _columns(study: Study) -> tuple[list[str], list[str]]:
+    """The columns of an ablation, and those that summarise a row."""
+    if study.source.dataset == NOUN_DATASET:
+        return ["Accuracy"], ["Accuracy"]
+    emotion, au = ([f"{task} {name}" for name in FIGURES] for task in ("Emotion", "AU"))
+    return [*emotion, *units("FABA"), *au], [emotion[2], au[2]]
 
 
 def _number(value: float | None) -> str:
