@@ -26,9 +26,10 @@ train = [
 ]
 synthetic = ["numba>=0.60", "threadpoolctl>=3.5", "onnx>=1.17", "onnxscript>=0.5"]
 heif = ["pi-heif>=0.18"]
-video, tables, hub = ["av>=14.1", "matplotlib>=3.9"], ["pandas>=2.2", "xlsxwriter>=3.2", "pyarrow>=17"], ["httpx>=0.27", "filelock>=3.12"]
+video, hub = ["av>=14.1", "matplotlib>=3.9"], ["httpx>=0.27", "filelock>=3.12"]
+tables = ["pandas>=2.2", "xlsxwriter>=3.2", "pyarrow>=17"]
 serve = ["fastapi>=0.115", "uvicorn>=0.30", "prometheus-client>=0.20", "python-multipart>=0.0.18"]
-batch = ["pyarrow>=16", "fsspec>=2024.6"]
+batch = ["pyarrow>=17", "fsspec>=2024.6"]
 test = [
     "pytest>=8",
     "pytest-benchmark>=5",
@@ -112,7 +113,14 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["sdk*", "export*", "trainer*"]),
     package_data={"sdk": ["py.typed", "assets/**/*", "server/page/*"], "trainer": ["accelerate/*.yaml"]},
-    install_requires=["numpy>=1.26", "pillow>=10.1", "pydantic>=2.7", "tokenizers>=0.20", "tqdm>=4.66", "packaging>=23"],
+    install_requires=[
+        "numpy>=1.26",
+        "pillow>=10.1",
+        "pydantic>=2.7",
+        "tokenizers>=0.20",
+        "tqdm>=4.66",
+        "packaging>=23",
+    ],
     extras_require=extras,
     cmdclass={"sdist": ReproducibleSdist},
     entry_points={"console_scripts": ["emola = sdk.cli:main"]},

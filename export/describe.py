@@ -20,17 +20,13 @@ from sdk.runtime.backends.gptq_cuda.weights import GROUPS, computes_heads
 from sdk.runtime.language import Grammar
 from trainer.checkpoint import Checkpoint
 from trainer.model.config import preprocessing
+from trainer.model.terms import INTENDED_USE
 from trainer.synthetic.describe import answer_language
 from trainer.synthetic.label_phrases import label_phrases
 from trainer.tokenization import IMAGE_TOKEN, load_tokenizer, prompt_ids
 
 GPTQ_FOLDER = "decoder/gptq"
 _MAX_NEW_TOKENS = 512
-_INTENDED_USE = (
-    "Describing the visible facial expression of consenting adults for research, accessibility and user interfaces. "
-    "Not for judging what a person feels, not for decisions about people; emotion recognition at work and in education "
-    "is prohibited in the European Union (AI Act, Article 5(1)(f)), and people must be told of it (Article 50(3))."
-)
 
 
 def describe(job: ExportJob, checkpoint: Checkpoint, gptq: Path | None) -> Manifest:
@@ -46,7 +42,7 @@ def describe(job: ExportJob, checkpoint: Checkpoint, gptq: Path | None) -> Manif
     return Manifest(
         name=options.out.name,
         notice=conventions.notice,
-        intended_use=_INTENDED_USE,
+        intended_use=INTENDED_USE,
         files={},
         tokenizer="tokenizer.json",
         vision="vision.onnx",

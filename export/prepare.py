@@ -29,8 +29,8 @@ from trainer.checkpoint import Checkpoint
 from trainer.corpus.records import Record
 from trainer.evaluation.evaluate import EvaluationSet
 from trainer.model.emola import EmoLA
+from trainer.model.terms import UNRECORDED
 
-_UNRECORDED = "not recorded by the checkpoint; LLaVA-1.5 and Vicuna 1.5: Llama 2 Community License, CLIP: MIT"
 _ANSWER_ROWS = 200  # of a calibration record: question and answer, to estimate disk space
 _FACE_ROWS = 512  # question and answer at most, to estimate memory
 _QUANTISATION = {"calibrate": "calibration", "gptq": "gptq"}  # stages, and what decides them
@@ -98,6 +98,8 @@ def prepare(options: ExportOptions) -> ExportJob:
     """
     _check_values(options)
     checkpoint = Checkpoint(options.adapter, options.base, options.vision_tower)
+    if checkpoint.config.prior_position != "after":
+        raise ExportError("the landmark row comes before the picture in this checkpoint; a bundle has it after it")
     files, gate = checkpoint.files(), options.gate
     licences = _licences(options, checkpoint)
     precision = _precision(options, checkpoint)
@@ -194,7 +196,7 @@ def _check_values(options: ExportOptions) -> None:
 
 def _licences(options: ExportOptions, checkpoint: Checkpoint) -> tuple[Licence, ...]:
     """The licences of all weights; checks the interfaces and terms of the face networks."""
-    terms = checkpoint.conventions.licence or _UNRECORDED
+    terms = checkpoint.conventions.licence or UNRECORDED
     found = [Licence(part="vision tower, projectors and decoder", origin=Path(options.base).name, licence=terms)]
     if options.adapter:
         found.append(Licence(part="adapter", origin=Path(options.adapter).name, licence=terms))

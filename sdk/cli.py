@@ -47,6 +47,12 @@ COMMANDS = {
     "pretrain": Command("trainer.commands.pretrain", "train a small base model on rendered faces", "train,synthetic"),
     "train": Command("trainer.commands.train", "fine-tune EmoLA with LoRA as in the paper", "train"),
     "evaluate": Command("trainer.commands.evaluate", "answer an evaluation set and score the answers", "train"),
+    "push": Command(
+        "trainer.commands.push", "upload a checkpoint or a bundle with a model card to the hub", "train,hub"
+    ),
+    "paper": Command(
+        "trainer.commands.paper", "run the tables of the paper, beside the published figures", "train,faces,video,cpu"
+    ),
     "data": Command(
         "trainer.commands.data", "make, check and describe training sets", "train,synthetic,faces,video,cpu"
     ),

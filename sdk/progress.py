@@ -10,11 +10,11 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def progress_bar(unit: str) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(unit: str, *, shown: bool = True) -> Iterator[Callable[[int, int], None]]:
     """Yield a function that takes the numbers done and in all and draws them; it draws nothing if stderr is piped."""
     from tqdm import tqdm
 
-    with tqdm(unit=unit, delay=0.5, disable=None if sys.stderr else True) as bar:
+    with tqdm(unit=unit, delay=0.5, disable=None if shown and sys.stderr else True) as bar:
 
         def progress(done: int, total: int) -> None:
             bar.total = total

@@ -27,9 +27,27 @@ FACE_MODEL = Path(os.environ.get("EMOLA_FACE_MODEL", SHARED / "face_model/ict_fa
 
 # Files that export, train or render; `make test-fast` leaves them out.
 SLOW = {
-    *("test_alignment", "test_analyzer", "test_annotate", "test_batch", "test_build", "test_cli", "test_docs"),
+    *(
+        "test_alignment",
+        "test_analyzer",
+        "test_annotate",
+        "test_baselines",
+        "test_batch",
+        "test_build",
+        "test_cli",
+        "test_docs",
+    ),
     *("test_gate", "test_gptq_cuda", "test_gptq_kernels", "test_quantised_cache", "test_target_check"),
-    *("test_full_disk", "test_laptop", "test_layerwise", "test_prepare", "test_pretrain", "test_pruning"),
+    *(
+        "test_full_disk",
+        "test_hub_checkpoints",
+        "test_laptop",
+        "test_layerwise",
+        "test_prepare",
+        "test_priors",
+        "test_pretrain",
+        "test_pruning",
+    ),
     *("test_recipe", "test_reference", "test_rege_parity", "test_rehearsal", "test_reproduce", "test_synthetic"),
     *("test_reliability", "test_trackers", "test_train", "test_video"),
 }

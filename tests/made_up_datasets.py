@@ -1,9 +1,11 @@
-"""Folders with the layout of RAF-DB, DISFA, BP4D and GFT, with made-up labels and given pictures."""
+"""Folders with the layout of RAF-DB, DISFA, BP4D, GFT and FABA-Instruct, with made-up labels and given pictures."""
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+from conftest import GOLDEN
 from PIL import Image
 
 from trainer.corpus.datasets import bp4d, disfa
@@ -91,4 +93,31 @@ def write_gft(folder: Path, picture: Picture = grey) -> Path:
         for frame in (1, 2, 3):
             save(folder / f"frames/{participant}/{frame}.png", picture(frame))
     write_text(folder / "partition.csv", "participant,split", "001A,train", "001B,train", "002A,test")
+    return folder
+
+
+def write_faba(folder: Path) -> Path:
+    """Four records per file, with the pictures and landmark files of the goldens."""
+    source = json.loads((GOLDEN / "data/FABAInstruct/train/train_anno.json").read_text(encoding="utf-8"))[:4]
+    answers = {"emotion": ("1", "A happy face with a broad smile."), "au": ("6, 12", "AU6 and AU12 are active.")}
+    for split in ("train", "eval"):
+        (folder / split).mkdir(parents=True)
+        for part in ("images", "landmarks"):
+            (folder / split / part).symlink_to(GOLDEN / "data/FABAInstruct/train" / part)
+        for task, (label, answer) in answers.items():
+            rows = [{**row, "id": f"{task}{index}"} for index, row in enumerate(source)]
+            if split == "eval":
+                rows = [{"image": r["image"], "landmark": r["landmark"], "label": label, "gpt4": answer} for r in rows]
+            write_text(folder / split / f"{split}_{task}_anno.json", json.dumps(rows))
+    return folder
+
+
+def write_data(folder: Path) -> Path:
+    """All five data sets, named as `emola paper` expects them."""
+    labels = {f"{split}_0000{n}": n for split in ("train", "test") for n in (1, 4, 7)}
+    write_rafdb(folder / "RAF-DB", labels)
+    write_disfa(folder / "DISFA", frames=1)
+    write_bp4d(folder / "BP4D")
+    write_gft(folder / "GFT")
+    write_faba(folder / "FABAInstruct")
     return folder

@@ -1,6 +1,5 @@
 """Every command of docs/reproduce.md, as it is written there, on made-up folders of the same shape and a tiny model."""
 
-import json
 import re
 import shlex
 import string
@@ -9,101 +8,59 @@ from pathlib import Path
 import pytest
 from chat_server import chat_server, completion
 from conftest import GOLDEN
-from made_up_datasets import save, write_bp4d, write_disfa, write_gft, write_rafdb
+from made_up_datasets import save, write_data
 
 pytest.importorskip("torch")
 
 from sdk.cli import main
 
 DOCUMENT = (Path(__file__).parents[1] / "docs/reproduce.md").read_text(encoding="utf-8")
-SMALL = {  # appended to the commands, where the last option wins
-    "prepare": ["--detector", "none"],
-    "landmarks": ["--threads", "1"],
-    "train": ["--rank", "4", "--max-steps", "1", "--batch-size", "2", "--precision", "float32", "--workers", "0"],
-    "evaluate": ["--max-new-tokens", "3", "--limit", "3"],
+SHORT = "--max-new-tokens 3 --limit 3"
+SMALL = {
+    "paper": [
+        "--prepare-options=--detector none",
+        "--train-options=--rank 4 --max-steps 1 --batch-size 2 --precision float32 --workers 0",
+        f"--evaluate-options={SHORT}",
+    ],
+    "evaluate": SHORT.split(),
 }
-ANSWERS = {"emotion": ("1", "A happy face with a broad smile."), "au": ("6, 12", "AU6 and AU12 are active.")}
 
 
-def sections() -> dict[str, str]:
-    """Title of each part of the document -> its shell lines."""
-    parts = re.split(r"^## ", DOCUMENT, flags=re.MULTILINE)[1:]
-    return {part.split(":")[0]: "".join(re.findall(r"```sh\n(.*?)```", part, re.DOTALL)) for part in parts}
-
-
-def commands(lines: list[str], variables: dict[str, str]):
-    """The command lines of a shell text whose only constructs are variables, `for ... do` and `done`."""
-    while lines:
-        line = lines.pop(0)
-        if not (loop := re.fullmatch(r"for (\w+) in (.+); do", line)):
-            yield shlex.split(string.Template(line).substitute(variables))
-            continue
-        depth, body = 1, []
-        while depth:
-            body.append(lines.pop(0))
-            depth += body[-1].startswith("for ") - (body[-1] == "done")
-        for value in loop[2].split():
-            yield from commands(body[:-1], {**variables, loop[1]: value})
-
-
-def run(section: str, variables: dict[str, str]) -> None:
-    lines = section.replace("\\\n", " ").splitlines()
-    for program, *words in commands(lines, variables):
-        action = words[1] if words[0] == "data" else words[0]
-        assert program == "emola"
-        assert main([*words, *SMALL.get(action, [])]) == 0, " ".join(words)
-
-
-def write_faba(folder: Path) -> Path:
-    """The shape of FABA-Instruct, from the pictures and landmark files of the goldens."""
-    source = json.loads((GOLDEN / "data/FABAInstruct/train/train_anno.json").read_text(encoding="utf-8"))[:4]
-    for split in ("train", "eval"):
-        (folder / split).mkdir(parents=True)
-        for task, (label, answer) in ANSWERS.items():
-            rows = [{**row, "id": f"{task}{index}"} for index, row in enumerate(source)]
-            if split == "eval":
-                rows = [{"image": r["image"], "landmark": r["landmark"], "label": label, "gpt4": answer} for r in rows]
-            (folder / split / f"{split}_{task}_anno.json").write_text(json.dumps(rows))
-    (folder / "FABAInstruct").symlink_to(GOLDEN / "data/FABAInstruct")
-    return folder
+def commands() -> list[str]:
+    """The shell lines of the document."""
+    code = "".join(re.findall(r"```sh\n(.*?)```", DOCUMENT, re.DOTALL))
+    return code.replace("\\\n", " ").splitlines()
 
 
 @pytest.fixture(scope="module")
 def variables(tmp_path_factory, landmark_network) -> dict[str, str]:
     """What the document calls BASE, DATA and so on."""
     folder = tmp_path_factory.mktemp("reproduce")
-    labels = {f"{split}_0000{n}": n for split in ("train", "test") for n in (1, 4, 7)}
     paths = {
         "BASE": GOLDEN / "llava-base",
         "CLIP": GOLDEN / "clip",
         "LANDMARKS": landmark_network,
-        "RAFDB": write_rafdb(folder / "rafdb", labels),
-        "DISFA": write_disfa(folder / "disfa", frames=1),
-        "BP4D": write_bp4d(folder / "bp4d"),
-        "GFT": write_gft(folder / "gft"),
-        "PARTITION": folder / "gft/partition.csv",
-        "FABA": write_faba(folder / "faba"),
-        "DATA": folder / "data",
+        "DATA": write_data(folder / "data"),
         "RUNS": folder / "runs",
     }
     return {name: str(path) for name, path in paths.items()}
 
 
-@pytest.mark.parametrize("table", ["Table 3", "Table 4", "Table 5", "Table 6"])
-def test_the_classic_data_sets(variables, table):
-    run(sections()[table], variables)
+OWN = [line for line in commands() if "AFFECTNET" in line or "data revise" in line]
 
 
-def test_faba_bench_and_its_ablations(variables, capsys):
-    """Tables 7 to 9 in their order, since the later are compared with the first; Table 2 and Figure 6."""
-    found = sections()
-    with chat_server(lambda request: (200, {}, completion("A happy face."))) as (url, requests):
-        run(found["Table 7"], {**variables, "ENDPOINT": url, "MODEL": "seer"})
-    assert len(requests) == 6
-    for table in ("Table 8", "Table 9", "Table 2 and Figure 6"):
-        run(found[table], variables)
+@pytest.mark.parametrize("line", [line for line in commands() if line not in OWN])
+def test_command(line, variables, monkeypatch, capsys):
+    """In order, since later tables use the runs of earlier ones; the jobs of a table run in this process."""
+    monkeypatch.setattr("trainer.commands.paper.command_runner", lambda launcher: main)
+    with chat_server(lambda request: (200, {}, completion("A happy face."))) as (url, _):
+        program, *words = shlex.split(string.Template(line).substitute(variables, ENDPOINT=url, MODEL="seer"))
+        assert program == "emola"
+        runs = "--base" in words
+        assert main([*words, *(SMALL[words[0]] if runs else [])]) == 0, capsys.readouterr().err
     shown = capsys.readouterr().out
-    assert shown.count("against the other run") == 3 * (2 + 4 + 4)
+    assert not runs or "this run" in shown or words[0] == "evaluate"
+    assert "Not run yet" not in shown or not runs
 
 
 def test_a_set_of_your_own(variables, astronaut, tmp_path, capsys):
@@ -113,12 +70,16 @@ def test_a_set_of_your_own(variables, astronaut, tmp_path, capsys):
         save(tmp_path / "affectnet" / place, astronaut[20:230, 110:320])
     answer = completion("The face is happy, and AU6 and AU12 are active.")
     with chat_server(lambda request: (200, {}, answer)) as (url, requests):
-        named = {"ENDPOINT": url, "MODEL": "seer", "AFFECTNET": str(tmp_path / "affectnet")}
-        run(sections()["Section 3.1"], {**variables, **named})
+        named = {"ENDPOINT": url, "MODEL": "seer", "AFFECTNET": str(tmp_path / "affectnet"), "DATA": str(tmp_path)}
+        for line in OWN:
+            assert main(shlex.split(string.Template(line).substitute({**variables, **named}))[1:]) == 0
     assert len(requests) == 4
     assert "records" in capsys.readouterr().out
-    assert (Path(variables["DATA"]) / "faba/eval/revised/eval_au_anno.json").is_file()
+    assert (tmp_path / "faba/eval/revised/eval_au_anno.json").is_file()
 
 
 def test_no_table_is_forgotten():
-    assert {f"Table {number}" for number in range(3, 10)} <= set(sections())
+    from trainer.paper.experiments import STUDIES
+
+    assert {f"{number}" for number in range(3, 10)} <= set(STUDIES)
+    assert all(any(f"table {name} " in f"{line} " for line in commands()) for name in STUDIES)

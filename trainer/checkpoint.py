@@ -1,5 +1,6 @@
 """From released files to a model: LLaVA-1.5 base, vision tower, EmoLA adapter; no weight is missing or left over."""
 
+import dataclasses
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -11,18 +12,22 @@ from accelerate import init_empty_weights
 from peft import LoraConfig, set_peft_model_state_dict
 from torch import Tensor
 
+from sdk.bundles.hub import resolve_checkpoint
 from sdk.errors import CheckpointError
 from trainer.model.config import (
     CONVENTIONS,
+    Conventions,
     EmolaConfig,
     is_llava_hf,
     read_config,
     read_conventions,
     read_statistics,
 )
-from trainer.model.emola import EmoLA, new_landmark_projector
+from trainer.model.emola import EmoLA
 from trainer.model.layerwise import read_layerwise
 from trainer.model.lora import LoraUpdates, MergedWeights, attach_lora
+from trainer.model.new_projector import PROJECTOR, NewProjector
+from trainer.model.priors import LANDMARKS
 from trainer.model.processor import Arithmetic, Device, choose_arithmetic
 from trainer.model.weights import WeightFiles, canonical_name, weight_files
 
@@ -40,7 +45,8 @@ def load_emola(
 
     Args:
         adapter: folder of an EmoLA adapter in the authors' files or in ours; None for a complete (merged) base.
-        base: folder of LLaVA-1.5 as released or as converted by llava-hf.
+        base: folder of LLaVA-1.5 as released or as converted by llava-hf. A text may also name a repository of the
+            Hugging Face hub, as "owner/name" or "owner/name@revision"; so may the other two.
         vision_tower: folder of the CLIP tower; None if the base holds it.
         dtype, device: of the parameters.
         lora: "merged" adds the low-rank update to the weights; "live" keeps it apart, as peft modules.
@@ -54,12 +60,33 @@ def load_emola(
     return Checkpoint(adapter, base, vision_tower).load(dtype=dtype, device=device, lora=lora)
 
 
+def is_plain_llava(base: "str | os.PathLike[str]") -> bool:
+    """Whether a folder holds LLaVA-1.5 as released, which has neither our conventions nor a landmark projector."""
+    folder = _folder(base, "base")
+    if (folder / CONVENTIONS).is_file():
+        return False
+    return not any(name.startswith(PROJECTOR) for name in WeightFiles(weight_files(folder)))
+
+
+def plain_llava(base: "str | os.PathLike[str]", vision_tower: "str | os.PathLike[str] | None" = None) -> "Checkpoint":
+    """LLaVA-1.5 without adapter: the decoder reads the picture alone, in LLaVA's own template and padding.
+
+    Args:
+        base, vision_tower: as in `load_emola`.
+    """
+    found = Checkpoint(None, base, vision_tower, new_projector_seed=0)  # a projector that is never read
+    found.config = dataclasses.replace(found.config, tokens="visual")
+    found.conventions = Conventions(template="vicuna_v1", image_aspect="pad")
+    return found
+
+
 class Checkpoint:
     """The files of one model, opened and checked against each other; weights are read on access.
 
     Args:
         adapter, base, vision_tower: as in `load_emola`.
         new_projector_seed: start a landmark projector at random if no file holds one; for training only.
+        prior: start a new landmark projector with this prior, see `trainer.model.priors`; for training only.
 
     Attributes:
         config: shape of the model.
@@ -76,16 +103,19 @@ class Checkpoint:
         vision_tower: "str | os.PathLike[str] | None" = None,
         *,
         new_projector_seed: int | None = None,
+        prior: str | None = None,
     ) -> None:
-        self._new_projector_seed = new_projector_seed
         self.adapter = _folder(adapter, "adapter") if adapter is not None else None
         self.base = _folder(base, "base")
         self.vision_tower = _folder(vision_tower, "vision tower") if vision_tower is not None else None
         self.config = read_config(self.base, self.vision_tower, self.adapter)
+        replaced = prior is not None and prior != self.config.prior
+        self.config = dataclasses.replace(self.config, prior=prior or self.config.prior)
+        self._new = NewProjector(self.config, new_projector_seed) if new_projector_seed is not None else None
         self.conventions = read_conventions(self.adapter or self.base)
         self.statistics = read_statistics(self.vision_tower, self.base)
         self.lora = LoraUpdates(self.adapter) if self.adapter else None
-        frozen = _Layers(self._layers(), self.config, padded=is_llava_hf(self.base))
+        frozen = _Layers(self._layers(replaced), self.config, padded=is_llava_hf(self.base))
         self._shapes = frozen.shapes
         self.frozen: Mapping[str, Tensor] = frozen
         self.merged: Mapping[str, Tensor] = frozen
@@ -154,15 +184,22 @@ class Checkpoint:
             found |= {f"{module}.lora_{half}.default.weight": part for half, part in zip("AB", pair, strict=True)}
         return found
 
-    def _layers(self) -> "list[WeightFiles | NewProjector]":
-        """Sources of weights; earlier ones win."""
-        layers: list[WeightFiles | NewProjector] = [WeightFiles(weight_files(self.base))]
+    def measure_prior(self, features: Tensor) -> None:
+        """Tell a new projector the (N, 212) landmark features of training records, before the model is loaded."""
+        if self._new:
+            self._new.measure(features)
+
+    def _layers(self, replaced: bool) -> "list[WeightFiles | NewProjector]":
+        """Sources of weights; earlier ones win. If the prior is replaced, the stored projectors are left out."""
+        without = PROJECTOR if replaced or (self.adapter and self.config.prior != LANDMARKS) else None
+        layers: list[WeightFiles | NewProjector] = [WeightFiles(weight_files(self.base), without=without)]
         if self.vision_tower and _has_weights(self.vision_tower):
             layers.insert(0, WeightFiles(weight_files(self.vision_tower), vision_only=True))
         if self.adapter:
-            layers.insert(0, WeightFiles(_projector_files(self.adapter)))
-        if self._new_projector_seed is not None:
-            layers.append(NewProjector(self.config, self._new_projector_seed))
+            own = PROJECTOR if replaced else None
+            layers.insert(0, WeightFiles(_projector_files(self.adapter), without=own))
+        if self._new:
+            layers.append(self._new)
         return layers
 
 
@@ -172,33 +209,6 @@ def _fill(model: EmoLA, weights: Mapping[str, Tensor], dtype: torch.dtype, devic
     names = [name for name in model.state_dict() if name not in read]
     state = {name: weights[canonical_name(name) or name].to(device, dtype) for name in names}
     model.load_state_dict(state, assign=True, strict=not read)
-
-
-class NewProjector(Mapping[str, Tensor]):
-    """An untrained landmark projector as a source of weights."""
-
-    def __init__(self, config: EmolaConfig, seed: int) -> None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            projector = new_landmark_projector(config)
-        self._tensors: dict[str, Tensor] = {
-            f"landmark_feature_projector.{k}": v for k, v in projector.state_dict().items()
-        }
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self[name].shape)
-
-    def describe(self, name: str) -> str:
-        return f"{name} of the new landmark projector"
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._tensors[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._tensors)
 
 
 class _Layers(Mapping[str, Tensor]):
@@ -303,7 +313,7 @@ def _projector_files(adapter: Path) -> list[Path]:
 
 
 def _folder(path: "str | os.PathLike[str]", role: str) -> Path:
-    folder = Path(path)
+    folder = resolve_checkpoint(path)
     if not folder.is_dir():
         raise CheckpointError(f"{role} {os.fspath(path)!r} is not a folder; expected the files of the checkpoint")
     return folder

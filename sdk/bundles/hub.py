@@ -1,4 +1,4 @@
-"""Find a bundle by name: a folder, the embedded bundle, or a repository of the Hugging Face hub.
+"""Find a bundle or a checkpoint by name: a folder, the embedded bundle, or a repository of the Hugging Face hub.
 
 Downloads go to `$EMOLA_CACHE`, by default `~/.cache/emola-edge`, into one folder per repository and commit, without
 links. A download has a temporary name until all hashes are checked. Then it is renamed and not hashed again.
@@ -8,11 +8,14 @@ import logging
 import os
 import re
 import shutil
+from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 
 from sdk.bundles.manifest import check_hashes, read_manifest
 from sdk.bundles.remote import COMMIT, Remote
+from sdk.bundles.snapshot import fetch_snapshot
 from sdk.errors import BundleError, BundleNotFoundError, DependencyError, DownloadError, IntegrityError, OutputError
 from sdk.files import temporary, write_file
 from sdk.web.exchange import HttpError
@@ -47,12 +50,36 @@ def resolve_bundle(
                 "this build has no embedded bundle; pass the folder of a bundle made by `emola export`"
             )
         return embedded
+    return _find(name, _BUNDLE, offline)
+
+
+def resolve_checkpoint(name: "str | os.PathLike[str]", *, offline: bool = False) -> Path:
+    """Find the folder of a checkpoint, for example of "liuhaotian/llava-v1.5-7b"; download it if necessary.
+
+    Args:
+        name, offline: as in `resolve_bundle`. The folder of a repository has the name of the repository.
+
+    Raises:
+        BundleNotFoundError, DownloadError, DependencyError: as in `resolve_bundle`.
+    """
+    return _find(name, _CHECKPOINT, offline)
+
+
+def hub_origin(folder: Path) -> str | None:
+    """Name and commit of the repository that a folder was downloaded from, as "owner/name@commit"."""
+    commit, repository = folder.parent.name, folder.parent.parent
+    if repository.parent != cache_folder() / _CHECKPOINT.place or not COMMIT.fullmatch(commit):
+        return None
+    return f"{repository.name.replace('--', '/')}@{commit}"
+
+
+def _find(name: "str | os.PathLike[str]", kind: "_Kind", offline: bool) -> Path:
     match = _REPOSITORY.fullmatch(os.fspath(name)) if isinstance(name, str) else None
     if match is None or os.path.exists(os.fspath(name)):
         return Path(name)
     if "--" in match[1] or ".." in match[0]:
         raise BundleNotFoundError(f"no folder {name}, and no hub name: those contain neither '--' nor '..'")
-    return _Repository(match[1], match[2] or "main").folder(is_offline(offline))
+    return _Repository(match[1], match[2] or "main", kind).folder(is_offline(offline))
 
 
 def is_offline(asked: bool) -> bool:
@@ -68,12 +95,38 @@ def cache_folder() -> Path:
         raise DownloadError("there is no home folder for downloads; set EMOLA_CACHE to a folder") from None
 
 
+def _fetch_bundle(remote: Remote, commit: str, folder: Path) -> None:
+    remote.fetch(commit, folder)
+    check_hashes(folder, read_manifest(folder))
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What repositories hold.
+
+    Attributes:
+        place: of the repositories in the cache.
+        fetch: downloads and checks a commit; a later call continues in the same folder.
+        named: a downloaded folder is named after its repository, and not after its commit.
+        advice: where else such a folder comes from.
+    """
+
+    place: str
+    fetch: Callable[[Remote, str, Path], None]
+    named: bool
+    advice: str
+
+
+_BUNDLE = _Kind("", _fetch_bundle, False, "`emola export` makes a folder")
+_CHECKPOINT = _Kind("checkpoints", fetch_snapshot, True, "pass the folder of a checkpoint")
+
+
 class _Repository:
     """One revision of a repository, and its place in the cache."""
 
-    def __init__(self, name: str, revision: str) -> None:
-        self._name, self._revision = name, revision
-        self._home = cache_folder() / name.replace("/", "--")
+    def __init__(self, name: str, revision: str, kind: _Kind) -> None:
+        self._name, self._revision, self._kind = name, revision, kind
+        self._home = cache_folder() / kind.place / name.replace("/", "--")
         self._reference = self._home / "refs" / revision.replace("/", "--")
 
     def folder(self, offline: bool) -> Path:
@@ -92,7 +145,7 @@ class _Repository:
     def _newest(self) -> Path:
         remote = Remote(self._name)
         commit = remote.commit(self._revision, patient=self._earlier() is None)
-        folder = self._home / commit
+        folder = self._folder(commit)
         if not folder.is_dir():
             self._download(remote, commit, folder)
         self._remember(commit)
@@ -104,8 +157,12 @@ class _Repository:
             commit = self._reference.read_text(encoding="ascii").strip()
         except (OSError, ValueError):
             return None
-        folder = self._home / commit
+        folder = self._folder(commit)
         return folder if COMMIT.fullmatch(commit) and folder.is_dir() else None
+
+    def _folder(self, commit: str) -> Path:
+        folder = self._home / commit
+        return folder / self._name.split("/")[1] if self._kind.named else folder
 
     def _cached(self, why: str, level: int) -> Path:
         """The folder of the last download; log it with the reason for using it."""
@@ -114,7 +171,7 @@ class _Repository:
             return folder
         raise BundleNotFoundError(
             f"no folder {self._name}, and no earlier download of that name and revision ({self._revision}): {why}. "
-            "`emola export` makes a folder; a repository of the hub must be downloaded once while online"
+            f"{self._kind.advice}; a repository of the hub must be downloaded once while online"
         )
 
     def _download(self, remote: Remote, commit: str, folder: Path) -> None:
@@ -125,8 +182,7 @@ class _Repository:
                 return
             logger.info("downloading %s@%s to %s", self._name, commit[:12], folder)
             try:
-                remote.fetch(commit, partial)
-                check_hashes(partial, read_manifest(partial))
+                self._kind.fetch(remote, commit, partial)
                 partial.rename(folder)
             except DownloadError:
                 raise
@@ -142,7 +198,7 @@ class _Repository:
         except ImportError:
             raise DependencyError("filelock", "hub", "download a bundle by name (or pass a folder)") from None
         try:
-            self._home.mkdir(parents=True, exist_ok=True)
+            folder.parent.mkdir(parents=True, exist_ok=True)
             return FileLock(f"{folder}.lock").acquire()
         except OSError as error:
             raise DownloadError(
@@ -150,7 +206,7 @@ class _Repository:
             ) from None
 
     def _remember(self, commit: str) -> None:
-        if self._earlier() == self._home / commit:
+        if self._earlier() == self._folder(commit):
             return
         try:
             write_file(self._reference, commit.encode())

@@ -1,16 +1,16 @@
-"""A bundle in a repository of the Hugging Face hub: which commit a revision is, and the files of a commit."""
+"""A repository of the Hugging Face hub: which commit a revision is, and the files of a commit."""
 
 import contextlib
 import os
 import re
 import shutil
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import quote
 
 from pydantic import BaseModel, Field, ValidationError
 
-from sdk.bundles.files import FileRecord
 from sdk.bundles.manifest import MANIFEST, Manifest, parse_manifest
 from sdk.errors import BundleError, DownloadError
 from sdk.web.client import HttpClient, Limits
@@ -34,11 +34,14 @@ class Remote:
 
     Args:
         name: "owner/name".
+
+    Attributes:
+        endpoint: address of the hub.
     """
 
     def __init__(self, name: str) -> None:
         self.endpoint = _endpoint()
-        self._name = name
+        self.name = name
 
     def commit(self, revision: str, *, patient: bool) -> str:
         """The commit that a branch, tag or commit names.
@@ -51,7 +54,7 @@ class Remote:
             DependencyError: httpx is not installed.
         """
         client = HttpClient(_ASKING_AGAIN if patient else _ASKING, _token())
-        reply = client.get(f"{self.endpoint}/api/models/{self._name}/revision/{quote(revision, safe='')}")
+        reply = client.get(f"{self.endpoint}/api/models/{self.name}/revision/{quote(revision, safe='')}")
         if reply.status in _DENIED:
             raise HttpError(
                 f"{self.endpoint} has no such repository or revision ({revision}), or it is gated (HTTP "
@@ -76,17 +79,49 @@ class Remote:
             BundleNotFoundError, FormatError: the repository is no bundle.
         """
         client = HttpClient(_DOWNLOADING, _token())
-        base = f"{self.endpoint}/{self._name}/resolve/{commit}"
-        try:
+        base = f"{self.endpoint}/{self.name}/resolve/{commit}"
+        with self._download_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            self._fetch_files(client, base, self._manifest(client, base, folder).files, folder)
+            files = self._manifest(client, base, folder).files
+            self._fetch_files(client, base, {name: record.size for name, record in files.items()}, folder)
+
+    def tree(self, commit: str) -> bytes:
+        """What the hub says about the files of a commit at its top level, as JSON.
+
+        Raises:
+            DownloadError: it says nothing.
+        """
+        url = f"{self.endpoint}/api/models/{self.name}/tree/{commit}"
+        try:
+            reply = HttpClient(_ASKING_AGAIN, _token()).get(url)
+        except HttpError as error:
+            raise DownloadError(f"{self.name}: the hub does not list its files ({error})") from None
+        if reply.status != 200:
+            raise DownloadError(f"{self.name}: the hub does not list its files (status {reply.status})")
+        return reply.content
+
+    def download(self, commit: str, sizes: Mapping[str, int], folder: Path) -> None:
+        """Download files of known sizes; continue an earlier download in the same folder.
+
+        Raises:
+            DownloadError: as in `fetch`.
+        """
+        base = f"{self.endpoint}/{self.name}/resolve/{commit}"
+        with self._download_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._fetch_files(HttpClient(_DOWNLOADING, _token()), base, sizes, folder)
+
+    @contextlib.contextmanager
+    def _download_errors(self, folder: Path) -> Iterator[None]:
+        try:
+            yield
         except HttpError as error:
             raise DownloadError(
-                f"{self._name}: the download stopped ({error}); run the command again: complete files are kept"
+                f"{self.name}: the download stopped ({error}); run the command again: complete files are kept"
             ) from None
         except OSError as error:
             raise DownloadError(
-                f"{self._name}: cannot write to {folder} ({error}); free space, or set EMOLA_CACHE to another folder"
+                f"{self.name}: cannot write to {folder} ({error}); free space, or set EMOLA_CACHE to another folder"
             ) from None
 
     def _manifest(self, client: HttpClient, base: str, folder: Path) -> Manifest:
@@ -101,20 +136,20 @@ class Remote:
             )
         return parse_manifest(folder)
 
-    def _fetch_files(self, client: HttpClient, base: str, files: dict[str, FileRecord], folder: Path) -> None:
+    def _fetch_files(self, client: HttpClient, base: str, sizes: Mapping[str, int], folder: Path) -> None:
         from tqdm import tqdm
 
-        missing = sum(record.size for record in files.values()) - sum(_size(folder / name) for name in files)
+        missing = sum(sizes.values()) - sum(_size(folder / name) for name in sizes)
         if missing > (free := shutil.disk_usage(folder).free):
             raise DownloadError(
-                f"{self._name} needs {missing / 1e9:.1f} GB more, {folder} has {free / 1e9:.1f} GB left; free space, "
+                f"{self.name} needs {missing / 1e9:.1f} GB more, {folder} has {free / 1e9:.1f} GB left; free space, "
                 "or set EMOLA_CACHE to another folder"
             )
         silent = None if sys.stderr else True  # None: a bar on a terminal only
-        with tqdm(total=missing, unit="B", unit_scale=True, disable=silent, desc=self._name) as bar:
-            for name, record in files.items():
+        with tqdm(total=missing, unit="B", unit_scale=True, disable=silent, desc=self.name) as bar:
+            for name, size in sizes.items():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                client.download(f"{base}/{quote(name)}", folder / name, record.size, bar.update)
+                client.download(f"{base}/{quote(name)}", folder / name, size, bar.update)
 
 
 def reach_hub() -> str:

@@ -113,8 +113,8 @@ def _landmarks(args: argparse.Namespace) -> None:
 def _add_check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, metavar="FILE", help="training or evaluation file")
     parser.add_argument("--task", choices=tuple(_TASKS), help="of an evaluation file whose name does not contain it")
-    parser.add_argument("--base", type=Path, help="base model: report conversations longer than its context")
-    parser.add_argument("--vision-tower", type=Path, help="folder of CLIP; not needed if the base describes it")
+    parser.add_argument("--base", help="base model: report conversations longer than its context")
+    parser.add_argument("--vision-tower", help="CLIP; not needed if the base describes it")
     parser.add_argument("--root", type=Path, help=_ROOT_HELP)
     parser.add_argument("--json", action="store_true", help="print the problems as a JSON list")
 
@@ -161,11 +161,13 @@ def _context(args: argparse.Namespace) -> dict[str, Any]:
     """Tokenizer of a base model and maximum tokens of a conversation; the picture counts as one token."""
     if not args.base:
         return {}
+    from sdk.bundles.hub import resolve_checkpoint
     from trainer.model.config import read_config
     from trainer.tokenization import load_tokenizer
 
-    config = read_config(args.base, args.vision_tower)
-    return {"tokenizer": load_tokenizer(args.base), "max_tokens": config.max_length - config.image_rows + 1}
+    base = resolve_checkpoint(args.base)
+    config = read_config(base, resolve_checkpoint(args.vision_tower) if args.vision_tower else None)
+    return {"tokenizer": load_tokenizer(base), "max_tokens": config.max_length - config.image_rows + 1}
 
 
 def _add_annotate(parser: argparse.ArgumentParser) -> None:

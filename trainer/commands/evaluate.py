@@ -3,10 +3,13 @@
 import argparse
 import json
 import os
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 from sdk.errors import DataError
+from sdk.faba.prompts import TEMPLATES
 from sdk.faba.vocabulary import DATASETS
 from sdk.progress import progress_bar
 from sdk.untrusted_json import read_json_object
@@ -18,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         type=Path,
         metavar="MODEL",
-        help="folder of a bundle, an adapter or a complete checkpoint",
+        help="folder of a bundle, or folder or hub name of an adapter, a complete checkpoint or LLaVA-1.5 as released",
     )
     parser.add_argument("--data", type=Path, help="evaluation file in the FABA-Instruct layout")
     parser.add_argument(
@@ -29,8 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dataset", default="FABA", choices=(*DATASETS, "RAF-DB"), help="decides which labels are scored"
     )
     parser.add_argument("--output", type=Path, help="folder of this run; an unfinished run there resumes")
-    parser.add_argument("--base", help="base of an adapter")
-    parser.add_argument("--vision-tower", help="folder of CLIP; not needed if the base holds it")
+    parser.add_argument("--base", help="base of an adapter: a folder or a hub name")
+    parser.add_argument("--vision-tower", help="CLIP: a folder or a hub name; not needed if the base holds it")
     parser.add_argument("--endpoint", metavar="URL", help="ask a model behind an OpenAI-compatible endpoint instead")
     parser.add_argument("--model", metavar="NAME", help="its name at the endpoint; the key is read from OPENAI_API_KEY")
     parser.add_argument(
@@ -44,6 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="number of rows of each picture that the decoder reads (default: all)",
     )
+    asked = parser.add_argument_group("how the model is asked (defaults: as it was trained)")
+    asked.add_argument("--question", metavar="TEXT", help="instead of the question of EmoLA's evaluation")
+    asked.add_argument("--template", choices=tuple(TEMPLATES), help="conversation format of a checkpoint")
+    asked.add_argument("--image-aspect", choices=("pad", "crop"), help="how a checkpoint gets a square picture")
     parser.add_argument("--limit", type=int, help="only the first records")
     parser.add_argument(
         "--against", type=Path, help="folder of another run on the same set, compared by a paired bootstrap"
@@ -60,53 +67,59 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     found = _average(args.average) if args.average else _evaluate(args)
+    if found is None:  # not the first of several processes
+        return
     print(json.dumps(found, indent=1) if args.json else "\n".join(lines_of(found)))
 
 
-def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
-    from trainer.evaluation.evaluate import EvaluationSet, answer, compare_runs, evaluate
+def _evaluate(args: argparse.Namespace) -> dict[str, Any] | None:
+    from trainer.evaluation.evaluate import PREDICTIONS, EvaluationSet, answer_share, compare_runs, evaluate
+    from trainer.evaluation.open_answerer import open_answerer
+    from trainer.evaluation.shards import Shard, read_parts
 
     missing = [flag for flag in ("data", "task", "output") if getattr(args, flag) is None]
     if missing or (args.checkpoint is None) == (args.endpoint is None):
         lacking = ", ".join(missing) or "the model"
         raise DataError(f"expected a model or --endpoint, and --data, --task, --output; missing: {lacking}")
     evaluation = EvaluationSet.read(args.data, args.task, args.dataset, root=args.root, limit=args.limit)
-    with progress_bar("face") as progress:
-        predictions = answer(_open(args), evaluation, args.output, progress)
+    shard, count = Shard.of_environment(), len(evaluation.records)
+    answerer = open_answerer(_request(args))
+    before, begin = len(read_parts(args.output / PREDICTIONS)), time.perf_counter()
+    with progress_bar("face", shown=shard.rank == 0) as progress:
+        predictions = answer_share(answerer, evaluation, args.output, progress, shard)
+    if predictions is None:
+        return None
+    _report_speed(count - before, time.perf_counter() - begin, shard.count)
     scores = evaluate(predictions, evaluation, args.output)
     if args.against:
         scores["against"] = compare_runs(predictions, args.against, evaluation)
     return scores
 
 
-def _open(args: argparse.Namespace) -> Any:
-    """Open the answerer that the options name."""
-    from trainer.checkpoint import Checkpoint
-    from trainer.corpus.endpoint import ChatEndpoint
-    from trainer.evaluation.answerers import EndpointAnswerer, TorchAnswerer
-    from trainer.evaluation.bundle_answerer import BundleAnswerer
-    from trainer.model.processor import Arithmetic
+def _report_speed(faces: int, seconds: float, processes: int) -> None:
+    if faces > 0:
+        where = f" in {processes} processes" if processes > 1 else ""
+        print(f"{faces} faces answered in {seconds:.1f} s{where}: {faces / seconds:.2f} faces/s", file=sys.stderr)
 
-    if args.endpoint:
-        if args.visual_tokens is not None:
-            raise DataError("--visual-tokens needs a bundle or a checkpoint; an endpoint does not take it")
-        if not args.model:
-            raise DataError("--endpoint needs --model")
-        endpoint = ChatEndpoint(args.endpoint, args.model, os.environ.get("OPENAI_API_KEY"))
-        return EndpointAnswerer(endpoint, args.batch_size, args.max_new_tokens)
-    if (args.checkpoint / "manifest.json").exists():
-        return BundleAnswerer.open(args.checkpoint, args.device, args.max_new_tokens, args.visual_tokens)
-    import torch
 
-    adapter = args.checkpoint if (args.checkpoint / "adapter_config.json").exists() else None
-    if adapter and not args.base:
-        raise DataError(f"{adapter} is an adapter: say which model it belongs to (--base)")
-    checkpoint = Checkpoint(adapter, args.base if adapter else args.checkpoint, args.vision_tower)
-    if args.device == "tensorrt" or (args.device == "cuda" and not torch.cuda.is_available()):
-        raise DataError(f"--device {args.device}: a checkpoint runs on auto, cpu or, where torch has CUDA, cuda")
-    cuda = args.device != "cpu" and torch.cuda.is_available()
-    arithmetic = Arithmetic(torch.bfloat16, "cuda") if cuda else checkpoint.arithmetic("cpu")
-    return TorchAnswerer(checkpoint, arithmetic, args.batch_size, args.max_new_tokens, args.visual_tokens)
+def _request(args: argparse.Namespace) -> Any:
+    """Which model is asked, and how."""
+    from trainer.evaluation.open_answerer import Request
+
+    return Request(
+        model=args.checkpoint,
+        base=args.base,
+        vision_tower=args.vision_tower,
+        endpoint=(args.endpoint, args.model or "") if args.endpoint else None,
+        key=os.environ.get("OPENAI_API_KEY"),
+        device=args.device,
+        batch_size=args.batch_size,
+        max_new_tokens=args.max_new_tokens,
+        visual_tokens=args.visual_tokens,
+        question=args.question,
+        template=args.template,
+        image_aspect=args.image_aspect,
+    )
 
 
 def _average(folders: list[Path]) -> dict[str, Any]:

@@ -13,12 +13,13 @@ from typing import Any, get_args
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from sdk.faces.preprocess import LandmarkMode
     from trainer.model.ablation import Tokens
+    from trainer.model.config import PriorPosition
     from trainer.training.recipe import Recipe, Tune
 
     default = Recipe()
     files = parser.add_argument_group("files")
-    files.add_argument("--base", help="folder of LLaVA-1.5, as released or as converted by llava-hf")
-    files.add_argument("--vision-tower", help="folder of CLIP; not needed if the base holds it")
+    files.add_argument("--base", help="LLaVA-1.5, as released or as converted by llava-hf: a folder or a hub name")
+    files.add_argument("--vision-tower", help="CLIP: a folder or a hub name; not needed if the base holds it")
     files.add_argument("--adapter", help="adapter to train further; default: a new one")
     files.add_argument(
         "--data", type=Path, action="append", default=[], help="training file; may be given several times"
@@ -46,6 +47,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ablations.add_argument("--tune", choices=get_args(Tune), default=default.tune, help="Table 9 (default %(default)s)")
     ablations.add_argument(
         "--tokens", choices=get_args(Tokens), help="rows that the decoder sees, Table 8 (default both)"
+    )
+    ablations.add_argument(
+        "--prior-position", choices=get_args(PriorPosition), help="of the landmark row, to the picture (default after)"
+    )
+    ablations.add_argument(
+        "--prior",
+        metavar="NAME",
+        help="landmarks, geometry, geometry-68 or one of a package (default: that of the base)",
     )
     ablations.add_argument("--template", help="conversation format (default: that of adapter or base, else vicuna_v1)")
     ablations.add_argument(
@@ -80,12 +89,13 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _plan(args: argparse.Namespace, recipe: Any) -> dict[str, Any]:
+    from sdk.bundles.hub import resolve_checkpoint
     from trainer.corpus.records import read_rows
     from trainer.model.config import read_config
     from trainer.training.recipe import llava_7b, plan
 
-    tower = Path(args.vision_tower) if args.vision_tower else None
-    config = read_config(Path(args.base), tower) if args.base else llava_7b()
+    tower = resolve_checkpoint(args.vision_tower) if args.vision_tower else None
+    config = read_config(resolve_checkpoint(args.base), tower) if args.base else llava_7b()
     if args.tokens:
         config = dataclasses.replace(config, tokens=args.tokens)
     records = sum(len(read_rows(path)) for path in args.data) if args.data else None
@@ -105,7 +115,9 @@ def _train(args: argparse.Namespace, recipe: Any) -> dict[str, Any]:
     broken = check_files(records)
     if broken:
         raise TrainingError(f"{len(broken)} broken records, first {broken[0]}; `emola data check` lists them all")
-    sources = Sources(records, _conventions(args, records), args.base, args.vision_tower, args.adapter, args.tokens)
+    conventions = _conventions(args, records)
+    rows = (args.tokens, args.prior_position, args.prior)
+    sources = Sources(records, conventions, args.base, args.vision_tower, args.adapter, *rows)
     return train(
         sources,
         recipe,
@@ -118,13 +130,13 @@ def _train(args: argparse.Namespace, recipe: Any) -> dict[str, Any]:
 
 def _conventions(args: argparse.Namespace, records: Sequence[Any]) -> Any:
     """The conventions of the adapter or the base, else those of the authors' training; options take precedence."""
+    from sdk.bundles.hub import resolve_checkpoint
     from trainer.corpus.landmarks import recorded_mode
     from trainer.model.config import CONVENTIONS, Conventions, read_conventions
 
     start = Conventions(template="vicuna_v1", image_aspect="pad")
-    recorded = [
-        Path(folder) for folder in (args.adapter, args.base) if folder and (Path(folder) / CONVENTIONS).is_file()
-    ]
+    folders = [resolve_checkpoint(name) for name in (args.adapter, args.base) if name]
+    recorded = [folder for folder in folders if (folder / CONVENTIONS).is_file()]
     if recorded:
         start = read_conventions(recorded[0])
     changes: dict[str, Any] = {"landmark_mode": args.landmark_mode or recorded_mode(records)}

@@ -48,7 +48,9 @@ class Encoding:
         return crop, features, preprocessing(self.config, self.conventions, self.statistics)
 
     def landmarks(self, record: Record) -> Tensor:
-        """(212,) landmark feature."""
+        """(212,) landmark feature; zeros if the decoder does not see it, so that a set needs no landmark files."""
+        if self.config.tokens == "visual":
+            return torch.zeros(self.config.landmark_size)
         return torch.from_numpy(read_landmarks(record, self.config.landmark_size))
 
     def tokens(self, record: Record) -> tuple[list[int], list[int]]:

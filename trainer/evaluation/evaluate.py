@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from sdk.untrusted_json import read_json_object
 from trainer.corpus.records import Record, read_records
 from trainer.evaluation.bootstrap import SampleScores, compare, intervals, sample_scores
 from trainer.evaluation.bundle_answerer import Answerer, Refused
+from trainer.evaluation.shards import Shard, collect, journals, read_parts
 
 PREDICTIONS, RUN, SCORES = "predictions.jsonl", "run.json", "scores.json"
 MAX_REFUSALS = 10  # in a row; after them the name of the model or the options count as wrong
@@ -66,20 +68,50 @@ def answer(
     Raises:
         DataError: the folder holds answers of another model or to another set, or the model refuses every record.
     """
-    with writing_into(folder):
+    return answer_share(answerer, evaluation, folder, progress, Shard()) or []
+
+
+def answer_share(
+    answerer: Answerer,
+    evaluation: EvaluationSet,
+    folder: Path,
+    progress: Callable[[int, int], None],
+    shard: Shard,
+) -> list[str] | None:
+    """Answer the share of one of several processes; arguments and errors as in `answer`.
+
+    Returns:
+        In the first process the answers of all, as soon as they are there; in the others None.
+    """
+    path, count = folder / PREDICTIONS, len(evaluation.records)
+    with writing_into(folder) if shard.rank == 0 else nullcontext():
         run = {"model": answerer.name, "data": evaluation.digest}
         claim_folder(folder / RUN, run, "evaluation", DataError, shared=True)
-        return _answer_missing(answerer, evaluation, folder / PREDICTIONS, progress)
+        own = shard.journal(path)
+        read_answers(own)  # removes the incomplete last line of a killed process
+        done = {index: row["prediction"] for index, row in read_parts(path).items()}
+        _answer_missing(answerer, evaluation, shard, own, done, progress)
+        if shard.rank:
+            return None
+        if journals(path) != [path]:
+            collect(path, count)
+        answers = read_answers(path)
+    return [answers[index] for index in range(count)]
 
 
 def _answer_missing(
-    answerer: Answerer, evaluation: EvaluationSet, path: Path, progress: Callable[[int, int], None]
-) -> list[str]:
-    count = len(evaluation.records)
-    done, held = read_answers(path), list[dict[str, Any]]()
-    for start in range(0, count, answerer.batch_size):
+    answerer: Answerer,
+    evaluation: EvaluationSet,
+    shard: Shard,
+    path: Path,
+    done: dict[int, str],
+    progress: Callable[[int, int], None],
+) -> None:
+    """Answer the batches of a share that are not done, and write them to a journal."""
+    count, held = len(evaluation.records), list[dict[str, Any]]()
+    for number, start in enumerate(range(0, count, answerer.batch_size)):
         batch = range(start, min(start + answerer.batch_size, count))
-        if all(index in done for index in batch):
+        if not shard.has(number) or all(index in done for index in batch):
             continue  # batches are never regrouped: a resumed run gives the answers of an uninterrupted one, to the bit
         for index, answered in zip(batch, answerer.answer([evaluation.records[index] for index in batch]), strict=True):
             done[index] = "" if isinstance(answered, Refused) else answered
@@ -91,7 +123,6 @@ def _answer_missing(
                 held = []
         progress(len(done), count)
     _record(path, held)
-    return [done[index] for index in range(count)]
 
 
 def _hold(row: dict[str, Any], held: list[dict[str, Any]], most: int) -> None:

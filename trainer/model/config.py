@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from reprlib import repr as short
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from transformers import CLIPVisionConfig, LlamaConfig
 
@@ -16,9 +16,11 @@ from sdk.faces.preprocess import LANDMARK_FEATURES, Anchor, Aspect, LandmarkMode
 from sdk.untrusted_json import read_json_object
 from trainer.model.ablation import Tokens
 from trainer.model.llava_keys import MODEL_SIZES, check_processor, check_sizes, feature_layer, is_number
+from trainer.model.priors import LANDMARKS, find_prior
 from trainer.model.shapes import compare_with_base, decoder_keys, decoder_shape, tower_shape
 from trainer.tokenization import load_tokenizer
 
+PriorPosition = Literal["after", "before"]
 CONVENTIONS = "emola.json"
 MAX_SIDE = 1 << 13  # pixels of a picture that a vision tower reads
 
@@ -37,6 +39,8 @@ class EmolaConfig:
         projector: "linear" or "mlpNx_gelu", of the visual projector.
         tokens: rows that the decoder sees: "both", or one kind of them for the ablation of Table 8.
         max_length: longest fused sequence in positions; longer ones are cut off.
+        prior_position: of the landmark row: "after" the rows of the picture, as the authors have it, or "before" them.
+        prior: what becomes of the landmark feature before it is projected, see `trainer.model.priors`.
     """
 
     text: LlamaConfig
@@ -47,6 +51,8 @@ class EmolaConfig:
     projector: str = "mlp2x_gelu"
     tokens: Tokens = "both"
     max_length: int = 2048
+    prior_position: PriorPosition = "after"
+    prior: str = LANDMARKS
 
     @property
     def image_rows(self) -> int:
@@ -201,6 +207,9 @@ def read_config(base: Path, vision_tower: Path | None, adapter: Path | None = No
     tokens: Tokens = found.get("emola_tokens") or "both"
     if tokens not in get_args(Tokens):
         raise CheckpointError(f"{path}: emola_tokens must be one of {get_args(Tokens)}, not {short(tokens)}")
+    position: PriorPosition = found.get("emola_prior_position") or "after"
+    if position not in get_args(PriorPosition):
+        raise CheckpointError(f"{path}: emola_prior_position must be after or before, not {short(position)}")
     return EmolaConfig(
         text=llama,
         vision=vision,
@@ -210,7 +219,15 @@ def read_config(base: Path, vision_tower: Path | None, adapter: Path | None = No
         projector=str(found.get("mm_projector_type") or "mlp2x_gelu"),
         tokens=tokens,
         max_length=found.get("tokenizer_model_max_length") or 2048,
+        prior_position=position,
+        prior=_prior_name(found.get("emola_prior") or LANDMARKS, path),
     )
+
+
+def _prior_name(name: Any, path: Path) -> str:
+    if not isinstance(name, str):
+        raise CheckpointError(f"{path}: expected the name of a prior as emola_prior, found {short(name)}")
+    return name if name == LANDMARKS else find_prior(name).name
 
 
 def _adapter_content(adapter: Path | None, base: LlamaConfig) -> dict[str, Any]:

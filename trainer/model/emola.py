@@ -11,6 +11,7 @@ from transformers.modeling_outputs import CausalLMOutput
 from sdk.errors import CheckpointError
 from trainer.model.alignment import AlignedShape
 from trainer.model.config import EmolaConfig
+from trainer.model.priors import LANDMARKS, find_prior
 from trainer.tokenization import IGNORED, IMAGE_TOKEN
 
 
@@ -75,7 +76,7 @@ class EmoLA(nn.Module):
         return CausalLMOutput(loss=loss, logits=logits)
 
     def encode(self, pixel_values: Tensor, landmarks: Tensor, patches: Tensor | None = None) -> Tensor:
-        """(B, rows, D): the projected patches of the vision tower, then the projected landmark feature.
+        """(B, rows, D): the projected patches of the vision tower, then (or before) the projected landmark feature.
 
         Args:
             pixel_values, landmarks, patches: as in `forward`; kept patches stay in the order of the picture.
@@ -89,8 +90,11 @@ class EmoLA(nn.Module):
                 visual = visual.take_along_dim(patches.sort(dim=1).values[..., None], dim=1)
             rows.append(self.mm_projector(visual))
         if self.config.tokens != "visual":
-            feature = landmarks if self.config.landmark_anchors else landmarks.to(dtype)  # keeps small moves
+            raw = self.config.prior == LANDMARKS and not self.config.landmark_anchors
+            feature = landmarks.to(dtype) if raw else landmarks  # keeps small moves
             rows.append(self.landmark_feature_projector(feature)[:, None])
+        if self.config.prior_position == "before":
+            rows.reverse()
         return torch.cat(rows, dim=1)
 
     def fuse(
@@ -131,7 +135,10 @@ class EmoLA(nn.Module):
 
 
 def new_landmark_projector(config: EmolaConfig) -> nn.Sequential:
-    """Two linear layers, as in the authors' model; before them the alignment, if the configuration has anchors."""
+    """Two linear layers, as in the authors' model; before them another prior or, with anchors, the alignment."""
+    if config.prior != LANDMARKS:
+        prior = find_prior(config.prior)
+        return nn.Sequential(prior.make(), *new_projector("mlp2x_gelu", prior.size, config.text.hidden_size))
     layers = new_projector("mlp2x_gelu", config.landmark_size, config.text.hidden_size)
     if not config.landmark_anchors:
         return layers

@@ -60,7 +60,8 @@ TOWER_SIZES = {
 }
 HONOURED = {
     *("mm_vision_select_layer", "vision_feature_layer", "mm_projector_type", "vision_config"),
-    *("emola_landmark_anchors", "emola_tokens", "rope_theta", "rope_scaling", "rope_parameters"),
+    *("emola_landmark_anchors", "emola_tokens", "emola_prior_position", "emola_prior"),
+    *("rope_theta", "rope_scaling", "rope_parameters"),
     "unfreeze_mm_vision_tower",
 }
 MODEL_SIZES = {"landmark_feature_hidden_size": 1 << 16, "tokenizer_model_max_length": 1 << 24}

@@ -14,6 +14,7 @@ from torch import Tensor
 from sdk.files import write_json
 from trainer.model.config import CONVENTIONS, Conventions, EmolaConfig, ImageStatistics
 from trainer.model.lora import LORA_TARGETS
+from trainer.model.priors import LANDMARKS
 
 SHARD_BYTES = 2 << 30
 _PREFIX = "base_model.model.model."
@@ -102,10 +103,12 @@ def model_config(config: EmolaConfig) -> dict[str, Any]:
         "model_type": "emola",
         "landmark_feature_hidden_size": config.landmark_size,
         "emola_landmark_anchors": config.landmark_anchors,
+        **({"emola_prior": config.prior} if config.prior != LANDMARKS else {}),
         "mm_hidden_size": config.vision.hidden_size,
         "mm_vision_select_layer": config.vision_layer,
         "mm_projector_type": config.projector,
         "emola_tokens": config.tokens,
+        **({"emola_prior_position": config.prior_position} if config.prior_position != "after" else {}),
         "tokenizer_model_max_length": config.max_length,
     }
 

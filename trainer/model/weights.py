@@ -35,16 +35,17 @@ class WeightFiles(Mapping[str, Tensor]):
     Args:
         files: weight files.
         vision_only: the files hold CLIP alone; its text half, if there is one, is left out.
+        without: beginning of the canonical names that are left out.
     """
 
-    def __init__(self, files: list[Path], *, vision_only: bool = False) -> None:
+    def __init__(self, files: list[Path], *, vision_only: bool = False, without: str | None = None) -> None:
         self._places: dict[str, tuple[Path, str]] = {}
         self._open: dict[Path, Mapping[str, Tensor]] = {}
         for path in files:
             self._open[path] = _open_file(path)
             for name in self._open[path]:
                 canonical = _vision_name(name) if vision_only else canonical_name(name)
-                if canonical is not None:
+                if canonical is not None and not (without and canonical.startswith(without)):
                     self._places[canonical] = (path, name)
 
     def __getitem__(self, name: str) -> Tensor:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # the options of `emola train` are shown without torch
     from trainer.model import EmoLA
     from trainer.model.config import EmolaConfig
 
-Tune = Literal["all", "lora", "landmark", "everything"]
+Tune = Literal["all", "lora", "landmark", "decoder", "everything"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,8 @@ class Recipe:
 
     Attributes:
         tune: "all" trains LoRA and both projectors (the paper); "lora" LoRA and visual projector; "landmark" the
-            landmark projector only (Table 9); "everything" all parameters without LoRA, for small models from scratch.
+            landmark projector only (Table 9); "decoder" the whole decoder and the projectors without LoRA, as LLaVA was
+            fine-tuned; "everything" all parameters without LoRA, for small models from scratch.
         rank, alpha, dropout: of LoRA.
         learning_rate: of LoRA and the landmark projector; `projector_learning_rate` of the visual projector and, where
             it is trained, of the vision tower.
@@ -64,6 +65,16 @@ class Recipe:
     seed: int = 1
 
     @property
+    def has_lora(self) -> bool:
+        """Whether the decoder is trained by LoRA."""
+        return self.tune in ("all", "lora")
+
+    @property
+    def trains_decoder(self) -> bool:
+        """Whether the weights of the decoder are trained, so that the result is a complete checkpoint."""
+        return self.tune in ("decoder", "everything")
+
+    @property
     def leaves_rows_out(self) -> bool:
         """Whether some passes do not read all visual rows."""
         return self.keep_visual < 1 or self.prior_only > 0
@@ -92,7 +103,7 @@ class Recipe:
             "epochs": (self.epochs > 0, "greater than 0"),
             "workers": (self.workers >= 0, "at least 0"),
             "keep_visual": (0 < self.keep_visual <= 1, "a share above 0, at most 1"),
-            "load_4bit": (not self.load_4bit or self.tune != "everything", "off with --tune everything"),
+            "load_4bit": (not self.load_4bit or not self.trains_decoder, f"off with --tune {self.tune}"),
             "dropout": (0 <= self.dropout < 1, below_1),
             "prior_only": (0 <= self.prior_only < 1, below_1),
             "warmup_ratio": (0 <= self.warmup_ratio < 1, below_1),
@@ -113,17 +124,16 @@ def prepare_model(model: "EmoLA", recipe: Recipe) -> None:
     from trainer.model.lora import attach_lora
 
     model.requires_grad_(recipe.tune == "everything")
-    if recipe.tune in ("all", "lora"):
+    model.language_model.requires_grad_(recipe.trains_decoder)
+    if recipe.has_lora:
         if not isinstance(model.language_model, PeftModel):
             model.language_model = attach_lora(model.language_model, recipe.lora_config())
         for name, parameter in model.language_model.named_parameters():
             parameter.requires_grad = ".lora_" in name
     tokens = model.config.tokens
     model.vision_tower.requires_grad_(recipe.tune == "everything" and tokens != "prior")
-    model.mm_projector.requires_grad_(recipe.tune in ("all", "lora", "everything") and tokens != "prior")
-    model.landmark_feature_projector.requires_grad_(
-        recipe.tune in ("all", "landmark", "everything") and tokens != "visual"
-    )
+    model.mm_projector.requires_grad_(recipe.tune != "landmark" and tokens != "prior")
+    model.landmark_feature_projector.requires_grad_(recipe.tune != "lora" and tokens != "visual")
     if tokens == "prior" and recipe.keep_visual < 1:
         raise TrainingError("--keep-visual leaves visual rows out, and with --tokens prior there are none")
     if tokens != "both" and recipe.prior_only:

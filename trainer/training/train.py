@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import TrainerState
 
+from sdk.bundles.hub import hub_origin
 from sdk.errors import SdkError, TrainingError
 from sdk.files import claim_folder, temporary
 from sdk.locks import writing_into
@@ -25,8 +27,9 @@ from trainer.corpus.records import Record
 from trainer.corpus.tensors import Encoding, FixedOrder, RecordDataset, RecordOrder
 from trainer.model import EmoLA
 from trainer.model.ablation import Tokens
-from trainer.model.config import CONVENTIONS, Conventions
+from trainer.model.config import CONVENTIONS, Conventions, PriorPosition
 from trainer.model.lora import LORA_TARGETS, load_in_4bit
+from trainer.model.priors import LANDMARKS, find_prior
 from trainer.model.processor import attend_plainly
 from trainer.model.save import write_adapter, write_complete
 from trainer.model.weights import canonical_name
@@ -44,6 +47,7 @@ from trainer.training.plot import plot_training, read_log
 from trainer.training.recipe import Recipe, prepare_model, trainable_parts
 
 LOG, RUN = "log.jsonl", "run.json"
+MEASURED = 1000  # records whose landmarks give the statistics of a new prior
 FINAL = "final"  # folder in which the final checkpoint is written before its files move up
 
 
@@ -57,6 +61,8 @@ class Sources:
         base, vision_tower: as in `trainer.checkpoint.load_emola`.
         adapter: an adapter to train further, or None for a new one.
         tokens: rows that the decoder sees, for the ablation of Table 8; None keeps the setting of the base.
+        prior_position: as in `EmolaConfig`; None keeps the setting of the base.
+        prior: name of another prior, with a new projector; None keeps that of the base.
     """
 
     records: Sequence[Record]
@@ -65,6 +71,8 @@ class Sources:
     vision_tower: str | None = None
     adapter: str | None = None
     tokens: Tokens | None = None
+    prior_position: PriorPosition | None = None
+    prior: str | None = None
 
 
 def train(
@@ -94,9 +102,12 @@ def train(
     """
     check_trackers(trackers)
     arguments = training_arguments(recipe, output, trackers)
-    checkpoint = Checkpoint(sources.adapter, sources.base, sources.vision_tower, new_projector_seed=recipe.seed)
-    if sources.tokens:
-        checkpoint.config = dataclasses.replace(checkpoint.config, tokens=sources.tokens)
+    files = (sources.adapter, sources.base, sources.vision_tower)
+    checkpoint = Checkpoint(*files, new_projector_seed=recipe.seed, prior=sources.prior)
+    _check_prior(checkpoint.config.prior, sources.conventions)
+    stated = {"tokens": sources.tokens, "prior_position": sources.prior_position}
+    changes: dict[str, Any] = {key: value for key, value in stated.items() if value}
+    checkpoint.config = dataclasses.replace(checkpoint.config, **changes)
     recipe = _resolve_recipe(checkpoint, recipe)
     with writing_into(output) if arguments.process_index == 0 else nullcontext():
         return _train(sources, recipe, output, checkpoint, arguments, order, report, official_layout)
@@ -118,6 +129,8 @@ def _train(
         resume = _last_checkpoint(output) if claimed else None
     encoding = Encoding(checkpoint.config, sources.conventions, checkpoint.statistics, load_tokenizer(checkpoint.base))
     dataset, log = RecordDataset(sources.records, encoding, ranked=recipe.leaves_rows_out), StepLog(output / LOG)
+    if checkpoint.config.prior != LANDMARKS:
+        checkpoint.measure_prior(_features(sources.records, encoding))
     torch.manual_seed(recipe.seed)  # LoRA starts at random
     model = _load(checkpoint, recipe, arguments)
     given = _order(dataset, recipe, arguments.world_size, order)
@@ -128,10 +141,24 @@ def _train(
     with _one_line_errors(output), closing(log):
         loop.train(resume_from_checkpoint=str(resume) if resume else None)
         trained = loop.trained_state()
-        card = _card(sources, recipe, loop.state)
+        card = {**_card(sources, recipe, loop.state), **_origins(checkpoint)}
         if loop.is_world_process_zero():
             _write(output, trained, checkpoint, sources.conventions, recipe, card, official_layout)
     return card
+
+
+def _check_prior(name: str, conventions: Conventions) -> None:
+    if name != LANDMARKS and find_prior(name).needs_points and conventions.landmark_mode == "emola":
+        raise TrainingError(
+            f"the prior {name} reads coordinates, but landmark files of mode 'emola' hold none: compute them by `emola "
+            "data landmarks --replace`"
+        )
+
+
+def _features(records: Sequence[Record], encoding: Encoding) -> Tensor:
+    """(N, 212) landmark features of records from all parts of a set."""
+    step = math.ceil(len(records) / MEASURED)
+    return torch.stack([encoding.landmarks(record) for record in records[::step]])
 
 
 @contextmanager
@@ -158,7 +185,7 @@ def _one_line_errors(output: Path) -> Iterator[None]:
 def _load(checkpoint: Checkpoint, recipe: Recipe, arguments: Arguments) -> EmoLA:
     """The model with its trained parameters in float32 and, in a bfloat16 run, the frozen ones in bfloat16."""
     sharded = parse_flag_from_env("ACCELERATE_USE_FSDP")  # needs one type within a layer
-    halved = arguments.bf16 and not sharded and recipe.tune != "everything"
+    halved = arguments.bf16 and not sharded and not recipe.trains_decoder
     lora: Literal["live", "merged"] = "live" if checkpoint.lora else "merged"
     model = checkpoint.load(dtype=torch.bfloat16 if halved else torch.float32, lora=lora)
     if arguments.bf16 and arguments.use_cpu:
@@ -186,8 +213,8 @@ def _resolve_recipe(checkpoint: Checkpoint, recipe: Recipe) -> Recipe:
     """The recipe with the LoRA shape of the adapter that the run starts from."""
     if checkpoint.lora is None:
         return recipe
-    if recipe.tune == "everything" or recipe.load_4bit:
-        option = "--load-4bit" if recipe.load_4bit else "--tune everything"
+    if recipe.trains_decoder or recipe.load_4bit:
+        option = "--load-4bit" if recipe.load_4bit else f"--tune {recipe.tune}"
         raise TrainingError(f"{option} starts from a base without LoRA, not from an adapter ({checkpoint.adapter})")
     given = checkpoint.lora.config
     patterned = given.rank_pattern or given.alpha_pattern
@@ -215,6 +242,7 @@ def _identity(sources: Sources, recipe: Recipe, order: Sequence[int] | None, pro
         "base": Path(sources.base).name,
         "adapter": Path(sources.adapter).name if sources.adapter else None,
         "tokens": sources.tokens,
+        **{key: value for key in ("prior_position", "prior") if (value := getattr(sources, key))},
         "data": _data_digest(sources.records),
         "order": order,
         "processes": processes,
@@ -256,6 +284,14 @@ def _card(sources: Sources, recipe: Recipe, state: TrainerState) -> dict[str, An
     }
 
 
+def _origins(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Repository and commit of what was downloaded from the Hugging Face hub, for the card."""
+    folders = {"base": checkpoint.base, "vision_tower": checkpoint.vision_tower, "adapter": checkpoint.adapter}
+    found = {role: hub_origin(folder) for role, folder in folders.items() if folder}
+    origins = {role: origin for role, origin in found.items() if origin}
+    return {"hub": origins} if origins else {}
+
+
 def _write(
     output: Path,
     trained: Mapping[str, Tensor],
@@ -268,7 +304,7 @@ def _write(
     """Write the final checkpoint and its plot; files get their names when all of them are complete."""
     partial = temporary(output / FINAL)
     partial.mkdir()
-    if recipe.tune == "everything":
+    if recipe.trains_decoder:
         named = {canonical_name(name): tensor for name, tensor in trained.items()}
         # 16 bit, as LLaVA's own files are
         weights = ((name, named.get(name, tensor).half()) for name, tensor in checkpoint.frozen.items())
