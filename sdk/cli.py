@@ -110,11 +110,11 @@ def _warnings_in_lines() -> Iterator[None]:
     """Show a warning of this project as one line, without the line of code that Python adds."""
     show = warnings.showwarning
 
-    def show_line(message: Warning | str, category: type[Warning], *place: Any) -> None:
+    def show_line(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
         if issubclass(category, QuestionWarning):
             print(f"warning: {printable(str(message))}", file=sys.stderr)
         else:
-            show(message, category, *place)
+            show(message, category, *place, **more)
 
     warnings.showwarning = show_line
     try:

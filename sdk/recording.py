@@ -129,16 +129,19 @@ class Recorder:
             raise SdkError("two outputs have the same path; choose different paths")
         with ExitStack() as opened:
             self._jsonl = opened.enter_context(JsonLines(jsonl)) if jsonl else None
-            self._csv = opened.enter_context(open_table(Path(csv))) if csv else None
+            self._csv = open_table(Path(csv)) if csv else None
+            if self._csv:
+                opened.enter_context(self._csv)
             self._video = opened.enter_context(AnnotatedVideo(video)) if video else None
             self._timeline = opened.enter_context(Timeline(timeline)) if timeline else None
             self._open = opened.pop_all()
 
     def add(self, pixels: Pixels, analysis: AnalysisRecord) -> None:
         """Append a frame, (H, W, 3) uint8 RGB, and its analysis to every file."""
-        for table in (self._jsonl, self._csv):
-            if table:
-                table.add(analysis)
+        if self._jsonl:
+            self._jsonl.add(analysis)
+        if self._csv:
+            self._csv.add(analysis)
         if self._timeline:
             self._timeline.add(analysis, pixels)
         if self._video:

@@ -144,11 +144,11 @@ def _options(commands: Mapping[str, Any]) -> Options:
 def _of_parser(name: str, parser: argparse.ArgumentParser) -> Options:
     found: Options = {name: []}
     for action in parser._actions:  # argparse has no public way to list them
-        nested = isinstance(action, argparse._SubParsersAction)
-        if nested:
-            for inner, subparser in (action.choices or {}).items():
+        summary = (action.help or "") % {**vars(action), "prog": "emola"}
+        if isinstance(action, argparse._SubParsersAction):
+            summary = ""
+            for inner, subparser in action.choices.items():
                 found |= _of_parser(f"{name} {inner}", subparser)
-        summary = (action.help or "") % {**vars(action), "prog": "emola"} if not nested else ""
         choices = tuple(map(str, action.choices or ()))
         if action.option_strings or choices:
             found[name].append(Option(tuple(action.option_strings), summary, choices, action.nargs != 0))

@@ -85,7 +85,7 @@ class DraftedGeneration(Generation):
         """The (vocabulary,) logits after the text so far, computed row by row as in the plain loop."""
         self.cache.length = self._exact
         for token in self._text[self._exact - self._begin :]:
-            logits = self._decoder.extend(self.cache, self._decoder.embed([token]))[-1]
+            logits: Floats = self._decoder.extend(self.cache, self._decoder.embed([token]))[-1]
         self._exact = self.cache.length
         return logits
 

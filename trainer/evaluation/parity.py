@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from sdk.bundles.evaluation import TorchAnswer, TorchAnswers
 from sdk.bundles.files import file_sha256
@@ -76,7 +77,7 @@ def compare_answers(texts: Sequence[str], stored: TorchAnswers, evaluation: Eval
         stored: torch's, which may be of more records.
         evaluation: the records that both answered.
     """
-    options = {"task": evaluation.task, "dataset": evaluation.dataset}
+    options: dict[str, Any] = {"task": evaluation.task, "dataset": evaluation.dataset}
     theirs = [known.answer for known in stored.answers[: len(evaluation.records)]]
     ours, annotations = list(texts), evaluation.annotations
     scores, torch_scores = (sample_scores(texts, annotations, **options) for texts in (ours, theirs))

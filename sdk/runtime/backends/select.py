@@ -111,7 +111,7 @@ def open_with_vllm(
     engines = device == "tensorrt" or (device == "auto" and (bundle / ENGINES).is_dir())
     encoders, tolerances = _open_encoders(bundle, manifest, variant, target, engines, None)
     decoder = open_vllm(bundle, manifest, where, positions_per_face(manifest, image_rows))
-    name = _name(variant, engines)
+    name = _name(variant, Runtimes(engines=engines))
     return Backend(
         encoders.get("landmark"), encoders["vision"], decoder, variant, 0, name, tolerances, engines or on_cuda, files
     )
