@@ -28,6 +28,7 @@ class Generation(Iterator[int]):
         cache: the sequence so far.
         pending: ids that the decoder has not read yet; empty after the end of the answer.
         truncated: the answer ended at `max_new_tokens`, not at a stop token.
+        rule: as given.
     """
 
     def __init__(
@@ -43,7 +44,8 @@ class Generation(Iterator[int]):
         rule: TokenRule | None = None,
     ) -> None:
         self.cache, self.pending, self.truncated = cache, prompt_ids, False
-        self._decoder, self._cancel, self._rule = decoder, cancel, rule
+        self.rule = rule
+        self._decoder, self._cancel = decoder, cancel
         self._stop_ids, self._left = frozenset(stop_ids), max_new_tokens
         self._sampling = sampling or Sampling()
         self._sample = _Sampler(self._sampling)
@@ -67,13 +69,9 @@ class Generation(Iterator[int]):
 
     def choose(self, logits: Floats) -> int:
         """Choose a token from (vocabulary,) logits."""
-        if not self._rule:
+        if not self.rule:
             return self._sample(logits)
-        return self._rule.choose(logits) if self._sampling.is_greedy else self._sample(self._rule.mask(logits))
-
-    def allows(self, token: int) -> bool:
-        """Whether a token may come next."""
-        return self._rule is None or self._rule.allows(token)
+        return self.rule.choose(logits) if self._sampling.is_greedy else self._sample(self.rule.mask(logits))
 
     def take(self, token: int, logits: Floats | None = None) -> int | None:
         """Continue with a token; None if the token or `max_new_tokens` ends the answer.
@@ -83,8 +81,8 @@ class Generation(Iterator[int]):
         """
         check_cancel(self._cancel)
         is_end = token in self._stop_ids
-        if self._rule and logits is not None and (is_end or self._left):
-            self._rule.advance(token, logits)
+        if self.rule and logits is not None and (is_end or self._left):
+            self.rule.advance(token, logits)
         if is_end or not self._left:
             self.truncated = not is_end
             self.pending = ()

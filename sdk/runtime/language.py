@@ -225,9 +225,17 @@ class TokenRule:
     def choose(self, logits: Floats) -> int:
         """The most probable token that may come next; the end of the answer if there is none."""
         token = int(logits.argmax())
-        if self.allows(token):
-            return token
-        return next((int(token) for token in np.argsort(-logits) if self.allows(int(token))), self._stop_ids[0])
+        return token if self.allows(token) else self.candidates(logits, 0.0)[0]
+
+    def candidates(self, logits: Floats, margin: float) -> list[int]:
+        """The token that `choose` chooses, and those that may come next and are less than `margin` nats behind it."""
+        found: list[int] = []
+        for token in np.argsort(-logits, kind="stable").tolist():
+            if found and logits[token] <= logits[found[0]] - margin:
+                break
+            if self.allows(token):
+                found.append(token)
+        return found or [self._stop_ids[0]]
 
     def mask(self, logits: Floats) -> Floats:
         """The logits with minus infinity for every token that may not come next."""

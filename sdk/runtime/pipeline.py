@@ -245,7 +245,7 @@ class Pipeline:
                 deque(self.generate(face, "action_units", cancel=cancel), maxlen=0)
             return self._rules.rule(tasks, face.list_rule.evidence() if face.list_rule else None)
         rule = self._rules.rule(tasks)
-        if sampling is None:
+        if sampling is None and not (face.list_rule and face.list_rule.ended):
             face.list_rule = rule
         return rule
 

@@ -66,9 +66,11 @@ class DraftedGeneration(Generation):
         for index, (token, is_near_tie) in enumerate(_greedy_choices(logits)):
             self.cache.length = start + index + 1
             row = logits[index]
-            if is_near_tie or not self.allows(token):
-                if self.cache.length > self._exact:
-                    row, draft = self._read_again(), draft[:index]
+            if self.rule and not self.rule.allows(token):
+                token, *rivals = self.rule.candidates(row, NEAR_TIE)
+                is_near_tie = bool(rivals)
+            if is_near_tie and self.cache.length > self._exact:
+                row, draft = self._read_again(), draft[:index]
                 token = self.choose(row)
             if self.take(token, row) is None:
                 break
