@@ -87,15 +87,8 @@ class Analyzer:
         limits = FaceLimits(min_score, min_face, max_faces)
         folder = resolve_bundle(bundle, offline=offline)
         self.manifest = read_manifest(folder)
-        pipeline, self._memory = open_pipeline(
-            folder,
-            self.manifest,
-            device,
-            threads=threads,
-            memory_limit=memory_limit,
-            visual_tokens=visual_tokens,
-            vllm=vllm,
-        )
+        options: dict[str, Any] = {"threads": threads, "memory_limit": memory_limit, "visual_tokens": visual_tokens}
+        pipeline, self._memory = open_pipeline(folder, self.manifest, device, **options, vllm=vllm)
         self._slots = self._memory.faces_within(memory_limit)
         carried = self.manifest.detector if detector == "auto" else None
         detector = folder / carried if carried else detector

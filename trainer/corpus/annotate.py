@@ -108,8 +108,7 @@ def annotate(
             answer; earlier answers are kept.
     """
     pictures, folder = _find_pictures(images, out), out / split
-    if sample is not None:
-        pictures = draw(pictures, sample, seed)
+    pictures = pictures if sample is None else draw(pictures, sample, seed)
     cropper = FaceCropper(detector, eyes=open_eyes(align) if align else None)
     about: dict[str, Any] = {"model": endpoint.model, "seed": seed, "face_scale": Conventions.face_scale}
     about |= {"align": identify(align), "sample": sample}
