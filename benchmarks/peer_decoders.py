@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from sdk.onnx_session import load_onnxruntime
+from sdk.runtime.backends.openvino_graph import load_openvino
 
 CONTEXT = 1024
 
@@ -37,6 +38,63 @@ class Ours:
     def extend(self, start: int, ids: Sequence[int]) -> np.ndarray:
         self._cache.length = start
         return self._decoder.extend(self._cache, self._decoder.embed(ids))[0]
+
+
+class OursOnOpenVino:
+    def __init__(self, folder: Path, layers: int, threads: int) -> None:
+        from vicuna import vicuna_geometry
+
+        from sdk.runtime.backends.openvino import OpenVinoDecoder
+
+        path = folder / "int4.onnx"
+        self._decoder = OpenVinoDecoder(path, folder / "embeddings.npy", vicuna_geometry(layers), threads)
+        self._cache = self._decoder.new_cache(CONTEXT)
+        self.description = f"OpenVINO {load_openvino().__version__.partition('-')[0]}, paged cache"
+        self.weights = (folder / "int4.onnx.data").stat().st_size
+        self.cache = layers * 2 * 4096 * 4
+
+    def extend(self, start: int, ids: Sequence[int]) -> np.ndarray:
+        self._cache.length = start
+        return self._decoder.extend(self._cache, self._decoder.embed(ids))[0]
+
+
+class OpenVino:
+    """OpenVINO alone: it reads our graph as it is, and holds the cache in variables."""
+
+    def __init__(self, folder: Path, layers: int, threads: int) -> None:
+        openvino = load_openvino()
+        from openvino._offline_transformations import apply_make_stateful_transformation
+
+        core = openvino.Core()
+        model = core.read_model(folder / "int4.onnx")
+        parts = [f"{layer}.{part}" for layer in range(layers) for part in ("key", "value")]
+        empty = {f"past_key_values.{part}": [1, 32, openvino.Dimension(0, CONTEXT), 128] for part in parts}
+        model.reshape({"inputs_embeds": [1, -1, 4096], "seqlens_k": [1], **empty})
+        apply_make_stateful_transformation(model, {f"past_key_values.{part}": f"present.{part}" for part in parts})
+        fastest = {"INFERENCE_PRECISION_HINT": "bf16", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "128"}
+        compiled = core.compile_model(model, "CPU", {"INFERENCE_NUM_THREADS": threads, **fastest})
+        self._request = compiled.create_infer_request()
+        self._embeddings = np.load(folder / "embeddings.npy", mmap_mode="r")
+        self._length, self._openvino = 0, openvino
+        self.description = f"OpenVINO {openvino.__version__.partition('-')[0]}, stateful"
+        self.weights = (folder / "int4.onnx.data").stat().st_size
+        self.cache = layers * 2 * 4096 * 4
+
+    def extend(self, start: int, ids: Sequence[int]) -> np.ndarray:
+        if start == 0:
+            self._request.reset_state()
+        elif start < self._length:
+            for variable in self._request.query_state():
+                kept = np.ascontiguousarray(variable.state.data[:, :, :start])
+                variable.state = self._openvino.Tensor(kept)
+        self._length = start + len(ids)
+        inputs = {
+            "inputs_embeds": self._embeddings[list(ids)].astype(np.float32)[None],
+            "seqlens_k": np.array([self._length - 1], np.int32),
+            "total_sequence_length": np.array(self._length, np.int32),
+            "logit_positions": np.array([len(ids) - 1], np.int64),
+        }
+        return self._request.infer(inputs)["logits"].reshape(-1)
 
 
 class LlamaCpp:
@@ -122,4 +180,11 @@ class GenAI:
         return self._generator.get_output("logits").reshape(-1)
 
 
-DECODERS = {"ours": Ours, "llama.cpp": LlamaCpp, "transformers": Transformers, "genai": GenAI}
+DECODERS = {
+    "ours": Ours,
+    "ours-openvino": OursOnOpenVino,
+    "openvino": OpenVino,
+    "llama.cpp": LlamaCpp,
+    "transformers": Transformers,
+    "genai": GenAI,
+}

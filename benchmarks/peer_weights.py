@@ -129,6 +129,7 @@ def _write_hugging_face(
 
 
 WRITERS = {"ours": write_ours, "llama.cpp": write_gguf, "transformers": write_llama, "genai": write_genai}
+READ_AS_OURS = ("ours-openvino", "openvino")  # peers that read our graph
 
 
 def prepare(root: Path, peer: str, layers: int, head_bits: int) -> Path:
@@ -137,6 +138,7 @@ def prepare(root: Path, peer: str, layers: int, head_bits: int) -> Path:
     Raises:
         ImportError: the peer's tools are not installed.
     """
+    peer = "ours" if peer in READ_AS_OURS else peer
     folder = root / f"{peer}-{layers}-{head_bits}"
     if not folder.exists():
         partial = folder.with_name(f"{folder.name}.partial")

@@ -1,12 +1,14 @@
-"""Compare the decoder with llama.cpp, transformers and ONNX Runtime GenAI on the same weights, alternating in one run.
+"""Compare the decoder with llama.cpp, OpenVINO, transformers and ONNX Runtime GenAI on the same weights, alternating.
 
     pip install -e '.[cpu,export,peers]'
     python benchmarks/peers.py [--layers 4] [--rounds 5] [--head-bits 8] [--peers llama.cpp ...] [--folder build/peers]
 
 The decoder has N layers of Vicuna-7B's shape and the head, with random weights in int4. The stages are a prefill of 650
 tokens, a second question (14 tokens after 636 cached ones) and one step at context 650. Each decoder has its own
-process, which sleeps while another is measured. Logits are compared in the same run, and the ceilings of the machine
-are measured between the rounds. With --folder the files are kept for the next run.
+process, which sleeps while another is measured. `ours-openvino` is the runtime's decoder on OpenVINO, and `openvino` is
+OpenVINO alone with the same graph. Logits are compared in the same run, and the ceilings of the machine are measured
+between the rounds. With --folder the files are kept for the next run. On a machine that others use, --threads 1
+--cpu-time counts the seconds that the processor worked, not those that passed.
 """
 
 import argparse
@@ -34,7 +36,7 @@ SETTLE_SECONDS = 0.3  # until the threads of the previous decoder stop spinning
 STAGES = {"prefill": (0, PROMPT, 1), "question": (PROMPT - QUESTION, PROMPT, 3), "step": (PROMPT, PROMPT + 1, 12)}
 IDS = np.random.default_rng(3).integers(3, 32000, PROMPT + 1).tolist()
 TOLERANCE = 0.08  # relative, of logits: decoders round activations to 8 bits in blocks of 32, 128 or not at all
-PEERS = ("ours", "llama.cpp", "transformers", "genai")
+PEERS = ("ours", "ours-openvino", "llama.cpp", "openvino", "transformers", "genai")
 LAYER_PARAMETERS = 4 * 4096**2 + 3 * 4096 * 11008
 
 
@@ -64,7 +66,7 @@ class Peer:
         return statistics.median(statistics.median(theirs) / statistics.median(mine) for theirs, mine in pairs)
 
 
-def serve(pipe: Connection, name: str, root: Path, layers: int, head_bits: int, threads: int) -> None:
+def serve(pipe: Connection, name: str, root: Path, layers: int, head_bits: int, threads: int, cpu_time: bool) -> None:
     """Make files and decoder in the child process, then measure one stage per message."""
     try:
         folder = importlib.import_module("peer_weights").prepare(root, name, layers, head_bits)
@@ -76,13 +78,14 @@ def serve(pipe: Connection, name: str, root: Path, layers: int, head_bits: int, 
         return
     pipe.send((True, {key: getattr(decoder, key) for key in ("description", "weights", "cache")}))
     warnings.simplefilter("ignore")
+    clock = time.process_time if cpu_time else time.perf_counter
     while stage := pipe.recv():
         start, end, repeats = STAGES[stage]
         elapsed = []
         for _ in range(repeats):
-            begin = time.perf_counter()
+            begin = clock()
             logits = decoder.extend(start, IDS[start:end])
-            elapsed.append(1000 * (time.perf_counter() - begin))
+            elapsed.append(1000 * (clock() - begin))
         pipe.send((True, (elapsed, logits.copy())))
 
 
@@ -158,7 +161,7 @@ def compare_logits(peers: list[Peer]) -> dict[str, float]:
 def measure(args: argparse.Namespace, root: Path) -> None:
     """Alternate the peers stage by stage, and report."""
     names = [name for name in PEERS if name == "ours" or name in args.peers]
-    peers, missing = open_peers(names, root, args.layers, args.head_bits, args.threads)
+    peers, missing = open_peers(names, root, args.layers, args.head_bits, args.threads, args.cpu_time)
     machine = _start(ceilings, args.threads)
     _receive(machine)
     limits = []
@@ -187,9 +190,10 @@ def report(
 ) -> None:
     """Print the table and, as the last line, JSON."""
     rows = {peer.name: figures(peer, peers[0], args.layers) for peer in peers}
+    clock = "CPU time" if args.cpu_time else "wall clock"
     print(
         f"{args.layers} layers of Vicuna-7B and the head in {args.head_bits} bits; {args.threads} threads; "
-        f"medians of {args.rounds} rounds"
+        f"medians of {args.rounds} rounds; {clock}"
     )
     print(
         f"ceilings: {ceiling['read']:.1f} GB/s read, GEMM {ceiling['fp32']:.0f} GFLOP/s in fp32, "
@@ -216,6 +220,7 @@ def report(
                 "head_bits": args.head_bits,
                 "rounds": args.rounds,
                 "threads": args.threads,
+                "cpu_time": args.cpu_time,
                 "machine": processor(),
                 "ceilings": ceiling,
                 "peers": rows | {name: {"skipped": reason} for name, reason in missing.items()},
@@ -249,9 +254,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--head-bits", type=int, choices=(4, 8), default=8)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--cpu-time", action="store_true", help="CPU seconds of the process; takes --threads 1")
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=PEERS)
     parser.add_argument("--folder", type=Path)
     args = parser.parse_args()
+    if args.cpu_time and args.threads != 1:
+        parser.error("--cpu-time takes --threads 1: threads that wait for each other spin")
     with tempfile.TemporaryDirectory() as folder:
         measure(args, args.folder or Path(folder))
 

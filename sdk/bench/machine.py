@@ -9,7 +9,7 @@ from pathlib import Path
 from sdk import __version__
 
 _CPU = Path("/sys/devices/system/cpu/cpu0/cpufreq")
-_PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "tokenizers", "tensorrt", "dlib-bin")
+_PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "tokenizers", "tensorrt", "dlib-bin")
 _VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
 
 
