@@ -134,7 +134,7 @@ def score(
         )
     _check(predictions, annotations)
     score_task = _score_emotion if task.lower() == "emotion" else _score_action_units
-    return score_task(predictions, annotations, dataset, protocol)  # type: ignore[arg-type]
+    return score_task(predictions, annotations, dataset, protocol)
 
 
 def _check(predictions: Sequence[str], annotations: Sequence[Mapping[str, Any]]) -> None:
