@@ -110,8 +110,8 @@ def annotate(
     pictures, folder = _find_pictures(images, out), out / split
     pictures = pictures if sample is None else draw(pictures, sample, seed)
     cropper = FaceCropper(detector, eyes=open_eyes(align) if align else None)
-    about: dict[str, Any] = {"model": endpoint.model, "seed": seed, "face_scale": Conventions.face_scale}
-    about |= {"align": identify(align), "sample": sample}
+    about: dict[str, Any] = {"model": endpoint.model, "seed": seed, "align": identify(align), "sample": sample}
+    about["face_scale"] = Conventions.face_scale
     with writing_into(folder):
         claim_folder(folder / ABOUT, about, "annotated set", DataError, shared=True)
         report(f"{len(pictures)} photographs; cropping faces")

@@ -80,7 +80,9 @@ def compare_answers(texts: Sequence[str], stored: TorchAnswers, evaluation: Eval
     options: dict[str, Any] = {"task": evaluation.task, "dataset": evaluation.dataset}
     theirs = [known.answer for known in stored.answers[: len(evaluation.records)]]
     ours, annotations = list(texts), evaluation.annotations
-    scores, torch_scores = (sample_scores(texts, annotations, **options) for texts in (ours, theirs))
+    scores, torch_scores = (
+        sample_scores(texts, annotations, task=evaluation.task, dataset=evaluation.dataset) for texts in (ours, theirs)
+    )
     found = compare(scores, torch_scores)["s_rege"]
     return RegeComparison(
         **options,
