@@ -14,7 +14,7 @@ from sdk.errors import DependencyError, SdkError, VideoError
 from sdk.records import AnalysisRecord
 from sdk.render import annotate
 from sdk.replacement import Replacement, output_errors
-from sdk.table_files import open_table
+from sdk.table_files import FrameFile, open_table
 from sdk.tables import GrowingFile
 from sdk.timeline import Timeline
 
@@ -136,7 +136,8 @@ class Recorder:
 
     def add(self, pixels: Pixels, analysis: AnalysisRecord) -> None:
         """Append a frame, (H, W, 3) uint8 RGB, and its analysis to every file."""
-        for table in (self._jsonl, self._csv, self._timeline):
+        outputs: tuple[GrowingFile | FrameFile | Timeline | None, ...] = (self._jsonl, self._csv, self._timeline)
+        for table in outputs:
             if table:
                 table.add(analysis)
         if self._video:

@@ -146,7 +146,7 @@ def _of_parser(name: str, parser: argparse.ArgumentParser) -> Options:
     for action in parser._actions:  # argparse has no public way to list them
         nested = isinstance(action, argparse._SubParsersAction)
         if nested:
-            for inner, subparser in (action.choices or {}).items():
+            for inner, subparser in dict(action.choices or ()).items():
                 found |= _of_parser(f"{name} {inner}", subparser)
         summary = (action.help or "") % {**vars(action), "prog": "emola"} if not nested else ""
         choices = tuple(map(str, action.choices or ()))
