@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-fast test-batch check bench rehearsal fuzz soak sbom nano clean
+.PHONY: demo test test-fast test-batch check docs dist bench rehearsal fuzz soak sbom nano clean
 demo: .venv/installed
 	$(BIN)/python tests/demo.py .demo
 
@@ -25,6 +25,16 @@ check: .venv/installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q tests/test_architecture.py
+
+# The documentation site, in build/site; a warning is an error. docs/release.md says how it is published.
+docs: .venv/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# The wheel and the source archive, in build/dist, with metadata that PyPI accepts.
+dist: .venv/installed
+	rm -rf build/dist
+	$(BIN)/python -m build --outdir build/dist
+	$(BIN)/twine check --strict build/dist/*
 
 # a quick look, whose ratios are not those of the goals: make bench LAYERS=1 BENCH='--rounds 1 --limit 20'
 LAYERS := 4
@@ -92,7 +102,7 @@ $(NANO)/evaluated: | $(NANO)/emola-nano
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt \
-	    --editable '.[cpu,faces,train,synthetic,export,heif,test,triton,oracles,browser,dev]'
+	    --editable '.[cpu,faces,train,synthetic,export,heif,test,triton,oracles,browser,docs,release,dev]'
 	touch $@
 
 .venv-batch/installed: setup.py constraints.txt
