@@ -160,7 +160,9 @@ def _wait(child: int, shared: _Shared) -> tuple[int, bool]:
 
 def _execute(target: Target, begin: int, end: int, scratch: Path, findings: "Findings", shared: _Shared) -> None:
     warnings.simplefilter("ignore")
-    call, counts = target.open(scratch), Counts()
+    folder = scratch / str(begin)  # a process that died may have left files in another one
+    folder.mkdir()
+    call, counts = target.open(folder), Counts()
     findings.take_stderr(target)
     _limit_address_space()
     gc.collect()
