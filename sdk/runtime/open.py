@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from sdk.bundles.manifest import Manifest
-from sdk.errors import BackendError
+from sdk.errors import BackendError, SdkError
 from sdk.runtime.backends.select import open_backend, open_with_vllm
 from sdk.runtime.memory import Memory
 from sdk.runtime.pipeline import Pipeline
@@ -28,9 +28,13 @@ def open_pipeline(
     else:
         backend = open_with_vllm(bundle, manifest, device, vllm, image_rows=rows)
     memory = Memory.of(manifest, backend.variant, rows, backend.held_bytes, backend.decoder.position_bytes)
-    if not memory.faces_within(memory_limit):
-        raise BackendError(f"memory_limit leaves no room for a face; it takes {memory.per_face / 1e6:.1f} MB")
-    pipeline = Pipeline(bundle, manifest, backend, visual_tokens)
-    if vllm is not None:
-        check_decoder(pipeline, Reference.load(bundle / manifest.reference))
+    try:
+        if not memory.faces_within(memory_limit):
+            raise BackendError(f"memory_limit leaves no room for a face; it takes {memory.per_face / 1e6:.1f} MB")
+        pipeline = Pipeline(bundle, manifest, backend, visual_tokens)
+        if vllm is not None:
+            check_decoder(pipeline, Reference.load(bundle / manifest.reference))
+    except SdkError:
+        backend.decoder.close()
+        raise
     return pipeline, memory

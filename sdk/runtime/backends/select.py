@@ -61,8 +61,7 @@ def open_backend(
     Raises:
         BackendError: no variant runs here; the message says why for each.
     """
-    if device not in DEVICES:
-        raise BackendError(f"device must be one of {', '.join(DEVICES)}, not {device!r}")
+    _check_name(device)
     refused = []
     for variant in fitting_variants(manifest, memory_limit, image_rows):
         memory = Memory.of(manifest, variant, image_rows)
@@ -101,19 +100,31 @@ def open_with_vllm(
     Raises:
         BackendError, DependencyError: vLLM or the encoders cannot be opened.
     """
-    nothing_else = {"name": "vllm", "decoder": manifest.embeddings, "external": (), "device": "cpu"}
-    variant = manifest.variants[0].model_copy(update=nothing_else)
-    files = WatchedFiles(bundle, manifest.files)
-    on_cuda = device == "cuda" or (device == "auto" and has_cuda())
+    _check_name(device)
     if device == "cuda":
         check_cuda()
-    target = "cuda" if on_cuda else "cpu"
-    engines = device == "tensorrt" or (device == "auto" and (bundle / ENGINES).is_dir())
-    encoders, tolerances = _open_encoders(bundle, manifest, variant, target, engines, None)
+    target = "cuda" if device == "cuda" or (device == "auto" and has_cuda()) else "cpu"
+    nothing_else = {"name": "vllm", "decoder": manifest.embeddings, "external": (), "device": target}
+    variant = manifest.variants[0].model_copy(update=nothing_else)
+    files = WatchedFiles(bundle, manifest.files)
+    for engines in dict.fromkeys(choice.engines for choice in _choices(bundle, manifest, variant, device)):
+        try:
+            encoders, tolerances = _open_encoders(bundle, manifest, variant, target, engines, None)
+            break
+        except RuntimeChoiceError as error:
+            if device != "auto":
+                raise
+            logger.info("no TensorRT engines: %s", error)
     decoder = open_vllm(bundle, manifest, where, positions_per_face(manifest, image_rows))
-    name = _name(variant, Runtimes(engines=engines))
     return Backend(
-        encoders.get("landmark"), encoders["vision"], decoder, variant, 0, name, tolerances, engines or on_cuda, files
+        encoders.get("landmark"),
+        encoders["vision"],
+        decoder,
+        variant,
+        name=_name(variant, Runtimes(engines=engines)),
+        tolerances=tolerances,
+        on_gpu=engines or target == "cuda",
+        files=files,
     )
 
 
@@ -155,6 +166,11 @@ def open_variant(
         on_gpu=runtimes.engines or device == "cuda",
         files=files,
     )
+
+
+def _check_name(device: str) -> None:
+    if device not in DEVICES:
+        raise BackendError(f"device must be one of {', '.join(DEVICES)}, not {device!r}")
 
 
 def _name(variant: Variant, runtimes: Runtimes) -> str:

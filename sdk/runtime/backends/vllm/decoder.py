@@ -99,6 +99,8 @@ class VllmDecoder(Decoder):
         self.prefill(cache, self.embed(token_ids))
         count = 0
         for token in self._engine.tokens(_rows_of(cache)[: cache.length], sampling, stop_ids, limit):
+            if not 0 <= token < len(self._table):
+                raise BackendError(f"vLLM drew token {token}; this bundle has {len(self._table)}")
             count += 1
             yield token
         raise BackendError(f"vLLM ended an answer after {count} tokens, without a stop token")

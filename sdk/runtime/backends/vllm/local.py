@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import itertools
+import os
 import queue
 import threading
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
@@ -25,10 +26,10 @@ class LocalVllm:
     """vLLM with the decoder of a folder.
 
     Args:
-        folder: of a Llama in the layout of Hugging Face, quantised with GPTQ or not.
+        folder: of a Llama in the layout of Hugging Face, quantised with GPTQ or not; it is computed in float16.
         vocabulary: number of tokens.
         longest: positions of a prompt and its answer.
-        parallel: number of GPUs that share the weights.
+        options: further arguments of vLLM's engine, such as `tensor_parallel_size`.
 
     Raises:
         DependencyError: vLLM is not installed.
@@ -37,7 +38,8 @@ class LocalVllm:
 
     scores = True
 
-    def __init__(self, folder: Path, vocabulary: int, longest: int, parallel: int = 1) -> None:
+    def __init__(self, folder: Path, vocabulary: int, longest: int, **options: Any) -> None:
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # vLLM would report the model and the machine
         try:
             import vllm
         except ImportError:
@@ -47,18 +49,19 @@ class LocalVllm:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="vllm", daemon=True)
         self._thread.start()
-        options = vllm.AsyncEngineArgs(
-            model=str(folder),
-            skip_tokenizer_init=True,
-            enable_prompt_embeds=True,
-            enable_prefix_caching=True,
-            max_model_len=longest,
-            max_logprobs=-1,
-            tensor_parallel_size=parallel,
-            gpu_memory_utilization=_GPU_SHARE,
-        )
+        settings: dict[str, Any] = {
+            "model": str(folder),
+            "skip_tokenizer_init": True,
+            "enable_prompt_embeds": True,
+            "enable_prefix_caching": True,
+            "max_model_len": longest,
+            "max_logprobs": -1,
+            "dtype": "half",
+            "gpu_memory_utilization": _GPU_SHARE,
+            **options,
+        }
         try:
-            self._engine = self._wait(self._open(options))
+            self._engine = self._wait(self._open(settings))
         except Exception as error:  # vLLM and what it loads raise many types
             self._stop_loop()
             raise BackendError(f"vLLM cannot open {folder}: {one_line(error)}") from error
@@ -87,10 +90,10 @@ class LocalVllm:
         self._engine.shutdown()
         self._stop_loop()
 
-    async def _open(self, options: Any) -> Any:
+    async def _open(self, settings: dict[str, Any]) -> Any:
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        return AsyncLLM.from_engine_args(options)
+        return AsyncLLM.from_engine_args(self._vllm.AsyncEngineArgs(**settings))
 
     def _choice(self, **options: Any) -> Any:
         from vllm.sampling_params import RequestOutputKind

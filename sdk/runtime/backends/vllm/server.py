@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from sdk.arrays import Floats
 from sdk.errors import BackendError
@@ -30,11 +30,11 @@ class _Model(BaseModel):
 
 
 class _Models(BaseModel):
-    data: list[_Model]
+    data: list[_Model] = Field(min_length=1)
 
 
 class _Logprobs(BaseModel):
-    top_logprobs: list[dict[str, float]]
+    top_logprobs: list[dict[str, float]] = Field(min_length=1)
 
 
 class _Choice(BaseModel):
@@ -69,12 +69,12 @@ class VllmServer:
         self._sender = Sender(_SECONDS, key)
         self._client = HttpClient(Limits(_LARGEST_REPLY, _SECONDS), key)
         with _errors():
-            model = self._read(_Models, self._client.get(f"{self._url}/models"), "a list of one model").data[0]
+            model = self._read(_Models, self._client.get(f"{self._url}/models")).data[0]
         self._model, self.longest = model.id, model.max_model_len
         self.scores = self._gives_all_probabilities()
 
     def tokens(self, rows: Floats, sampling: Sampling, stop_ids: Sequence[int], limit: int) -> Iterator[int]:
-        choice = {
+        settings = {
             "temperature": max(sampling.temperature, 0.0),
             "top_p": sampling.top_p,
             "seed": sampling.seed,
@@ -82,20 +82,22 @@ class VllmServer:
             "max_tokens": limit,
             "stream": True,
         }
-        with _errors(), closing(self._events(self._body(rows, choice))) as events:
+        with _errors(), closing(self._events(self._body(rows, settings))) as events:
             for event in events:
-                yield from self._parse(_Completion, event).choices[0].token_ids or ()
+                for choice in self._parse(_Completion, event).choices:  # none in an event that counts tokens
+                    yield from choice.token_ids or ()
 
     def log_probabilities(self, rows: Floats) -> Floats:
         choice = {"max_tokens": 1, "temperature": 0, "logprobs": self._vocabulary, **_BY_ID}
         with _errors():
             reply = self._client.post(f"{self._url}/completions", self._body(rows, choice))
-            found = self._read(_Completion, reply, "probabilities").choices[0].logprobs
-        if found is None:
-            raise BackendError(f"{shown(self._url)} gives no probabilities")
+            choices = self._read(_Completion, reply).choices
         values = np.full(self._vocabulary, -np.inf, np.float32)
-        for name, value in found.top_logprobs[0].items():
-            values[int(name.removeprefix("token_id:"))] = value
+        try:
+            for name, value in choices[0].logprobs.top_logprobs[0].items():
+                values[int(name.removeprefix("token_id:"))] = value
+        except (AttributeError, IndexError, ValueError):
+            raise BackendError(f"{shown(self._url)}: expected probabilities of tokens by id, found none") from None
         return values
 
     def close(self) -> None:
@@ -123,7 +125,7 @@ class VllmServer:
                 *lines, rest = (rest + block).split(b"\n")
                 yield from (line.removeprefix(_EVENT) for line in lines if line.startswith(_EVENT) and _END not in line)
 
-    def _read(self, kind: "type[Any]", reply: HttpReply, expected: str) -> Any:
+    def _read(self, kind: "type[Any]", reply: HttpReply) -> Any:
         if reply.status != 200:
             self._refuse(reply.status, reply.excerpt)
         return self._parse(kind, reply.content)
