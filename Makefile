@@ -76,10 +76,12 @@ $(NANO)/train: | .venv/installed
 	$(EMOLA) data synthesize $@ -n 40000 --seed 1 --face-model "$(FACE_MODEL)" --preview $(NANO)/preview.png
 $(NANO)/eval: | .venv/installed
 	$(EMOLA) data synthesize $@ -n 1000 --seed 2 --split eval --face-model "$(FACE_MODEL)"
+$(NANO)/calib: | .venv/installed
+	$(EMOLA) data synthesize $@ -n 700 --seed 3 --split eval --face-model "$(FACE_MODEL)"
 $(NANO)/base: | $(NANO)/train $(NANO)/eval
 	$(EMOLA) pretrain $(NANO)/train $@ --eval $(NANO)/eval
-$(NANO)/landmarks: | $(NANO)/base
-	for set in train eval; do $(EMOLA) data landmarks $(NANO)/$$set/*_anno.json --replace --face-scale 1.5 \
+$(NANO)/landmarks: | $(NANO)/base $(NANO)/calib
+	for set in train eval calib; do $(EMOLA) data landmarks $(NANO)/$$set/*_anno.json --replace --face-scale 1.5 \
 	    --network $(NANO)/base/landmark.onnx || exit 1; done
 	touch $@
 $(NANO)/model/emola.json: | $(NANO)/landmarks
@@ -91,6 +93,7 @@ $(NANO)/emola-nano: | $(NANO)/model/emola.json
 	$(EMOLA) export none $@ --base $(NANO)/model --landmark-model $(NANO)/base/landmark.onnx --quantize gptq \
 	    --group-size 64 --calibration $(NANO)/train/train_au_anno.json -n 256 \
 	    --answers $(NANO)/train/train_au_anno.json $(NANO)/train/train_emotion_anno.json \
+	    --label-data emotion $(NANO)/calib/eval_emotion_anno.json --label-data action_units $(NANO)/calib/eval_au_anno.json \
 	    --evaluation $(NANO)/eval/eval_emotion_anno.json --limit 403
 $(NANO)/evaluated: | $(NANO)/emola-nano
 	for task in emotion:403 au:325; do $(EMOLA) evaluate $(NANO)/emola-nano --data $(NANO)/eval/eval_$${task%:*}_anno.json \

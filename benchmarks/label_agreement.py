@@ -2,8 +2,8 @@
 
 python benchmarks/label_agreement.py BUNDLE --emotion eval_emotion_anno.json --units eval_au_anno.json [--limit 200]
 
-The calibration error is the expected one (`sdk.faba.calibration`) of the scores as a user gets them. Measure it on
-faces that the temperature was not fitted to.
+The calibration error is the expected one (`sdk.faba.calibration`) of the scores as a user gets them, the loss their
+negative log-likelihood. Measure both on faces that the temperature was not fitted to.
 """
 
 import argparse
@@ -75,13 +75,15 @@ def measure(examiner: Examiner, task: Task, path: Path, limit: int) -> dict[str,
     medians = {name: statistics.median(values) for name, values in times.items()}
     print(f"{task}: label scores and words agree in {share:.1f} % of {len(agreed)}")
     probabilities = np.array(rows)
+    loss = float(-np.log(np.maximum(probabilities[np.arange(len(labels)), labels], 1e-9)).mean())
     error = 100 * calibration_error(probabilities, np.array(labels))
     certain = 100 * float((np.abs(probabilities - 0.5) > 0.5 - CERTAIN).mean())
-    print(f"  expected calibration error {error:.2f} %; {certain:.1f} % of the scores within {CERTAIN:g} of 0 or 1")
+    print(f"  expected calibration error {error:.2f} %, loss {loss:.3f} nats")
+    print(f"  {certain:.1f} % of the scores within {CERTAIN:g} of 0 or 1")
     print("  median ms: " + ", ".join(f"{name} {value:.1f}" for name, value in medians.items()))
-    figures = {"agreement": share, "calibration_error": error, "certain": certain}
+    figures = {"agreement": share, "calibration_error": error, "loss": loss, "certain": certain}
     return {
-        **{name: round(value, 2) for name, value in figures.items()},
+        **{name: round(value, 3) for name, value in figures.items()},
         **{f"{name}_ms": round(value, 2) for name, value in medians.items()},
     }
 

@@ -68,7 +68,7 @@ def compare_rege(
     arithmetic = checkpoint.arithmetic(device)
     answerers: dict[str, Callable[[], Answerer]] = {
         "torch": lambda: TorchAnswerer(checkpoint, arithmetic, 8, _MAX_NEW_TOKENS),
-        "bundle": lambda: BundleAnswerer.open(bundle, "cpu", _MAX_NEW_TOKENS, manifest=manifest),
+        "bundle": lambda: BundleAnswerer.open(bundle, "cpu", _MAX_NEW_TOKENS, manifest=manifest.without_language()),
     }  # opened one after the other: memory never holds both
     texts, names = {}, {}
     for name, open_answerer in answerers.items():

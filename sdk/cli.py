@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TextIO
 
 from sdk.errors import QuestionWarning, SdkError, UsageError
 from sdk.printable import printable
@@ -110,11 +110,18 @@ def _warnings_in_lines() -> Iterator[None]:
     """Show a warning of this project as one line, without the line of code that Python adds."""
     show = warnings.showwarning
 
-    def show_line(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+    def show_line(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
         if issubclass(category, QuestionWarning):
             print(f"warning: {printable(str(message))}", file=sys.stderr)
         else:
-            show(message, category, *place, **more)
+            show(message, category, filename, lineno, file, line)
 
     warnings.showwarning = show_line
     try:

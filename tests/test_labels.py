@@ -181,6 +181,29 @@ def test_sharpening_keeps_the_order_and_one_changes_nothing():
     assert sharpen_each({"x": 0.9}, 2.0)["x"] == pytest.approx(3 / 4)  # odds 9 -> 3
 
 
+def test_few_faces_justify_little_certainty():
+    """After 8 faces no probability is above 9 in 10; the order stays, and the probabilities still sum to 1."""
+    assert sharpen({"a": 1.0, "b": 0.0}, 1.0, samples=8) == pytest.approx({"a": 0.9, "b": 0.1})
+    assert sharpen_each({"x": 0.0, "y": 1.0}, 1.0, samples=8) == pytest.approx({"x": 0.1, "y": 0.9})
+    found = sharpen({"a": 0.6, "b": 0.3, "c": 0.1}, 2.0, samples=50)
+    assert sorted(found, key=found.get) == ["c", "b", "a"]
+    assert sum(found.values()) == pytest.approx(1.0)
+
+
+def test_the_embedded_scores_are_calibrated_and_never_certain(astronaut):
+    with Analyzer(scores=True) as analyzer:
+        analysis = analyzer.analyze(astronaut, color="rgb", faces="aligned", tasks=("labels",))
+        fitted = {found.task: found for found in analyzer.manifest.calibration}
+    assert analysis.score_calibration == "temperature"
+    (face,) = analysis.faces
+    for scores, labels, task in (
+        (face.emotion.scores, 7, "emotion"),
+        (face.action_unit_scores, 2, "action_units"),
+    ):
+        least = 1 / (fitted[task].samples + labels)
+        assert all(least * 0.999 <= score <= 1 - least * 0.999 for score in scores.values()), scores
+
+
 def test_calibration_at_export(bundle, golden, tmp_path, astronaut):
     """`emola export --label-data` on twelve labelled pictures: the manifest, `emola info` and every result say so."""
     from export.commands.export import _check_label_data

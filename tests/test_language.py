@@ -168,6 +168,16 @@ def test_answers_belong_to_the_language_and_agree(pipeline, faces):
         assert not list(contradictions(answers["emotion"], units)), answers
 
 
+def test_without_the_language_noise_breaks_the_words(pipeline, faces):
+    """So the tests of this page can fail; comparisons with torch, which has no language, run like this."""
+    free = Pipeline(EMBEDDED, pipeline.manifest.without_language(), pipeline.backend)
+    broken = 0
+    for face in faces():
+        with face:
+            broken += not grammar("emotion").accepts(free.ask(face, "emotion", Clock()).text)
+    assert (broken > 0) == isinstance(pipeline.backend.decoder, Noisy)
+
+
 def test_the_order_of_the_questions_does_not_matter(pipeline, faces):
     """Each alone, in both orders, after a list that was cut off, with and without drafts: the same tokens."""
     for first, second, third in zip(faces(), faces(), faces(), strict=True):

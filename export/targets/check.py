@@ -132,7 +132,7 @@ def check_bundle(
         return Checked(bundle.resolve().name, "", "", (damaged, *rest), environment())
     stored = _stored(bundle, manifest, options)
     report("parity ...")
-    pipeline = Pipeline(bundle, manifest, open_backend(bundle, manifest, options.device))
+    pipeline = Pipeline(bundle, manifest.without_language(), open_backend(bundle, manifest, options.device))
     reference = Reference.load(bundle / manifest.reference)
     parity = measure_parity(pipeline, reference)
     findings = [

@@ -170,6 +170,10 @@ class Manifest(FrozenModel):
         sealed = {parity.variant: parity.tolerance for parity in self.parity if parity.stage == stage}
         return sealed.get(variant, max(sealed.values(), default=FLOAT32_TOLERANCE))
 
+    def without_language(self) -> "Manifest":
+        """The manifest without its answer language, for comparisons with the torch model, which has none."""
+        return self.model_copy(update={"language": None})
+
     @property
     def graphs(self) -> tuple[str, ...]:
         """The ONNX files."""
