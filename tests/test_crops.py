@@ -5,7 +5,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from sdk.errors import DataError
-from sdk.faces.crop import crop_face
+from sdk.faces.crop import aligned_face, crop_face
 from trainer.corpus.crops import FaceCropper, level
 from trainer.corpus.eyes import identify, open_eyes
 
@@ -58,8 +58,7 @@ def test_a_tilted_photograph_is_turned_back(astronaut, degrees):
     eyes = open_eyes("auto")
     photograph = turned(astronaut[:320, 60:380], degrees)
     before, after = (FaceCropper(eyes=finder)(photograph) for finder in (None, eyes))
-    whole = FaceCropper(None)  # the crops as faces
-    tilts = [slope(eyes(whole._crop(face))) for face in (before, after)]
+    tilts = [slope(eyes(aligned_face(face, 1.7))) for face in (before, after)]
     assert abs(tilts[0]) > 12, tilts
     assert abs(tilts[1]) < 5, tilts
     assert before.shape == after.shape

@@ -78,6 +78,19 @@ def test_crops_are_squares_around_the_largest_face(tmp_path, t1):
     assert abs(width - 1.7 * side) <= 1
 
 
+def test_aligned_crops_are_recorded(tmp_path, face):
+    """`align` changes the crops and is in `about.json`; a run without it does not go on in that folder."""
+    folder = write_gft(tmp_path / "gft", face)
+    options = {"partition": folder / "partition.csv", "every": 2}
+    plain, aligned = (prepare("gft", folder, tmp_path / str(how), align=how, **options) for how in (None, "auto"))
+    assert plain["align"] is None
+    assert aligned["align"].startswith("landmark.onnx ")
+    assert content(tmp_path / "None/images").keys() == content(tmp_path / "auto/images").keys()
+    assert content(tmp_path / "None/images") != content(tmp_path / "auto/images")
+    with pytest.raises(DataError, match=r"holds another prepared data set: align \(found 'landmark.onnx"):
+        prepare("gft", folder, tmp_path / "auto", **options)
+
+
 def test_bp4d_and_the_answer_without_units(tmp_path, face):
     folder, out = write_bp4d(tmp_path / "bp4d", face), tmp_path / "out"
     about = prepare("bp4d", folder, out, fold=2, detector=None)
@@ -153,6 +166,10 @@ def test_failures(tmp_path):
         (dict(dataset="rafdb", folder=rafdb, out=tmp_path / "a", fold=1), "one official division"),
         (dict(dataset="disfa", folder=rafdb, out=tmp_path / "a", fold=4), "folds 1 to 3"),
         (dict(dataset="gft", folder=gft, out=tmp_path / "a"), "official division is not public"),
+        (
+            dict(dataset="gft", folder=gft, out=tmp_path / "a", partition=gft / "partition.csv", align="none.onnx"),
+            "expected a landmark network",
+        ),
     ]
     for arguments, message in cases:
         with pytest.raises(DataError, match=message):

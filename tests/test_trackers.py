@@ -80,12 +80,25 @@ def test_mlflow(tmp_path, monkeypatch):
     assert found == [(row["step"], pytest.approx(row["loss"])) for row in rows(tmp_path / "run")]
 
 
+def test_what_a_tracker_refuses_is_one_line(tmp_path):
+    """MLflow refuses an address of an unknown kind: the run ends with a message, without a traceback."""
+    pytest.importorskip("mlflow")
+    done = run_train(tmp_path / "run", "--report-to", "mlflow", MLFLOW_TRACKING_URI="nowhere://server")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "UnsupportedModelRegistryStoreURIException" in done.stderr.splitlines()[-1]
+
+
 def train(output, *options: str, **environment: str) -> None:
-    """A run in a process of its own: trackers keep state in theirs."""
-    command = [sys.executable, "-m", "sdk", *arguments(output, *STEPS, *options)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**ONE_THREAD, **environment})
+    done = run_train(output, *options, **environment)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "Traceback" not in done.stderr
+
+
+def run_train(output, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A run in a process of its own: trackers keep state in theirs."""
+    command = [sys.executable, "-m", "sdk", *arguments(output, *STEPS, *options)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env={**ONE_THREAD, **environment})
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb", "mlflow"])

@@ -71,10 +71,11 @@ def prepare(
     found = _read(dataset, folder, partition)
     faces = found.faces[::every]
     options = _options(dataset, detector, align, every)
+    cropper = _cropper(options["detector"], align if options["align"] else None)
     with writing_into(out):
         claim_folder(out / ABOUT, options, "prepared data set", DataError)
         report(f"{len(faces)} faces of {dataset}")
-        lost = _crop(faces, out, _cropper(options["detector"], align if options["align"] else None), progress)
+        lost = _crop(faces, out, cropper, progress)
         kept = [face for face in faces if (out / _image(face)).exists()]
         if not kept:
             raise DataError(f"{folder}: no face was found in any of {len(faces)} pictures; try another --detector")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from accelerate.utils import parse_flag_from_env
@@ -172,10 +172,13 @@ def _one_line_errors(output: Path) -> Iterator[None]:
         reason = str(error).splitlines()[-1].removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")
     except (OSError, SafetensorError) as error:
         reason = str(error)
-    except RuntimeError as error:
-        if "inline_container" not in str(error):
+    except Exception as error:
+        if type(error).__module__.split(".")[0] in get_args(Tracker):  # both name types of their own
+            reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        elif isinstance(error, RuntimeError) and "inline_container" in str(error):
+            reason = "a checkpoint cannot be written"  # torch.save gives no better reason on a full disk
+        else:
             raise
-        reason = "a checkpoint cannot be written"  # torch.save gives no better reason on a full disk
     else:
         return
     _discard_unfinished(output)
