@@ -12,6 +12,7 @@ from training import emola_train
 pytest.importorskip("torch")
 
 import torch
+from tiny_llava import transformers_llava
 
 from sdk.cli import main
 from sdk.faba.prompts import QUESTIONS, TEMPLATES
@@ -50,34 +51,6 @@ def with_landmarks(data: Path) -> Path:
         row["landmark"] = row["image"].replace("images", "landmarks").replace(".png", ".npy")
     data.write_text(json.dumps(rows))
     return data
-
-
-def transformers_llava(checkpoint: Checkpoint, image_token: int):
-    """transformers' own LLaVA with the weights of a checkpoint."""
-    from transformers import LlavaConfig, LlavaForConditionalGeneration
-
-    shape = checkpoint.config
-    config = LlavaConfig(
-        vision_config=shape.vision,
-        text_config=shape.text,
-        image_token_index=image_token,
-        vision_feature_layer=shape.vision_layer,
-        vision_feature_select_strategy="default",
-    )
-    model = LlavaForConditionalGeneration(config)
-    names = {
-        "vision_tower.": "model.vision_tower.",
-        "mm_projector.0.": "model.multi_modal_projector.linear_1.",
-        "mm_projector.2.": "model.multi_modal_projector.linear_2.",
-        "language_model.model.": "model.language_model.",
-        "language_model.lm_head.": "lm_head.",
-    }
-    state = {}
-    for name, tensor in checkpoint.load(dtype=torch.float32).state_dict().items():
-        if ours := next((prefix for prefix in names if name.startswith(prefix)), None):
-            state[names[ours] + name.removeprefix(ours)] = tensor
-    model.load_state_dict(state)
-    return model.eval()
 
 
 def test_plain_llava_is_that_of_transformers(data):
