@@ -29,17 +29,14 @@ from sdk.runtime.pipeline import Answer, EncodedFace
 logger = logging.getLogger(__name__)
 
 
-def pictures_in(folder: Path, others: frozenset[str] = frozenset()) -> list[Path]:
+def pictures_in(folder: Path) -> list[Path]:
     """The picture files in a folder and its subfolders, sorted by path; a log message names pictures that are not read.
-
-    Args:
-        others: further endings of file names, in lower case, that count as pictures.
 
     Raises:
         ImageError: the folder holds no picture of a format that is read.
     """
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    found = [path for path in files if path.suffix.lower() in SUFFIXES | others]
+    found = [path for path in files if path.suffix.lower() in SUFFIXES]
     skipped = [path for path in files if path.suffix.lower() in UNREAD_SUFFIXES]
     endings = ", ".join(sorted({path.suffix.lower() for path in skipped}))
     note = f"{len(skipped)} pictures are skipped, the first is {skipped[0]}: {endings} is not read" if skipped else ""
