@@ -112,13 +112,18 @@ async def crowd(client: httpx.AsyncClient, size: int) -> dict[str, Any]:
     }
 
 
+async def ready(client: httpx.AsyncClient) -> None:
+    """Wait until the server is ready."""
+    end = time.monotonic() + READY_S
+    while (await client.get("/readyz")).status_code != 200 and time.monotonic() < end:
+        await asyncio.sleep(0.1)
+
+
 async def measure(address: str, process: int, args: argparse.Namespace) -> dict[str, Any]:
     """Both loads on a server that is ready."""
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(base_url=address, timeout=READY_S, limits=limits) as client:
-        end = time.monotonic() + READY_S
-        while (await client.get("/readyz")).status_code != 200 and time.monotonic() < end:
-            await asyncio.sleep(0.1)
+        await ready(client)
         found = {"steady": await steady(client, process, args.clients, args.seconds)}
         return {**found, "crowd": await crowd(client, args.crowd), "environment": environment()}
 

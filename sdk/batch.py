@@ -36,18 +36,14 @@ from sdk.runtime.pipeline import Answer, EncodedFace
 logger = logging.getLogger(__name__)
 
 
-def pictures_in(folder: Path, others: frozenset[str] = frozenset()) -> list[Path]:
+def pictures_in(folder: Path) -> list[Path]:
     """The picture files in a folder and its subfolders, sorted by path; a log message names what is skipped.
-
-    Args:
-        others: further endings of file names, in lower case, that count as pictures.
 
     Raises:
         ImageError: the folder holds no picture of a format that is read.
     """
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    read = SUFFIXES | others
-    found = [path for path in files if path.suffix.lower() in read]
+    found = [path for path in files if path.suffix.lower() in SUFFIXES]
     skipped = [path for path in files if path.suffix.lower() in UNREAD_SUFFIXES]
     endings = ", ".join(sorted({path.suffix.lower() for path in skipped}))
     note = f"{len(skipped)} pictures are skipped, the first is {skipped[0]}: {endings} is not read" if skipped else ""
@@ -55,7 +51,7 @@ def pictures_in(folder: Path, others: frozenset[str] = frozenset()) -> list[Path
         raise ImageError(f"{folder} holds no picture; expected {READ}" + (f" ({note})" if note else ""))
     if note:
         logger.warning("%s; convert them to JPEG", note)
-    strange = [path for path in files if path.suffix.lower() not in read | UNREAD_SUFFIXES and path.name[0] != "."]
+    strange = [path for path in files if path.suffix.lower() not in SUFFIXES | UNREAD_SUFFIXES and path.name[0] != "."]
     if strange:
         logger.warning(
             "%s: skipped %d without the ending of a picture, the first is %s", folder, len(strange), strange[0]

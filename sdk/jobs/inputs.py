@@ -16,9 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from sdk.batch import pictures_in
 from sdk.errors import DependencyError, ImageError, UsageError
-from sdk.faces.formats import SUFFIXES
+from sdk.faces.formats import SUFFIXES, UNREAD_SUFFIXES
 from sdk.frames import VIDEO_SUFFIXES, is_url
 from sdk.printable import one_line
 
@@ -100,7 +99,10 @@ def _inputs_of(source: str, column: str, offline: bool) -> list[str]:
 
 def _local(source: str) -> list[str]:
     if os.path.isdir(source):
-        return [str(path) for path in pictures_in(Path(source), VIDEO_SUFFIXES)]
+        found = sorted(str(path) for path in Path(source).rglob("*") if _is_input(path.name) and path.is_file())
+        if not found:
+            raise ImageError(f"{source} holds no picture and no video; {_EXPECTED}")
+        return found
     if os.path.exists(source) or (_is_input(source) and not glob.has_magic(source)):
         return [source]
     found = sorted(path for path in glob.glob(source, recursive=True) if _is_input(path))
@@ -125,7 +127,8 @@ def _remote(source: str) -> list[str]:
 
 
 def _is_input(name: str) -> bool:
-    return PurePosixPath(name).suffix.lower() in SUFFIXES | VIDEO_SUFFIXES
+    """Whether a name is that of a picture or a video; one of a format that is not read gets a row that says so."""
+    return PurePosixPath(name).suffix.lower() in SUFFIXES | UNREAD_SUFFIXES | VIDEO_SUFFIXES
 
 
 def _paths_in(table: str, column: str) -> Iterator[str]:

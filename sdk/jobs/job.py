@@ -15,6 +15,7 @@ from sdk.jobs.inputs import is_video, local_file, read_pictures
 from sdk.results import Analysis
 
 TASK_INPUTS = 64  # inputs that a worker takes at a time
+_MACHINE = ("bundle", "device", "offline", "memory_limit", "threads")  # options that leave the results as they are
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Job:
         Args:
             digest: of the bundle.
         """
-        model = {name: self.model.get(name) for name in ("detector", "scores", "abstain_below", "visual_tokens")}
+        model = {name: value for name, value in self.model.items() if name not in _MACHINE}
         asked = {"tasks": list(self.tasks), "faces": self.faces, "max_new_tokens": self.max_new_tokens}
         return {"bundle": digest, **model, **asked, "sample_fps": self.sample_fps}
 

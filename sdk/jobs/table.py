@@ -30,7 +30,7 @@ from sdk.tables import COLUMNS, UNIT_COLUMNS, rows
 _SETTINGS = b"emola.batch"
 _ROWS = 1000  # of a row group
 _FACE = tuple(name for name in COLUMNS if name not in ("source", "frame", "time_s"))
-_TEXTS, _COUNTS = ("emotion", "description"), ("face_id", *UNIT_COLUMNS)
+_COUNTS = ("face_id", *UNIT_COLUMNS)
 
 
 def load_pyarrow() -> Any:
@@ -103,12 +103,16 @@ def _keep(file: Any, store: Store) -> None:
 def _schema(arrow: Any, settings: Mapping[str, Any]) -> Any:
     text, whole, real = arrow.string(), arrow.int64(), arrow.float64()
     face = arrow.struct(
-        [(name, text if name in _TEXTS else whole if name in _COUNTS else real) for name in _FACE],
+        [(name, text if _is_text(name) else whole if name in _COUNTS else real) for name in _FACE],
     )
     columns = {"input": whole, "source": text, "sha256": text, "status": text, "error": text}
     columns |= {"width": whole, "height": whole, "frame": whole, "time_s": real}
     columns |= {"faces": arrow.list_(face), "warnings": arrow.list_(text), "analysis": text}
     return arrow.schema(list(columns.items()), {_SETTINGS: json.dumps(settings).encode()})
+
+
+def _is_text(column: str) -> bool:
+    return column in ("emotion", "description") or column.endswith("_reason")
 
 
 def _row(result: Result, source: str) -> dict[str, Any]:
