@@ -10,7 +10,7 @@ import numpy as np
 from sdk.arrays import Floats
 from sdk.bundles.embeddings import read_embeddings
 from sdk.bundles.manifest import Geometry
-from sdk.errors import BackendError
+from sdk.errors import BackendError, DependencyError
 from sdk.printable import one_line
 from sdk.runtime.backends.interface import Decoder, KVCache, KVPool
 from sdk.runtime.backends.openvino_graph import PagedGraph, load_openvino
@@ -28,7 +28,10 @@ def is_faster(size: int) -> bool:
     """
     if size < _LARGE or not find_spec("openvino"):
         return False
-    return "BF16" in load_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    try:
+        return "BF16" in load_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    except (DependencyError, RuntimeError):  # its libraries cannot be loaded here
+        return False
 
 
 class OpenVinoDecoder(Decoder):

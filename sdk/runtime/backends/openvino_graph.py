@@ -77,7 +77,7 @@ class PagedGraph:
             self._check(path, read, attentions)
             self._map_weights(read, tensors)
             self.model = self._paged(read, attentions)
-        except (RuntimeError, TypeError, ValueError) as error:  # openvino has no types of its own
+        except (RuntimeError, TypeError, ValueError, LookupError) as error:  # openvino has no types of its own
             raise BackendError(f"OpenVINO {self._ov.__version__} cannot read {path}: {one_line(error)}") from error
 
     def drop_pages(self) -> None:
@@ -93,13 +93,15 @@ class PagedGraph:
 
     def _check(self, path: Path, read: Any, attentions: Mapping[int, Any]) -> None:
         g = self._geometry
-        heads = {(a["num_heads"], a["kv_num_heads"]) for a in (n.get_attributes() for n in attentions.values())}
-        sizes = {node.input_value(3).get_partial_shape()[3].get_length() for node in attentions.values()}
-        hidden, vocabulary = (
-            port.get_partial_shape()[2].get_length() for port in (read.input("inputs_embeds"), read.output("logits"))
+        wanted = {"num_heads": g.heads, "kv_num_heads": g.kv_heads, "do_rotary": True, "rotary_interleaved": False}
+        wanted |= {"local_window_size": -1, "scale": 0.0, "smooth_softmax": False}
+        fits = set(attentions) == set(range(g.layers)) and all(
+            wanted.items() <= node.get_attributes().items()
+            and node.input_value(3).get_partial_shape()[3].get_length() == g.head_size
+            for node in attentions.values()
         )
-        found = (set(attentions), heads, sizes, hidden, vocabulary)
-        if found != (set(range(g.layers)), {(g.heads, g.kv_heads)}, {g.head_size}, g.hidden_size, g.vocabulary):
+        sizes = [p.get_partial_shape()[2].get_length() for p in (read.input("inputs_embeds"), read.output("logits"))]
+        if not fits or sizes != [g.hidden_size, g.vocabulary]:
             raise GraphError(f"{path}: expected a decoder of {g.layers} layers, its shape differs; {AGAIN}")
 
     def _map_weights(self, read: Any, tensors: Mapping[str, ExternalTensor]) -> None:
