@@ -66,15 +66,16 @@ def every_picture(images: "str | os.PathLike[str] | Iterable[ImageSource]") -> I
     """
     if isinstance(images, (str, os.PathLike)) and os.path.isdir(images):
         return iter(pictures_in(Path(images)))
-    one = isinstance(images, (str, os.PathLike, bytes, Image.Image)) or hasattr(images, "read")
-    if one or (isinstance(images, np.ndarray) and images.ndim == 3 and images.shape[2] == 3):
+    is_array = isinstance(images, np.ndarray) and images.ndim == 3 and images.shape[2] == 3
+    if isinstance(images, (str, os.PathLike, bytes, Image.Image)) or is_array or hasattr(images, "read"):
         raise ImageError("expected several pictures, found one: pass a list of pictures or a folder, or call analyze")
     return chain.from_iterable(map(_pictures_of, images))
 
 
 def _pictures_of(image: ImageSource) -> Iterable[ImageSource]:
-    is_folder = isinstance(image, (str, os.PathLike)) and os.path.isdir(image)
-    return pictures_in(Path(image)) if is_folder else (image,)
+    if isinstance(image, (str, os.PathLike)) and os.path.isdir(image):
+        return pictures_in(Path(image))
+    return (image,)
 
 
 @dataclass

@@ -30,6 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     if args.seconds is not None and args.seconds <= 0:
         raise UsageError(f"--seconds must be greater than 0, not {args.seconds}")
+    if args.detect_every < 1:
+        raise UsageError(f"--detect-every must be at least 1, not {args.detect_every}")
     check_inputs_stay([args.source], args.jsonl, args.csv, args.save, args.timeline)
     with (
         open_analyzer(args) as analyzer,
