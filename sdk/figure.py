@@ -1,7 +1,8 @@
 """The annotated picture of an analysis with the words about every face below it, in type that a phone shows well."""
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -36,26 +37,16 @@ def figure(image: ImageSource, analysis: AnalysisRecord) -> Image.Image:
     """
     pixels = load_image(image, color="rgb" if isinstance(image, np.ndarray) and image.ndim == 3 else None)
     picture = _scaled(Image.fromarray(pixels))
-    width, columns = max(picture.width, _MIN_WIDTH), 1 if len(analysis.faces) <= _SPARSE else 2
+    faces, scale = analysis.faces, picture.width / max(analysis.image_size[0], 1)
+    width, columns = max(picture.width, _MIN_WIDTH), 1 if len(faces) <= _SPARSE else 2
     size = round(width / (32 if columns == 1 else 40))
-    column = (width - size * (columns + 1)) // columns
-    scale = picture.width / max(analysis.image_size[0], 1)
+    block = partial(_block, width=(width - size * (columns + 1)) // columns, size=size)
     blocks = [
-        _block(
-            _title(face),
-            face_colour(face.id),
-            _lines(face, len(analysis.faces)),
-            column,
-            size,
-            _portrait(picture, face, scale),
-        )
-        for face in analysis.faces
+        block(_title(face), face_colour(face.id), _lines(face, len(faces)), portrait=_portrait(picture, face, scale))
+        for face in faces
     ]
-    blocks = blocks or [_block("no face found", _HEADING_COLOUR, [_Line(_NO_FACE)], column, size)]
-    if analysis.model.notice:
-        notice = _block("", "", [_Line(analysis.model.notice)], width - 2 * size, size)
-    else:
-        notice = Image.new("RGB", (1, 1), "white")
+    blocks = blocks or [block("no face found", _HEADING_COLOUR, [_Line(_NO_FACE)])]
+    notice = _block("", "", [_Line(analysis.model.notice or "")], width - 2 * size, size)
     return _arranged(annotate(np.asarray(picture), analysis, units=False), width, blocks, columns, notice, size)
 
 
@@ -107,7 +98,7 @@ def _lines(face: Face, faces: int) -> Iterator[_Line]:
 def _block(
     title: str,
     colour: str,
-    lines: "Iterator[_Line] | Sequence[_Line]",
+    lines: Iterable[_Line],
     width: int,
     size: int,
     portrait: Image.Image | None = None,

@@ -80,8 +80,10 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 def analyzer_options(args: argparse.Namespace) -> dict[str, Any]:
     """Check the options of `add_model_arguments` and return the keyword arguments of Analyzer."""
-    if args.max_tokens is not None and args.max_tokens < 1:
-        raise UsageError(f"--max-tokens must be at least 1, not {args.max_tokens}")
+    for name, least in (("max_tokens", 1), ("threads", 1), ("max_faces", 1), ("min_face", 0)):
+        value = getattr(args, name)
+        if value is not None and not value >= least:
+            raise UsageError(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
     if not 0 <= args.abstain_below <= 1:
         raise UsageError(f"--abstain-below is a probability in 0..1, not {args.abstain_below}")
     if args.abstain_below and not args.scores and "labels" not in (args.task or ()):

@@ -36,6 +36,8 @@ def run(args: argparse.Namespace) -> None:
         raise UsageError(f"--fps is a number of frames per second greater than 0, not {args.fps}")
     if args.deadline is not None and not 0 < args.deadline < float("inf"):
         raise UsageError(f"--deadline is a number of seconds greater than 0, not {args.deadline}")
+    if args.detect_every < 1:
+        raise UsageError(f"--detect-every must be at least 1, not {args.detect_every}")
     check_inputs_stay([args.source], args.jsonl, args.csv, args.save, args.timeline)
     with (
         open_analyzer(args) as analyzer,
