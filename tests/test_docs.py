@@ -170,6 +170,8 @@ def run_command(words, where, monkeypatch, capsys):
         with server_of(shlex.join(words)) as line:
             if shutil.which("curl"):
                 subprocess.run([*shlex.split(line), "--fail"], check=True, capture_output=True)
+    elif name == "vllm":
+        assert rest[0] == "serve"  # tests/test_vllm.py starts a server with these options
     else:
         assert name == "python", f"{where}: {' '.join(words)!r} is not a command that this test knows"
         assert (ROOT / rest[0]).is_file(), f"{where}: no file {rest[0]!r}"

@@ -4,15 +4,19 @@ A server of the tests stands in for vLLM, so these tests run everywhere; tests/t
 """
 
 import base64
+import json
 import shutil
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from subprocess import run
 from threading import Event
 
+import httpx
 import numpy as np
 import pytest
+from test_server import served
 from vllm_stand_in import stand_in
 
 from sdk import Analyzer
@@ -25,6 +29,8 @@ from sdk.runtime.backends.interface import Sampling
 from sdk.runtime.backends.vllm.server import VllmServer
 from sdk.runtime.backends.vllm.tensor_file import tensor_file
 from sdk.runtime.clock import Clock
+from sdk.server.app import Settings
+from sdk.server.seats import Limits
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("dlib")
@@ -91,6 +97,18 @@ def test_answers_equal_those_of_the_bundle(remote, plain):
     together = remote.analyze_batch(FACES * 3, tasks=("emotion",), batch_size=3)
     alone = [plain.analyze(picture, tasks=("emotion",)).faces for picture in FACES] * 3
     assert [analysis.faces for analysis in together] == alone
+
+
+def test_the_http_server_decodes_with_vllm(remote, plain):
+    """`emola serve --engine vllm` with four seats: eight requests at once get the answers of the bundle."""
+    pictures = [path.read_bytes() for path in FACES] * 4
+    expected = [json.loads(plain.analyze(picture).to_json())["faces"] for picture in pictures[:2]] * 4
+    with served(remote, Settings(Limits(seats=4))) as address, ThreadPoolExecutor(8) as clients:
+
+        def ask(picture):
+            return httpx.post(f"{address}/v1/analyze", files={"image": picture}, timeout=600).json()["faces"]
+
+        assert list(clients.map(ask, pictures)) == expected
 
 
 def test_what_is_sent(server, remote, plain):

@@ -88,6 +88,7 @@ def stand_in(decoder: Decoder):
                 for token in server_side.tokens(body):
                     self.event(json.dumps({"choices": [{"text": "", "token_ids": [token]}]}))
                     server_side.sent += 1
+                self.event('{"choices": [], "usage": {}}')  # as with --enable-force-include-usage
                 self.event("[DONE]")
             except OSError:  # the client left
                 pass
