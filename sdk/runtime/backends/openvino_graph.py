@@ -93,7 +93,12 @@ class PagedGraph:
 
     def _check(self, path: Path, read: Any, attentions: Mapping[int, Any]) -> None:
         g = self._geometry
-        wanted = {"num_heads": g.heads, "kv_num_heads": g.kv_heads, "do_rotary": True, "rotary_interleaved": False}
+        wanted: dict[str, Any] = {
+            "num_heads": g.heads,
+            "kv_num_heads": g.kv_heads,
+            "do_rotary": True,
+            "rotary_interleaved": False,
+        }
         wanted |= {"local_window_size": -1, "scale": 0.0, "smooth_softmax": False}
         fits = set(attentions) == set(range(g.layers)) and all(
             wanted.items() <= node.get_attributes().items()
