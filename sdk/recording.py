@@ -129,7 +129,9 @@ class Recorder:
             raise SdkError("two outputs have the same path; choose different paths")
         with ExitStack() as opened:
             self._jsonl = opened.enter_context(JsonLines(jsonl)) if jsonl else None
-            self._csv = opened.enter_context(open_table(Path(csv))) if csv else None
+            self._csv = open_table(Path(csv)) if csv else None
+            if self._csv:
+                opened.enter_context(self._csv)
             self._video = opened.enter_context(AnnotatedVideo(video)) if video else None
             self._timeline = opened.enter_context(Timeline(timeline)) if timeline else None
             self._open = opened.pop_all()
