@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 from conftest import GOLDEN
 
 from export.build import export_bundle
+from export.commands.export import _print
 from export.options import ExportOptions, GateOptions
 from sdk.bundles.evaluation import TorchAnswers
 from sdk.bundles.manifest import MANIFEST, read_manifest
@@ -39,9 +41,14 @@ def options(out, **gate) -> ExportOptions:
     )
 
 
-def test_a_float32_bundle_answers_as_torch_does(tmp_path, evaluation):
-    """REGE on the evaluation set: equal, difference 0; the figures and latencies are in manifest and report."""
-    manifest = export_bundle(options(tmp_path / "bundle", evaluation=evaluation))
+def test_a_float32_bundle_answers_as_torch_does(tmp_path, evaluation, capsys):
+    """REGE on the evaluation set: equal, difference 0; the figures are printed and in manifest and report."""
+    asked = options(tmp_path / "bundle", evaluation=evaluation)
+    manifest = export_bundle(asked)
+    _print(manifest, asked)
+    assert re.search(
+        r"REGE emotion, FABA, 4 samples: torch [\d.]+, bundle [\d.]+, difference \+0.00", capsys.readouterr()[0]
+    )
     gate = manifest.gate
     assert (gate.failures, gate.overruled) == ((), False)
     assert (gate.rege.samples, gate.rege.difference) == (4, 0.0)
