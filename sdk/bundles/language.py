@@ -5,14 +5,14 @@ units bears out: see `sdk.runtime.language`.
 """
 
 from collections.abc import Sized
-from typing import TypeVar
+from typing import Annotated, TypeAlias, TypeVar
 
 from pydantic import Field, field_validator
 
 from sdk.bundles.files import FrozenModel
 from sdk.faba.vocabulary import FABA_UNITS, Emotion
 
-Texts = tuple[str, ...]
+Texts: TypeAlias = Annotated[tuple[str, ...], Field(max_length=100)]
 Text = TypeVar("Text", bound=Sized)
 
 
@@ -38,7 +38,7 @@ class Opening(FrozenModel):
     """
 
     emotion: Emotion
-    closings: Texts = Field(min_length=1, max_length=100)
+    closings: Texts = Field(min_length=1)
 
 
 class DescriptionLanguage(FrozenModel):
@@ -57,7 +57,7 @@ class DescriptionLanguage(FrozenModel):
     signs: dict[int, str]
     most_signs: int = Field(gt=0, le=20)
     rest: str
-    reasons: dict[Emotion, tuple[Claim, ...]]
+    reasons: dict[Emotion, Annotated[tuple[Claim, ...], Field(max_length=100)]]
     never_denied: tuple[int, ...] = Field(default=(), max_length=20)
 
     @field_validator("signs")
@@ -82,8 +82,8 @@ class ListLanguage(FrozenModel):
     appearances: dict[int, Texts]
     uneven: str = Field(min_length=1)
     meanings: dict[int, Texts]
-    closings: Texts = Field(max_length=100)
-    no_units: Texts = Field(max_length=100)
+    closings: Texts
+    no_units: Texts
 
     @field_validator("appearances", "meanings")
     @classmethod

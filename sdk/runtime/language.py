@@ -149,7 +149,7 @@ class Grammar:
             yield "\n", ("item", number + 1, code)
 
     def _first_sign(self, opening: str) -> Iterator[Step]:
-        """The first visible sign; a neutral face may be at rest, and a weak emotion shows no unit."""
+        """The first visible sign. Without units, a neutral face is at rest; another emotion has no such sentence."""
         texts = self._description
         for code in self._signs:
             text = texts.signs[code]
