@@ -77,15 +77,14 @@ def open_session(path: Path, threads: int | None = None, device: str = "cpu", *,
     options.enable_cpu_mem_arena = False  # it would keep 0.4 GB of a prefill at 7B, and saves no time
     options.intra_op_num_threads = threads or 0
     options.add_session_config_entry("session.load_model_format", "ONNX")  # other formats have other paths in them
-    folded = not (mapped and outside and device == "cpu")
-    if not folded:  # the layout optimisations above this level fold constants, too
+    disabled: dict[str, Any] = {}
+    if mapped and outside and device == "cpu":  # the layout optimisations above this level fold constants, too
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        disabled["disabled_optimizers"] = ["ConstantFolding"]
     exact = (_CUDA, {"use_tf32": "0"})  # TF32 keeps 10 bits of the mantissa, too few for a float32 graph's tolerance
     providers = [*([exact] if device == "cuda" else []), "CPUExecutionProvider"]
     try:
-        session = ort.InferenceSession(
-            os.fspath(path), options, providers=providers, disabled_optimizers=[] if folded else ["ConstantFolding"]
-        )
+        session = ort.InferenceSession(os.fspath(path), options, providers=providers, **disabled)
     except Exception as error:  # the exception types of onnxruntime are not public
         raise _failure(path, error, f"ONNX Runtime {ort.__version__}", device) from error
     # ONNX Runtime falls back to the CPU and only logs the reason

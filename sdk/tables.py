@@ -41,7 +41,7 @@ COLUMNS: tuple[str, ...] = (
     *_REASONS.values(),
     *_GEOMETRY,
 )
-_TEXTS = ("source", "emotion", "description", *_REASONS.values())
+TEXTS = ("source", "emotion", "description", *_REASONS.values())
 
 
 def rows(analysis: AnalysisRecord) -> Iterator[dict[str, Any]]:
@@ -90,7 +90,7 @@ def to_dataframe(analyses: Iterable[AnalysisRecord]) -> "pandas.DataFrame":
     except ImportError:
         raise DependencyError("pandas", "tables", "make a data frame (to_csv() works without)") from None
     table = pandas.DataFrame([row for analysis in analyses for row in rows(analysis)], columns=list(COLUMNS))
-    return table.astype({name: float for name in COLUMNS if name not in (*_TEXTS, "face_id")}).astype({"face_id": int})
+    return table.astype({name: float for name in COLUMNS if name not in (*TEXTS, "face_id")}).astype({"face_id": int})
 
 
 class GrowingFile:

@@ -39,7 +39,7 @@ CASES = [
     (["an"], {"analyze"}),
     (["analyze", "--task", ""], {"emotion", "action_units", "labels"}),
     (["analyze", "--abst"], {"--abstain-below"}),
-    (["data", ""], {"prepare", "landmarks", "check", "annotate", "synthesize", "stats"}),
+    (["data", ""], {"prepare", "landmarks", "check", "annotate", "revise", "synthesize", "stats"}),
     (["data", "prepare", "--fo"], {"--fold"}),
     (["data", "prepare", "--fold", ""], {"1", "2", "3"}),
 ]

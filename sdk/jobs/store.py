@@ -18,6 +18,7 @@ from sdk.jobs.job import Record
 from sdk.locks import writing_into
 from sdk.printable import one_line
 from sdk.replacement import output_errors
+from sdk.untrusted_json import parse_json
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -79,7 +80,7 @@ class Store:
         if found is None:
             self._connection.execute("INSERT INTO settings VALUES (?)", (json.dumps(self._settings),))
         else:
-            check_settings(self._path, json.loads(found[0]), self._settings)
+            check_settings(self._path, parse_json(found[0]), self._settings)
 
     def known(self) -> list[bytes]:
         """Digests of the contents that are completely analysed."""

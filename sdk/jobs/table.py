@@ -25,7 +25,8 @@ from sdk.files import replacing
 from sdk.jobs.store import Result, Store, check_settings
 from sdk.printable import one_line
 from sdk.records import AnalysisRecord
-from sdk.tables import COLUMNS, UNIT_COLUMNS, rows
+from sdk.tables import COLUMNS, TEXTS, UNIT_COLUMNS, rows
+from sdk.untrusted_json import parse_json
 
 _SETTINGS = b"emola.batch"
 _ROWS = 1000  # of a row group
@@ -77,9 +78,9 @@ def keep_earlier_results(out: Path, store: Store, settings: Mapping[str, Any]) -
             metadata = file.schema_arrow.metadata or {}
             if _SETTINGS not in metadata:
                 raise OutputError(f"{out} was not written by emola batch; choose another --out, or remove it")
-            check_settings(out, json.loads(metadata[_SETTINGS]), settings)
+            check_settings(out, parse_json(metadata[_SETTINGS]), settings)
             _keep(file, store)
-    except arrow.ArrowException as error:
+    except (arrow.ArrowException, ValueError) as error:
         raise OutputError(f"{out} is no Parquet file ({one_line(error)}); choose another --out, or remove it") from None
 
 
@@ -103,16 +104,12 @@ def _keep(file: Any, store: Store) -> None:
 def _schema(arrow: Any, settings: Mapping[str, Any]) -> Any:
     text, whole, real = arrow.string(), arrow.int64(), arrow.float64()
     face = arrow.struct(
-        [(name, text if _is_text(name) else whole if name in _COUNTS else real) for name in _FACE],
+        [(name, text if name in TEXTS else whole if name in _COUNTS else real) for name in _FACE],
     )
     columns = {"input": whole, "source": text, "sha256": text, "status": text, "error": text}
     columns |= {"width": whole, "height": whole, "frame": whole, "time_s": real}
     columns |= {"faces": arrow.list_(face), "warnings": arrow.list_(text), "analysis": text}
     return arrow.schema(list(columns.items()), {_SETTINGS: json.dumps(settings).encode()})
-
-
-def _is_text(column: str) -> bool:
-    return column in ("emotion", "description") or column.endswith("_reason")
 
 
 def _row(result: Result, source: str) -> dict[str, Any]:

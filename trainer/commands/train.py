@@ -12,8 +12,7 @@ from typing import Any, get_args
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from sdk.faces.preprocess import LandmarkMode
-    from trainer.model.ablation import Tokens
-    from trainer.model.config import PriorPosition
+    from trainer.model.ablation import PriorPosition, Tokens
     from trainer.training.recipe import Recipe, Tune
 
     default = Recipe()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from reprlib import repr as short
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from transformers import CLIPVisionConfig, LlamaConfig
 
@@ -14,13 +14,12 @@ from sdk.errors import CheckpointError
 from sdk.faba.prompts import TEMPLATES
 from sdk.faces.preprocess import LANDMARK_FEATURES, Anchor, Aspect, LandmarkMode, Preprocessing
 from sdk.untrusted_json import read_json_object
-from trainer.model.ablation import Tokens
+from trainer.model.ablation import PriorPosition, Tokens
 from trainer.model.llava_keys import MODEL_SIZES, check_processor, check_sizes, feature_layer, is_number
 from trainer.model.priors import LANDMARKS, find_prior
 from trainer.model.shapes import compare_with_base, decoder_keys, decoder_shape, tower_shape
 from trainer.tokenization import load_tokenizer
 
-PriorPosition = Literal["after", "before"]
 CONVENTIONS = "emola.json"
 MAX_SIDE = 1 << 13  # pixels of a picture that a vision tower reads
 

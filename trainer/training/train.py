@@ -26,8 +26,8 @@ from trainer.checkpoint import Checkpoint
 from trainer.corpus.records import Record
 from trainer.corpus.tensors import Encoding, FixedOrder, RecordDataset, RecordOrder
 from trainer.model import EmoLA
-from trainer.model.ablation import Tokens
-from trainer.model.config import CONVENTIONS, Conventions, PriorPosition
+from trainer.model.ablation import PriorPosition, Tokens
+from trainer.model.config import CONVENTIONS, Conventions
 from trainer.model.lora import LORA_TARGETS, load_in_4bit
 from trainer.model.priors import LANDMARKS, find_prior
 from trainer.model.processor import attend_plainly
