@@ -129,6 +129,8 @@ def test_sources(album, tmp_path, monkeypatch):
     found = find_inputs(["out.parquet"], "source")
     assert found[:2] == [str(album / "photos/astronaut.jpg"), str(album / "photos/rendered.jpg")]
     assert len(found) == 8
+    (tmp_path / "x.CR2").write_bytes(b"raw")
+    assert find_inputs([str(tmp_path)]) == [str(tmp_path / "x.CR2")], "it gets a row that says why it is not read"
     for source, words in {
         "gone": "does not exist",
         "*.gif": "matches no picture",
