@@ -1,7 +1,6 @@
 """vLLM in this process as an engine: its asynchronous interface runs in a thread with an event loop."""
 
 import asyncio
-import contextlib
 import itertools
 import os
 import queue
@@ -19,6 +18,7 @@ from sdk.printable import one_line
 from sdk.runtime.backends.interface import Sampling
 
 _GPU_SHARE = 0.85  # of the memory of a GPU; vLLM's default of 0.92 leaves no room for encoders on the same GPU
+_END_S = 5.0
 _END = object()
 
 
@@ -131,7 +131,16 @@ class LocalVllm:
         return self._start(work).result()
 
     def _stop_loop(self) -> None:
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._loop.stop)
+        self._wait(_end_tasks())
+        self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+
+async def _end_tasks() -> None:
+    """Cancel the other tasks of the loop, and wait some seconds for them."""
+    tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=_END_S)
