@@ -46,14 +46,15 @@ class Counting(Drafter):
 class Model:
     """An opened bundle, its reference faces, and its answers about each of them without drafts.
 
-    The list of action units is asked first and in full, because the embedded bundle needs it for every description.
+    In the embedded bundle the list of action units is asked first and in full: its language needs it for a description.
     """
 
     def __init__(self, folder, limit) -> None:
         self.pipeline = Pipeline(folder, read_manifest(folder), open_backend(folder, read_manifest(folder), threads=1))
         reference = Reference.load(folder / "reference.npz")
         self.faces = list(zip(reference.rows, reference.landmark_features, strict=True))
-        self.tasks = (*sorted(reference.tasks), "Is this person smiling?")
+        fixed = sorted(reference.tasks) if self.pipeline.manifest.language else reference.tasks
+        self.tasks = (*fixed, "Is this person smiling?")
         self.limit = limit
         self.vocabulary = self.pipeline.manifest.geometry.vocabulary
         self.plain = self.answers(drafts=False)
