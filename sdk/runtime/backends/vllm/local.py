@@ -89,6 +89,7 @@ class LocalVllm:
         """Stop vLLM's processes and the thread."""
         self._engine.shutdown()
         self._stop_loop()
+        del self._engine  # its destructor fails when the interpreter ends
 
     async def _open(self, settings: dict[str, Any]) -> Any:
         from vllm.v1.engine.async_llm import AsyncLLM
