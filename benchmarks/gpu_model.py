@@ -125,10 +125,14 @@ def _check_paths(model: Model) -> None:
     whole = decoder.extend(dense, rows)
     decoder.extend(steps, rows[:-QUESTION])
     for _ in range(3):  # launched, recorded, replayed
+        dense.length = prefix - QUESTION
+        parts = decoder.extend(dense, rows[-QUESTION:])
+        for row in rows[-QUESTION:]:
+            alone = decoder.extend(steps, row[None])
+        for found, what in ((parts, "a question differs"), (alone, "steps differ")):
+            error = np.linalg.norm(found - whole) / np.linalg.norm(whole)
+            assert error < 0.03, f"{what} from the dense path by {error:.1e} (relative), at most 3e-2 is allowed"
         steps.length = prefix - QUESTION
-        parts = decoder.extend(steps, rows[-QUESTION:])
-        error = np.linalg.norm(parts - whole) / np.linalg.norm(whole)
-        assert error < 0.03, f"steps differ from the dense path by {error:.1e} (relative), at most 3e-2 is allowed"
     drawn = []
     for _ in range(3):
         dense.length = prefix

@@ -32,6 +32,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--no-checkpointing", action="store_true", help="keep the activations of every layer")
+    parser.add_argument("--compile", action="store_true", help="compile every decoder layer with torch.compile")
     parser.add_argument(
         "--peak", type=float, help="dense bfloat16 TFLOP/s of the device, if this script does not know it"
     )
@@ -56,7 +58,10 @@ def tiny() -> EmolaConfig:
 def measure(config: EmolaConfig, args: argparse.Namespace, device: str) -> dict[str, Any]:
     """Return the median over `args.steps` after a warm-up of two; one batch is repeated, so the loss must fall."""
     recipe = Recipe(batch_size=args.batch_size)
-    model = random_model(config, recipe, device)
+    model = random_model(config, recipe, device, checkpointing=not args.no_checkpointing)
+    if args.compile:
+        for layer in decoder_layers(model):
+            layer.compile()
     settings = training_arguments(recipe, "unused")
     optimizer = torch.optim.AdamW(parameter_groups(model, settings))
     batch = random_batch(config, args.batch_size, device)
@@ -77,6 +82,8 @@ def measure(config: EmolaConfig, args: argparse.Namespace, device: str) -> dict[
     return {
         "device": name,
         "batch_size": args.batch_size,
+        "checkpointing": not args.no_checkpointing,
+        "compiled": args.compile,
         "seconds_per_step": round(median, 4),
         "spread": round(max(seconds[2:]) - min(seconds[2:]), 4),
         "tokens_per_second": round(tokens / median, 1),
@@ -87,7 +94,7 @@ def measure(config: EmolaConfig, args: argparse.Namespace, device: str) -> dict[
     }
 
 
-def random_model(config: EmolaConfig, recipe: Recipe, device: str) -> EmoLA:
+def random_model(config: EmolaConfig, recipe: Recipe, device: str, *, checkpointing: bool) -> EmoLA:
     """Return a model with frozen weights in bfloat16 and trained weights in float32, as in `trainer.training.train`."""
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)
@@ -100,8 +107,13 @@ def random_model(config: EmolaConfig, recipe: Recipe, device: str) -> EmoLA:
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-    checkpoint_layers(model)
+    if checkpointing:
+        checkpoint_layers(model)
     return model.to(device).train()
+
+
+def decoder_layers(model: EmoLA) -> list[torch.nn.Module]:
+    return [module for module in model.language_model.modules() if type(module).__name__ == "LlamaDecoderLayer"]
 
 
 def random_batch(config: EmolaConfig, size: int, device: str) -> dict[str, torch.Tensor]:

@@ -21,7 +21,8 @@ from .buffers import MAX_ROWS, ROW_COUNTS, StepBuffers
 from .prefill import Prefill
 from .weights import LlamaWeights
 
-MAX_STEPPED_ROWS = 2 * MAX_ROWS  # longest prompt that steps read faster than the dense path
+MAX_STEPPED_ROWS = 2 * MAX_ROWS  # longest prompt that steps read faster than the dense path without CUDA graphs
+MAX_DENSE_GRAPHS = 8  # of a pool; a bundle needs three: the face, and its two questions
 STEPS_IN_FLIGHT = 2  # steps that the device runs while the host reads an earlier token
 _RECORDING_LOCK = threading.Lock()  # recording a CUDA graph synchronises the device; all decoders share it
 
@@ -62,6 +63,8 @@ class PoolStorage:
             host.
         graphs: recorded steps by number of rows and whether they start from the state; None after the first run,
             which compiles the kernels.
+        dense: recorded passes of the dense path by row of the cache, number of rows and first position, with their
+            inputs and outputs; None after the first run, which makes the weights.
     """
 
     def __init__(self, llama: LlamaWeights, capacity: int, sequences: int, dtype: torch.dtype) -> None:
@@ -70,6 +73,7 @@ class PoolStorage:
         self.cache = torch.zeros(shape, dtype=dtype, device=device)
         self.state = torch.zeros(sequences, 2, dtype=torch.int32, device=device)
         self.graphs: dict[tuple[int, bool], Any] = {}
+        self.dense: dict[tuple[int, int, int], tuple[Any, Tensor, Tensor] | None] = {}
 
 
 class GpuPool(KVPool):
@@ -99,7 +103,9 @@ class GptqDecoder(Decoder):
         embeddings: (vocabulary, D) table in host memory.
         dtype: type of the KV cache and of the dense path.
         keep_dense: keep the weights of the dense path in `dtype`.
-        graphs: record each kind of step once as a CUDA graph and replay it.
+        graphs: record each kind of step, and with `keep_dense` each prompt at the same place, as a CUDA graph and
+            replay it. Launching the dense path takes the host 32 ms, which is five times what the GPU needs for a
+            question.
 
     Attributes:
         held_bytes: bytes of the dense weights, which are made when first used; 0 if they are not kept.
@@ -117,7 +123,8 @@ class GptqDecoder(Decoder):
     ) -> None:
         super().__init__(embeddings)
         self._llama, self._kernels, self._dtype = llama, kernels, dtype
-        self._graphs = graphs
+        self._graphs, self._dense_graphs = graphs, graphs and keep_dense
+        self._max_stepped = 1 if self._dense_graphs else MAX_STEPPED_ROWS
         self.held_bytes = llama.dense_bytes(dtype) if keep_dense else 0
         self._prefill = Prefill(llama, kernels, dtype, keep_dense)
         self._rows = StepBuffers.allocate(llama)
@@ -153,7 +160,7 @@ class GptqDecoder(Decoder):
         cache.check_room(len(rows))
         with self._lock, memory_errors(), torch.inference_mode():
             memory, hidden = _memory(cache.pool), torch.from_numpy(np.ascontiguousarray(rows)).to(self._device)
-            if len(rows) > MAX_STEPPED_ROWS:
+            if len(rows) > self._max_stepped:
                 logits = self._read_densely(memory, cache, hidden, last)
             else:
                 logits = self._read_by_steps(memory, cache, hidden)[-last:]
@@ -161,7 +168,7 @@ class GptqDecoder(Decoder):
             return logits
 
     def _read_densely(self, memory: PoolStorage, cache: KVCache, hidden: Tensor, last: int) -> Floats:
-        found = self._prefill(hidden, memory.cache[cache.row], cache.length)[-last:]
+        found = self._pass_densely(memory, cache, hidden)[-last:]
         logits = []
         for part in found.split(MAX_ROWS):
             rows = self._rows.first(len(part))
@@ -170,6 +177,24 @@ class GptqDecoder(Decoder):
             self._kernels.head(rows, self._llama, None)
             logits.append(rows.logits.cpu().numpy().copy())
         return np.concatenate(logits)
+
+    def _pass_densely(self, memory: PoolStorage, cache: KVCache, hidden: Tensor) -> Tensor:
+        """Run the dense path: launch it the first time, record a CUDA graph the second time, then replay it."""
+        key, graphs, own = (cache.row, len(hidden), cache.length), memory.dense, memory.cache[cache.row]
+        if not self._dense_graphs or key not in graphs:
+            if len(graphs) == MAX_DENSE_GRAPHS:
+                del graphs[next(iter(graphs))]
+            graphs[key] = None
+            return self._prefill(hidden, own, cache.length)
+        if (recorded := graphs[key]) is None:
+            inputs, graph = hidden.clone(), torch.cuda.CUDAGraph()
+            with _RECORDING_LOCK, torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                outputs = self._prefill(inputs, own, cache.length)
+            graphs[key] = recorded = graph, inputs, outputs
+        graph, inputs, outputs = recorded
+        inputs.copy_(hidden)
+        graph.replay()
+        return outputs
 
     def _read_by_steps(self, memory: PoolStorage, cache: KVCache, hidden: Tensor) -> Floats:
         """Read rows of one sequence, 16 per step."""
