@@ -19,7 +19,7 @@ from PIL import Image
 from sdk import Analyzer
 from sdk.cli import main
 from sdk.commands.demo import PICTURES
-from sdk.errors import ImageError, OutputError
+from sdk.errors import ImageError, OutputError, UsageError
 from sdk.jobs.inputs import find_inputs, read_pictures
 from sdk.jobs.job import Job, Record, Worker
 from sdk.jobs.store import Store
@@ -138,6 +138,19 @@ def test_sources(album, tmp_path, monkeypatch):
     }.items():
         with pytest.raises(ImageError, match=words):
             find_inputs([source])
+
+
+def test_no_row_of_a_table_hides_another(tmp_path):
+    """Every URL of a table is checked, and a name that no file can have is an error of its own row."""
+    pytest.importorskip("fsspec")
+    lines = tmp_path / "list.csv"
+    lines.write_text("path\nmemory://a.jpg::https://example.org/a.jpg\nmemory://b.jpg\n")
+    with pytest.raises(UsageError, match="chained URLs"):
+        find_inputs([str(lines)])
+    worker = Worker(Job({}, ("emotion",)), ())
+    for name in ("a\0.mp4", "a\0.jpg"):
+        (record,) = worker.records([(0, name)])
+        assert "null" in record.error
 
 
 @pytest.mark.parametrize(
