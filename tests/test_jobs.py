@@ -238,7 +238,7 @@ def test_results_of_other_settings_stay(tmp_path, capsys):
     assert batch(photos, "--out", out, "--scores") == 1
     assert "results of another job: scores (found False, expected True) differ" in capsys.readouterr().err
     assert out.read_bytes() == content
-    for foreign, words in ((b"text", "is no Parquet file"), (foreign_table(tmp_path), "not written by emola batch")):
+    for foreign, words in ((b"text", "cannot be read"), (foreign_table(tmp_path), "not written by emola batch")):
         out.write_bytes(foreign)
         assert batch(photos, "--out", out) == 1
         assert words in capsys.readouterr().err
@@ -246,6 +246,36 @@ def test_results_of_other_settings_stay(tmp_path, capsys):
     (tmp_path / "out.parquet.partial").write_bytes(b"no database" * 100)
     assert batch(photos, "--out", out) == 1
     assert "remove it to start again" in capsys.readouterr().err
+
+
+def test_results_that_somebody_made_up_are_refused(tmp_path, capsys):
+    """A Parquet file or an SQLite file that only looks like ours is one line, and stays as it is."""
+    import pyarrow
+
+    photos, out = make_pictures(tmp_path / "photos", 1), tmp_path / "out.parquet"
+    assert batch(photos, "--out", out) == 0
+    ours = parquet.read_table(out)
+    made_up = [
+        (ours.replace_schema_metadata({"emola.batch": "[1]"}), "expected an object of settings"),
+        (ours.drop_columns(["sha256"]), "lacks columns of emola batch ('sha256')"),
+        (ours.set_column(11, "analysis", pyarrow.array(["{}"])), "cannot be read"),
+    ]
+    for content, words in made_up:
+        parquet.write_table(content, out)
+        written = out.read_bytes()
+        assert batch(photos, "--out", out) == 1
+        assert words in capsys.readouterr().err
+        assert out.read_bytes() == written
+    out.unlink()
+    for settings, words in (("{", "its settings are not JSON"), ("[]", "expected an object of settings")):
+        database = sqlite3.connect(tmp_path / "out.parquet.partial")
+        database.executescript(
+            f"CREATE TABLE settings (content TEXT NOT NULL); INSERT INTO settings VALUES ('{settings}')"
+        )
+        database.close()
+        assert batch(photos, "--out", out) == 1
+        assert words in capsys.readouterr().err
+        (tmp_path / "out.parquet.partial").unlink()
 
 
 def foreign_table(folder):

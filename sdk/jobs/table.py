@@ -81,7 +81,11 @@ def keep_earlier_results(out: Path, store: Store, settings: Mapping[str, Any]) -
             check_settings(out, parse_json(metadata[_SETTINGS]), settings)
             _keep(file, store)
     except (arrow.ArrowException, ValueError) as error:
-        raise OutputError(f"{out} is no Parquet file ({one_line(error)}); choose another --out, or remove it") from None
+        raise OutputError(
+            f"{out} cannot be read ({one_line(error)[:300]}); choose another --out, or remove it"
+        ) from None
+    except (KeyError, TypeError) as error:
+        raise OutputError(f"{out} lacks columns of emola batch ({error}); choose another --out, or remove it") from None
 
 
 def _keep(file: Any, store: Store) -> None:
@@ -96,6 +100,7 @@ def _keep(file: Any, store: Store) -> None:
             number, part = row["input"], part + 1 if row["input"] == number else 0
             (failed if row["error"] else complete).add(digest)
             if row["analysis"] is not None:
+                AnalysisRecord.model_validate_json(row["analysis"])
                 store.keep(digest, part, row["analysis"])
     for digest in complete - failed:
         store.complete(digest)
