@@ -19,7 +19,7 @@ from PIL import Image
 from sdk import Analyzer
 from sdk.cli import main
 from sdk.commands.demo import PICTURES
-from sdk.errors import ImageError, OutputError, UsageError
+from sdk.errors import BundleError, ImageError, OutputError, UsageError
 from sdk.jobs.inputs import find_inputs, read_pictures
 from sdk.jobs.job import Job, Record, Worker
 from sdk.jobs.store import Store
@@ -285,6 +285,12 @@ def foreign_table(folder):
     content = (folder / "foreign").read_bytes()
     (folder / "foreign").unlink()
     return content
+
+
+def test_another_bundle_than_that_of_the_job_is_refused():
+    """A name of the hub may lead to another commit on another machine, or a minute later."""
+    with pytest.raises(BundleError, match="expected the bundle abc, found"):
+        Worker(Job({}, ("emotion",), digest="abc"), ())
 
 
 def test_what_comes_twice_counts_once(tmp_path):
