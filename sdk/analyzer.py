@@ -50,7 +50,7 @@ class Analyzer:
         min_score, min_face, max_faces: which detected faces are analysed; see `sdk.faces.detect.FaceLimits`.
         keep_image: keep the picture in every analysis, so that `Analysis.plot` works without a file.
         vllm: for servers: address of a vLLM server that runs the bundle's decoder, or "local" for vLLM in this
-            process; `device` is then that of the encoders. See docs/serving.md.
+            process; `device` is then that of the encoders, and an answer language has no effect. See docs/serving.md.
 
     Attributes:
         manifest: manifest of the bundle, as it is on disk.
