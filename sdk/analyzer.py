@@ -15,7 +15,7 @@ from sdk.errors import BackendError, TaskError, VideoError
 from sdk.examine import Examiner, Faces, Request, Tasks
 from sdk.faba.prompts import TASKS
 from sdk.faces.detect import Detector, FaceLimits
-from sdk.faces.images import Color, ImageSource, load_image, load_picture, source_name
+from sdk.faces.images import Color, ImageSource, load_picture, source_name
 from sdk.faces.preprocess import LANDMARK_FEATURES, check_features
 from sdk.results import Analysis
 from sdk.runtime.clock import Clock
@@ -50,7 +50,7 @@ class Analyzer:
         min_score, min_face, max_faces: which detected faces are analysed; see `sdk.faces.detect.FaceLimits`.
         keep_image: keep the picture in every analysis, so that `Analysis.plot` works without a file.
         vllm: for servers: address of a vLLM server that runs the bundle's decoder, or "local" for vLLM in this
-            process; `device` is then that of the encoders. See docs/serving.md.
+            process; `device` is then that of the encoders, and an answer language has no effect. See docs/serving.md.
 
     Attributes:
         manifest: manifest of the bundle, as it is on disk.
@@ -306,8 +306,8 @@ class Analyzer:
         """Like `ask`, but yield the answer in pieces while it is decoded."""
         self.pipeline.question_ids(question)
         self.manifest.prompt.warn_unless_known(question, self.manifest.name)
-        pixels = load_image(image, color=color)
-        with self.examiner.encode_largest(pixels, faces, Clock()) as face:
+        picture = load_picture(image, color=color)
+        with self.examiner.encode_largest(picture.pixels, faces, Clock(), shrink=picture.shrink) as face:
             yield from self.pipeline.stream(face, question, cancel=cancel)
 
     def warmup(self) -> dict[str, float]:

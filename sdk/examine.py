@@ -176,17 +176,19 @@ class Examiner:
             }
             return Reading(face.features, answers, self.score(face, request, clock))
 
-    def encode_largest(self, pixels: Pixels, faces: Faces, clock: Clock, features: Floats | None = None) -> EncodedFace:
+    def encode_largest(
+        self, pixels: Pixels, faces: Faces, clock: Clock, features: Floats | None = None, shrink: int = 1
+    ) -> EncodedFace:
         """Encode the most prominent face of a picture.
 
         Args:
-            pixels: (H, W, 3) uint8 RGB.
+            pixels, shrink: as in `find`.
             features: (212,) landmark features, for bundles without a landmark network.
 
         Raises:
             ImageError: no face was found.
         """
-        crops = self.find(pixels, faces, clock)
+        crops = self.find(pixels, faces, clock, shrink)
         return self.pipeline.encode(crops[most_prominent(crops)][0], clock, features)
 
     def score(self, face: EncodedFace, request: Request, clock: Clock) -> Scores | None:

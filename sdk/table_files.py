@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sdk.errors import DependencyError, UsageError
 from sdk.files import replacing
 from sdk.records import AnalysisRecord
-from sdk.tables import COLUMNS, CsvFile, rows
+from sdk.tables import COLUMNS, COUNTS, TEXTS, CsvFile, rows
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -70,7 +70,8 @@ class FrameFile:
     def _write(self) -> None:
         import pandas
 
-        table = pandas.DataFrame(self._rows, columns=list(COLUMNS)).convert_dtypes()
+        types = {name: "string" if name in TEXTS else "Int64" if name in COUNTS else "Float64" for name in COLUMNS}
+        table = pandas.DataFrame(self._rows, columns=list(COLUMNS)).astype(types)  # whatever the values are
         if self._suffix == ".xlsx" and len(table) > _EXCEL_ROWS:
             raise UsageError(
                 f"{self._path}: {len(table)} rows, an Excel sheet has {_EXCEL_ROWS}; write .parquet or .csv"

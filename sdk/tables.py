@@ -42,6 +42,7 @@ COLUMNS: tuple[str, ...] = (
     *_GEOMETRY,
 )
 TEXTS = ("source", "emotion", "description", *_REASONS.values())
+COUNTS = ("frame", "face_id", *UNIT_COLUMNS)
 
 
 def rows(analysis: AnalysisRecord) -> Iterator[dict[str, Any]]:

@@ -3,10 +3,12 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sdk import Analyzer
 from sdk.cli import main
+from sdk.faces.detect import Detection
 
 PHOTO = Path(__file__).parents[1] / "sdk/assets/pictures/astronaut.jpg"
 
@@ -29,6 +31,20 @@ def test_json_is_one_document(answer, capsys):
     assert main(["ask", str(PHOTO), "emotion", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["question"], found["answer"], found["model"]["name"]) == ("emotion", answer, "emola-nano")
+
+
+def test_min_face_counts_pixels_of_the_picture():
+    """A picture that is read at half its size has the faces that `analyze` finds."""
+
+    class Finder:
+        box_extent = 1.0
+
+        def detect(self, image):
+            return [Detection((10, 10, 40, 40), 1.0)]
+
+    wide = np.full((100, 8200, 3), 127, np.uint8)
+    with Analyzer(detector=Finder(), min_face=50) as analyzer:
+        assert next(analyzer.stream(wide, "emotion", color="rgb"))
 
 
 def test_a_photo_that_is_missing_is_one_line(capsys):

@@ -46,7 +46,7 @@ def test_the_whole_report(capsys):
 
 def test_every_extra_of_setup_has_a_purpose_or_is_for_developers():
     extras = set(re.findall(r'^    "([\w-]+)": ', (ROOT / "setup.py").read_text(), re.MULTILINE))
-    developers = {"test", "oracles", "triton", "peers", "peers-gptq", "browser", "docs", "release", "dev"}
+    developers = {"test", "test-batch", "oracles", "triton", "peers", "peers-gptq", "browser", "docs", "release", "dev"}
     assert extras - developers == set(PURPOSES)
 
 
@@ -71,6 +71,23 @@ def test_a_package_that_cannot_be_imported_is_broken(needing, monkeypatch):
         found = check_extra("cpu")
         assert (found.verdict, reason in found.found) == ("broken", True), found
         assert "installed, but cannot be imported" in found.found
+
+
+def test_an_extra_without_packages_for_this_system_is_absent(needing):
+    """As openvino on ARM."""
+    needing()
+    assert check_extra("cpu").verdict == "absent"
+
+
+def test_openvino_is_imported_without_its_telemetry(monkeypatch, tmp_path):
+    """A stand-in for OpenVINO fails if the package that reports to Intel can be imported."""
+    for name, code in {
+        "openvino_telemetry": "",
+        "openvino": "try:\n    import openvino_telemetry\nexcept ImportError:\n    pass\nelse:\n    1 / 0",
+    }.items():
+        (tmp_path / f"{name}.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert sdk.doctor.packages._import_failure.__wrapped__("openvino") is None
 
 
 def test_two_versions_of_onnxruntime_are_broken(needing, monkeypatch):

@@ -19,7 +19,7 @@ from PIL import Image
 from sdk import Analyzer
 from sdk.cli import main
 from sdk.commands.demo import PICTURES
-from sdk.errors import ImageError, OutputError
+from sdk.errors import BundleError, ImageError, OutputError, UsageError
 from sdk.jobs.inputs import find_inputs, read_pictures
 from sdk.jobs.job import Job, Record, Worker
 from sdk.jobs.store import Store
@@ -140,6 +140,19 @@ def test_sources(album, tmp_path, monkeypatch):
             find_inputs([source])
 
 
+def test_no_row_of_a_table_hides_another(tmp_path):
+    """Every URL of a table is checked, and a name that no file can have is an error of its own row."""
+    pytest.importorskip("fsspec")
+    lines = tmp_path / "list.csv"
+    lines.write_text("path\nmemory://a.jpg::https://example.org/a.jpg\nmemory://b.jpg\n")
+    with pytest.raises(UsageError, match="chained URLs"):
+        find_inputs([str(lines)])
+    worker = Worker(Job({}, ("emotion",)), ())
+    for name in ("a\0.mp4", "a\0.jpg"):
+        (record,) = worker.records([(0, name)])
+        assert "null" in record.error
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -225,7 +238,7 @@ def test_results_of_other_settings_stay(tmp_path, capsys):
     assert batch(photos, "--out", out, "--scores") == 1
     assert "results of another job: scores (found False, expected True) differ" in capsys.readouterr().err
     assert out.read_bytes() == content
-    for foreign, words in ((b"text", "is no Parquet file"), (foreign_table(tmp_path), "not written by emola batch")):
+    for foreign, words in ((b"text", "cannot be read"), (foreign_table(tmp_path), "not written by emola batch")):
         out.write_bytes(foreign)
         assert batch(photos, "--out", out) == 1
         assert words in capsys.readouterr().err
@@ -235,6 +248,36 @@ def test_results_of_other_settings_stay(tmp_path, capsys):
     assert "remove it to start again" in capsys.readouterr().err
 
 
+def test_results_that_somebody_made_up_are_refused(tmp_path, capsys):
+    """A Parquet file or an SQLite file that only looks like ours is one line, and stays as it is."""
+    import pyarrow
+
+    photos, out = make_pictures(tmp_path / "photos", 1), tmp_path / "out.parquet"
+    assert batch(photos, "--out", out) == 0
+    ours = parquet.read_table(out)
+    made_up = [
+        (ours.replace_schema_metadata({"emola.batch": "[1]"}), "expected an object of settings"),
+        (ours.drop_columns(["sha256"]), "lacks columns of emola batch ('sha256')"),
+        (ours.set_column(11, "analysis", pyarrow.array(["{}"])), "cannot be read"),
+    ]
+    for content, words in made_up:
+        parquet.write_table(content, out)
+        written = out.read_bytes()
+        assert batch(photos, "--out", out) == 1
+        assert words in capsys.readouterr().err
+        assert out.read_bytes() == written
+    out.unlink()
+    for settings, words in (("{", "its settings are not JSON"), ("[]", "expected an object of settings")):
+        database = sqlite3.connect(tmp_path / "out.parquet.partial")
+        database.executescript(
+            f"CREATE TABLE settings (content TEXT NOT NULL); INSERT INTO settings VALUES ('{settings}')"
+        )
+        database.close()
+        assert batch(photos, "--out", out) == 1
+        assert words in capsys.readouterr().err
+        (tmp_path / "out.parquet.partial").unlink()
+
+
 def foreign_table(folder):
     import pyarrow
 
@@ -242,6 +285,12 @@ def foreign_table(folder):
     content = (folder / "foreign").read_bytes()
     (folder / "foreign").unlink()
     return content
+
+
+def test_another_bundle_than_that_of_the_job_is_refused():
+    """A name of the hub may lead to another commit on another machine, or a minute later."""
+    with pytest.raises(BundleError, match="expected the bundle abc, found"):
+        Worker(Job({}, ("emotion",), digest="abc"), ())
 
 
 def test_what_comes_twice_counts_once(tmp_path):

@@ -42,6 +42,12 @@ def test_parquet_holds_every_row_with_its_type(tmp_path):
     assert tuple(table.column_names) == COLUMNS
     assert table.column("face_id").to_pylist() == [0, 1, 0]
     assert table.column("emotion").to_pylist() == ["happiness"] * 3
+    with open_table(tmp_path / "none.parquet"):
+        pass
+    none = parquet.read_table(tmp_path / "none.parquet")
+    assert none.schema.types == table.schema.types, "types depend on the columns alone"
+    types = {name: str(kind) for name, kind in zip(table.schema.names, table.schema.types, strict=True)}
+    assert (types["x1"], types["frame"], types["AU1"], types["AU1_score"]) == ("double", "int64", "int64", "double")
 
 
 @pytest.mark.parametrize("name", ["faces.xlsx", "faces.parquet"])

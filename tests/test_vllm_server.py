@@ -25,10 +25,12 @@ from sdk.bundles.manifest import MANIFEST, read_manifest
 from sdk.cli import main
 from sdk.commands.demo import PICTURES
 from sdk.errors import BackendError, CancelledError, DependencyError, TaskError
+from sdk.runtime.backends import ort
 from sdk.runtime.backends.interface import Sampling
 from sdk.runtime.backends.vllm.server import VllmServer
 from sdk.runtime.backends.vllm.tensor_file import tensor_file
 from sdk.runtime.clock import Clock
+from sdk.runtime.generate import Generation
 from sdk.server.app import Settings
 from sdk.server.seats import Limits
 
@@ -145,6 +147,35 @@ def test_limits_of_an_answer_are_those_of_the_bundle(remote, plain):
         ]
 
 
+def test_an_answer_may_fill_all_positions(server, free, plain):
+    """A server with no more positions than the bundle needs: an answer that is never complete is cut off, no error."""
+    address, side = server
+    side.longest = plain.pipeline.capacity
+    with Analyzer(free, vllm=address) as analyzer:
+        decoder = analyzer.pipeline.backend.decoder
+        cache = decoder.new_cache(analyzer.pipeline.capacity)
+        decoder.prefill(cache, decoder.embed([1] * (cache.capacity - 12)))
+        generation = Generation(decoder, cache, [5, 9], stop_ids=(), max_new_tokens=cache.capacity - cache.length - 2)
+        assert len(list(generation)) == 10
+        assert generation.truncated
+    side.longest = 4096
+
+
+def test_the_encoders_keep_what_was_chosen(server, free, monkeypatch):
+    """The number of threads is theirs, too; a second runtime for the decoder is refused."""
+    found, original = [], ort.OrtEncoder
+
+    def encoder(path, threads, *arguments, **options):
+        found.append(threads)
+        return original(path, threads, *arguments, **options)
+
+    monkeypatch.setattr(ort, "OrtEncoder", encoder)
+    Analyzer(free, vllm=server[0], threads=1).close()
+    assert found == [1, 1]
+    with pytest.raises(BackendError, match="OpenVINO and vLLM cannot both decode"):
+        Analyzer(free, vllm=server[0], device="openvino")
+
+
 def test_a_cancelled_answer_ends_the_request(server, remote):
     """The connection is closed: the server stops within a few tokens of a long answer."""
     pipeline, cancel = remote.pipeline, Event()
@@ -222,3 +253,7 @@ def test_a_reply_that_is_none_of_vllm(server):
     with pytest.raises(BackendError, match="expected vLLM's reply"):
         Analyzer(vllm=address)
     side.longest = 4096
+    side.top = {"token_id:-1": 0.0}
+    with pytest.raises(BackendError, match="expected probabilities of tokens by id"):
+        VllmServer(address, 1024).log_probabilities(np.zeros((1, 8), np.float32))
+    side.top = {}

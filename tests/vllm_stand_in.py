@@ -27,12 +27,14 @@ class StandIn:
         sent: tokens of the last answer that were sent.
         longest, most_logprobs: as `--max-model-len` and `--max-logprobs`; None allows all.
         ends_after: tokens after which an answer ends without a reason; None: never.
+        top: log probabilities in place of those of the decoder.
     """
 
     def __init__(self, decoder: Decoder) -> None:
         self.decoder, self.lock = decoder, Lock()
         self.requests: list[dict] = []
         self.sent, self.longest, self.most_logprobs, self.ends_after = 0, 4096, None, None
+        self.top: dict[str, float] = {}
 
     def rows(self, body):
         if "prompt" in body:
@@ -42,7 +44,8 @@ class StandIn:
 
     def tokens(self, body):
         cache, rows = self.decoder.new_cache(4096), self.rows(body)
-        for _ in range(min(body["max_tokens"], self.ends_after or 4096)):
+        room = self.longest - len(rows)  # vLLM ends a sequence that has `--max-model-len` tokens
+        for _ in range(min(body["max_tokens"], self.ends_after or 4096, room)):
             with self.lock:
                 token = int(self.decoder.extend(cache, rows)[-1].argmax())
             yield token
@@ -75,7 +78,7 @@ def stand_in(decoder: Decoder):
                 most = server_side.most_logprobs
                 if most is not None and body["logprobs"] > most:
                     return self.reply(400, {"error": {"message": f"greater than max allowed: {most}"}})
-                top = server_side.probabilities(body)
+                top = server_side.top or server_side.probabilities(body)
                 return self.reply(200, {"choices": [{"logprobs": {"top_logprobs": [top]}}]})
             return self.stream(body)
 
@@ -86,7 +89,7 @@ def stand_in(decoder: Decoder):
             server_side.sent = 0
             try:
                 for token in server_side.tokens(body):
-                    self.event(json.dumps({"choices": [{"text": "", "token_ids": [token]}]}))
+                    self.event(json.dumps({"choices": [{"text": "[DONE]", "token_ids": [token]}]}))
                     server_side.sent += 1
                 self.event('{"choices": [], "usage": {}}')  # as with --enable-force-include-usage
                 self.event("[DONE]")

@@ -49,11 +49,12 @@ def run(args: argparse.Namespace) -> None:
     load_pyarrow()
     start = time.monotonic()
     sources = find_inputs(args.sources, args.column, offline=args.offline)
-    job = Job(analyzer_options(args), tuple(args.task or TASKS), args.faces, args.max_tokens, args.batch_size, args.fps)
+    model, tasks = analyzer_options(args), tuple(args.task or TASKS)
     manifest = read_manifest(resolve_bundle(args.bundle, offline=args.offline))
     if manifest.notice:
         print(f"note: {manifest.notice}", file=sys.stderr)
-    settings = job.settings(manifest.digest)
+    job = Job(model, tasks, args.faces, args.max_tokens, args.batch_size, args.fps, manifest.digest)
+    settings = job.settings()
     with Store(args.out, settings) as store:
         keep_earlier_results(args.out, store, settings)
         _fill(store, _records(args, job, sources, store.known()), len(sources))

@@ -27,18 +27,27 @@ PURPOSES = {
     "heif": "read the photographs of iPhones",
     "hub": "download bundles by name",
     "serve": "run emola serve",
+    "batch": "run emola batch",
+    "ray": "run emola batch on a Ray cluster",
+    "openvino": "run decoders on OpenVINO",
+    "vllm": "let emola serve decode with vLLM",
     "gpu": "run bundles on an NVIDIA GPU with ONNX Runtime",
     "gptq": "run GPTQ decoders on an NVIDIA GPU",
     "tensorrt": "build and run TensorRT engines",
     "train": "train and evaluate checkpoints",
     "train4bit": "train with frozen weights in 4 bits",
+    "deepspeed": "train on several GPUs with DeepSpeed",
+    "tensorboard": "follow a training in TensorBoard",
+    "wandb": "follow a training in Weights & Biases",
+    "mlflow": "follow a training in MLflow",
     "synthetic": "render faces and pretrain small models",
     "export": "turn a checkpoint into a bundle",
 }
 
 _HERE = tuple(name for name in PURPOSES if name not in ("hub", "gpu", "gptq", "tensorrt"))
 
-_IMPORT = "import importlib, sys; importlib.import_module(sys.argv[1])"
+# Without its telemetry, OpenVINO sends nothing; see `sdk.runtime.backends.openvino_graph`.
+_IMPORT = "import importlib, sys; sys.modules['openvino_telemetry'] = None; importlib.import_module(sys.argv[1])"
 
 
 def check_packages() -> Iterator[Finding]:
@@ -61,6 +70,8 @@ def check_extra(extra: str) -> Finding:
     The first is the one that brings compiled code.
     """
     needed = requirements().get(extra, ())
+    if not needed:
+        return Finding(extra, "absent", f"it has no packages for this system: needed to {PURPOSES[extra]}")
     short = [text for each in needed if (text := shortfall(each))]
     if short and all(text.endswith("is missing") for text in short):
         return Finding(extra, "absent", f"{', '.join(short)}: needed to {PURPOSES[extra]}", install(extra))

@@ -45,8 +45,8 @@ def find_inputs(sources: Iterable[str], column: str = "path", *, offline: bool =
         DependencyError: the package for a kind of URL is missing.
     """
     inputs = [each for source in sources for each in _inputs_of(source, column, offline)]
-    for scheme in {each.partition("://")[0]: each for each in inputs if is_url(each)}.values():
-        _check_url(scheme, offline)
+    for url in {_kind(each): each for each in inputs if is_url(each)}.values():
+        _check_url(url, offline)
     if not inputs:
         raise ImageError("the sources name no input; " + _EXPECTED)
     return inputs
@@ -202,6 +202,8 @@ def _check_file(path: str) -> int:
         found = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         raise ImageError(f"{path} does not exist: expected the path of a file") from None
+    except ValueError as error:  # the name holds a null character
+        raise ImageError(f"{path!r} cannot be the name of a file ({error})") from None
     if not stat.S_ISREG(found.st_mode):
         reason = "a folder" if stat.S_ISDIR(found.st_mode) else "no regular file"
         raise ImageError(f"{path} is {reason}: expected the path of a file")
@@ -224,6 +226,11 @@ def _reading(source: str) -> Iterator[None]:
         raise ImageError(f"{source} does not exist; {_EXPECTED}") from None
     except Exception as error:
         raise ImageError(f"{source} cannot be read ({one_line(error) or type(error).__name__})") from None
+
+
+def _kind(url: str) -> tuple[str, bool]:
+    """What `_check_url` looks at: the scheme, and whether another URL is chained to it."""
+    return url.partition("://")[0], "::" in url
 
 
 def _file_system(url: str) -> tuple[Any, str]:

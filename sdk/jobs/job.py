@@ -1,5 +1,6 @@
 """What a job asks about each input, and the worker that answers: one in this process, or one in each Ray actor."""
 
+import platform
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 
 from sdk.analyzer import Analyzer
 from sdk.bundles.files import file_sha256
-from sdk.errors import ImageError, VideoError
+from sdk.errors import BundleError, ImageError, VideoError
 from sdk.examine import Faces, RequestedTask
 from sdk.jobs.inputs import is_video, local_file, read_pictures
 from sdk.results import Analysis
@@ -26,6 +27,7 @@ class Job:
         model: keyword arguments of Analyzer.
         tasks, faces, max_new_tokens, batch_size: as in `Analyzer.analyze_batch`.
         sample_fps: frames to analyse per second of video; None takes every frame.
+        digest: of the bundle, which may change between two openings if it has a name of the hub; None takes any.
     """
 
     model: Mapping[str, Any]
@@ -34,16 +36,13 @@ class Job:
     max_new_tokens: int | None = None
     batch_size: int = 8
     sample_fps: float | None = None
+    digest: str | None = None
 
-    def settings(self, digest: str) -> dict[str, Any]:
-        """What decides the results.
-
-        Args:
-            digest: of the bundle.
-        """
+    def settings(self) -> dict[str, Any]:
+        """What decides the results."""
         model = {name: value for name, value in self.model.items() if name not in _MACHINE}
         asked = {"tasks": list(self.tasks), "faces": self.faces, "max_new_tokens": self.max_new_tokens}
-        return {"bundle": digest, **model, **asked, "sample_fps": self.sample_fps}
+        return {"bundle": self.digest, **model, **asked, "sample_fps": self.sample_fps}
 
 
 class Record(NamedTuple):
@@ -73,11 +72,19 @@ class Worker:
     Args:
         job: what to ask.
         known: digests of contents whose results exist; these are read, but not analysed.
+
+    Raises:
+        BundleError: the bundle here is not that of the job.
     """
 
     def __init__(self, job: Job, known: Iterable[bytes]) -> None:
         self._job, self._known = job, set(known)
         self._analyzer = Analyzer(**job.model)
+        if (found := self._analyzer.manifest.digest) != (job.digest or found):
+            raise BundleError(
+                f"expected the bundle {job.digest:.12}, found {found:.12} on {platform.node()}: put the same bundle on "
+                "every machine, or name a revision of the hub (owner/name@revision), and start again"
+            )
 
     def records(self, inputs: Sequence[tuple[int, str]]) -> Iterator[Record]:
         """Analyse inputs, each a number and a path or URL; every input ends with one record that is its last."""

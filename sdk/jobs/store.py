@@ -79,8 +79,12 @@ class Store:
         found = self._connection.execute("SELECT content FROM settings").fetchone()
         if found is None:
             self._connection.execute("INSERT INTO settings VALUES (?)", (json.dumps(self._settings),))
-        else:
-            check_settings(self._path, parse_json(found[0]), self._settings)
+            return
+        try:
+            settings = parse_json(found[0])
+        except ValueError as error:
+            raise OutputError(f"{self._path}: its settings are not JSON ({error}); remove it to start again") from None
+        check_settings(self._path, settings, self._settings)
 
     def known(self) -> list[bytes]:
         """Digests of the contents that are completely analysed."""
@@ -154,12 +158,17 @@ class Store:
             self.remove()
 
 
-def check_settings(path: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+def check_settings(path: Path, found: Any, expected: Mapping[str, Any]) -> None:
     """Check that results were made with the same settings.
+
+    Args:
+        found: what the file says about its settings, parsed from JSON.
 
     Raises:
         OutputError: they were not; names the settings that differ.
     """
+    if not isinstance(found, dict):
+        raise OutputError(f"{path}: expected an object of settings, found another value; remove it to start again")
     changed = [name for name, value in expected.items() if found.get(name) != value]
     if changed:
         names = ", ".join(f"{name} (found {found.get(name)}, expected {expected[name]})" for name in changed)

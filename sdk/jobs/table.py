@@ -25,13 +25,12 @@ from sdk.files import replacing
 from sdk.jobs.store import Result, Store, check_settings
 from sdk.printable import one_line
 from sdk.records import AnalysisRecord
-from sdk.tables import COLUMNS, TEXTS, UNIT_COLUMNS, rows
+from sdk.tables import COLUMNS, COUNTS, TEXTS, rows
 from sdk.untrusted_json import parse_json
 
 _SETTINGS = b"emola.batch"
 _ROWS = 1000  # of a row group
 _FACE = tuple(name for name in COLUMNS if name not in ("source", "frame", "time_s"))
-_COUNTS = ("face_id", *UNIT_COLUMNS)
 
 
 def load_pyarrow() -> Any:
@@ -81,7 +80,11 @@ def keep_earlier_results(out: Path, store: Store, settings: Mapping[str, Any]) -
             check_settings(out, parse_json(metadata[_SETTINGS]), settings)
             _keep(file, store)
     except (arrow.ArrowException, ValueError) as error:
-        raise OutputError(f"{out} is no Parquet file ({one_line(error)}); choose another --out, or remove it") from None
+        raise OutputError(
+            f"{out} cannot be read ({one_line(error)[:300]}); choose another --out, or remove it"
+        ) from None
+    except (KeyError, TypeError) as error:
+        raise OutputError(f"{out} lacks columns of emola batch ({error}); choose another --out, or remove it") from None
 
 
 def _keep(file: Any, store: Store) -> None:
@@ -96,6 +99,7 @@ def _keep(file: Any, store: Store) -> None:
             number, part = row["input"], part + 1 if row["input"] == number else 0
             (failed if row["error"] else complete).add(digest)
             if row["analysis"] is not None:
+                AnalysisRecord.model_validate_json(row["analysis"])
                 store.keep(digest, part, row["analysis"])
     for digest in complete - failed:
         store.complete(digest)
@@ -104,7 +108,7 @@ def _keep(file: Any, store: Store) -> None:
 def _schema(arrow: Any, settings: Mapping[str, Any]) -> Any:
     text, whole, real = arrow.string(), arrow.int64(), arrow.float64()
     face = arrow.struct(
-        [(name, text if name in TEXTS else whole if name in _COUNTS else real) for name in _FACE],
+        [(name, text if name in TEXTS else whole if name in COUNTS else real) for name in _FACE],
     )
     columns = {"input": whole, "source": text, "sha256": text, "status": text, "error": text}
     columns |= {"width": whole, "height": whole, "frame": whole, "time_s": real}

@@ -26,7 +26,7 @@ def open_pipeline(
     if vllm is None:
         backend = open_backend(bundle, manifest, device, threads=threads, memory_limit=memory_limit, image_rows=rows)
     else:
-        backend = open_with_vllm(bundle, manifest, device, vllm, image_rows=rows)
+        backend = open_with_vllm(bundle, manifest, device, vllm, threads=threads, image_rows=rows)
     memory = Memory.of(manifest, backend.variant, rows, backend.held_bytes, backend.decoder.position_bytes)
     try:
         if not memory.faces_within(memory_limit):

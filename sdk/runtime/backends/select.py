@@ -88,28 +88,38 @@ def open_backend(
 
 
 def open_with_vllm(
-    bundle: Path, manifest: Manifest, device: str, where: str, *, image_rows: int | None = None
+    bundle: Path,
+    manifest: Manifest,
+    device: str,
+    where: str,
+    *,
+    threads: int | None = None,
+    image_rows: int | None = None,
 ) -> Backend:
     """Open the encoders of a bundle, and vLLM for its decoder.
 
     Args:
-        device: of the encoders, one of DEVICES.
+        device: of the encoders, one of DEVICES except "openvino", which is for decoders.
         where: address of a vLLM server that runs the decoder of this bundle, or "local" for vLLM in this process.
-        image_rows: as in `open_backend`.
+        threads, image_rows: as in `open_backend`.
 
     Raises:
         BackendError, DependencyError: vLLM or the encoders cannot be opened.
     """
     _check_name(device)
+    if device == "openvino":
+        raise BackendError(
+            "OpenVINO and vLLM cannot both decode: with vLLM, device is that of the encoders, such as cpu"
+        )
     if device == "cuda":
         check_cuda()
     target = "cuda" if device == "cuda" or (device == "auto" and has_cuda()) else "cpu"
     nothing_else = {"name": "vllm", "decoder": manifest.embeddings, "external": (), "device": target}
     variant = manifest.variants[0].model_copy(update=nothing_else)
     files = WatchedFiles(bundle, manifest.files)
-    for engines in dict.fromkeys(choice.engines for choice in _choices(bundle, manifest, variant, device)):
+    for engines in _encoder_choices(bundle, device):
         try:
-            encoders, tolerances = _open_encoders(bundle, manifest, variant, target, engines, None)
+            encoders, tolerances = _open_encoders(bundle, manifest, variant, target, engines, threads)
             break
         except RuntimeChoiceError as error:
             if device != "auto":
@@ -181,16 +191,22 @@ def _name(variant: Variant, runtimes: Runtimes) -> str:
 def _choices(bundle: Path, manifest: Manifest, variant: Variant, device: str) -> Sequence[Runtimes]:
     """What can open a variant, in the order to try; empty if the variant is for another device."""
     on_openvino = variant.backend == "ort" and variant.device == "cpu"
-    if device == "tensorrt":
-        return (Runtimes(engines=True),)
     if device == "openvino":
         return (Runtimes(openvino=True),) if on_openvino else ()
-    if device != "auto":
+    if device in ("cpu", "cuda"):
         return (AS_EXPORTED,) if variant.device == device else ()
-    size = sum(manifest.files[name].size for name in (variant.decoder, *variant.external))
-    decoders = (True, False) if on_openvino and openvino.is_faster(size) else (False,)
-    encoders = (True, False) if (bundle / ENGINES).is_dir() else (False,)
-    return [Runtimes(engines, decoder) for decoder in decoders for engines in encoders]
+    decoders: Sequence[bool] = (False,)
+    if device == "auto" and on_openvino:
+        size = sum(manifest.files[name].size for name in (variant.decoder, *variant.external))
+        decoders = (True, False) if openvino.is_faster(size) else (False,)
+    return [Runtimes(engines, decoder) for decoder in decoders for engines in _encoder_choices(bundle, device)]
+
+
+def _encoder_choices(bundle: Path, device: str) -> Sequence[bool]:
+    """Whether TensorRT engines are the encoders, in the order to try."""
+    if device == "auto" and (bundle / ENGINES).is_dir():
+        return (True, False)
+    return (device == "tensorrt",)
 
 
 def _check_device(variant: Variant, device: str) -> None:

@@ -69,7 +69,8 @@ class VllmDecoder(Decoder):
         self.position_bytes = 4 * table.shape[1]
 
     def new_pool(self, capacity: int, sequences: int) -> KVPool:
-        return RowPool(capacity, sequences, self._table.shape[1])
+        # vLLM ends a sequence that fills its positions, and one more token tells whether an answer is complete
+        return RowPool(capacity - 1, sequences, self._table.shape[1])
 
     def prefill(self, cache: KVCache, rows: Floats) -> None:
         """Append rows; vLLM reads them with the first question."""

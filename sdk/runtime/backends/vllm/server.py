@@ -95,7 +95,9 @@ class VllmServer:
         values = np.full(self._vocabulary, -np.inf, np.float32)
         try:
             for name, value in choices[0].logprobs.top_logprobs[0].items():
-                values[int(name.removeprefix("token_id:"))] = value
+                if (token := int(name.removeprefix("token_id:"))) < 0:
+                    raise IndexError(token)
+                values[token] = value
         except (AttributeError, IndexError, ValueError):
             raise BackendError(f"{shown(self._url)}: expected probabilities of tokens by id, found none") from None
         return values
@@ -123,7 +125,8 @@ class VllmServer:
             for block in blocks(response, deadline, _LARGEST_REPLY):
                 deadline.renew()
                 *lines, rest = (rest + block).split(b"\n")
-                yield from (line.removeprefix(_EVENT) for line in lines if line.startswith(_EVENT) and _END not in line)
+                events = (line.removeprefix(_EVENT).strip() for line in lines if line.startswith(_EVENT))
+                yield from (event for event in events if event != _END)
 
     def _read(self, kind: "type[Any]", reply: HttpReply) -> Any:
         if reply.status != 200:
