@@ -111,7 +111,7 @@ def _train(args: argparse.Namespace, recipe: Any) -> dict[str, Any]:
     if missing:
         raise TrainingError(f"--{' and --'.join(missing)} missing; --dry-run works without them")
     records = [record for path in args.data for record in read_records(path, args.root)]
-    broken = check_files(records)
+    broken = check_files(records, landmarks=args.tokens != "visual")
     if broken:
         raise TrainingError(f"{len(broken)} broken records, first {broken[0]}; `emola data check` lists them all")
     conventions = _conventions(args, records)
