@@ -95,8 +95,8 @@ def _plan(args: argparse.Namespace, recipe: Any) -> dict[str, Any]:
 
     tower = resolve_checkpoint(args.vision_tower) if args.vision_tower else None
     config = read_config(resolve_checkpoint(args.base), tower) if args.base else llava_7b()
-    if args.tokens:
-        config = dataclasses.replace(config, tokens=args.tokens)
+    changes: dict[str, Any] = {name: value for name in ("tokens", "prior") if (value := getattr(args, name))}
+    config = dataclasses.replace(config, **changes)
     records = sum(len(read_rows(path)) for path in args.data) if args.data else None
     return plan(config, recipe, records, int(os.environ.get("WORLD_SIZE", "1")))
 
