@@ -115,6 +115,9 @@ def test_other_columns_and_no_sheet(folder, capsys):
     assert (
         "expected the columns image, question, answer, label, verdict; found image, answer" in capsys.readouterr().err
     )
+    (folder / "review.csv").write_text('image,question,answer,label,verdict\na.jpg,"' + "x" * 200_000)
+    assert main(["data", "revise", str(folder)]) == 1
+    assert "review.csv cannot be read (field larger than field limit (131072)); save it" in capsys.readouterr().err
     (folder / "review.csv").unlink()
     assert main(["data", "revise", str(folder)]) == 1
     assert "`emola data annotate --split eval` writes it" in capsys.readouterr().err
