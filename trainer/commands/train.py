@@ -123,7 +123,7 @@ def _train(args: argparse.Namespace, recipe: Any) -> dict[str, Any]:
         args.output,
         official_layout=args.official_layout,
         report=lambda line: print(line, file=sys.stderr),
-        trackers=args.report_to,
+        trackers=tuple(dict.fromkeys(args.report_to)),
     )
 
 
