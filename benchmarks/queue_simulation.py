@@ -68,37 +68,37 @@ def simulate(
         The visits in the order in which the server decides about them.
     """
     order, loop_free = itertools.count(), 0.0
-    events: list[tuple[float, int, str, float]] = [(time, next(order), "come", time) for time in arrivals]
+    events = [(time, next(order), "come", (time, next(order))) for time in arrivals]
     heapq.heapify(events)
-    waiting: deque[float] = deque()
+    waiting: deque[tuple[float, int]] = deque()  # start and number: several may start at once
     free, visits = limits.seats, []
 
-    def schedule(time: float, kind: str, start: float) -> None:
-        heapq.heappush(events, (time, next(order), kind, start))
+    def schedule(time: float, kind: str, request: tuple[float, int]) -> None:
+        heapq.heappush(events, (time, next(order), kind, request))
 
-    def finish(start: float, outcome: str, end: float) -> None:
-        visits.append(Visit(start, outcome, end))
+    def finish(request: tuple[float, int], outcome: str, end: float) -> None:
+        visits.append(Visit(request[0], outcome, end))
         if end < again_until:
-            schedule(end, "come", end)
+            schedule(end, "come", (end, next(order)))
 
     while events:
-        now, _, kind, start = heapq.heappop(events)
+        now, _, kind, request = heapq.heappop(events)
         if kind == "come":
             loop_free = max(now, loop_free) + around()
-            schedule(loop_free, "sit", start)
+            schedule(loop_free, "sit", request)
         elif kind == "sit" and free:
             free -= 1
-            schedule(now + service(), "leave", start)
+            schedule(now + service(), "leave", request)
         elif kind == "sit" and len(waiting) >= limits.waiting:
-            finish(start, "full", now)
+            finish(request, "full", now)
         elif kind == "sit":
-            waiting.append(start)
-            schedule(now + limits.deadline_s, "expire", start)
-        elif kind == "expire" and start in waiting:
-            waiting.remove(start)
-            finish(start, "late", now)
+            waiting.append(request)
+            schedule(now + limits.deadline_s, "expire", request)
+        elif kind == "expire" and request in waiting:
+            waiting.remove(request)
+            finish(request, "late", now)
         elif kind == "leave":
-            finish(start, "answered", now)
+            finish(request, "answered", now)
             if waiting:
                 schedule(now + service(), "leave", waiting.popleft())
             else:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from chat_server import chat_server, completion
 from conftest import GOLDEN
-from training import emola_train
+from training import emola_train, write_records
 
 pytest.importorskip("torch")
 
@@ -121,9 +121,15 @@ def test_a_bundle_keeps_its_conventions(data, tmp_path, capsys):
 
 
 def test_the_whole_decoder_is_tuned_and_clip_is_not(data, tmp_path):
-    """`--tune decoder --tokens visual` writes a complete checkpoint: CLIP's weights are those of the base."""
+    """`--tune decoder --tokens visual` writes a complete checkpoint: CLIP's weights are those of the base.
+
+    The decoder does not see landmarks, so no landmark file is there.
+    """
+    records = tmp_path / "train_anno.json"
+    rows = [{**row, "landmark": "none.npy"} for row in write_records(records)]
+    records.write_text(json.dumps(rows))
     options = ("--tune", "decoder", "--tokens", "visual", "--max-steps", "3", "--batch-size", "2")
-    assert emola_train(tmp_path / "run", *options) == 0
+    assert emola_train(tmp_path / "run", *options, data=records) == 0
     before, after = plain_llava(LLAVA, CLIP), Checkpoint(None, tmp_path / "run")
     assert after.config.tokens == "visual"
     changed = {

@@ -97,6 +97,12 @@ def test_what_finds_no_eyes_is_refused(tmp_path, name):
         open_eyes(str(tmp_path / name))
 
 
+def test_a_pack_that_is_not_there_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("INSIGHTFACE_HOME", str(tmp_path))
+    with pytest.raises(DataError, match=r"holds no 2d106det.onnx; fetch the pack once"):
+        open_eyes("buffalo_l")
+
+
 def test_a_broken_predictor_is_refused(tmp_path):
     pytest.importorskip("dlib")
     (tmp_path / "broken.dat").write_bytes(b"not a predictor")

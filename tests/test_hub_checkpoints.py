@@ -16,6 +16,7 @@ pytest.importorskip("huggingface_hub")
 import huggingface_hub
 import torch
 
+from sdk.bundles.files import file_sha256
 from sdk.bundles.hub import EMBEDDED, hub_origin, resolve_bundle, resolve_checkpoint
 from sdk.cli import main
 from sdk.errors import BundleNotFoundError, DownloadError
@@ -124,6 +125,8 @@ def checkpoint(folder: Path) -> Path:
     scores = {"official": {"dataset": "FABA", "task": "emotion", "samples": 403, "s_re": 64.5, "s_ge": 31.7}}
     intervals = {"s_re": [59.8, 69.2], "s_ge": [30.9, 32.5]}
     (folder / "eval/scores.json").write_text(json.dumps({**scores, "intervals": intervals}))
+    name = f"torch adapter {file_sha256(folder / 'emola.json')[:12]} float32, 512 tokens"
+    (folder / "eval/run.json").write_text(json.dumps({"model": name}))
     return folder
 
 
@@ -163,6 +166,34 @@ def test_a_pushed_bundle_is_opened_by_name(hub, capsys):
     text = (hub.folder / "README.md").read_text()
     assert "Apache-2.0" in text
     assert "emola analyze photo.jpg --bundle owner/name" in text
+
+
+def test_figures_of_another_model_are_not_pushed(hub, tmp_path, capsys):
+    """Nor are those that `emola evaluate` did not write."""
+    folder = checkpoint(tmp_path / "adapter")
+    command = ["push", str(folder), "owner/name", "--evaluation", str(folder / "eval")]
+    (folder / "eval/scores.json").write_text(json.dumps({"official": {}, "intervals": {"s_re": [1, 2]}}))
+    assert main(command) == 1
+    assert "scores.json holds no scores of `emola evaluate`; evaluate again" in capsys.readouterr().err
+    (folder / "eval/run.json").write_text(json.dumps({"model": "endpoint seer, 512 tokens"}))
+    assert main(command) == 1
+    assert "is an evaluation of endpoint seer, 512 tokens, not of " in capsys.readouterr().err
+    assert hub.created == {}
+
+
+def test_a_name_without_owner_makes_no_repository(hub, tmp_path, capsys):
+    assert main(["push", str(checkpoint(tmp_path / "adapter")), "name"]) == 1
+    assert "expected a name of the form owner/name, found 'name'" in capsys.readouterr().err
+    assert hub.created == {}
+
+
+def test_a_card_names_the_rows_of_an_ablation(tmp_path, capsys):
+    folder = checkpoint(tmp_path / "adapter")
+    (folder / "config.json").write_text(json.dumps({"emola_tokens": "visual", "emola_prior_position": "after"}))
+    assert main(["push", str(folder), "owner/name", "--dry-run"]) == 0
+    card = capsys.readouterr().out
+    assert "| tokens | visual |" in card
+    assert "| prior position |" not in card
 
 
 def test_a_refused_upload_is_one_line(hub, tmp_path, capsys):

@@ -107,6 +107,14 @@ def test_the_plan_of_disfa(tmp_path, capsys):
     assert all(line.endswith("--template llava_v1 --image-aspect crop") for line in lines if " evaluate " in line)
 
 
+def test_a_plan_names_what_is_not_given(capsys):
+    """A plan needs no file; what is missing has a name of its own."""
+    assert main(["paper", "table", "6", "--plan"]) == 0
+    crops, landmarks, *_ = capsys.readouterr().out.splitlines()
+    assert crops.endswith("--align LANDMARK_NETWORK")
+    assert landmarks.endswith("--network LANDMARK_NETWORK")
+
+
 def jobs(folder: Path) -> list[Job]:
     return [Job((name,), folder / name) for name in ("first", "second", "third")]
 
@@ -206,6 +214,7 @@ def test_a_report_in_three_forms(tmp_path):
     report = Report.of(STUDIES["3"], [("EmoLA", figures), ("another", None)])
     assert "| EmoLA | this run | 90.5 [89.0, 91.5] |" in markdown(report)
     assert "Not run yet: another." in markdown(report)
+    assert "the emotion that the SDK reads" in markdown(report)
     rows = list(csv.DictReader(io.StringIO(csv_text(report))))
     assert rows[-1] == {
         "method": "EmoLA",

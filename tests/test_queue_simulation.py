@@ -55,6 +55,16 @@ def test_a_crowd_passes_the_event_loop_one_by_one(simulation):
     ]
 
 
+def test_a_deadline_is_that_of_one_request(simulation):
+    """Three at once: the second has its seat before its deadline, which does not end the wait of the third."""
+    visits = simulation.simulate(Limits(1, 2, 1.5), lambda: 1.0, [0.0] * 3, around=lambda: 0.4)
+    assert [(visit.outcome, round(visit.end, 6)) for visit in visits] == [
+        ("answered", 1.4),
+        ("answered", 2.4),
+        ("answered", 3.4),
+    ]
+
+
 def test_erlang_b(simulation):
     """Three seats and no room to wait: Erlang's loss formula, for any distribution of the service time."""
     draw, load, seats = random.Random(0), 2.5, 3

@@ -113,6 +113,8 @@ def test_the_plan_of_llava_7b(capsys):
     assert main(["train", "--dry-run", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["trainable"] == {"lora": 319_815_680, "visual projector": 20_979_712, "landmark projector": 17_653_760}
+    assert main(["train", "--dry-run", "--prior", "geometry", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["trainable"]["landmark projector"] == 16_932_864  # reads 36 numbers
     assert main(["train", "--dry-run"]) == 0
     table = capsys.readouterr().out
     assert "319,815,680" in table

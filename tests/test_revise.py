@@ -109,12 +109,24 @@ def test_a_wrong_sheet_is_one_line(folder, capsys, changes, message):
     assert not (folder / "revised").exists()
 
 
+def test_two_verdicts_on_one_answer_are_refused(folder, capsys):
+    """A row that was copied and not deleted: neither verdict is silently lost."""
+    sheet = folder / "review.csv"
+    sheet.write_text(sheet.read_text(encoding="utf-8-sig") + sheet.read_text(encoding="utf-8-sig").splitlines()[1])
+    assert main(["data", "revise", str(folder)]) == 1
+    assert "a.jpg and the same task, too; delete one of them" in capsys.readouterr().err
+    assert not (folder / "revised").exists()
+
+
 def test_other_columns_and_no_sheet(folder, capsys):
     (folder / "review.csv").write_text("image,answer\na.jpg,x\n")
     assert main(["data", "revise", str(folder)]) == 1
     assert (
         "expected the columns image, question, answer, label, verdict; found image, answer" in capsys.readouterr().err
     )
+    (folder / "review.csv").write_text('image,question,answer,label,verdict\na.jpg,"' + "x" * 200_000)
+    assert main(["data", "revise", str(folder)]) == 1
+    assert "review.csv cannot be read (field larger than field limit (131072)); save it" in capsys.readouterr().err
     (folder / "review.csv").unlink()
     assert main(["data", "revise", str(folder)]) == 1
     assert "`emola data annotate --split eval` writes it" in capsys.readouterr().err

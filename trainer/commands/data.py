@@ -18,8 +18,9 @@ _ALIGN: dict[str, Any] = {
     "nargs": "?",
     "const": "auto",
     "metavar": "FILE",
-    "help": "turn each face until its eyes are level, as the paper does; FILE finds them: 2d106det.onnx, or a shape "
-    "predictor of dlib (.dat); default: the landmark network in the package",
+    "help": "turn each face until its eyes are level, as the paper does; FILE finds them: 2d106det.onnx, an "
+    "insightface pack such as buffalo_l, or a shape predictor of dlib (.dat); default: the landmark network in the "
+    "package",
 }
 _ROOT_HELP = "folder that the pictures are relative to; default: found above the file"
 

@@ -26,7 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     table.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all outputs (default %(default)s)")
     table.add_argument("--base", help="LLaVA-1.5, as in `emola train`")
     table.add_argument("--vision-tower", help="folder of CLIP; not needed if the base holds it")
-    table.add_argument("--landmark-network", type=Path, help="2d106det.onnx, for data sets without landmark files")
+    table.add_argument(
+        "--landmark-network",
+        type=Path,
+        help="2d106det.onnx or an insightface pack such as buffalo_l, for data sets without landmark files",
+    )
     table.add_argument(
         "--models", nargs="+", choices=MODELS, default=MODELS[:1], help="rows of Table 7 to run (default %(default)s)"
     )
@@ -111,7 +115,7 @@ def _place(args: argparse.Namespace) -> Place:
         runs=args.runs,
         base=args.base or "BASE",
         vision_tower=args.vision_tower,
-        landmark_network=args.landmark_network,
+        landmark_network=args.landmark_network or Path("LANDMARK_NETWORK"),
         authors=args.authors_evaluation,
         models=tuple(args.models),
         endpoint=tuple(args.endpoint) if args.endpoint else None,

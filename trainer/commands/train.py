@@ -95,8 +95,8 @@ def _plan(args: argparse.Namespace, recipe: Any) -> dict[str, Any]:
 
     tower = resolve_checkpoint(args.vision_tower) if args.vision_tower else None
     config = read_config(resolve_checkpoint(args.base), tower) if args.base else llava_7b()
-    if args.tokens:
-        config = dataclasses.replace(config, tokens=args.tokens)
+    changes: dict[str, Any] = {name: value for name in ("tokens", "prior") if (value := getattr(args, name))}
+    config = dataclasses.replace(config, **changes)
     records = sum(len(read_rows(path)) for path in args.data) if args.data else None
     return plan(config, recipe, records, int(os.environ.get("WORLD_SIZE", "1")))
 
@@ -111,7 +111,7 @@ def _train(args: argparse.Namespace, recipe: Any) -> dict[str, Any]:
     if missing:
         raise TrainingError(f"--{' and --'.join(missing)} missing; --dry-run works without them")
     records = [record for path in args.data for record in read_records(path, args.root)]
-    broken = check_files(records)
+    broken = check_files(records, landmarks=args.tokens != "visual")
     if broken:
         raise TrainingError(f"{len(broken)} broken records, first {broken[0]}; `emola data check` lists them all")
     conventions = _conventions(args, records)
@@ -123,7 +123,7 @@ def _train(args: argparse.Namespace, recipe: Any) -> dict[str, Any]:
         args.output,
         official_layout=args.official_layout,
         report=lambda line: print(line, file=sys.stderr),
-        trackers=args.report_to,
+        trackers=tuple(dict.fromkeys(args.report_to)),
     )
 
 

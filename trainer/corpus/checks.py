@@ -79,11 +79,17 @@ def check_rows(
                     yield Problem(name, f"its id {row['id']!r} is also that of {first}")
 
 
-def check_files(records: Sequence[Record]) -> list[Problem]:
-    """Records whose picture or landmark file is missing or of another kind; decodes no picture."""
+def check_files(records: Sequence[Record], *, landmarks: bool = True) -> list[Problem]:
+    """Records whose picture or landmark file is missing or of another kind; decodes no picture.
+
+    Args:
+        records: of one or several files.
+        landmarks: whether landmark files are needed; a decoder that sees only the picture needs none.
+    """
 
     def messages(record: Record) -> list[str]:
-        return [*_image_messages(record.image_path, decode=False), *_landmark_messages(record)]
+        found = [*_image_messages(record.image_path, decode=False)]
+        return [*found, *_landmark_messages(record)] if landmarks else found
 
     with ThreadPoolExecutor(_THREADS) as pool:
         found = pool.map(messages, records)

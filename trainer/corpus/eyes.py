@@ -9,6 +9,7 @@ import numpy as np
 from sdk.arrays import Floats
 from sdk.bundles.files import file_sha256
 from sdk.bundles.hub import EMBEDDED
+from sdk.bundles.insightface_packs import DETECTORS, find_model
 from sdk.errors import DataError, DependencyError
 from sdk.faces.crop import FaceCrop
 from sdk.faces.preprocess import landmark_pixels, landmark_points
@@ -29,16 +30,16 @@ def open_eyes(source: str) -> Eyes:
 
     Args:
         source: "auto" (the landmark network in the package, trained on rendered faces), a file with the interface and
-            the points of insightface's 2d106det (.onnx), or a shape predictor of dlib with 5 or 68 points (.dat), which
-            the authors used.
+            the points of insightface's 2d106det (.onnx), a pack of insightface such as "buffalo_l", or a shape
+            predictor of dlib with 5 or 68 points (.dat), which the authors used.
 
     Raises:
         DataError: there is no such file.
         DependencyError: dlib is not installed.
     """
+    path = _file(source)
     if source == "auto":
-        return _by_network(EMBEDDED / "landmark.onnx", MULTI_PIE)
-    path = Path(source)
+        return _by_network(path, MULTI_PIE)
     if path.suffix not in (".onnx", ".dat") or not path.is_file():
         raise DataError(
             f"--align {source}: expected a landmark network such as 2d106det.onnx, or a shape predictor of dlib (.dat)"
@@ -48,8 +49,14 @@ def open_eyes(source: str) -> Eyes:
 
 def identify(source: str | None) -> str | None:
     """The name under which a set records what found the eyes: file and first digits of its SHA-256."""
-    path = EMBEDDED / "landmark.onnx" if source == "auto" else Path(source) if source else None
+    path = _file(source) if source else None
     return f"{path.name} {file_sha256(path)[:12]}" if path and path.is_file() else source
+
+
+def _file(source: str) -> Path:
+    if source == "auto":
+        return EMBEDDED / "landmark.onnx"
+    return find_model(source, "landmark", DataError) if source in DETECTORS else Path(source)
 
 
 def _by_network(path: Path, points: Sequence[range]) -> Eyes:

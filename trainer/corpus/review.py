@@ -73,18 +73,18 @@ def read_review(folder: Path) -> list[ReviewedAnswer]:
     """Read the sheet of a folder, as a person saved it; a missing sheet has no rows.
 
     Raises:
-        DataError: the sheet has other columns, or is not UTF-8 text.
+        DataError: the sheet has other columns, or is no CSV in UTF-8.
     """
     path = folder / SHEET
     if not path.exists():
         return []
     try:
         text = path.read_bytes().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        header = text.partition("\n")[0]
+        delimiter = ";" if ";" in header and "," not in header else ","  # spreadsheets of some countries write ";"
+        rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if any(row)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} cannot be read ({error}); save it as CSV in UTF-8") from None
-    header = text.partition("\n")[0]
-    delimiter = ";" if ";" in header and "," not in header else ","  # spreadsheets of some countries write the former
-    rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if any(row)]
     wrong = next((line for line, row in enumerate(rows) if len(row) != len(COLUMNS)), 0)
     if tuple(rows[0] if rows else ()) != COLUMNS or wrong:
         raise DataError(

@@ -35,11 +35,12 @@ def revise(folder: Path) -> dict[str, Any]:
     rows = read_review(folder)
     if not rows:
         raise DataError(f"{folder / SHEET} is missing or empty; `emola data annotate --split eval` writes it")
-    for number, row in enumerate(rows, 2):
-        _check(row, f"{folder / SHEET}, row {number}")
     by_task: dict[Task, dict[str, ReviewedAnswer]] = defaultdict(dict)
-    for row in rows:
-        by_task[_task(row)][row.image] = row
+    for number, row in enumerate(rows, 2):
+        place = f"{folder / SHEET}, row {number}"
+        _check(row, place)
+        if by_task[_task(row)].setdefault(row.image, row) is not row:
+            raise DataError(f"{place}: an earlier row is of {row.image} and the same task, too; delete one of them")
     left = {task: _apply(by_task[task], folder, task) for task in TASKS if task in by_task}
     for task, records in left.items():
         write_json(folder / REVISED / annotation_name("eval", task), [evaluation_row(record) for record in records])

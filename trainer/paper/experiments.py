@@ -21,7 +21,7 @@ class Place:
         data: folder with a folder per data set, named as in `SOURCES`.
         runs: folder of all outputs.
         base, vision_tower: as in `emola train`.
-        landmark_network: a network as 2d106det, for data sets without landmark files.
+        landmark_network: a network as 2d106det or a pack of insightface, for data sets without landmark files.
         authors: evaluate as the authors do: another template and crop than in training, and dark landmark input.
         models: those of `MODELS` that Table 7 compares.
         endpoint: address and name of a model behind an endpoint.
@@ -32,7 +32,7 @@ class Place:
     runs: Path
     base: str = ""
     vision_tower: str | None = None
-    landmark_network: Path | None = None
+    landmark_network: Path = Path("2d106det.onnx")
     authors: bool = False
     models: tuple[str, ...] = MODELS[:1]
     endpoint: tuple[str, str] | None = None
@@ -232,6 +232,7 @@ class Study:
 
 
 _FUTURE = "The paper names other priors as future work."
+_ONE_RANK = "The paper trains with rank 128 and states no figures of other ranks in its text."
 _FOLDS = ("fold1", "fold2", "fold3")
 _FABA_SOURCE = SOURCES["FABAInstruct"]
 
@@ -297,7 +298,7 @@ STUDIES: dict[str, Study] = {
         Study("8", "", _FABA_SOURCE, _tokens),
         Study("9", "", _FABA_SOURCE, _tuning),
         Study("position", "Position of the prior token, FABA-Bench, in %", _FABA_SOURCE, _positions),
-        Study("rank", "Rank of LoRA, FABA-Bench, in %", _FABA_SOURCE, _ranks),
+        Study("rank", "Rank of LoRA, FABA-Bench, in %", _FABA_SOURCE, _ranks, _ONE_RANK),
         Study("prior", "Facial prior, RAF-DB, in %", SOURCES["RAF-DB"], _priors, _FUTURE),
         Study("tasks", "One task or both in training, FABA-Bench, in %", _FABA_SOURCE, _tasks),
     )

@@ -5,6 +5,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 
 from sdk.errors import DependencyError
@@ -16,6 +17,8 @@ from trainer.paper.figures import Figure
 from trainer.paper.published import FIGURES, SOURCE, TABLES, PublishedRow, units
 
 OURS = "this run"
+_PROTOCOL = "This run is scored by the protocol of the authors' evaluation code (`official` of `emola evaluate`)."
+_NOUNS = "The accuracy of this run is of the emotion that the SDK reads from each answer."
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,9 @@ class Report:
 
     def remarks(self) -> list[str]:
         """What a reader must know, in sentences."""
-        found = [f"Published figures: {SOURCE}. {self.note}"]
+        found = [f"Published figures: {SOURCE}. {self.note}" if self.published else f"{self.note} ({SOURCE})"]
         if self.ours:
+            found.append(_NOUNS if "Accuracy" in self.columns else _PROTOCOL)
             found.append("In brackets: 95 % interval by resampling the pictures or, of videos, the persons.")
         if self.unfinished:
             found.append(f"Not run yet: {', '.join(self.unfinished)}.")
@@ -115,13 +119,9 @@ def csv_text(report: Report) -> str:
 def html_page(report: Report) -> bytes:
     """The table as a page of its own, with plots."""
     plots = (_picture(report, columns) for columns in (report.main, report.columns) if columns)
-    remarks = "".join(f"<p>{_escaped(remark)}</p>" for remark in report.remarks())
+    remarks = "".join(f"<p>{escape(remark)}</p>" for remark in report.remarks())
     head = ["method", "source", *report.columns]
     return page(f"EmoLA, {report.title}", [table("Figures", head, report.cells()), remarks, *dict.fromkeys(plots)])
-
-
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;")
 
 
 def _picture(report: Report, columns: Sequence[str]) -> str:
@@ -149,7 +149,7 @@ def _picture(report: Report, columns: Sequence[str]) -> str:
     content = io.BytesIO()
     canvas.savefig(content, format="png", dpi=110)
     source = base64.b64encode(content.getvalue()).decode()
-    return f'<p><img alt="{_escaped(", ".join(columns))}" src="data:image/png;base64,{source}"></p>'
+    return f'<p><img alt="{escape(", ".join(columns))}" src="data:image/png;base64,{source}"></p>'
 
 
 def write_report(report: Report, folder: Path) -> list[Path]:

@@ -4,13 +4,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sdk.bundles.files import file_sha256
 from sdk.bundles.manifest import MANIFEST, Manifest, read_manifest
 from sdk.errors import CheckpointError, DataError
 from sdk.untrusted_json import read_json_object
+from trainer.evaluation.evaluate import RUN, SCORES
 from trainer.model.config import CONVENTIONS, Conventions
 from trainer.model.terms import INTENDED_USE, UNRECORDED
 
 PLOT = "training.png"
+LIBRARY = "emola-edge"
 _LIMITS = (
     "The model describes a picture, not a person: a face does not show what someone feels. It makes mistakes, and more "
     "of them on faces, ages, skin tones, poses and light that are rare in its training data. The figures above hold "
@@ -39,7 +42,7 @@ def model_card(folder: Path, name: str, evaluations: Sequence[Path] = ()) -> str
 
     Raises:
         CheckpointError: the folder is neither.
-        DataError: an evaluation has no scores.
+        DataError: an evaluation has no scores, or is of another model.
     """
     if (folder / MANIFEST).is_file():
         parts = _bundle_parts(read_manifest(folder), name)
@@ -49,7 +52,7 @@ def model_card(folder: Path, name: str, evaluations: Sequence[Path] = ()) -> str
         raise CheckpointError(
             f"{folder}: expected a bundle ({MANIFEST}) or a checkpoint of `emola train` ({CONVENTIONS}), found neither"
         )
-    figures = [line for evaluation in evaluations for line in _figures(evaluation)]
+    figures = [line for evaluation in evaluations for line in _figures(evaluation, folder)]
     return "\n".join([*parts, *_figure_parts(figures), *_end_parts()])
 
 
@@ -73,7 +76,7 @@ def _checkpoint_parts(folder: Path, name: str) -> Iterator[str]:
     hub: Mapping[str, str] = card.get("hub") or {}
     base = hub.get("base", "").partition("@")[0] or None
     kind = "An EmoLA adapter: LoRA and the projectors" if adapter else "A complete EmoLA checkpoint"
-    yield from _head(name, base, "peft" if adapter else "transformers", f"{kind}.", card.get("notice"))
+    yield from _head(name, base, "peft" if adapter else LIBRARY, f"{kind}.", card.get("notice"))
     yield from ("", "## Origin", "", f"- base: {_shown(hub.get('base') or card.get('base'))}")
     for role in ("vision_tower", "adapter"):
         if stated := hub.get(role) or card.get(role):
@@ -84,6 +87,7 @@ def _checkpoint_parts(folder: Path, name: str) -> Iterator[str]:
     recipe: Mapping[str, Any] = card.get("trained_with") or {}
     yield from (f"| {key.replace('_', ' ')} | {_shown(recipe[key])} |" for key in _SHOWN if key in recipe)
     yield f"| steps | {_shown(card.get('steps'))} |"
+    yield from (f"| {label} | {value} |" for label, value in _variant(folder))
     defaults = Conventions()
     for key in ("template", "image_aspect", "landmark_mode", "face_scale"):
         yield f"| {key.replace('_', ' ')} | {_shown(card.get(key, getattr(defaults, key)))} |"
@@ -93,6 +97,15 @@ def _checkpoint_parts(folder: Path, name: str) -> Iterator[str]:
     terms = card.get("licence") or UNRECORDED
     yield from ("", "## Licences", "", terms, "", "## Intended use", "", INTENDED_USE)
     yield from ("", "## Use", "", "```sh", *_use(name, adapter, hub), "```")
+
+
+def _variant(folder: Path) -> Iterator[tuple[str, str]]:
+    """What distinguishes an ablation from the model of the paper."""
+    path = folder / "config.json"
+    found = read_json_object(path, CheckpointError) if path.is_file() else {}
+    for key, usual in (("emola_tokens", "both"), ("emola_prior", "landmarks"), ("emola_prior_position", "after")):
+        if (value := found.get(key) or usual) != usual:
+            yield key.removeprefix("emola_").replace("_", " "), _shown(value)
 
 
 def _use(name: str, adapter: bool, hub: Mapping[str, str]) -> list[str]:
@@ -106,7 +119,7 @@ def _bundle_parts(manifest: Manifest, name: str) -> Iterator[str]:
     """Title, origin, licences and measured figures of a bundle."""
     size = sum(record.size for record in manifest.files.values())
     title = f"A bundle for the EmoLA runtime, {size / 1e6:.0f} MB, digest {manifest.digest[:12]}."
-    yield from _head(name, None, "emola-edge", title, manifest.notice)
+    yield from _head(name, None, LIBRARY, title, manifest.notice)
     yield from ("", "## Origin", "")
     yield from (f"- {key}: {_shown(value)}" for key, value in manifest.provenance.items())
     yield from ("", "## Parity with torch", "", "| variant | stage | relative error |", "|---|---|---|")
@@ -120,19 +133,31 @@ def _bundle_parts(manifest: Manifest, name: str) -> Iterator[str]:
     yield from ("", "## Use", "", "```sh", f"emola analyze photo.jpg --bundle {name}", "```")
 
 
-def _figures(evaluation: Path) -> Iterator[str]:
-    """The rows of an evaluation: set, task, figure, interval."""
-    path = evaluation / "scores.json"
+def _figures(evaluation: Path, folder: Path) -> Iterator[str]:
+    """The rows of an evaluation of the model in a folder: set, task, figure, interval."""
+    path = evaluation / SCORES
     if not path.is_file():
         raise DataError(f"{path} is missing; finish `emola evaluate` with that output folder first")
+    _check_model(evaluation, folder)
     found = read_json_object(path, DataError)
-    figures = found if "accuracy" in found else found.get("official")
-    if not isinstance(figures, dict) or not isinstance(found.get("intervals"), dict):
-        raise DataError(f"{path} holds no scores of `emola evaluate`; evaluate again")
-    samples = f", {figures['samples']} samples" if "samples" in figures else ""
-    evaluated = f"{figures['dataset']}, {figures['task']}{samples}"
-    for name, (low, high) in found["intervals"].items():
-        yield f"| {evaluated} | {name} | {figures[name]:.2f} | {low:.2f} .. {high:.2f} |"
+    figures = found if "accuracy" in found else found.get("official", {})
+    try:
+        evaluated = f"{figures['dataset']}, {figures['task']}, {figures['samples']} samples"
+        for name, (low, high) in found["intervals"].items():
+            yield f"| {evaluated} | {name} | {figures[name]:.2f} | {low:.2f} .. {high:.2f} |"
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise DataError(f"{path} holds no scores of `emola evaluate`; evaluate again") from None
+
+
+def _check_model(evaluation: Path, folder: Path) -> None:
+    """Refuse an evaluation of another model: its name holds the first digits of a hash of the model."""
+    bundle = (folder / MANIFEST).is_file()
+    digest = read_manifest(folder).digest if bundle else file_sha256(folder / CONVENTIONS)
+    model = read_json_object(evaluation / RUN, DataError).get("model")
+    if digest[:12] not in str(model):
+        raise DataError(
+            f"{evaluation} is an evaluation of {_shown(model)}, not of {folder} ({digest[:12]}); evaluate this model"
+        )
 
 
 def _figure_parts(rows: Sequence[str]) -> Iterator[str]:
@@ -140,7 +165,8 @@ def _figure_parts(rows: Sequence[str]) -> Iterator[str]:
     if not rows:
         yield "None were given with this upload."
         return
-    yield "In percent, protocol of the authors' evaluation code, measured by `emola evaluate`."
+    yield "In percent, measured by `emola evaluate`: s_re, s_ge and s_rege by the protocol of the authors' evaluation "
+    yield "code; accuracy, of RAF-DB, of the emotion that the SDK reads from each answer."
     yield from ("", "| set | figure | value | 95 % interval |", "|---|---|---|---|", *rows)
 
 

@@ -55,6 +55,7 @@ def push(folder: Path, name: str, card: str, *, revision: str = "main", private:
         Name and commit: "owner/name@commit".
 
     Raises:
+        DataError: the name has another form.
         DependencyError: huggingface_hub is not installed.
         OutputError: the hub refuses the upload or cannot be reached.
     """
@@ -63,6 +64,8 @@ def push(folder: Path, name: str, card: str, *, revision: str = "main", private:
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError
     except ImportError:
         raise DependencyError("huggingface_hub", "train", "push to the hub") from None
+    if name.count("/") != 1:  # the hub takes a name without owner, too, but only to make the repository
+        raise DataError(f"expected a name of the form owner/name, found {name!r}")
     files = files_to_upload(folder)
     operations = [CommitOperationAdd(path, str(place)) for path, place in files.items()]
     operations.append(CommitOperationAdd(README, card.encode()))

@@ -174,7 +174,7 @@ def _one_line_errors(output: Path) -> Iterator[None]:
         reason = str(error)
     except Exception as error:
         if type(error).__module__.split(".")[0] in get_args(Tracker):  # both name types of their own
-            reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+            reason = f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), 'no reason is given')}"
         elif isinstance(error, RuntimeError) and "inline_container" in str(error):
             reason = "a checkpoint cannot be written"  # torch.save gives no better reason on a full disk
         else:
