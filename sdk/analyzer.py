@@ -45,7 +45,7 @@ class Analyzer:
         abstain_below: probability in 0..1 below which a label is withheld; needs scores.
         memory_limit: bytes for weights and KV caches; fewer faces are decoded at once to stay within it.
         visual_tokens: number of picture rows that the decoder reads for each face: those nearest to brows, eyes, nose
-            and mouth. None reads all. Fewer rows are faster and change the answers: see docs/performance-pruning.md.
+            and mouth. None reads all. Fewer rows are faster and change the answers: see docs/performance.md.
         threads: threads of one operator on the CPU; None leaves the choice to ONNX Runtime.
         min_score, min_face, max_faces: which detected faces are analysed; see `sdk.faces.detect.FaceLimits`.
         keep_image: keep the picture in every analysis, so that `Analysis.plot` works without a file.

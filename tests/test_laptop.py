@@ -1,4 +1,4 @@
-"""The laptop-scale section of the README, word for word: train, evaluate, export, analyze; and the model learned."""
+"""The laptop-scale section of docs/train.md, word for word: train, evaluate, export, analyze; and the model learned."""
 
 import json
 import re
@@ -15,14 +15,14 @@ from sdk.cli import main
 from sdk.faba.rege import PROTOCOLS
 from trainer.training.plot import read_log
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[1] / "docs/train.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
 def laptop(tmp_path_factory) -> Path:
     """The folder that the section's commands fill, and what each printed."""
     folder = tmp_path_factory.mktemp("laptop")
-    block = re.search(r"## Train on a laptop\n.*?```sh\n(.*?)```", README, re.DOTALL)[1]
+    block = re.search(r"## Train on a laptop\n.*?```sh\n(.*?)```", PAGE, re.DOTALL)[1]
     for line in block.replace("\\\n", " ").splitlines():
         words = shlex.split(line.replace(".laptop", str(folder)), comments=True)
         if words[:2] == ["python", "tests/made_up_faces.py"]:

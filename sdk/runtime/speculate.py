@@ -18,7 +18,8 @@ from sdk.runtime.backends.interface import Decoder, KVCache
 from sdk.runtime.drafts import Drafter
 from sdk.runtime.generate import Generation, check_cancel
 
-NEAR_TIE = 0.05  # nats between the two best tokens; docs/performance.md: the order of sums moves it by 0.018 at most
+# Nats between the two best tokens. The order of sums moves it by 0.018 at most: docs/performance-how.md, "Drafts".
+NEAR_TIE = 0.05
 
 
 class DraftedGeneration(Generation):

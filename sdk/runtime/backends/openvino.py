@@ -15,7 +15,7 @@ from sdk.printable import one_line
 from sdk.runtime.backends.interface import Decoder, KVCache, KVPool
 from sdk.runtime.backends.openvino_graph import PagedGraph, load_openvino
 
-_LARGE = 256 << 20  # bytes of a decoder for which docs/performance-cpu.md shows a gain
+_LARGE = 256 << 20  # bytes of a decoder for which docs/performance.md shows a gain
 
 
 def is_faster(size: int) -> bool:
