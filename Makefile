@@ -17,7 +17,7 @@ test-fast: .venv/installed
 
 # `emola batch` on a real Ray cluster and with a server of S3, in an environment of its own.
 test-batch: .venv-batch/installed
-	.venv-batch/bin/python -m pytest tests/test_jobs.py tests/test_jobs_ray.py tests/test_jobs_s3.py
+	.venv-batch/bin/python -m pytest tests/test_jobs.py tests/test_jobs_video.py tests/test_jobs_ray.py tests/test_jobs_s3.py
 
 # vLLM pins torch and other packages, so it has an environment of its own: 3.5 GB, and minutes for the tests. Its build for
 # CPUs asks for torch 2.13.0+cpu; where pip does not find that, set PIP_EXTRA_INDEX_URL to PyTorch's index of CPU builds.
