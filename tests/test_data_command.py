@@ -1,6 +1,7 @@
 """`emola data`: from a folder of a data set to a checked file with landmarks, on the command line alone."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -161,19 +162,13 @@ def test_usage(data, tmp_path):
         assert message in err, arguments
 
 
-def test_a_missing_package_names_what_brings_all_that_the_subcommands_import(data, monkeypatch):
-    """`prepare` needs faces and video, `landmarks` cpu, `synthesize` synthetic."""
-
-    def read_records(*arguments):
-        raise ModuleNotFoundError(name="onnxruntime")
-
-    monkeypatch.setattr("trainer.corpus.records.read_records", read_records)
-    code, _, err = data("landmarks", "train_anno.json", "--network", "2d106det.onnx")
+def test_a_missing_package_names_its_extra(data, monkeypatch, landmark_network, tmp_path):
+    """`landmarks` needs cpu, and no extra of another subcommand is named."""
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    records = shutil.copytree(GOLDEN / "data", tmp_path / "data") / "FABAInstruct/train/train_anno.json"
+    code, _, err = data("landmarks", str(records), "--network", str(landmark_network), "--replace")
     assert code == 1
-    assert (
-        "onnxruntime is not installed; install it with: pip install 'emola-edge[train,synthetic,faces,video,cpu]'"
-        in err
-    )
+    assert "install it with: pip install 'emola-edge[cpu]'" in err
 
 
 def test_help_is_light():

@@ -23,6 +23,8 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 PHOTO = ROOT / "sdk/assets/pictures/astronaut.jpg"
+GOLDEN = ROOT / "tests/data/golden"
+RECORDS = GOLDEN / "data/FABAInstruct/train/train_anno.json"
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 EXTRAS = "cpu,faces,video,tables,hub"
 SHOWN = ("numpy", "pillow", "pydantic", "tokenizers", "tqdm", "onnxruntime", "dlib-bin", "av", "pandas", "matplotlib")
@@ -61,9 +63,9 @@ MISSING: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("torch", ("train", "--dry-run"), "train"),
     ("transformers", ("train", "--dry-run"), "train"),
     ("safetensors", ("train", "--dry-run"), "train"),
-    ("sentencepiece", ("data", "check", "none.json"), "train"),
+    ("sentencepiece", ("data", "check", str(RECORDS), "--base", str(GOLDEN / "llava-base")), "train"),
     ("httpx", ("data", "annotate", ".", "out", "--endpoint", "http://localhost:1/v1", "--model", "m"), "hub"),
-    ("numba", ("data", "synthesize", "out", "-n", "1", "--face-model", "none.npz"), "train,synthetic"),
+    ("numba", ("data", "synthesize", "out", "-n", "1", "--face-model", "none.npz"), "synthetic"),
     ("onnx", ("export", "none", "out", "--base", "none"), "export"),
     ("onnxscript", ("export", "none", "out", "--base", "none"), "export"),
     ("tensorrt", ("engines", str(ROOT / "sdk/assets/emola-nano")), "tensorrt"),
