@@ -83,8 +83,8 @@ def _evaluate(args: argparse.Namespace) -> dict[str, Any] | None:
         raise DataError(f"expected a model or --endpoint, and --data, --task, --output; missing: {lacking}")
     evaluation = EvaluationSet.read(args.data, args.task, args.dataset, root=args.root, limit=args.limit)
     shard, count = Shard.of_environment(), len(evaluation.records)
-    answerer = open_answerer(_request(args))
-    before, begin = len(read_parts(args.output / PREDICTIONS)), time.perf_counter()
+    before = len(read_parts(args.output / PREDICTIONS))  # before another process answers
+    answerer, begin = open_answerer(_request(args)), time.perf_counter()
     with progress_bar("face", shown=shard.rank == 0) as progress:
         predictions = answer_share(answerer, evaluation, args.output, progress, shard)
     if predictions is None:

@@ -6,7 +6,6 @@ from sdk.bundles.embeddings import read_embeddings
 from sdk.bundles.manifest import Manifest
 from sdk.errors import BackendError
 from sdk.runtime.backends.vllm.decoder import Engine, VllmDecoder
-from sdk.runtime.backends.vllm.local import LocalVllm
 from sdk.runtime.backends.vllm.server import VllmServer
 
 LOCAL = "local"
@@ -27,6 +26,8 @@ def open_vllm(bundle: Path, manifest: Manifest, where: str, longest: int) -> Vll
     vocabulary = manifest.geometry.vocabulary
     engine: Engine
     if where == LOCAL:
+        from sdk.runtime.backends.vllm.local import LocalVllm  # imports asyncio
+
         engine = LocalVllm(_gptq_folder(bundle, manifest), vocabulary, longest)
     else:
         engine = server = VllmServer(where, vocabulary)
