@@ -29,7 +29,6 @@ def main() -> None:
     parser.add_argument("--layers", type=int, help="default 32")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--sweep", action="store_true", help="time launch configurations instead of stages")
-    parser.add_argument("--part", type=int, nargs=2, default=(0, 1), metavar=("I", "N"), help="of the sweep")
     args = parser.parse_args()
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("torch finds no GPU here; --tiny --device cpu runs the same code on a CPU")
@@ -42,7 +41,7 @@ def main() -> None:
     with torch.inference_mode():
         model = open_model(args.device, args.tiny, args.layers)
         if args.sweep:
-            sweep(model, *args.part)
+            sweep(model)
             return
         check(model)
         figures = Stages(model, args.rounds).measure()

@@ -13,18 +13,12 @@ from sdk.runtime.backends.gptq_cuda import kernels
 ROWS, SPLITS, WARPS, STAGES = (1, 8), (1, 2, 4, 8, 16), (2, 4, 8), (2, 4, 6)
 
 
-def sweep(model: Model, part: int = 0, parts: int = 1) -> None:
-    """Print one line per linear layer and number of rows.
-
-    Args:
-        part, parts: take only every `parts`-th line, from `part` on. Processes with different parts compile the kernels
-            at the same time; Triton keeps them on the disk.
-    """
+def sweep(model: Model) -> None:
+    """Print one line per linear layer and number of rows."""
     llama, layer = model.llama, model.llama.layers[0]
     calls = kernel_calls(llama) | {"out": lambda k, rows, cache: k.add(rows, rows.attended, layer.out, llama.norm)}
     matrices = {"read": layer.qkv, "out": layer.out, "gate_up": layer.gate_up, "add": layer.down}
-    lines = list(itertools.product(ROWS, matrices.items()))
-    for count, (name, linear) in lines[part::parts]:
+    for count, (name, linear) in itertools.product(ROWS, matrices.items()):
         rows, cache = random_buffers(model, count)
         key, found = (linear.outputs, linear.inputs, count == 1), {}
         for launch in itertools.starmap(kernels.Launch, itertools.product(SPLITS, WARPS, STAGES)):

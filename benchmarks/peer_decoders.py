@@ -40,7 +40,7 @@ class Ours:
         return self._decoder.extend(self._cache, self._decoder.embed(ids))[0]
 
 
-class OursOnOpenVino:
+class OursOnOpenVino(Ours):
     def __init__(self, folder: Path, layers: int, threads: int) -> None:
         from vicuna import vicuna_geometry
 
@@ -52,10 +52,6 @@ class OursOnOpenVino:
         self.description = f"OpenVINO {load_openvino().__version__.partition('-')[0]}, paged cache"
         self.weights = (folder / "int4.onnx.data").stat().st_size
         self.cache = layers * 2 * 4096 * 4
-
-    def extend(self, start: int, ids: Sequence[int]) -> np.ndarray:
-        self._cache.length = start
-        return self._decoder.extend(self._cache, self._decoder.embed(ids))[0]
 
 
 class OpenVino:

@@ -181,7 +181,9 @@ class GptqDecoder(Decoder):
     def _pass_densely(self, memory: PoolStorage, cache: KVCache, hidden: Tensor) -> Tensor:
         """Run the dense path: launch it the first time, record a CUDA graph the second time, then replay it."""
         key, graphs, own = (cache.row, len(hidden), cache.length), memory.dense, memory.cache[cache.row]
-        if not self._dense_graphs or key not in graphs:
+        if not self._dense_graphs:
+            return self._prefill(hidden, own, cache.length)
+        if key not in graphs:
             if len(graphs) == MAX_DENSE_GRAPHS:
                 del graphs[next(iter(graphs))]
             graphs[key] = None
