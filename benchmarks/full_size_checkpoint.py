@@ -18,12 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from sentencepiece import sentencepiece_model_pb2 as pieces
 
 from sdk.files import replacing
 
 GOLDEN = Path(__file__).parents[1] / "tests" / "data" / "golden"
+RECORDS = "FABAInstruct/train/train_anno.json"  # below `data`
 VOCABULARY = 32000
 LANDMARKS = 212
 
@@ -214,8 +217,19 @@ def _projector(name: str, width: int, inputs: int, random: torch.Generator) -> W
 
 
 def _write_data(folder: Path, layers: int, shape: Shape, random: torch.Generator) -> None:
-    """The golden training records, which calibrate GPTQ."""
+    """48 records to calibrate GPTQ: the golden training records, and each with its picture flipped in three ways."""
     shutil.copytree(GOLDEN / "data", folder, dirs_exist_ok=True)
+    records = json.loads((folder / RECORDS).read_text(encoding="utf-8"))
+    flipped = [_flip(folder, record, axes) for axes in ((0,), (1,), (0, 1)) for record in records]
+    _write_json(folder / RECORDS, records + flipped)
+
+
+def _flip(folder: Path, record: dict[str, Any], axes: tuple[int, ...]) -> dict[str, Any]:
+    """Write the picture of a record, flipped along axes; returns its record, with the landmarks of the original."""
+    found = Path(record["image"])
+    image = found.with_stem(f"{found.stem}-flip{'-'.join(map(str, axes))}").as_posix()
+    Image.fromarray(np.flip(np.asarray(Image.open(folder / found)), axes)).save(folder / image)
+    return {**record, "id": Path(image).stem, "image": image}
 
 
 def _matrix(outputs: int, inputs: int, random: torch.Generator) -> torch.Tensor:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from full_size_checkpoint import GOLDEN, VOCABULARY, Shape
+from full_size_checkpoint import GOLDEN, RECORDS, VOCABULARY, Shape
 from watch import Kill, Run, Usage, as_row, watch
 
 from sdk.bundles.files import file_sha256
@@ -22,7 +22,7 @@ from sdk.files import append_journal, read_journal
 
 HERE = Path(__file__).parent
 STAGES = ("merge", "calibrate", "gptq", "reference", "graphs", "answers", "seal")
-TRAIN = GOLDEN / "data/FABAInstruct/train/train_anno.json"
+TRAIN = GOLDEN / "data" / RECORDS
 SMALL_FILES = 30e6  # bytes at most of tokenizer, reference vectors, rotary tables and the graphs themselves
 _EMOLA = (sys.executable, "-m", "sdk")
 _TRIES = 3  # to kill in a short stage
@@ -134,7 +134,7 @@ class Steps:
         command += ["--vision-tower", str(self.folder / "clip"), "--landmark-model", str(self._landmark), "--allow"]
         command += ["--quantize", kind, "--answers", str(TRAIN)]
         if kind == "gptq":
-            command += ["--calibration", str(TRAIN), "-n", str(self.records)]
+            command += ["--calibration", str(self.folder / "data" / RECORDS), "-n", str(self.records)]
 
         def finished(stage: str, usage: Usage) -> None:
             append_journal(self.journal, {"step": name, "stage": stage, **as_row(usage)})
