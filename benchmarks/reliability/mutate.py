@@ -126,6 +126,7 @@ def _place(data: bytearray, draw: Random) -> int:
     return draw.randrange(min(len(data), 200) if draw.random() < 0.5 else len(data)) if data else 0
 
 
+_NODES = 20_000
 _CHANGES: Sequence[Callable[[bytearray, Random], None]] = (
     _flip,
     _flip,
@@ -140,9 +141,7 @@ _CHANGES: Sequence[Callable[[bytearray, Random], None]] = (
 
 def damaged_json(content: Any, draw: Random) -> bytes:
     """JSON text of a value in which one to eight nodes are changed; rarely the text itself is damaged, too."""
-    for _ in range(_few(draw)):
-        content = changed(content, draw)
-    return json_bytes(content, draw)
+    return json_bytes(changed(content, draw, _few(draw)), draw)
 
 
 def json_bytes(content: Any, draw: Random) -> bytes:
@@ -158,7 +157,27 @@ def json_bytes(content: Any, draw: Random) -> bytes:
     return data.replace(draw.choice((b'"', b"1", b"[")), bracket * depth, 1)
 
 
-def changed(value: Any, draw: Random) -> Any:
+def changed(value: Any, draw: Random, count: int) -> Any:
+    """A copy of a value, changed `count` times. A change to more than 20,000 nodes is left out: repeats multiply."""
+    for _ in range(count):
+        candidate = _changed(value, draw)
+        if _is_small(candidate):
+            value = candidate
+    return value
+
+
+def _is_small(value: Any) -> bool:
+    left = [value]
+    for _ in range(_NODES):
+        if not left:
+            return True
+        node = left.pop()
+        if isinstance(node, (dict, list)):
+            left.extend(node.values() if isinstance(node, dict) else node)
+    return False
+
+
+def _changed(value: Any, draw: Random) -> Any:
     """A copy of a value of which one node is replaced, removed, repeated, renamed or nested."""
     if isinstance(value, dict) and value:
         return _changed_object(dict(value), draw)
@@ -175,7 +194,7 @@ def changed(value: Any, draw: Random) -> Any:
 def _changed_object(value: dict[str, Any], draw: Random) -> dict[str, Any]:
     key, kind = draw.choice(list(value)), draw.random()
     if kind < 0.8:
-        value[key] = changed(value[key], draw)
+        value[key] = _changed(value[key], draw)
     elif kind < 0.85:
         del value[key]
     elif kind < 0.9:
@@ -190,7 +209,7 @@ def _changed_object(value: dict[str, Any], draw: Random) -> dict[str, Any]:
 def _changed_list(value: list[Any], draw: Random) -> list[Any]:
     at, kind = draw.randrange(len(value)), draw.random()
     if kind < 0.8:
-        value[at] = changed(value[at], draw)
+        value[at] = _changed(value[at], draw)
     elif kind < 0.85:
         del value[at]
     elif kind < 0.9:

@@ -36,9 +36,7 @@ def _manifest() -> Any:
 def damaged_manifest(index: int) -> bytes:
     """A manifest with one to eight changed nodes and, nearly always, the digest of its content."""
     draw = Random(f"manifest {index}")
-    content = _manifest()
-    for _ in range(draw.choice((1, 1, 1, 2, 3, 8))):
-        content = changed(content, draw)
+    content = changed(_manifest(), draw, draw.choice((1, 1, 1, 2, 3, 8)))
     if draw.random() < 0.9 and isinstance(content, dict):
         try:
             return with_digest(content).encode("utf-8", "surrogatepass")
