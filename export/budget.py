@@ -10,7 +10,7 @@ from pathlib import Path
 
 from export.progress import duration
 from sdk.errors import ExportError
-from sdk.runtime.system_memory import available_memory
+from sdk.system_memory import available_memory
 
 _PROCESS = 0.8e9  # bytes of Python, torch and ONNX Runtime
 _EXPORTED = 4 * 1.2  # bytes of each weight of the encoders that torch's exporter (2.13) keeps until the process ends

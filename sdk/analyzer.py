@@ -11,12 +11,13 @@ import numpy as np
 from sdk.arrays import Floats, Pixels
 from sdk.bundles.hub import resolve_bundle
 from sdk.bundles.manifest import read_manifest
-from sdk.errors import BackendError, TaskError, VideoError
+from sdk.errors import BackendError, VideoError
 from sdk.examine import Examiner, Faces, Request, Tasks
 from sdk.faba.prompts import TASKS
 from sdk.faces.detect import Detector, FaceLimits
-from sdk.faces.images import Color, ImageSource, load_picture, source_name
+from sdk.faces.images import Color, ImageSource, source_name
 from sdk.faces.preprocess import LANDMARK_FEATURES, check_features
+from sdk.ranges import COUNT, SHARE, THREADS
 from sdk.results import Analysis
 from sdk.runtime.clock import Clock
 from sdk.runtime.open import open_pipeline
@@ -48,6 +49,7 @@ class Analyzer:
             and mouth. None reads all. Fewer rows are faster and change the answers: see docs/performance.md.
         threads: threads of one operator on the CPU; None leaves the choice to ONNX Runtime.
         min_score, min_face, max_faces: which detected faces are analysed; see `sdk.faces.detect.FaceLimits`.
+        max_pixels: limit on width x height of a picture; None is the one of `sdk.faces.images.load_picture`.
         keep_image: keep the picture in every analysis, so that `Analysis.plot` works without a file.
         vllm: for servers: address of a vLLM server that runs the bundle's decoder, or "local" for vLLM in this
             process; `device` is then that of the encoders, and an answer language has no effect. See docs/serving.md.
@@ -59,7 +61,7 @@ class Analyzer:
     Raises:
         BundleError: the bundle is missing, damaged, of another format, or cannot be downloaded.
         BackendError: no variant of the bundle runs here within the memory limit.
-        TaskError: `abstain_below`, `visual_tokens`, `threads`, `min_face` or `max_faces` is out of range.
+        TaskError: a number is out of its range.
     """
 
     def __init__(
@@ -77,13 +79,13 @@ class Analyzer:
         min_score: float | None = None,
         min_face: float = 0.0,
         max_faces: int | None = None,
+        max_pixels: int | None = None,
         keep_image: bool = False,
         vllm: str | None = None,
     ) -> None:
-        if not 0 <= abstain_below <= 1:
-            raise TaskError(f"abstain_below is a probability in 0..1, not {abstain_below}")
-        if threads is not None and threads < 1:
-            raise TaskError(f"threads must be at least 1, not {threads}")
+        SHARE.check("abstain_below", abstain_below)
+        THREADS.check("threads", threads, optional=True)
+        COUNT.check("max_pixels", max_pixels, optional=True)
         limits = FaceLimits(min_score, min_face, max_faces)
         folder = resolve_bundle(bundle, offline=offline)
         self.manifest = read_manifest(folder)
@@ -92,7 +94,9 @@ class Analyzer:
         self._slots = self._memory.faces_within(memory_limit)
         carried = self.manifest.detector if detector == "auto" else None
         detector = folder / carried if carried else detector
-        self.examiner = Examiner(pipeline, detector, limits=limits, threads=threads, keep_image=keep_image)
+        self.examiner = Examiner(
+            pipeline, detector, limits=limits, threads=threads, max_pixels=max_pixels, keep_image=keep_image
+        )
         self._scores, self._abstain_below, self._offline = scores, abstain_below, offline
 
     @property
@@ -111,7 +115,7 @@ class Analyzer:
         max_new_tokens: int | None = None,
         cancel: Event | None = None,
     ) -> Analysis:
-        """Analyse one picture.
+        """Analyse one picture. Without a face, the Analysis has no faces and its status is "no_face".
 
         Args:
             image: path, bytes, open binary file, PIL image, or an (H, W, 3) uint8 array with `color`.
@@ -123,9 +127,6 @@ class Analyzer:
             max_new_tokens: limit of each answer; None takes the limit of the bundle.
             cancel: an event that any thread may set to stop the analysis within one token.
 
-        Returns:
-            An Analysis. Without a face it is empty and its status is "no_face".
-
         Raises:
             ImageError: the picture cannot be used.
             TaskError: a task is unknown.
@@ -133,8 +134,7 @@ class Analyzer:
         """
         clock, request = Clock(), self._request(tasks, max_new_tokens, cancel)
         landmark_features = check_features(landmark_features, faces)
-        with clock("load"):
-            picture = load_picture(image, color=color)
+        picture = self.examiner.load(image, clock, color)
         found, readings = [], []
         for index, (crop, score) in enumerate(self.examiner.find(picture.pixels, faces, clock, picture.shrink)):
             readings.append(self.examiner.read(crop, request, clock, landmark_features))
@@ -200,8 +200,7 @@ class Analyzer:
         from sdk.batch import analyze_pictures, every_picture
 
         pictures = every_picture(images)
-        if batch_size < 1:
-            raise TaskError(f"batch_size must be at least 1, not {batch_size}")
+        COUNT.check("batch_size", batch_size)
         request, slots = self._request(tasks, max_new_tokens, cancel), min(batch_size, self._slots)
         return analyze_pictures(
             self.examiner, pictures, request, color=color, faces=faces, slots=slots, keep_going=keep_going
@@ -306,8 +305,8 @@ class Analyzer:
         """Like `ask`, but yield the answer in pieces while it is decoded."""
         self.pipeline.question_ids(question)
         self.manifest.prompt.warn_unless_known(question, self.manifest.name)
-        picture = load_picture(image, color=color)
-        with self.examiner.encode_largest(picture.pixels, faces, Clock(), shrink=picture.shrink) as face:
+        picture = self.examiner.load(image, clock := Clock(), color)
+        with self.examiner.encode_largest(picture.pixels, faces, clock, shrink=picture.shrink) as face:
             yield from self.pipeline.stream(face, question, cancel=cancel)
 
     def warmup(self) -> dict[str, float]:

@@ -26,7 +26,7 @@ from sdk.examine import Examiner, Faces, Reading, Request, Scores
 from sdk.faba.prompts import Task
 from sdk.faces.crop import FaceCrop
 from sdk.faces.formats import READ, SUFFIXES, UNREAD_SUFFIXES
-from sdk.faces.images import Color, ImageSource, load_picture, source_name
+from sdk.faces.images import Color, ImageSource, source_name
 from sdk.results import Analysis
 from sdk.runtime.backends.interface import KVPool
 from sdk.runtime.clock import Clock
@@ -69,6 +69,8 @@ def every_picture(images: "str | os.PathLike[str] | Iterable[ImageSource]") -> I
         return iter(pictures_in(Path(images)))
     if isinstance(images, (str, os.PathLike)) or _is_one(images):
         raise ImageError("expected several pictures, found one: pass a list of pictures or a folder, or call analyze")
+    if not isinstance(images, Iterable):
+        raise ImageError(f"expected a list of pictures or a folder, found {type(images).__name__}")
     return chain.from_iterable(map(_pictures_of, images))
 
 
@@ -166,8 +168,7 @@ def _in_threads(
 def _open(examiner: Examiner, image: ImageSource, color: Color | None, faces: Faces, keep_going: bool) -> _Picture:
     picture = _Picture(source_name(image))
     try:
-        with picture.clock("load"):
-            loaded = load_picture(image, color=color if isinstance(image, np.ndarray) else None)
+        loaded = examiner.load(image, picture.clock, color if isinstance(image, np.ndarray) else None)
     except ImageError as error:
         if not keep_going:
             raise

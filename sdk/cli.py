@@ -170,6 +170,7 @@ def _parser(name: str | None) -> argparse.ArgumentParser:
     from sdk import __version__
 
     parser = argparse.ArgumentParser(prog="emola", description="Explained facial affect on your own machine.")
+    parser.epilog = "`emola COMMAND --help` explains the options of a command. `emola demo` is the place to start."
     parser.add_argument("--version", action="version", version=f"emola-edge {__version__}")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     for command_name, command in COMMANDS.items():

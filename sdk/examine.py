@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from threading import Event
 from typing import Any, Literal, TypeAlias
@@ -15,7 +15,9 @@ from sdk.faba.prompts import TASKS, Task
 from sdk.faba.vocabulary import Emotion
 from sdk.faces.crop import Box, FaceCrop, aligned_face, crop_face
 from sdk.faces.detect import Detection, Detector, FaceLimits, open_detector
+from sdk.faces.images import Color, ImageSource, Picture, load_picture
 from sdk.faces.pose import eye_openness, head_pose, landmark_scheme
+from sdk.ranges import COUNT
 from sdk.results import Analysis, Face, FrameInfo, HeadPose, ModelInfo
 from sdk.runtime.clock import Clock
 from sdk.runtime.generate import check_cancel
@@ -81,6 +83,7 @@ class Examiner:
         detector: as in `open_detector`; opened on first use.
         limits: which detected faces are analysed; None is all.
         threads: of the detector, as in `open_detector`.
+        max_pixels: largest picture, as in `sdk.faces.images.load_picture`.
         keep_image: keep the picture in every analysis.
     """
 
@@ -91,9 +94,10 @@ class Examiner:
         *,
         limits: FaceLimits | None = None,
         threads: int | None = None,
+        max_pixels: int | None = None,
         keep_image: bool = False,
     ) -> None:
-        self.pipeline, self.keep_image = pipeline, keep_image
+        self.pipeline, self.keep_image, self._max_pixels = pipeline, keep_image, max_pixels
         self._limits, self._threads = limits or FaceLimits(), threads
         self._scorer = LabelScorer(pipeline)
         self._detector_choice = detector
@@ -115,10 +119,10 @@ class Examiner:
             TaskError: a task is unknown or not supported by this bundle, the limit is below 1, or there are no scores
                 that `abstain_below` could be compared with.
         """
-        if max_new_tokens is not None and max_new_tokens < 1:
-            raise TaskError(f"max_new_tokens must be at least 1, not {max_new_tokens}")
-        if isinstance(tasks, str):
-            tasks = (tasks,)
+        COUNT.check("max_new_tokens", max_new_tokens, optional=True)
+        if not isinstance(tasks, Iterable):
+            raise TaskError(f"tasks must be the names of tasks, not {tasks!r}")
+        tasks = (tasks,) if isinstance(tasks, str) else tuple(tasks)
         manifest, can_score = self.pipeline.manifest, self.pipeline.backend.decoder.scores
         questions = manifest.prompt.questions
         offered = (*questions, *["labels"] * (can_score and set(TASKS) <= set(questions)))
@@ -134,6 +138,11 @@ class Examiner:
         if abstain_below and not scores:
             raise TaskError("abstain_below needs label scores: pass scores=True or request the task 'labels'")
         return Request(tuple(answered), scores, max_new_tokens, abstain_below, cancel)
+
+    def load(self, image: ImageSource, clock: Clock, color: Color | None = None) -> Picture:
+        """Read a picture; arguments and errors as in `sdk.faces.images.load_picture`."""
+        with clock("load"):
+            return load_picture(image, color=color, max_pixels=self._max_pixels)
 
     def find(self, pixels: Pixels, faces: Faces, clock: Clock, shrink: int = 1) -> list[tuple[FaceCrop, float | None]]:
         """Crop every face, from left to right; return each crop with its detection score.

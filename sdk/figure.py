@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from sdk.faba.vocabulary import ACTION_UNITS
-from sdk.faces.images import ImageSource, load_image
+from sdk.faces.images import ImageSource, load_again
 from sdk.printable import printable
 from sdk.records import AnalysisRecord, Face
 from sdk.render import annotate, face_colour, text_width, write
@@ -33,10 +33,9 @@ def figure(image: ImageSource, analysis: AnalysisRecord) -> Image.Image:
     The notice of the model is at the end.
 
     Args:
-        image: the analysed picture; see `sdk.faces.images.load_image`. Arrays are RGB.
+        image: the analysed picture; see `sdk.faces.images.load_again`.
     """
-    pixels = load_image(image, color="rgb" if isinstance(image, np.ndarray) and image.ndim == 3 else None)
-    picture = _scaled(Image.fromarray(pixels))
+    picture = _scaled(Image.fromarray(load_again(image, analysis.image_size)))
     faces, scale = analysis.faces, picture.width / max(analysis.image_size[0], 1)
     width, columns = max(picture.width, _MIN_WIDTH), 1 if len(faces) <= _SPARSE else 2
     size = round(width / (32 if columns == 1 else 40))

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 from sdk.arrays import Pixels
 from sdk.errors import DependencyError, VideoError
+from sdk.ranges import POSITIVE
 from sdk.video_stream import VideoStream, displayed
 
 logger = logging.getLogger(__name__)
@@ -66,9 +67,8 @@ def read_frames(
         VideoError: the source cannot be opened or read, has no frame, or changes its frame size.
         DependencyError: PyAV is not installed.
     """
-    for name, value in (("sample_fps", sample_fps), ("deadline_s", deadline_s)):
-        if value is not None and value <= 0:
-            raise VideoError(f"{name} must be greater than 0, not {value}")
+    POSITIVE.check("sample_fps", sample_fps, VideoError, optional=True)
+    POSITIVE.check("deadline_s", deadline_s, VideoError, optional=True)
     stream, live = _open(source)
     frames = _sampled(_decoded(stream), sample_fps)
     return _newest(frames, deadline_s) if live else _in_time(frames, deadline_s)
@@ -89,6 +89,8 @@ def _open(source: VideoSource) -> tuple[VideoStream, bool]:
         import av
     except ImportError:
         raise DependencyError("av", "video", "read videos and cameras") from None
+    if not isinstance(source, (int, str, os.PathLike)):
+        raise VideoError(f"expected a video file, the number of a camera or a URL, found {type(source).__name__}")
     name = str(source) if isinstance(source, int) else os.fspath(source)
     form, live = None, False
     if name.isdigit() and not Path(name).exists():

@@ -8,7 +8,7 @@ from pydantic import PrivateAttr
 from sdk.arrays import Pixels
 from sdk.errors import ImageError
 from sdk.faba.answers import ActionUnitReading, EmotionReading
-from sdk.faces.images import UNNAMED, ImageSource, load_image
+from sdk.faces.images import UNNAMED, ImageSource, load_again
 from sdk.records import AnalysisRecord, Face, FrameInfo, HeadPose, ModelInfo
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Analysis(AnalysisRecord):
         from sdk.notebook import notebook_html
 
         try:
-            image = load_image(self._picture()) if self._kept.pixels is None else self._kept.pixels
+            image = load_again(self._picture(), self.image_size) if self._kept.pixels is None else self._kept.pixels
         except ImageError:
             image = None
         return notebook_html(self, image)

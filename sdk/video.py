@@ -1,7 +1,8 @@
 """Analyse a video frame by frame. Faces keep their ids, and the model reads a face again only when it changes."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from types import NoneType
 
 from sdk.arrays import Floats, Pixels
 from sdk.errors import VideoError
@@ -10,6 +11,7 @@ from sdk.faces.crop import FaceCrop
 from sdk.faces.follow import Follower
 from sdk.faces.track import Track, Tracker, appearance, motion
 from sdk.frames import Frame, skipped_packets
+from sdk.ranges import COUNT, FROM_0
 from sdk.results import Analysis, FrameInfo
 from sdk.runtime.clock import Clock
 
@@ -24,12 +26,19 @@ class Freshness:
         looks_distance: largest distance in appearance, 0..2: 1 minus the similarity (see `sdk.faces.track.appearance`).
         stale_s: largest age of a reading in seconds.
         patience_s: longest absence in seconds after which a face keeps its id.
+
+    Raises:
+        VideoError: a threshold is not a finite number from 0.
     """
 
     landmark_motion: float = 0.03
     looks_distance: float = 0.1
     stale_s: float = 10.0
     patience_s: float = 2.0
+
+    def __post_init__(self) -> None:
+        for threshold in fields(self):
+            FROM_0.check(threshold.name, getattr(self, threshold.name), VideoError)
 
 
 @dataclass
@@ -54,8 +63,9 @@ def watch(
     Args:
         source: name of the source of the frames.
     """
-    if detect_every < 1:
-        raise VideoError(f"detect_every must be at least 1, not {detect_every}")
+    COUNT.check("detect_every", detect_every, VideoError)
+    if not isinstance(freshness, (Freshness, NoneType)):
+        raise VideoError(f"freshness must be a sdk.video.Freshness, not {freshness!r:.60}")
     analyzer = _FrameAnalyzer(examiner, request, freshness or Freshness(), source, detect_every)
     return ((pixels, analyzer.analyze(frame, pixels)) for frame in frames for pixels in [frame.pixels()])
 

@@ -1,7 +1,9 @@
 """`emola ask` prints the answer of the bundle about one face, as words or as JSON."""
 
+import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -31,6 +33,21 @@ def test_json_is_one_document(answer, capsys):
     assert main(["ask", str(PHOTO), "emotion", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["question"], found["answer"], found["model"]["name"]) == ("emotion", answer, "emola-nano")
+
+
+def test_a_photo_from_stdin(answer, capsys, monkeypatch):
+    """As `emola analyze -`; an empty pipe is one line."""
+    for content, code in ((PHOTO.read_bytes(), 0), (b"", 1)):
+        stdin = io.BytesIO(content)
+        stdin.name = "<stdin>"
+        monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=stdin))
+        assert main(["ask", "-", "emotion", "--json"]) == code
+        out, err = capsys.readouterr()
+        if code:
+            assert "emola: error: <stdin>: the open file has nothing left to read" in err
+        else:
+            found = json.loads(out)
+            assert (found["source"], found["answer"]) == ("<stdin>", answer)
 
 
 def test_min_face_counts_pixels_of_the_picture():

@@ -14,7 +14,7 @@ from export.build import export_bundle
 from export.options import ExportOptions
 from sdk.cli import main
 from sdk.errors import ExportError
-from sdk.runtime.system_memory import available_memory
+from sdk.system_memory import available_memory
 
 STAGES = ("merge", "calibrate", "gptq", "reference", "graphs", "seal")
 SEVEN_B = Sizes(

@@ -155,7 +155,7 @@ def test_abstaining(bundle, astronaut):
     assert analysis.faces[0].emotion.label is None
     assert any("below 0.99: no label is given" in warning for warning in analysis.warnings)
     assert len(analysis.faces[0].action_units) < len(FABA_UNITS)
-    with pytest.raises(TaskError, match="abstain_below is a probability"):
+    with pytest.raises(TaskError, match="abstain_below must be at least 0 and at most 1"):
         Analyzer(bundle(), abstain_below=1.5)
     with pytest.raises(TaskError, match="needs label scores"):
         Analyzer(bundle(), abstain_below=0.5).analyze(astronaut, color="rgb")

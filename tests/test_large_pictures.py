@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from sdk import Analyzer
+from sdk.cli import main
 from sdk.errors import ImageError
-from sdk.faces import images
+from sdk.faces import formats, images
 from sdk.faces.images import load_image, load_picture, read_size, shrink_of
 
 LOAD = """
@@ -121,6 +122,44 @@ def test_results_are_in_pixels_of_the_file(bundle, astronaut, monkeypatch):
     for found in (half, batch):
         assert np.abs(np.subtract(found.faces[0].box_xyxy, full.faces[0].box_xyxy)).max() < 42
     assert half.plot(picture).size == full.plot(picture).size
+
+
+def test_max_pixels_raises_and_lowers_the_limit(bundle, astronaut, monkeypatch, tmp_path, capsys):
+    """In Python and on the command line; what was analysed can be drawn again from its file."""
+    pytest.importorskip("dlib")
+    path = tmp_path / "astronaut.png"
+    Image.fromarray(astronaut).save(path)
+    options = {"tasks": ("emotion",), "max_new_tokens": 2}
+    advice = r"262144 megapixels, the limit is 0\.1; .* max_pixels=262144 \(--max-pixels 262144\)"
+    small = Analyzer(bundle(), max_pixels=100_000)
+    for call in (small.analyze, lambda each, **options: small.analyze_batch([each], **options)):
+        with pytest.raises(ImageError, match=advice):
+            call(path, **options)
+    with pytest.raises(ImageError, match=advice):
+        small.ask(path, "Why?")
+    monkeypatch.setattr(images, "MAX_PIXELS", 100_000)
+    with pytest.raises(ImageError, match=advice):
+        Analyzer(bundle()).analyze(path, **options)
+    found = Analyzer(bundle(), max_pixels=262_144).analyze(path, **options)
+    assert len(found.faces) == 1
+    assert found.plot().width == 960
+    assert "data:image/jpeg" in found._repr_html_()
+    command = ["analyze", str(path), "--bundle", str(bundle()), "--max-tokens", "2"]
+    assert main(command) == 1
+    assert "--max-pixels 262144" in capsys.readouterr().err
+    assert main([*command, "--max-pixels", "262144"]) == 0
+
+
+def test_max_pixels_allows_memory_within_what_is_left(monkeypatch):
+    """A decoder gets memory in proportion to it, and never more than the machine has."""
+    content = flat_png(100, 100, 8, 0)  # 40 KB to decode
+    monkeypatch.setattr(formats, "_MEMORY", 20_000)
+    with pytest.raises(ImageError, match="baseline JPEG, or allow it with max_pixels=200000000"):
+        load_image(content)
+    assert load_image(content, max_pixels=200_000_000).shape == (100, 100, 3)
+    monkeypatch.setattr(formats, "available_memory", lambda: 30_000.0)
+    with pytest.raises(ImageError, match="the limit is 0; scale it down, save it as baseline JPEG$"):
+        load_image(content, max_pixels=200_000_000)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 4000), (4000, 1), (3, 2)])

@@ -219,7 +219,7 @@ def test_the_command_fails_clearly(bundle, tmp_path, capsys, clips):
         ([clips / "still.mp4", "--csv", tmp_path / "a", "--jsonl", tmp_path / "a"], "same path"),
         ([clips / "still.mp4", "--csv", "/proc/none/a.csv"], "cannot be written"),
         ([clips / "still.mp4", "--seconds", "0"], "--seconds must be greater than 0"),
-        ([clips / "still.mp4", "--fps", "0"], "--fps is a number of frames per second greater than 0"),
+        ([clips / "still.mp4", "--fps", "0"], "--fps must be greater than 0"),
         ([clips / "still.mp4", "--detect-every", "0"], "--detect-every must be at least 1"),
     ]
     for words, message in cases:

@@ -12,6 +12,7 @@ from sdk.errors import ExportError
 from sdk.files import write_file
 from sdk.html import page, table
 from sdk.progress import Console
+from sdk.ranges import COUNT, FINITE, POSITIVE, check_options
 from sdk.runtime.backends.select import DEVICES
 
 _MARKS = {"passed": "ok  ", "failed": "FAIL", "not judged": "-   "}
@@ -19,29 +20,55 @@ _MARKS = {"passed": "ok  ", "failed": "FAIL", "not judged": "-   "}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "bundle", nargs="?", help="folder of a bundle, or owner/name on the hub (default: the embedded bundle)"
+        "bundle",
+        nargs="?",
+        metavar="BUNDLE",
+        help="folder of a bundle, or owner/name on the hub (default: the bundle in the package)",
     )
-    parser.add_argument("--device", choices=DEVICES, default="auto", help="what runs it (default auto)")
+    parser.add_argument(
+        "--device", choices=DEVICES, default="auto", help="what runs the bundle (default auto: the best that runs here)"
+    )
     parser.add_argument(
         "--target",
         choices=TARGETS,
-        help="machine that this one is, whose plan counts (default: found out)",
+        metavar="NAME",
+        help="name of this machine in `emola plan`, whose plan counts (default: found out)",
     )
     parser.add_argument(
         "--evaluation", type=Path, metavar="JSON", help="the evaluation set of the export: compare REGE with torch's"
     )
-    parser.add_argument("--root", type=Path, help="folder that its paths are relative to (default: found)")
-    parser.add_argument("--limit", type=int, help="only the first records of the set")
     parser.add_argument(
-        "--answers", type=Path, metavar="DIR", help="keep the answers here; a check that was stopped continues"
+        "--root", type=Path, help="folder that its pictures are relative to (default: found above the file)"
     )
-    parser.add_argument("--max-rege-drop", type=float, default=1.0, help="points of REGE that may be lost (default 1)")
-    parser.add_argument("--max-latency", type=float, default=1.5, help="factor on the planned latency (default 1.5)")
+    parser.add_argument(
+        "--limit", type=int, metavar="N", help="take only the first N records of the set (default: all)"
+    )
+    parser.add_argument(
+        "--answers",
+        type=Path,
+        metavar="DIR",
+        help="folder that keeps the answers, so that a check that was stopped continues",
+    )
+    parser.add_argument(
+        "--max-rege-drop",
+        type=float,
+        default=1.0,
+        metavar="N",
+        help="points of REGE that may be lost (default 1)",
+    )
+    parser.add_argument(
+        "--max-latency",
+        type=float,
+        default=1.5,
+        metavar="N",
+        help="times the planned latency that are allowed (default 1.5)",
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("--html", type=Path, metavar="FILE", help="also write the result as a page")
 
 
 def run(args: argparse.Namespace) -> None:
+    check_options(vars(args), {"limit": COUNT, "max_rege_drop": FINITE, "max_latency": POSITIVE})
     options = CheckOptions(
         device=args.device,
         target=args.target,

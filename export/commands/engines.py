@@ -6,22 +6,33 @@ from pathlib import Path
 
 from export.targets.engines import EngineOptions, build_engines
 from sdk.errors import ExportError
+from sdk.ranges import POSITIVE, check_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("bundle", type=Path, help="folder of a sealed bundle")
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder of a sealed bundle")
     parser.add_argument(
-        "--target", default="auto", help="machine that this one must be, as `emola plan` lists them (default auto)"
+        "--target",
+        default="auto",
+        metavar="NAME",
+        help="name in `emola plan` of the machine that this one must be (default auto: any of them)",
     )
-    parser.add_argument("--batch", default="1,4", help="batch sizes to measure, rising (default 1,4)")
-    parser.add_argument("--workspace", type=float, default=2.0, metavar="GB", help="memory for the builder (default 2)")
+    parser.add_argument("--batch", default="1,4", metavar="N,N", help="rising batch sizes to measure (default 1,4)")
     parser.add_argument(
-        "--max-latency", type=float, default=1.5, help="factor on the planned time of the vision engine (default 1.5)"
+        "--workspace", type=float, default=2.0, metavar="GB", help="memory for the builder in GB (default 2)"
+    )
+    parser.add_argument(
+        "--max-latency",
+        type=float,
+        default=1.5,
+        metavar="N",
+        help="times the planned time of the vision engine that are allowed (default 1.5)",
     )
     parser.add_argument("--json", action="store_true", help="print the record as JSON")
 
 
 def run(args: argparse.Namespace) -> None:
+    check_options(vars(args), dict.fromkeys(("workspace", "max_latency"), POSITIVE))
     try:
         batches = tuple(int(size) for size in args.batch.split(","))
     except ValueError:

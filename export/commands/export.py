@@ -10,15 +10,24 @@ from sdk.errors import ExportError
 from sdk.faba.prompts import TASKS
 from sdk.faba.vocabulary import DATASETS
 from sdk.progress import Console
+from sdk.ranges import COUNT, FINITE, POSITIVE, SHARE, check_options
 
 if TYPE_CHECKING:
     from export.options import ExportOptions
     from sdk.bundles.manifest import Manifest
 
 
+_RANGES = {
+    **{"limit": COUNT, "calibration_records": COUNT, "min_first_tokens": SHARE},
+    **{"max_rege_drop": FINITE, "max_latency": POSITIVE},  # with NaN every bundle would pass the gate
+}
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("adapter", help="folder of an EmoLA adapter, or 'none' if the base is a merged checkpoint")
-    parser.add_argument("out", type=Path, help="folder of the new bundle")
+    parser.add_argument(
+        "adapter", metavar="ADAPTER", help="folder of an EmoLA adapter, or 'none' if the base is a merged checkpoint"
+    )
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder of the new bundle")
     parser.add_argument("--base", required=True, help="folder of LLaVA-1.5, as released or as converted by llava-hf")
     parser.add_argument("--vision-tower", help="folder of CLIP; not needed if the base contains it")
     parser.add_argument(
@@ -26,7 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="ONNX file with the interface of 2d106det, or an insightface pack such as buffalo_l",
     )
     parser.add_argument("--detector-model", help="ONNX file of a SCRFD detector, or an insightface pack")
-    parser.add_argument("--target", help="machine that the bundle must fit; `emola plan` lists them")
+    parser.add_argument(
+        "--target", metavar="NAME", help="machine that the bundle must fit; `emola plan` lists the names"
+    )
     parser.add_argument(
         "--cuda", action="store_true", help="also write the decoder in float16 for NVIDIA GPUs (sdk extra: gpu)"
     )
@@ -59,7 +70,10 @@ def _add_decoder(parser: argparse.ArgumentParser) -> None:
     )
     decoder.add_argument("--bits", type=int, choices=(3, 4, 8), help="bits of gptq (default 4)")
     decoder.add_argument(
-        "--group-size", type=int, help="inputs that share a scale in gptq: 128, 64, 32 or 16 (default 128)"
+        "--group-size",
+        type=int,
+        metavar="N",
+        help="number of inputs that share a scale in gptq: 128, 64, 32 or 16 (default 128)",
     )
     decoder.add_argument("--head-bits", type=int, choices=(8, 4), default=8, help="bits of the output head (default 8)")
     decoder.add_argument("--calibration", type=Path, metavar="JSON", help="training records that gptq calibrates on")
@@ -73,7 +87,12 @@ def _add_decoder(parser: argparse.ArgumentParser) -> None:
         "--keep-gptq", action="store_true", help="put the folder of the quantised decoder into the bundle as well"
     )
     decoder.add_argument(
-        "-n", "--calibration-records", type=int, default=128, help="number of calibration records (default 128)"
+        "-n",
+        "--calibration-records",
+        type=int,
+        default=128,
+        metavar="N",
+        help="number of calibration records (default 128)",
     )
     decoder.add_argument(
         "--answers",
@@ -97,20 +116,44 @@ def _add_decoder(parser: argparse.ArgumentParser) -> None:
 def _add_gate(parser: argparse.ArgumentParser) -> None:
     gate = parser.add_argument_group("gate: a bundle that falls short is not sealed")
     gate.add_argument("--evaluation", type=Path, metavar="JSON", help="compare REGE with torch on these records")
-    gate.add_argument("--evaluation-task", choices=("au", "emotion"), default="emotion")
-    gate.add_argument("--evaluation-dataset", choices=tuple(DATASETS), default="FABA")
-    gate.add_argument("--limit", type=int, help="number of records from the start of the evaluation set")
-    gate.add_argument("--max-rege-drop", type=float, default=1.0, help="points of REGE that may be lost (default 1.0)")
     gate.add_argument(
-        "--max-latency", type=float, default=1.5, help="factor on the latency planned for --target cpu (default 1.5)"
+        "--evaluation-task", choices=("au", "emotion"), default="emotion", help="what its records ask (default emotion)"
     )
     gate.add_argument(
-        "--min-first-tokens", type=float, default=0.0, help="share of first tokens that must equal torch's (default 0)"
+        "--evaluation-dataset",
+        choices=tuple(DATASETS),
+        default="FABA",
+        help="decides which labels are scored (default FABA)",
+    )
+    gate.add_argument(
+        "--limit", type=int, metavar="N", help="take only the first N records of the evaluation set (default: all)"
+    )
+    gate.add_argument(
+        "--max-rege-drop",
+        type=float,
+        default=1.0,
+        metavar="N",
+        help="points of REGE that may be lost (default 1)",
+    )
+    gate.add_argument(
+        "--max-latency",
+        type=float,
+        default=1.5,
+        metavar="N",
+        help="times the planned latency that are allowed with --target cpu (default 1.5)",
+    )
+    gate.add_argument(
+        "--min-first-tokens",
+        type=float,
+        default=0.0,
+        metavar="N",
+        help="share of first tokens, in 0..1, that must equal those of torch (default 0)",
     )
     gate.add_argument("--allow", action="store_true", help="seal a bundle that falls short; its manifest records it")
 
 
 def run(args: argparse.Namespace) -> None:
+    check_options(vars(args), _RANGES)
     _check_label_data(args.label_data)
     unused = [name for name in ("calibration", "bits", "group_size") if getattr(args, name) is not None]
     if unused and args.quantize != "gptq":

@@ -12,109 +12,51 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from sdk.analyzer import Analyzer
+from sdk.commands.options import (
+    STDIN,
+    add_batch_size,
+    add_model_arguments,
+    add_picture_arguments,
+    check_inputs_stay,
+    open_analyzer,
+)
 from sdk.errors import ImageError, SdkError, UsageError
 from sdk.faba.prompts import TASKS
 from sdk.files import write_file
 from sdk.printable import json_text
+from sdk.ranges import COUNT, check_options
 from sdk.render import describe
 from sdk.results import Analysis
-from sdk.runtime.backends.select import DEVICES
 
 if TYPE_CHECKING:
     from sdk.examine import RequestedTask
 
 
-STDIN = "<stdin>"  # the name of sys.stdin.buffer, hence the source of its analysis
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("photos", nargs="+", metavar="PHOTO", help="image file, folder of image files, or - for stdin")
     add_model_arguments(parser)
-    parser.add_argument(
-        "--faces", choices=("detect", "aligned"), default="detect", help="aligned: every photo is the crop of one face"
-    )
-    parser.add_argument("--batch-size", type=int, default=8, help="number of faces decoded at once (default 8)")
+    add_picture_arguments(parser)
+    add_batch_size(parser)
     parser.add_argument(
         "--save",
         type=Path,
         metavar="PATH",
-        help="save the photo with boxes, labels and action units; for several photos the name of a folder",
+        help="save the photo with boxes and labels, and the words about each face below it; for several photos, the "
+        "folder for these pictures",
     )
     parser.add_argument(
         "--csv",
         type=Path,
         metavar="PATH",
-        help="write a table with one row per face, in place of the text: .csv, .xlsx or .parquet",
+        help="write a table with one row per face instead of printing: .csv, .xlsx or .parquet",
     )
     parser.add_argument(
         "--json", action="store_true", help="print one JSON document: an analysis, or a list for several photos"
     )
 
 
-def add_bundle_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that choose the bundle and the device."""
-    parser.add_argument("--bundle", help="folder of a bundle, or owner/name on the hub (default: the embedded bundle)")
-    parser.add_argument("--offline", action="store_true", help="never use the network")
-    parser.add_argument("--device", default="auto", choices=DEVICES, help="where to compute (default auto)")
-
-
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that choose the model and the tasks."""
-    add_bundle_arguments(parser)
-    parser.add_argument("--task", action="append", choices=(*TASKS, "labels"), help="run only this task; repeatable")
-    parser.add_argument("--scores", action="store_true", help="add the probabilities of the labels")
-    parser.add_argument(
-        "--abstain-below", type=float, default=0.0, metavar="P", help="withhold labels with a probability below P"
-    )
-    parser.add_argument(
-        "--detector", default="auto", help="auto (the bundle's detector, or dlib) or a SCRFD .onnx file"
-    )
-    parser.add_argument("--min-score", type=float, metavar="S", help="lowest score of a detected face")
-    parser.add_argument("--min-face", type=float, default=0.0, metavar="PIXELS", help="smallest side of a face box")
-    parser.add_argument("--max-faces", type=int, metavar="N", help="analyse only the N largest faces")
-    parser.add_argument("--threads", type=int, metavar="N", help="threads on the CPU (default: ONNX Runtime chooses)")
-    parser.add_argument("--memory-limit", type=float, metavar="MB", help="limit for weights and KV caches")
-    parser.add_argument("--visual-tokens", type=int, metavar="N", help="read only N picture rows for each face")
-    parser.add_argument("--max-tokens", type=int, help="limit of each answer in tokens")
-
-
-def analyzer_options(args: argparse.Namespace) -> dict[str, Any]:
-    """Check the options of `add_model_arguments` and return the keyword arguments of Analyzer."""
-    for name, least in (("max_tokens", 1), ("threads", 1), ("max_faces", 1), ("min_face", 0)):
-        value = getattr(args, name)
-        if value is not None and not value >= least:
-            raise UsageError(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
-    if not 0 <= args.abstain_below <= 1:
-        raise UsageError(f"--abstain-below is a probability in 0..1, not {args.abstain_below}")
-    if args.abstain_below and not args.scores and "labels" not in (args.task or ()):
-        raise UsageError("--abstain-below needs label scores: add --scores or --task labels")
-    return {
-        "bundle": args.bundle,
-        "device": args.device,
-        "detector": args.detector,
-        "offline": args.offline,
-        "scores": args.scores,
-        "abstain_below": args.abstain_below,
-        "memory_limit": None if args.memory_limit is None else int(1e6 * args.memory_limit),
-        "visual_tokens": args.visual_tokens,
-        "threads": args.threads,
-        "min_score": args.min_score,
-        "min_face": args.min_face,
-        "max_faces": args.max_faces,
-    }
-
-
-def open_analyzer(args: argparse.Namespace, *, keep_image: bool = False) -> Analyzer:
-    """Open the Analyzer that the options describe; print the notice of its model to stderr."""
-    analyzer = Analyzer(**analyzer_options(args), keep_image=keep_image)
-    if analyzer.pipeline.notice:
-        print(f"note: {analyzer.pipeline.notice}", file=sys.stderr)
-    return analyzer
-
-
 def run(args: argparse.Namespace) -> None:
-    if args.batch_size < 1:
-        raise UsageError(f"--batch-size must be at least 1, not {args.batch_size}")
+    check_options(vars(args), {"batch_size": COUNT})
     photos = _photos(args.photos)
     several = len(photos) > 1 or Path(args.photos[0]).is_dir()
     documents: list[dict[str, Any]] = []
@@ -178,14 +120,6 @@ def _check_folders_stay(names: Sequence[str], save: Path) -> None:
     for name in filter(os.path.isdir, names):
         if Path(os.path.realpath(name)) in (place, *place.parents):
             raise UsageError(f"--save {save} is in {name}, which is analysed; choose a folder beside it")
-
-
-def check_inputs_stay(inputs: Sequence[str], *outputs: Path | None) -> None:
-    """Raise UsageError if an output would replace an input."""
-    given = {os.path.realpath(name) for name in inputs}
-    for output in outputs:
-        if output and os.path.realpath(output) in given:
-            raise UsageError(f"{output} would replace an input; choose another path")
 
 
 def _table(path: Path | None) -> Any:

@@ -5,33 +5,35 @@ import json
 import sys
 
 from sdk.analyzer import Analyzer
-from sdk.commands.analyze import add_bundle_arguments
+from sdk.commands.options import STDIN, add_bundle_arguments, add_detector, add_picture_arguments
+from sdk.ranges import COUNT, check_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("photo", metavar="PHOTO", help="image file; the question is about its most prominent face")
     parser.add_argument(
-        "question", metavar="QUESTION", help="in words; or emotion or action_units, the fixed questions"
+        "photo", metavar="PHOTO", help="image file, or - for stdin; the question is about its most prominent face"
+    )
+    parser.add_argument(
+        "question", metavar="QUESTION", help="a question in words, or the name of a task: emotion or action_units"
     )
     add_bundle_arguments(parser)
-    parser.add_argument(
-        "--faces", choices=("detect", "aligned"), default="detect", help="aligned: the photo is the crop of one face"
-    )
-    parser.add_argument(
-        "--detector", default="auto", help="auto (the bundle's detector, or dlib) or a SCRFD .onnx file"
-    )
+    add_picture_arguments(parser)
+    add_detector(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of the words as they come")
 
 
 def run(args: argparse.Namespace) -> None:
-    with Analyzer(args.bundle, device=args.device, detector=args.detector, offline=args.offline) as analyzer:
+    check_options(vars(args), {"max_pixels": COUNT})
+    options = {name: getattr(args, name) for name in ("device", "detector", "offline", "max_pixels")}
+    photo, name = (sys.stdin.buffer, STDIN) if args.photo == "-" else (args.photo, args.photo)
+    with Analyzer(args.bundle, **options) as analyzer:
         if analyzer.pipeline.notice:
             print(f"note: {analyzer.pipeline.notice}", file=sys.stderr)
-        pieces = analyzer.stream(args.photo, args.question, faces=args.faces)
+        pieces = analyzer.stream(photo, args.question, faces=args.faces)
         if not args.json:
             for piece in pieces:
                 print(piece, end="", flush=True)
             print()
             return
-        found = {"source": args.photo, "question": args.question, "answer": "".join(pieces).strip()}
+        found = {"source": name, "question": args.question, "answer": "".join(pieces).strip()}
         print(json.dumps({**found, "model": analyzer.examiner.model.model_dump()}, ensure_ascii=False, indent=1))

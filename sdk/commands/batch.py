@@ -8,7 +8,14 @@ from pathlib import Path
 
 from sdk.bundles.hub import resolve_bundle
 from sdk.bundles.manifest import read_manifest
-from sdk.commands.analyze import add_model_arguments, analyzer_options, check_inputs_stay
+from sdk.commands.options import (
+    add_batch_size,
+    add_fps,
+    add_model_arguments,
+    add_picture_arguments,
+    analyzer_options,
+    check_inputs_stay,
+)
 from sdk.errors import UsageError
 from sdk.faba.prompts import TASKS
 from sdk.jobs.inputs import find_inputs
@@ -16,40 +23,54 @@ from sdk.jobs.job import Job, Record, analyze_here
 from sdk.jobs.ray_engine import Cluster, analyze_on_ray
 from sdk.jobs.store import Store
 from sdk.jobs.table import keep_earlier_results, load_pyarrow, write_table
+from sdk.ranges import COUNT, POSITIVE, check_options
 
 _INTERVAL_S = 30.0  # between two lines of progress where stderr is no terminal
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "sources", nargs="+", metavar="SOURCE", help="folder, pattern, .csv or .parquet of paths, picture, video or URL"
+        "sources",
+        nargs="+",
+        metavar="SOURCE",
+        help="picture, video, folder, pattern such as 'photos/*.jpg', URL, or .csv or .parquet file with a column of "
+        "these",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.parquet", help="the table to write")
-    parser.add_argument("--column", default="path", help="column of a .csv or .parquet with the paths (default path)")
-    add_model_arguments(parser)
     parser.add_argument(
-        "--faces",
-        choices=("detect", "aligned"),
-        default="detect",
-        help="aligned: every picture is the crop of one face",
+        "--column", default="path", metavar="NAME", help="column of a .csv or .parquet file (default %(default)s)"
     )
-    parser.add_argument("--batch-size", type=int, default=8, help="number of faces decoded at once (default 8)")
-    parser.add_argument("--fps", type=float, help="frames of a video to analyse per second (default: every frame)")
-    parser.add_argument("--engine", choices=("local", "ray"), default="local", help="what runs the job (default local)")
-    parser.add_argument("--address", help="address of a Ray cluster (default: RAY_ADDRESS, or Ray on this machine)")
-    parser.add_argument("--workers", type=int, metavar="N", help="workers on Ray (default: as many as fit)")
-    parser.add_argument("--worker-cpus", type=int, metavar="N", help="CPUs of a worker (default: all of a machine)")
+    add_model_arguments(parser)
+    add_picture_arguments(parser)
+    add_batch_size(parser)
+    add_fps(parser)
     parser.add_argument(
-        "--worker-gpus", type=float, metavar="N", help="GPUs of a worker (default 1 with --device cuda or tensorrt)"
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="what runs the job: this process or Ray (default local)",
+    )
+    parser.add_argument(
+        "--address", metavar="HOST:PORT", help="Ray cluster (default: $RAY_ADDRESS, or Ray on this machine)"
+    )
+    parser.add_argument("--workers", type=int, metavar="N", help="number of workers on Ray (default: as many as fit)")
+    parser.add_argument(
+        "--worker-cpus", type=int, metavar="N", help="number of CPUs of a worker (default: all of a machine)"
+    )
+    parser.add_argument(
+        "--worker-gpus",
+        type=float,
+        metavar="N",
+        help="number of GPUs of a worker (default: 1 with --device cuda or tensorrt, else 0)",
     )
 
 
 def run(args: argparse.Namespace) -> None:
     _check(args)
+    model, tasks = analyzer_options(args), tuple(args.task or TASKS)
     load_pyarrow()
     start = time.monotonic()
     sources = find_inputs(args.sources, args.column, offline=args.offline)
-    model, tasks = analyzer_options(args), tuple(args.task or TASKS)
     manifest = read_manifest(resolve_bundle(args.bundle, offline=args.offline))
     if manifest.notice:
         print(f"note: {manifest.notice}", file=sys.stderr)
@@ -72,12 +93,8 @@ def _check(args: argparse.Namespace) -> None:
     if args.out.suffix.lower() != ".parquet":
         raise UsageError(f"--out {args.out}: expected a file name ending in .parquet")
     check_inputs_stay(args.sources, args.out)
-    for name in ("batch_size", "workers", "worker_cpus"):
-        if (value := getattr(args, name)) is not None and value < 1:
-            raise UsageError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
-    for name in ("fps", "worker_gpus"):
-        if (value := getattr(args, name)) is not None and not 0 < value < float("inf"):
-            raise UsageError(f"--{name.replace('_', '-')} must be greater than 0, not {value}")
+    counts, amounts = ("batch_size", "workers", "worker_cpus"), ("fps", "worker_gpus")
+    check_options(vars(args), {**dict.fromkeys(counts, COUNT), **dict.fromkeys(amounts, POSITIVE)})
     for name in ("address", "workers", "worker_cpus", "worker_gpus"):
         if args.engine == "local" and getattr(args, name) is not None:
             raise UsageError(f"--{name.replace('_', '-')} needs --engine ray")

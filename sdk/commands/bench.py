@@ -20,10 +20,11 @@ from sdk.bench.report import Energy, Report, Stage, read_json, read_report
 from sdk.bench.stages import Bench
 from sdk.bundles.hub import resolve_bundle
 from sdk.bundles.manifest import read_manifest
-from sdk.commands.analyze import add_bundle_arguments
 from sdk.commands.demo import PICTURES
+from sdk.commands.options import add_bundle_arguments
 from sdk.errors import BackendError, IntegrityError, UsageError
 from sdk.files import write_file
+from sdk.ranges import Range, check_options
 from sdk.runtime.pipeline import Pipeline
 from sdk.runtime.verify import Reference, measure_parity
 
@@ -33,20 +34,33 @@ _ENERGY_S = 2.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "The exit code is 1 if --compare finds a stage that is slower beyond noise."
     add_bundle_arguments(parser)
-    parser.add_argument("--rounds", type=int, default=15, help="number of rounds of all stages (default 15)")
+    parser.add_argument("--rounds", type=int, default=15, metavar="N", help="rounds of all stages (default 15)")
     parser.add_argument(
-        "--photo", type=Path, default=PICTURES / "astronaut.jpg", help="picture of a face (default: the packaged one)"
+        "--photo",
+        type=Path,
+        default=PICTURES / "astronaut.jpg",
+        metavar="FILE",
+        help="picture of a face (default: one in the package)",
     )
-    parser.add_argument("--faces", choices=("detect", "aligned"), default="detect", help="as in emola analyze")
-    parser.add_argument("--peers", type=Path, metavar="FILE.json", help="add the results of benchmarks/peers.py")
-    parser.add_argument("--compare", type=Path, metavar="OLD.json", help="compare with an earlier --json output")
+    parser.add_argument(
+        "--faces",
+        choices=("detect", "aligned"),
+        default="detect",
+        help="detect finds the faces; aligned takes the picture as the crop of one face (default detect)",
+    )
+    parser.add_argument(
+        "--peers",
+        type=Path,
+        metavar="FILE.json",
+        help="add the results of other runtimes, as benchmarks/peers.py measured them",
+    )
+    parser.add_argument("--compare", type=Path, metavar="OLD.json", help="compare with an earlier output of --json")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write an HTML page with plots")
     parser.add_argument("--json", action="store_true", help="print the report as one JSON document")
 
 
 def run(args: argparse.Namespace) -> None:
-    if args.rounds < 3:
-        raise UsageError(f"--rounds must be at least 3, not {args.rounds}")
+    check_options(vars(args), {"rounds": Range(least=3, whole=True)})
     if args.html and (args.html.is_dir() or not args.html.absolute().parent.is_dir()):
         raise UsageError(f"--html {args.html}: expected the name of a file in an existing folder")
     old = read_report(args.compare) if args.compare else None

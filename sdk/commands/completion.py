@@ -31,7 +31,7 @@ Options = dict[str, list[Option]]  # of a command by its name, and of an action 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("shell", choices=tuple(_SCRIPTS))
+    parser.add_argument("shell", choices=tuple(_SCRIPTS), help="the shell that the script is for")
     parser.epilog = 'bash: add `eval "$(emola completion bash)"` to ~/.bashrc; the page quick-start names the others.'
 
 

@@ -13,7 +13,7 @@ _MARKS = {"works": "ok  ", "absent": "-   ", "broken": "FAIL"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from sdk.commands.analyze import add_bundle_arguments
+    from sdk.commands.options import add_bundle_arguments
 
     parser.epilog = (
         "The exit code is 1 if something that is installed does not work. The hub is asked unless --offline."

@@ -11,7 +11,10 @@ from sdk.runtime.memory import Memory
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "bundle", nargs="?", help="folder of a bundle, or owner/name on the hub (default: the embedded bundle)"
+        "bundle",
+        nargs="?",
+        metavar="BUNDLE",
+        help="folder of a bundle, or owner/name on the hub (default: the bundle in the package)",
     )
     parser.add_argument("--offline", action="store_true", help="never use the network")
     parser.add_argument("--json", action="store_true", help="print the manifest as JSON")

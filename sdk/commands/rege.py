@@ -14,9 +14,14 @@ from sdk.untrusted_json import DATA_SIZE, read_json, read_json_lines
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--task", required=True, choices=("au", "emotion"))
     parser.add_argument(
-        "--dataset", default="FABA", choices=tuple(DATASETS), help="decides which action units are scored"
+        "--task", required=True, choices=("au", "emotion"), help="what was asked: action units or the emotion"
+    )
+    parser.add_argument(
+        "--dataset",
+        default="FABA",
+        choices=tuple(DATASETS),
+        help="data set, which decides which labels are scored (default %(default)s)",
     )
     parser.add_argument("--annotations", required=True, type=Path, help="JSON list of records with label and gpt4")
     parser.add_argument(

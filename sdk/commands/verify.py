@@ -16,14 +16,17 @@ from sdk.runtime.verify import Reference, measure_parity
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "bundle", nargs="?", help="folder of a bundle, or owner/name on the hub (default: the embedded bundle)"
+        "bundle",
+        nargs="?",
+        metavar="BUNDLE",
+        help="folder of a bundle, or owner/name on the hub (default: the bundle in the package)",
     )
     parser.add_argument(
         "--device",
         choices=("cpu", "cuda", "tensorrt", "openvino"),
         default="cpu",
-        help="device of the variant; tensorrt: the engines of `emola engines` and the best decoder; openvino: the "
-        "decoder on OpenVINO (default cpu)",
+        help="what runs the bundle; tensorrt takes the engines of `emola engines`, openvino decodes on OpenVINO "
+        "(default cpu)",
     )
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
 

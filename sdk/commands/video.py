@@ -4,25 +4,42 @@ import argparse
 import sys
 from pathlib import Path
 
-from sdk.commands.analyze import add_model_arguments, check_inputs_stay, open_analyzer
-from sdk.errors import UsageError
+from sdk.commands.options import add_fps, add_model_arguments, check_inputs_stay, open_analyzer
 from sdk.faba.prompts import TASKS
+from sdk.ranges import COUNT, POSITIVE, check_options
 from sdk.recording import Recorder
 from sdk.results import Analysis, Face, FrameInfo
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", help="video file, number of a camera (0 is the first), or URL such as rtsp://...")
-    add_model_arguments(parser)
-    parser.add_argument("--fps", type=float, help="frames to analyse per second (default: every frame)")
     parser.add_argument(
-        "--detect-every", type=int, default=1, metavar="N", help="detect faces in every N-th frame, follow them between"
+        "source", metavar="SOURCE", help="video file, number of a camera (0 is the first), or URL such as rtsp://..."
     )
-    parser.add_argument("--deadline", type=float, metavar="S", help="drop frames that are more than S seconds late")
-    parser.add_argument("--seconds", type=float, metavar="S", help="stop after S seconds of video")
-    parser.add_argument("--jsonl", type=Path, help="write one analysis per line")
+    add_model_arguments(parser)
+    add_fps(parser)
     parser.add_argument(
-        "--csv", type=Path, help="write a table with one row per face and frame: .csv, .xlsx or .parquet"
+        "--detect-every",
+        type=int,
+        default=1,
+        metavar="N",
+        help="detect faces in every N-th analysed frame and follow them in the others (default %(default)s)",
+    )
+    parser.add_argument(
+        "--deadline",
+        type=float,
+        metavar="S",
+        help="drop frames that are more than S seconds late (default: drop none of a file; a camera always skips to "
+        "its newest frame)",
+    )
+    parser.add_argument(
+        "--seconds", type=float, metavar="S", help="stop after S seconds of video (default: at its end)"
+    )
+    parser.add_argument("--jsonl", type=Path, metavar="OUT.jsonl", help="write one analysis in JSON per line")
+    parser.add_argument(
+        "--csv",
+        type=Path,
+        metavar="OUT.csv",
+        help="write a table with one row per face and frame: .csv, .xlsx or .parquet",
     )
     parser.add_argument("--save", type=Path, metavar="OUT.mp4", help="save the frames with boxes and labels")
     parser.add_argument("--timeline", type=Path, metavar="OUT.png", help="draw emotion and action units over time")
@@ -30,14 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    if args.seconds is not None and args.seconds <= 0:
-        raise UsageError(f"--seconds must be greater than 0, not {args.seconds}")
-    if args.fps is not None and not 0 < args.fps < float("inf"):
-        raise UsageError(f"--fps is a number of frames per second greater than 0, not {args.fps}")
-    if args.deadline is not None and not 0 < args.deadline < float("inf"):
-        raise UsageError(f"--deadline is a number of seconds greater than 0, not {args.deadline}")
-    if args.detect_every < 1:
-        raise UsageError(f"--detect-every must be at least 1, not {args.detect_every}")
+    check_options(vars(args), {**dict.fromkeys(("seconds", "fps", "deadline"), POSITIVE), "detect_every": COUNT})
     check_inputs_stay([args.source], args.jsonl, args.csv, args.save, args.timeline)
     with (
         open_analyzer(args) as analyzer,

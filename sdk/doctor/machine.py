@@ -9,7 +9,7 @@ from sdk.bench.machine import environment
 from sdk.doctor.findings import Finding, install
 from sdk.doctor.packages import check_extra
 from sdk.errors import DependencyError, IntegrityError, SdkError
-from sdk.runtime.system_memory import available_memory
+from sdk.system_memory import available_memory
 
 
 def check_devices() -> Iterator[Finding]:

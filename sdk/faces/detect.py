@@ -9,10 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from sdk.arrays import Floats, Pixels
-from sdk.errors import BackendError, DependencyError, TaskError
+from sdk.errors import BackendError, DependencyError
 from sdk.faces.crop import Box
 from sdk.faces.preprocess import resize_bilinear
 from sdk.onnx_session import open_session
+from sdk.ranges import COUNT, FINITE, FROM_0
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,9 @@ class FaceLimits:
     max_faces: int | None = None
 
     def __post_init__(self) -> None:
-        if not self.min_face >= 0:
-            raise TaskError(f"min_face is a number of pixels from 0, not {self.min_face}")
-        if self.max_faces is not None and self.max_faces < 1:
-            raise TaskError(f"max_faces must be at least 1, not {self.max_faces}")
+        FINITE.check("min_score", self.min_score, optional=True)
+        FROM_0.check("min_face", self.min_face)
+        COUNT.check("max_faces", self.max_faces, optional=True)
 
     def choose(self, faces: "list[Detection]", shrink: int = 1) -> "list[Detection]":
         """The faces within the limits, in their order.
@@ -98,9 +98,12 @@ def open_detector(
         return detector
     if detector in ("auto", "dlib"):
         return DlibDetector() if min_score is None else DlibDetector(min_score)
-    path = os.fspath(detector)
+    path = os.fspath(detector) if isinstance(detector, (str, os.PathLike)) else ""
     if not path.endswith(".onnx") or not os.path.isfile(path):
-        raise BackendError(f"detector must be 'auto', 'dlib' or the path of a SCRFD .onnx file; found {path!r}")
+        raise BackendError(
+            "detector must be 'auto', 'dlib' or the path of a SCRFD .onnx file, or an object with detect and "
+            f"box_extent; found {path or detector!r:.200}"
+        )
     return ScrfdDetector(path, ScrfdDetector.MIN_SCORE if min_score is None else min_score, threads=threads)
 
 

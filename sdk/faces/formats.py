@@ -5,11 +5,13 @@ read here, whatever a file is called.
 """
 
 import re
+from math import ceil, inf
 from typing import IO, Any, NamedTuple
 
 from PIL import Image, JpegImagePlugin
 
 from sdk.errors import ImageError
+from sdk.system_memory import available_memory
 
 
 class _Format(NamedTuple):
@@ -40,7 +42,8 @@ UNREAD_SUFFIXES = frozenset(
 )
 
 _HEADER = 64  # bytes that identify a format
-_MEMORY = 640_000_000  # bytes that decoding may take
+_MEMORY = 640_000_000  # bytes that decoding may take for a picture of up to so many pixels:
+_USUAL_PIXELS = 100_000_000
 # Every scan of a progressive JPEG visits all pixels: a file of 60 KB with thousands of scans would take minutes.
 _MAX_SCANNED = 1_500_000_000  # pixels times scans; a photograph has about 10 scans
 
@@ -71,7 +74,8 @@ def open_picture(file: IO[bytes], name: str) -> Image.Image:
     if kind == "JPEG":
         return _Jpeg(file)
     _require_decoder(kind, name)
-    return Image.open(file, formats=(kind,))
+    decoder, _ = Image.OPEN[kind]  # Image.open has a limit of its own, and calls a larger picture damaged
+    return decoder(file, "")
 
 
 def is_readable(image: Image.Image) -> bool:
@@ -98,17 +102,19 @@ def _register_heif() -> None:
     pi_heif.register_heif_opener()
 
 
-def check_cost(image: Image.Image, file: IO[bytes], shrink: int, name: str) -> None:
+def check_cost(image: Image.Image, file: IO[bytes], shrink: int, name: str, max_pixels: int | None) -> None:
     """Refuse a picture whose decoding would take too much memory or time for its format.
 
     Args:
         image: as `open_picture` opened it.
         file: the content of the picture; its position is kept.
         shrink: the factor at which a JPEG is going to be decoded.
+        max_pixels: what the caller allows; above the usual number, memory and time grow with it.
 
     Raises:
         ImageError: it would.
     """
+    growth = max(1.0, (max_pixels or 0) / _USUAL_PIXELS)
     pixels = image.width * image.height
     needed = pixels * _FORMATS[image.format or "JPEG"].bytes_per_pixel
     if image.format == "TIFF":
@@ -116,12 +122,14 @@ def check_cost(image: Image.Image, file: IO[bytes], shrink: int, name: str) -> N
     if image.format == "JPEG":
         scans, stored = _scans(file), _coefficients(image)
         needed = needed // shrink**2 + (2 * stored if scans > 1 else 0)
-        if pixels * scans > _MAX_SCANNED:
+        if pixels * scans > growth * _MAX_SCANNED:
             raise ImageError(f"{name}: a JPEG of {scans} scans takes too long to decode; save it as baseline JPEG")
-    if needed > _MEMORY:
+    allowed, left = growth * _MEMORY, available_memory() if growth > 1 else inf
+    if needed > min(allowed, left):
+        more = f", or allow it with max_pixels={ceil(needed / _MEMORY * _USUAL_PIXELS)}" if allowed < left else ""
         raise ImageError(
             f"{name}: {image.width} x {image.height} as {image.format} needs about {needed / 1e6:.0f} MB to decode, "
-            f"the limit is {_MEMORY / 1e6:.0f}; scale it down or save it as baseline JPEG"
+            f"the limit is {min(allowed, left) / 1e6:.0f}; scale it down, save it as baseline JPEG{more}"
         )
 
 

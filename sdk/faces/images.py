@@ -21,6 +21,7 @@ from sdk.faces.depth import colour_depth, is_wide_colour, select_lower_bytes
 from sdk.faces.formats import READ, check_cost, is_readable, open_picture
 from sdk.faces.orientation import orientation, turns, upright
 from sdk.printable import one_line
+from sdk.ranges import COUNT
 
 Color: TypeAlias = Literal["rgb", "bgr"]
 FileSource: TypeAlias = "str | os.PathLike[str] | bytes | IO[bytes]"
@@ -53,6 +54,17 @@ def load_image(source: ImageSource, *, color: Color | None = None, max_pixels: i
     return load_picture(source, color=color, max_pixels=max_pixels).pixels
 
 
+def load_again(source: ImageSource, size: tuple[int, int]) -> Pixels:
+    """The pixels of a picture that was read before; an array with three channels is RGB.
+
+    Args:
+        size: width and height that it had then; so many pixels are allowed.
+    """
+    color: Color | None = "rgb" if isinstance(source, np.ndarray) and source.ndim == 3 else None
+    known = size[0] * size[1]
+    return load_image(source, color=color, max_pixels=known if known > MAX_PIXELS else None)
+
+
 def load_picture(source: ImageSource, *, color: Color | None = None, max_pixels: int | None = None) -> Picture:
     """Read a picture, turn it upright by its EXIF orientation, convert it to sRGB, and put transparency on white.
 
@@ -65,11 +77,12 @@ def load_picture(source: ImageSource, *, color: Color | None = None, max_pixels:
             read.
         color: channel order of a three-channel array, "rgb" or "bgr"; None for every other source.
         max_pixels: limit on width x height, checked before decoding; None: 200 million for JPEG, PIL images and
-            arrays, 100 million for other files.
+            arrays, 100 million for other files. More than 100 million allow decoding more memory and time, too.
 
     Raises:
         ImageError: the picture cannot be used.
     """
+    COUNT.check("max_pixels", max_pixels, ImageError, optional=True)
     if isinstance(source, np.ndarray):
         return _from_array(source, color, max_pixels)
     if color is not None:
@@ -88,7 +101,7 @@ def read_size(source: FileSource) -> tuple[int, int]:
     """
     with _opened(source) as (image, file, name):
         _check_size(image.size, None, name, image.format)
-        check_cost(image, file, shrink_of(image.size), name)
+        check_cost(image, file, shrink_of(image.size), name, None)
         return image.size
 
 
@@ -196,6 +209,10 @@ def _decoding(name: str) -> Iterator[None]:
         raise error if str(error).startswith(name) else ImageError(f"{name}: {error}") from None
     except MemoryError:
         raise ImageError(f"{name}: there is not enough memory to decode it; scale it down") from None
+    except Image.DecompressionBombError as error:  # a limit of Pillow's own, in some formats
+        raise ImageError(
+            f"{name}: it has more pixels than Pillow decodes ({_one_line(error)}); scale it down"
+        ) from None
     except UnidentifiedImageError:
         raise ImageError(f"{name}: the image is damaged or truncated (its header cannot be read)") from None
     except Exception as error:  # Pillow's decoders raise a dozen types: SyntaxError, struct.error, RuntimeError...
@@ -211,8 +228,8 @@ def _check_size(size: tuple[int, int], max_pixels: int | None, name: str, kind: 
     limit = max_pixels or (MAX_JPEG_PIXELS if kind == "JPEG" else MAX_PIXELS)
     if width * height > limit:
         raise ImageError(
-            f"{name}: {width} x {height} is {width * height / 1e6:.0f} megapixels, the limit is {limit / 1e6:.0f}; "
-            "scale it down, save it as JPEG or raise max_pixels"
+            f"{name}: {width} x {height} is {width * height / 1e6:.6g} megapixels, the limit is {limit / 1e6:.6g}; "
+            f"scale it down, or allow it with max_pixels={width * height} (--max-pixels {width * height})"
         )
     if width * height == 0:
         raise ImageError(f"{name}: {width} x {height} has no pixels")
@@ -222,7 +239,7 @@ def _decode(image: Image.Image, file: IO[bytes], name: str, max_pixels: int | No
     """Decode a file; a large JPEG is reduced by its decoder, other formats block by block."""
     _check_size(image.size, max_pixels, name, image.format)
     size, shrink = image.size, shrink_of(image.size)
-    check_cost(image, file, shrink, name)
+    check_cost(image, file, shrink, name, max_pixels)
     if image.format == "JPEG" and shrink > 1:
         image.draft(None, (max(1, size[0] // shrink), max(1, size[1] // shrink)))
     drafted = round(size[0] / image.width)

@@ -51,15 +51,19 @@ def check_features(features: Floats | None, faces: str) -> Floats | None:
     """The (212,) landmark features that a user passed, if any, as float32.
 
     Raises:
-        ImageError: they have another shape, or the face is not aligned.
+        ImageError: they are no finite numbers of this shape, or the face is not aligned.
     """
     if features is None:
         return None
     if faces != "aligned":
         raise ImageError("landmark_features belong to one aligned face: pass faces='aligned' as well")
-    if np.shape(features) != (LANDMARK_FEATURES,):
-        raise ImageError(f"landmark_features must have shape ({LANDMARK_FEATURES},), found {np.shape(features)}")
-    return np.asarray(features, np.float32)
+    found = np.asarray(features)
+    if found.shape != (LANDMARK_FEATURES,) or found.dtype.kind not in "fiu" or not np.isfinite(found).all():
+        raise ImageError(
+            f"landmark_features must be finite numbers of shape ({LANDMARK_FEATURES},), found {found.dtype} of shape "
+            f"{found.shape}"
+        )
+    return found.astype(np.float32)
 
 
 def vision_pixels(crop: FaceCrop, features: Floats, settings: Preprocessing) -> Floats:

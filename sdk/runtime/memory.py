@@ -69,7 +69,7 @@ class Memory:
 
     def faces_within(self, limit: int | None) -> int:
         """Number of faces that can be decoded at once in `limit` bytes; None is no limit."""
-        return _UNLIMITED_FACES if limit is None else max(0, (limit - self.weights) // self.per_face)
+        return _UNLIMITED_FACES if limit is None else max(0, int((limit - self.weights) // self.per_face))
 
 
 def fitting_variants(manifest: Manifest, limit: int | None, image_rows: int | None = None) -> tuple[Variant, ...]:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from sdk.bundles.manifest import Manifest
 from sdk.errors import BackendError, SdkError
+from sdk.ranges import POSITIVE
 from sdk.runtime.backends.select import open_backend, open_with_vllm
 from sdk.runtime.memory import Memory
 from sdk.runtime.pipeline import Pipeline
@@ -22,6 +23,7 @@ def open_pipeline(
     vllm: str | None = None,
 ) -> tuple[Pipeline, Memory]:
     """Open a bundle, and estimate the memory that it takes; arguments and errors as in `sdk.Analyzer`."""
+    POSITIVE.check("memory_limit", memory_limit, optional=True)
     rows = rows_to_read(manifest.prompt.image_rows, visual_tokens)
     if vllm is None:
         backend = open_backend(bundle, manifest, device, threads=threads, memory_limit=memory_limit, image_rows=rows)

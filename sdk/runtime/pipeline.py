@@ -185,10 +185,10 @@ class Pipeline:
             TaskError: the question is empty, too long or no text.
         """
         prompt = self.manifest.prompt
+        if not isinstance(question, str) or not question.strip():
+            raise TaskError(f"the question is empty or no text: {question!r:.60}")
         if question in prompt.questions:
             return prompt.questions[question].token_ids
-        if not question.strip():
-            raise TaskError("the question is empty")
         if not is_utf8(question):
             raise TaskError("the question contains halves of surrogate pairs, which are no letters: decode it as UTF-8")
         text = prompt.free_question.replace("{question}", question)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from sdk.arrays import Floats
 from sdk.errors import TaskError
+from sdk.ranges import COUNT
 
 
 def rows_to_read(image_rows: int, visual_tokens: int | None) -> int:
@@ -26,10 +27,11 @@ def rows_to_read(image_rows: int, visual_tokens: int | None) -> int:
     """
     if visual_tokens is None:
         return image_rows
+    COUNT.check("visual_tokens", visual_tokens)
     made = visual_rows(image_rows)
-    if not 1 <= visual_tokens <= made:
+    if visual_tokens > made:
         raise TaskError(
-            f"visual_tokens must be 1 to {made}, the visual rows of a face in this bundle; found {visual_tokens}"
+            f"visual_tokens must be at most {made}, the visual rows of a face in this bundle, not {visual_tokens}"
         )
     return image_rows - made + visual_tokens
 

@@ -10,7 +10,6 @@ from typing import Literal
 from sdk.examine import Examiner, Faces, Reading, Request, most_prominent
 from sdk.faba.prompts import Task
 from sdk.faces.crop import Box, FaceCrop
-from sdk.faces.images import load_picture
 from sdk.results import Analysis
 from sdk.runtime.backends.interface import Sampling
 from sdk.runtime.clock import Clock
@@ -179,8 +178,7 @@ class Reception:
         key = f"{hashlib.sha256(image).hexdigest()} {faces}"
         if known := self.cache.take(key):
             return known
-        with clock("load"):
-            picture = load_picture(image)
+        picture = self._examiner.load(image, clock)
         return Visit(key, picture.size, self._examiner.find(picture.pixels, faces, clock, picture.shrink))
 
     def _read(self, visit: Visit, index: int, request: Request, clock: Clock) -> Generator[Piece, None, Reading]:

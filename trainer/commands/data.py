@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _add_prepare(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("dataset", choices=get_args(DatasetName))
+    parser.add_argument("dataset", choices=get_args(DatasetName), help="which data set it is")
     parser.add_argument("folder", type=Path, metavar="DIR", help="the data set as distributed by its makers")
     parser.add_argument("--out", type=Path, required=True, help="new folder; an unfinished run there resumes")
     parser.add_argument("--fold", type=int, choices=(1, 2, 3), help="of DISFA and BP4D; default: all three")
@@ -179,7 +179,9 @@ def _add_annotate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--task", action="append", choices=tuple(_TASKS), help="ask only about this task; may be given twice"
     )
-    parser.add_argument("--split", choices=("train", "eval"), default="train", help="eval adds a review sheet")
+    parser.add_argument(
+        "--split", choices=("train", "eval"), default="train", help="eval adds a review sheet (default train)"
+    )
     parser.add_argument(
         "--sample", type=int, metavar="N", help="use N photographs of each class, drawn by --seed; a class is a folder"
     )
@@ -250,8 +252,8 @@ def _add_synthesize(parser: argparse.ArgumentParser) -> None:
         "--face-model", type=Path, required=True, help="ICT-FaceKit: its folder FaceXModel, or the .npz"
     )
     parser.add_argument("--seed", type=int, default=0, help="decides every face (default %(default)s)")
-    parser.add_argument("--split", choices=("train", "eval"), default="train", help="(default %(default)s)")
-    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="(default %(default)s)")
+    parser.add_argument("--split", choices=("train", "eval"), default="train", help="names the files (default train)")
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="that render (default %(default)s)")
     parser.add_argument("--preview", type=Path, metavar="PNG", help="also write a contact sheet of the first faces")
 
 

@@ -12,6 +12,7 @@ from sdk.errors import DataError
 from sdk.faba.prompts import TEMPLATES
 from sdk.faba.vocabulary import DATASETS
 from sdk.progress import progress_bar
+from sdk.ranges import COUNT, check_options
 from sdk.untrusted_json import read_json_object
 
 
@@ -25,11 +26,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--data", type=Path, help="evaluation file in the FABA-Instruct layout")
     parser.add_argument(
-        "--root", type=Path, help="folder that the pictures are relative to; default: found above the file"
+        "--root", type=Path, help="folder that the pictures are relative to (default: found above the file)"
     )
-    parser.add_argument("--task", choices=("au", "emotion"))
+    parser.add_argument("--task", choices=("au", "emotion"), help="what is asked: action units or the emotion")
     parser.add_argument(
-        "--dataset", default="FABA", choices=(*DATASETS, "RAF-DB"), help="decides which labels are scored"
+        "--dataset",
+        default="FABA",
+        choices=(*DATASETS, "RAF-DB"),
+        help="data set, which decides which labels are scored (default %(default)s)",
     )
     parser.add_argument("--output", type=Path, help="folder of this run; an unfinished run there resumes")
     parser.add_argument("--base", help="base of an adapter: a folder or a hub name")
@@ -37,21 +41,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--endpoint", metavar="URL", help="ask a model behind an OpenAI-compatible endpoint instead")
     parser.add_argument("--model", metavar="NAME", help="its name at the endpoint; the key is read from OPENAI_API_KEY")
     parser.add_argument(
-        "--device", choices=("auto", "cpu", "cuda", "tensorrt"), default="auto", help="cuda: torch; tensorrt: a bundle"
+        "--device",
+        choices=("auto", "cpu", "cuda", "tensorrt"),
+        default="auto",
+        help="what computes; tensorrt is for bundles (default auto)",
     )
-    parser.add_argument("--batch-size", type=int, default=8, help="records of one batch (default %(default)s)")
-    parser.add_argument("--max-new-tokens", type=int, default=512, help="limit of an answer (default %(default)s)")
+    parser.add_argument(
+        "--batch-size", type=int, default=8, metavar="N", help="records answered at once (default %(default)s)"
+    )
+    parser.add_argument(
+        "--max-new-tokens",
+        type=int,
+        default=512,
+        metavar="N",
+        help="limit of an answer in tokens (default %(default)s)",
+    )
     parser.add_argument(
         "--visual-tokens",
         type=int,
         metavar="N",
         help="number of rows of each picture that the decoder reads (default: all)",
     )
-    asked = parser.add_argument_group("how the model is asked (defaults: as it was trained)")
-    asked.add_argument("--question", metavar="TEXT", help="instead of the question of EmoLA's evaluation")
-    asked.add_argument("--template", choices=tuple(TEMPLATES), help="conversation format of a checkpoint")
-    asked.add_argument("--image-aspect", choices=("pad", "crop"), help="how a checkpoint gets a square picture")
-    parser.add_argument("--limit", type=int, help="only the first records")
+    _add_question(parser)
+    parser.add_argument("--limit", type=int, metavar="N", help="take only the first N records (default: all)")
     parser.add_argument(
         "--against", type=Path, help="folder of another run on the same set, compared by a paired bootstrap"
     )
@@ -65,7 +77,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
 
 
+def _add_question(parser: argparse.ArgumentParser) -> None:
+    asked = parser.add_argument_group("how the model is asked (defaults: as it was trained)")
+    asked.add_argument("--question", metavar="TEXT", help="question in place of that of EmoLA's evaluation")
+    asked.add_argument("--template", choices=tuple(TEMPLATES), help="conversation format of a checkpoint")
+    asked.add_argument("--image-aspect", choices=("pad", "crop"), help="how a checkpoint gets a square picture")
+
+
 def run(args: argparse.Namespace) -> None:
+    check_options(vars(args), dict.fromkeys(("batch_size", "max_new_tokens", "visual_tokens", "limit"), COUNT))
     found = _average(args.average) if args.average else _evaluate(args)
     if found is None:  # not the first of several processes
         return

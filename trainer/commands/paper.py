@@ -17,12 +17,12 @@ from trainer.paper.published import TABLES
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     listing = actions.add_parser("list", help="the tables, their data, and which data are there")
-    listing.add_argument("--data", type=Path, help="folder with a folder per data set")
+    listing.add_argument("--data", type=Path, metavar="DIR", help="folder with one folder for each data set")
     listing.add_argument("--json", action="store_true", help="print the list as JSON")
     listing.set_defaults(action=_list)
     table = actions.add_parser("table", help="run what is missing of a table and show it beside the published figures")
     table.add_argument("table", choices=tuple(STUDIES), help="number of a table of the paper, or an ablation")
-    table.add_argument("--data", type=Path, help="folder with a folder per data set; without it nothing is run")
+    table.add_argument("--data", type=Path, help="folder with one folder for each data set; without it nothing is run")
     table.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all outputs (default %(default)s)")
     table.add_argument("--base", help="LLaVA-1.5, as in `emola train`")
     table.add_argument("--vision-tower", help="folder of CLIP; not needed if the base holds it")
@@ -40,9 +40,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="evaluate as the authors do: template llava_v1 and cropped pictures, landmark files of mode emola",
     )
-    table.add_argument("--launcher", default="", help="for example 'torchrun --nproc-per-node 4'")
+    table.add_argument(
+        "--launcher",
+        default="",
+        metavar="COMMAND",
+        help="command that starts each training, for example 'torchrun --nproc-per-node 4' (default: none)",
+    )
     for name in ("prepare", "train", "evaluate"):
-        table.add_argument(f"--{name}-options", default="", metavar="OPTIONS", help=f"for every `emola {_WORDS[name]}`")
+        table.add_argument(
+            f"--{name}-options", default="", metavar="OPTIONS", help=f"more options of every `emola {_WORDS[name]}`"
+        )
     table.add_argument("--plan", action="store_true", help="print the commands that would run, and run none")
     table.add_argument("--json", action="store_true", help="print the table as JSON instead of Markdown")
     table.set_defaults(action=_table)

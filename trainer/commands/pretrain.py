@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from sdk.progress import Console
+from sdk.ranges import COUNT, POSITIVE, Range, check_options
 from trainer.pretrain.recipe import LANDMARK_EPOCHS, TowerRecipe
 
 
@@ -13,17 +14,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", type=Path, metavar="OUT", help="new folder: a base for `emola train --tune everything`")
     parser.add_argument("--eval", type=Path, metavar="DATA", help="rendered faces of other people, for scoring")
     parser.add_argument(
-        "--epochs", type=int, default=TowerRecipe.epochs, help="of the vision tower (default %(default)s)"
+        "--epochs",
+        type=int,
+        default=TowerRecipe.epochs,
+        metavar="N",
+        help="epochs of the vision tower (default %(default)s)",
     )
     parser.add_argument(
-        "--landmark-epochs", type=int, default=LANDMARK_EPOCHS, help="of the landmark network (default %(default)s)"
+        "--landmark-epochs",
+        type=int,
+        default=LANDMARK_EPOCHS,
+        metavar="N",
+        help="epochs of the landmark network (default %(default)s)",
     )
-    parser.add_argument("--batch-size", type=int, default=TowerRecipe.batch_size, help="(default %(default)s)")
-    parser.add_argument("--learning-rate", type=float, default=TowerRecipe.learning_rate, help="(default %(default)s)")
-    parser.add_argument("--seed", type=int, default=TowerRecipe.seed, help="(default %(default)s)")
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        default=TowerRecipe.batch_size,
+        metavar="N",
+        help="faces of one step (default %(default)s)",
+    )
+    parser.add_argument(
+        "--learning-rate",
+        type=float,
+        default=TowerRecipe.learning_rate,
+        metavar="N",
+        help="learning rate of the vision tower (default %(default)s)",
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=TowerRecipe.seed,
+        metavar="N",
+        help="seed of all random numbers (default %(default)s)",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
+    epochs = dict.fromkeys(("epochs", "landmark_epochs", "seed"), Range(least=0, whole=True))
+    check_options(vars(args), {**epochs, "batch_size": COUNT, "learning_rate": POSITIVE})
     from trainer.pretrain.base import pretrain
 
     recipe = TowerRecipe(

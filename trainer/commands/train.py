@@ -9,22 +9,44 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+_RECIPE = {
+    "rank": "rank of the LoRA matrices",
+    "alpha": "scale of LoRA times its rank",
+    "dropout": "dropout of LoRA, a share below 1",
+    "learning_rate": "learning rate of LoRA and the landmark projector",
+    "projector_learning_rate": "learning rate of the visual projector and, with everything, of the vision tower",
+    "epochs": "passes over the data",
+    "max_steps": "number of steps, in place of --epochs; -1 leaves it to --epochs",
+    "batch_size": "records per device and forward pass",
+    "accumulation": "forward passes that make one step",
+    "warmup_ratio": "share of the steps in which the learning rate rises, before it falls as a cosine",
+    "weight_decay": "weight decay of AdamW",
+    "max_grad_norm": "norm to which gradients are clipped",
+    "keep_visual": "smallest share of the visual rows that a pass reads, to prepare for fewer rows; 1 reads all",
+    "prior_only": "share of the passes that read the landmark row without visual rows",
+    "group_by_length": "put records of similar length into one pass",
+    "precision": "arithmetic; auto is bfloat16 on a GPU, else float32",
+    "checkpointing": "compute activations again in the backward pass, to save memory",
+    "load_4bit": "keep the frozen weights in 4 bits",
+    "save_steps": "steps between two checkpoints to resume from",
+    "workers": "processes that load pictures; 0 loads them in this one",
+    "seed": "seed of all random numbers",
+}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from sdk.faces.preprocess import LandmarkMode
-    from trainer.model.ablation import PriorPosition, Tokens
-    from trainer.training.recipe import Recipe, Tune
+    from trainer.training.recipe import Recipe
 
     default = Recipe()
     files = parser.add_argument_group("files")
     files.add_argument("--base", help="LLaVA-1.5, as released or as converted by llava-hf: a folder or a hub name")
     files.add_argument("--vision-tower", help="CLIP: a folder or a hub name; not needed if the base holds it")
-    files.add_argument("--adapter", help="adapter to train further; default: a new one")
+    files.add_argument("--adapter", help="adapter to train further (default: a new one)")
     files.add_argument(
         "--data", type=Path, action="append", default=[], help="training file; may be given several times"
     )
     files.add_argument(
-        "--root", type=Path, help="folder that the pictures are relative to; default: found above the file"
+        "--root", type=Path, help="folder that the pictures are relative to (default: found above the file)"
     )
     files.add_argument("--output", type=Path, help="folder of the new checkpoint; an unfinished run there resumes")
     files.add_argument("--official-layout", action="store_true", help="write the adapter in the authors' .bin files")
@@ -43,25 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     files.add_argument("--json", action="store_true", help="print the plan or the card as JSON")
     ablations = parser.add_argument_group("ablations")
-    ablations.add_argument("--tune", choices=get_args(Tune), default=default.tune, help="Table 9 (default %(default)s)")
-    ablations.add_argument(
-        "--tokens", choices=get_args(Tokens), help="rows that the decoder sees, Table 8 (default both)"
-    )
-    ablations.add_argument(
-        "--prior-position", choices=get_args(PriorPosition), help="of the landmark row, to the picture (default after)"
-    )
-    ablations.add_argument(
-        "--prior",
-        metavar="NAME",
-        help="landmarks, geometry, geometry-68 or one of a package (default: that of the base)",
-    )
-    ablations.add_argument("--template", help="conversation format (default: that of adapter or base, else vicuna_v1)")
-    ablations.add_argument(
-        "--image-aspect", choices=("pad", "crop"), help="(default: that of adapter or base, else pad)"
-    )
-    ablations.add_argument(
-        "--landmark-mode", choices=get_args(LandmarkMode), help="(default: that of the landmark files)"
-    )
+    _add_ablations(ablations, default.tune)
     recipe = parser.add_argument_group("recipe (defaults: the authors')")
     skipped = {"tune"}
     for field in dataclasses.fields(Recipe):
@@ -69,13 +73,52 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             _add_option(recipe, field.name, getattr(default, field.name), get_args(field.type))
 
 
+def _add_ablations(ablations: Any, tune: str) -> None:
+    from sdk.faces.preprocess import LandmarkMode
+    from trainer.model.ablation import PriorPosition, Tokens
+    from trainer.training.recipe import Tune
+
+    ablations.add_argument(
+        "--tune",
+        choices=get_args(Tune),
+        default=tune,
+        help="what is trained, as in Table 9: all is LoRA and both projectors, lora is LoRA and the visual projector, "
+        "landmark is the landmark projector; decoder and everything train weights without LoRA (default %(default)s)",
+    )
+    ablations.add_argument(
+        "--tokens", choices=get_args(Tokens), help="rows that the decoder reads, as in Table 8 (default both)"
+    )
+    ablations.add_argument(
+        "--prior-position",
+        choices=get_args(PriorPosition),
+        help="place of the landmark row beside those of the picture (default after)",
+    )
+    ablations.add_argument(
+        "--prior",
+        metavar="NAME",
+        help="facial prior: landmarks, geometry, geometry-68 or one of a package (default: that of the base)",
+    )
+    ablations.add_argument("--template", help="conversation format (default: that of adapter or base, else vicuna_v1)")
+    ablations.add_argument(
+        "--image-aspect",
+        choices=("pad", "crop"),
+        help="how a picture becomes square (default: as adapter or base, else pad)",
+    )
+    ablations.add_argument(
+        "--landmark-mode",
+        choices=get_args(LandmarkMode),
+        help="input of the landmark network (default: that of the landmark files)",
+    )
+
+
 def _add_option(group: Any, name: str, default: Any, choices: tuple[Any, ...]) -> None:
     flag = "--" + name.replace("_", "-")
     if isinstance(default, bool):
-        group.add_argument(flag, action=argparse.BooleanOptionalAction, default=default, help=f"(default {default})")
+        meaning = f"{_RECIPE[name]} (default {'yes' if default else 'no'})"
+        group.add_argument(flag, action=argparse.BooleanOptionalAction, default=default, help=meaning)
     else:
-        kind = {"choices": choices} if choices else {"type": type(default)}
-        group.add_argument(flag, default=default, help=f"(default {default})", **kind)
+        kind = {"choices": choices} if choices else {"type": type(default), "metavar": "N"}
+        group.add_argument(flag, default=default, help=f"{_RECIPE[name]} (default {default})", **kind)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedModel
 
 from sdk.errors import CheckpointError
-from sdk.runtime.system_memory import available_memory
+from sdk.system_memory import available_memory
 
 Device = Literal["auto", "cpu", "cuda"]
 SMALL_WEIGHTS = (2 << 30) // 4  # a model of fewer weights is computed in float32: 2 GB

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from sdk.errors import TrainingError
+from sdk.ranges import COUNT, FROM_0, POSITIVE, Range
 
 if TYPE_CHECKING:  # the options of `emola train` are shown without torch
     from peft import LoraConfig
@@ -13,6 +14,15 @@ if TYPE_CHECKING:  # the options of `emola train` are shown without torch
     from trainer.model import EmoLA
     from trainer.model.config import EmolaConfig
 
+_RANGES = {
+    **dict.fromkeys(("rank", "alpha", "batch_size", "accumulation", "save_steps"), COUNT),
+    **dict.fromkeys(("learning_rate", "projector_learning_rate", "weight_decay", "max_grad_norm"), FROM_0),
+    **dict.fromkeys(("dropout", "prior_only", "warmup_ratio"), Range(least=0, below=1)),
+    **dict.fromkeys(("workers", "seed"), Range(least=0, whole=True)),
+    "epochs": POSITIVE,
+    "max_steps": Range(least=-1, whole=True),
+    "keep_visual": Range(above=0, most=1),
+}
 Tune = Literal["all", "lora", "landmark", "decoder", "everything"]
 
 
@@ -94,23 +104,10 @@ class Recipe:
         )
 
     def __post_init__(self) -> None:
-        below_1 = "a share of at least 0, below 1"
-        ranges = {
-            **{
-                name: (getattr(self, name) >= 1, "at least 1")
-                for name in ("rank", "batch_size", "accumulation", "save_steps")
-            },
-            "epochs": (self.epochs > 0, "greater than 0"),
-            "workers": (self.workers >= 0, "at least 0"),
-            "keep_visual": (0 < self.keep_visual <= 1, "a share above 0, at most 1"),
-            "load_4bit": (not self.load_4bit or not self.trains_decoder, f"off with --tune {self.tune}"),
-            "dropout": (0 <= self.dropout < 1, below_1),
-            "prior_only": (0 <= self.prior_only < 1, below_1),
-            "warmup_ratio": (0 <= self.warmup_ratio < 1, below_1),
-        }
-        for name, (fits, expected) in ranges.items():
-            if not fits:
-                raise TrainingError(f"--{name.replace('_', '-')} must be {expected}, not {getattr(self, name)}")
+        for name, allowed in _RANGES.items():
+            allowed.check(f"--{name.replace('_', '-')}", getattr(self, name), TrainingError)
+        if self.load_4bit and self.trains_decoder:
+            raise TrainingError(f"--load-4bit must be off with --tune {self.tune}, which trains these weights")
 
 
 def prepare_model(model: "EmoLA", recipe: Recipe) -> None:
