@@ -80,14 +80,8 @@ class OpenVinoDecoder(Decoder):
         cache.length += len(rows)
         return logits
 
-    def step(self, pool: KVPool, rows: Floats) -> Floats:
-        caches = pool.caches[: len(rows)]
-        for cache in caches:
-            cache.check_room(1)
-        logits = _pool(pool).run(range(len(rows)), rows, np.arange(len(rows)))
-        for cache in caches:
-            cache.length += 1
-        return logits
+    def _compute_step(self, pool: KVPool, rows: Floats) -> Floats:
+        return _pool(pool).run(range(len(rows)), rows, np.arange(len(rows)))
 
 
 class OpenVinoPool(KVPool):
