@@ -30,8 +30,9 @@ def check_devices() -> Iterator[Finding]:
 
 def check_hub(offline: bool) -> Finding:
     """Check the folder of downloads and, unless offline, that the hub answers."""
-    from sdk.bundles.hub import cache_folder, is_offline
+    from sdk.bundles.hub import is_offline
     from sdk.bundles.remote import reach_hub
+    from sdk.cache import cache_folder
     from sdk.web.exchange import HttpError
 
     try:
