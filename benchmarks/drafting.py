@@ -29,8 +29,9 @@ from sdk.faces.images import load_image
 from sdk.runtime.backends.select import open_backend
 from sdk.runtime.clock import Clock
 from sdk.runtime.drafts import Drafter
+from sdk.runtime.encoded_face import EncodedFace
 from sdk.runtime.ngrams import ContextTree, Ngrams
-from sdk.runtime.pipeline import EncodedFace, Pipeline
+from sdk.runtime.pipeline import Pipeline
 from trainer.corpus.records import Record, read_records
 
 ROWS = (1, 2, 3, 4, 6, 8, 12, 16)

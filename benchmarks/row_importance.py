@@ -17,7 +17,8 @@ from unittest.mock import patch
 import numpy as np
 import numpy.typing as npt
 
-from sdk.runtime.pipeline import EncodedFace, Pipeline
+from sdk.runtime.encoded_face import EncodedFace
+from sdk.runtime.pipeline import Pipeline
 from trainer.evaluation.bootstrap import SampleScores, compare, sample_scores
 from trainer.evaluation.bundle_answerer import BundleAnswerer
 from trainer.evaluation.evaluate import EvaluationSet

@@ -30,8 +30,9 @@ from sdk.faces.images import Color, ImageSource, source_name
 from sdk.results import Analysis
 from sdk.runtime.backends.interface import KVPool
 from sdk.runtime.clock import Clock
+from sdk.runtime.encoded_face import EncodedFace
 from sdk.runtime.generate import Generation
-from sdk.runtime.pipeline import Answer, EncodedFace
+from sdk.runtime.pipeline import Answer
 
 logger = logging.getLogger(__name__)
 

@@ -20,9 +20,10 @@ from sdk.faces.pose import eye_openness, head_pose, landmark_scheme
 from sdk.ranges import COUNT
 from sdk.results import Analysis, Face, FrameInfo, HeadPose, ModelInfo
 from sdk.runtime.clock import Clock
+from sdk.runtime.encoded_face import EncodedFace
 from sdk.runtime.generate import check_cancel
 from sdk.runtime.labels import LabelScorer
-from sdk.runtime.pipeline import Answer, EncodedFace, Pipeline
+from sdk.runtime.pipeline import Answer, Pipeline
 
 Faces = Literal["detect", "aligned"]
 RequestedTask = Literal["emotion", "action_units", "labels"]
@@ -179,10 +180,7 @@ class Examiner:
         """Encode a face and answer all questions of a request."""
         request.check_cancel()
         with self.pipeline.encode(crop, clock, features) as face:
-            answers = {
-                task: self.pipeline.ask(face, task, clock, request.max_new_tokens, cancel=request.cancel)
-                for task in request.tasks
-            }
+            answers = self.pipeline.ask_all(face, request.tasks, clock, request.max_new_tokens, request.cancel)
             return Reading(face.features, answers, self.score(face, request, clock))
 
     def encode_largest(

@@ -59,10 +59,10 @@ class Noisy(Decoder):
             logits[index] += self._noise(cache.length - last + index, logits.shape[1])
         return logits
 
-    def step(self, pool, rows):
-        logits = self._inner.step(pool, rows).copy()
+    def _compute_step(self, pool, rows):
+        logits = self._inner._compute_step(pool, rows).copy()
         for row, length in zip(logits, pool.lengths, strict=False):
-            row += self._noise(length - 1, len(row))
+            row += self._noise(length, len(row))
         return logits
 
     def _noise(self, position, size):

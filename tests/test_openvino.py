@@ -13,7 +13,8 @@ from sdk.bundles.hub import EMBEDDED
 from sdk.bundles.manifest import read_manifest
 from sdk.cli import main
 from sdk.errors import BackendError, GraphError
-from sdk.runtime.backends import openvino
+from sdk.runtime.backends import select
+from sdk.runtime.backends.cpu_choice import reason_against_openvino
 from sdk.runtime.backends.openvino import OpenVinoDecoder
 from sdk.runtime.backends.ort import OrtDecoder
 from sdk.runtime.backends.select import open_backend
@@ -158,7 +159,7 @@ def test_auto_takes_it_where_it_was_measured_to_be_faster(monkeypatch, caplog):
     manifest = read_manifest(EMBEDDED)
     name = manifest.variants[0].name
     assert open_backend(EMBEDDED, manifest).name == name, "a small decoder is faster in ONNX Runtime"
-    monkeypatch.setattr(openvino, "is_faster", lambda size: True)
+    monkeypatch.setattr(select, "reason_for_onnxruntime", lambda manifest, variant: None)
     with caplog.at_level(logging.INFO):
         assert open_backend(EMBEDDED, manifest).name == f"openvino-{manifest.variants[0].precision}"
         assert open_backend(EMBEDDED, manifest, "cpu").name == name
@@ -172,12 +173,11 @@ def test_a_processor_without_bfloat16_keeps_onnx_runtime(monkeypatch):
     for capabilities, expected in ((["BF16", "FP32"], True), (["FP32", "INT8"], False)):
         core = type("Core", (), {"get_property": lambda self, device, name, found=capabilities: found})
         monkeypatch.setattr("openvino.Core", core)
-        assert openvino.is_faster(1 << 30) is expected
-    assert not openvino.is_faster(1 << 20)
+        assert (reason_against_openvino(1 << 30, 4) is None) is expected
 
 
 def test_without_openvino_the_message_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
-    assert not openvino.is_faster(1 << 30)
+    assert reason_against_openvino(1 << 30, 4) == "OpenVINO is not installed"
     with pytest.raises(BackendError, match=r"pip install 'emola-edge\[openvino\]'"):
         open_backend(EMBEDDED, read_manifest(EMBEDDED), "openvino")

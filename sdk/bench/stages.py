@@ -19,7 +19,7 @@ from sdk.faces.images import load_image
 from sdk.faces.preprocess import LANDMARK_FEATURES
 from sdk.results import Analysis
 from sdk.runtime.clock import Clock
-from sdk.runtime.pipeline import EncodedFace
+from sdk.runtime.encoded_face import EncodedFace
 
 STAGES = ("load", "detect", "crop", "landmark", "vision", "prefill", "question", "step", "parse", "analyze", CONTROL)
 _STEPS = 32

@@ -16,6 +16,7 @@ from pathlib import Path
 from sdk.bundles.manifest import check_hashes, read_manifest
 from sdk.bundles.remote import COMMIT, Remote
 from sdk.bundles.snapshot import fetch_snapshot
+from sdk.cache import cache_folder
 from sdk.errors import BundleError, BundleNotFoundError, DependencyError, DownloadError, IntegrityError, OutputError
 from sdk.files import temporary, write_file
 from sdk.web.exchange import HttpError
@@ -87,14 +88,6 @@ def _find(name: "str | os.PathLike[str]", kind: "_Kind", offline: bool) -> Path:
 def is_offline(asked: bool) -> bool:
     """Whether the hub must not be used: the caller asked for that, or HF_HUB_OFFLINE is true in the environment."""
     return asked or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON")
-
-
-def cache_folder() -> Path:
-    """The folder of downloaded bundles."""
-    try:
-        return Path(os.environ.get("EMOLA_CACHE") or Path.home() / ".cache" / "emola-edge")
-    except RuntimeError:
-        raise DownloadError("there is no home folder for downloads; set EMOLA_CACHE to a folder") from None
 
 
 def _fetch_bundle(remote: Remote, commit: str, folder: Path) -> None:

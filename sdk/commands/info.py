@@ -5,7 +5,8 @@ import textwrap
 from collections.abc import Iterator
 
 from sdk.bundles.hub import resolve_bundle
-from sdk.bundles.manifest import Manifest, read_manifest
+from sdk.bundles.manifest import Manifest, Variant, read_manifest
+from sdk.runtime.backends.cpu_choice import reason_for_onnxruntime
 from sdk.runtime.memory import Memory
 
 
@@ -40,6 +41,7 @@ def _lines(manifest: Manifest) -> Iterator[str]:
         memory = Memory.of(manifest, variant)
         needs = f"{memory.weights / 1e6:.1f} MB, plus {memory.per_face / 1e6:.1f} MB for each face decoded at once"
         yield _row("variant", f"{variant.name} ({variant.precision} on {variant.backend}): about {needs}")
+        yield from _on_cpu(manifest, variant)
     for licence in manifest.licences:
         yield from _paragraph("licence", f"{licence.part} ({licence.origin}): {licence.licence}")
     for parity in manifest.parity:
@@ -54,6 +56,14 @@ def _lines(manifest: Manifest) -> Iterator[str]:
         yield _row("label scores", "uncalibrated")
     for key, value in {**manifest.provenance, **manifest.environment}.items():
         yield _row(key, value)
+
+
+def _on_cpu(manifest: Manifest, variant: Variant) -> Iterator[str]:
+    """What device "auto" decodes a variant for the CPU with, and why."""
+    if variant.backend == "ort" and variant.device == "cpu":
+        against = reason_for_onnxruntime(manifest, variant)
+        found = f"ONNX Runtime: {against}" if against else "OpenVINO: its prompts save more than its steps cost"
+        yield from _paragraph("device auto", found)
 
 
 def _gate(manifest: Manifest) -> Iterator[str]:

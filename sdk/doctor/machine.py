@@ -30,8 +30,9 @@ def check_devices() -> Iterator[Finding]:
 
 def check_hub(offline: bool) -> Finding:
     """Check the folder of downloads and, unless offline, that the hub answers."""
-    from sdk.bundles.hub import cache_folder, is_offline
+    from sdk.bundles.hub import is_offline
     from sdk.bundles.remote import reach_hub
+    from sdk.cache import cache_folder
     from sdk.web.exchange import HttpError
 
     try:
@@ -75,15 +76,19 @@ def _read_face(name: str | None, picture: Path, device: str, offline: bool) -> s
     from sdk.analyzer import Analyzer
     from sdk.bundles.hub import resolve_bundle
     from sdk.bundles.manifest import read_manifest
+    from sdk.runtime.backends.cpu_choice import reason_for_onnxruntime
     from sdk.runtime.memory import fitting_variants
 
     folder, free = resolve_bundle(name, offline=offline), available_memory()
-    fitting_variants(read_manifest(folder), None if free == float("inf") else int(free))
+    manifest = read_manifest(folder)
+    fitting_variants(manifest, None if free == float("inf") else int(free))
     with Analyzer(folder, device=device, offline=offline) as analyzer:
         analysis = analyzer.analyze(picture, max_new_tokens=8)
         seconds = sum(analysis.timing_ms.values()) / 1000
-        backend = analyzer.pipeline.backend.name
-    return f"{analysis.model.name} on {backend}: {len(analysis.faces)} face read in {seconds:.1f} s"
+        backend = analyzer.pipeline.backend
+        against = None if backend.on_gpu or device != "auto" else reason_for_onnxruntime(manifest, backend.variant)
+    where = f"{backend.name} ({against})" if against else backend.name
+    return f"{analysis.model.name} on {where}: {len(analysis.faces)} face read in {seconds:.1f} s"
 
 
 def _on_gpu(extra: str, check: Callable[[], str]) -> Finding:

@@ -7,11 +7,14 @@ drafted while
 
 both measured while answers are decoded. The rule follows from renewal-reward theory: the long-run rate is highest if
 every option is taken that yields more than its time is worth at that rate. If the table is wrong, or rows are expensive
-on a machine, the probability falls or the cost rises until nothing is drafted.
+on a machine, the probability falls or the cost rises until nothing is drafted. By the same rule, a token of another
+answer is read in the same step: that token is certain, and its row costs time, too.
 """
 
 from array import array
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
+from operator import mul
 from typing import NamedTuple, Protocol
 
 from sdk.runtime.ngrams import ContextTree
@@ -107,6 +110,7 @@ class Drafter:
             self._sources.insert(0, (table, DecayingRatio(1.0, 1.0)))
         self._step_seconds: float | None = None  # of a forward with one row
         self._row_cost = DecayingRatio(0.3, 2.0)  # of each further row, in steps
+        self._pair_cost = DecayingRatio(0.3, 2.0)  # of the row of another answer, in steps
         self._throughput = DecayingRatio(1.0, 4.0)  # tokens per time of a step
 
     def propose(self, tokens: Sequence[int], limit: int) -> list[DraftToken]:
@@ -123,6 +127,29 @@ class Drafter:
             draft.append(found)
         return draft
 
+    def gain(self, draft: Sequence[DraftToken]) -> float:
+        """Expected number of accepted tokens, less the tokens that its rows cost."""
+        accepted = accumulate((token.probability for token in draft), mul)
+        return sum(accepted) - self._row_cost.value * self._throughput.value * len(draft)
+
+    def pair_gain(self) -> float:
+        """The same for a token of another answer, in one step with one of this; 0 before a step was measured."""
+        return 1 - self._pair_cost.value * self._throughput.value if self._step_seconds else 0.0
+
+    def learn_pair(self, seconds: float, rows_again: int) -> None:
+        """Update the statistics after a step of two answers.
+
+        Args:
+            seconds: time of the step.
+            rows_again: steps of one row that near ties after it have cost.
+        """
+        if self._step_seconds:
+            self._step_seconds = min(self._step_seconds, seconds)
+            self._decay()
+            time = min(seconds / self._step_seconds, 3.0) + rows_again
+            self._throughput.add(2, time)
+            self._pair_cost.add(time - 1, 1)
+
     def learn(self, draft: Sequence[DraftToken], accepted: int, seconds: float) -> None:
         """Update the statistics after a forward.
 
@@ -136,13 +163,17 @@ class Drafter:
             self._step_seconds = step = min(step, seconds)  # one row is not slower than several
         else:
             self._step_seconds = step + 0.1 * (min(seconds, 2 * step) - step)  # an interruption is not a slow step
-        for ratio in (self._row_cost, self._throughput, *(acceptance for _, acceptance in self._sources)):
-            ratio.decay()
+        self._decay()
         for index, token in enumerate(draft[: accepted + 1]):
             token.acceptance.add(float(index < accepted), token.predicted)
         time = min(seconds / step, 2.0 + len(draft))
         self._throughput.add(1 + accepted, time)
         self._row_cost.add(time - 1 if draft else 0.0, len(draft))
+
+    def _decay(self) -> None:
+        costs = self._row_cost, self._pair_cost, self._throughput
+        for ratio in (*costs, *(acceptance for _, acceptance in self._sources)):
+            ratio.decay()
 
 
 def _next_token(

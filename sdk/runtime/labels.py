@@ -17,8 +17,9 @@ from sdk.arrays import Floats
 from sdk.bundles.phrases import UnitList, read_default_phrases
 from sdk.faba.prompts import Task
 from sdk.faba.vocabulary import EMOTIONS, FABA_UNITS, Emotion
+from sdk.runtime.encoded_face import EncodedFace
 from sdk.runtime.generate import check_cancel
-from sdk.runtime.pipeline import EncodedFace, Pipeline
+from sdk.runtime.pipeline import Pipeline
 
 Label = TypeVar("Label", bound=Hashable)
 Tokens = tuple[int, ...]

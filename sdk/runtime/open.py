@@ -31,9 +31,10 @@ def open_pipeline(
         backend = open_with_vllm(bundle, manifest, device, vllm, threads=threads, image_rows=rows)
     memory = Memory.of(manifest, backend.variant, rows, backend.held_bytes, backend.decoder.position_bytes)
     try:
-        if not memory.faces_within(memory_limit):
+        faces = memory.faces_within(memory_limit)
+        if not faces:
             raise BackendError(f"memory_limit leaves no room for a face; it takes {memory.per_face / 1e6:.1f} MB")
-        pipeline = Pipeline(bundle, manifest, backend, visual_tokens)
+        pipeline = Pipeline(bundle, manifest, backend, visual_tokens, pairs=faces > 1)
         if vllm is not None:
             check_decoder(pipeline, Reference.load(bundle / manifest.reference))
     except SdkError:

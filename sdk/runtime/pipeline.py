@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from math import isqrt
 from pathlib import Path
 from threading import Event
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 
 from sdk.arrays import Floats
 from sdk.bundles.manifest import Manifest
-from sdk.errors import BackendError, ImageError, TaskError
+from sdk.errors import ImageError, TaskError
 from sdk.faba.prompts import Task
 from sdk.faces.crop import FaceCrop
 from sdk.faces.patches import patch_order
@@ -21,10 +20,12 @@ from sdk.faces.preprocess import landmark_pixels, landmark_points, vision_pixels
 from sdk.runtime.backends.interface import Backend, KVCache, Sampling
 from sdk.runtime.clock import Clock
 from sdk.runtime.drafts import Drafter
+from sdk.runtime.encoded_face import EncodedFace
 from sdk.runtime.generate import Generation
 from sdk.runtime.language import TokenRule, TokenRules
 from sdk.runtime.memory import positions_per_face
 from sdk.runtime.ngrams import ContextTree, Ngrams
+from sdk.runtime.pair import draw_together
 from sdk.runtime.pruning import prune, rows_to_read, visual_rows
 from sdk.runtime.speculate import DraftedGeneration
 from sdk.runtime.tokenizer import read_tokenizer
@@ -46,54 +47,6 @@ class Answer:
     truncated: bool
 
 
-class EncodedFace:
-    """A face that the decoder has read: a KV cache with system text, image rows and landmark row.
-
-    Each question rewinds the cache to this prefix. As a context manager it returns the cache on exit.
-
-    Attributes:
-        features: (212,) outputs of the landmark network.
-        prefix: number of cache positions that belong to the face.
-        list_rule: of its list of action units, once that was asked for in a bundle with an answer language.
-    """
-
-    def __init__(self, features: Floats, cache: KVCache, free_caches: list[KVCache]) -> None:
-        self.features = features
-        self.prefix = cache.length
-        self.list_rule: TokenRule | None = None
-        self._cache: KVCache | None = cache
-        self._free_caches = free_caches
-
-    def rewind(self) -> KVCache:
-        """Rewind the cache to the face and return it.
-
-        Raises:
-            BackendError: the face was closed.
-        """
-        if self._cache is None:
-            raise BackendError("this face was closed; encode it again")
-        self._cache.length = self.prefix
-        return self._cache
-
-    def move_to(self, cache: KVCache) -> None:
-        """Use another cache, which holds a copy of this one, from now on."""
-        self._cache = cache
-
-    def close(self) -> None:
-        """Return the cache to its pipeline."""
-        if self._cache is not None:
-            self._free_caches.append(self._cache)
-            self._cache = None
-
-    def __enter__(self) -> "EncodedFace":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
 class Pipeline:
     """One opened bundle.
 
@@ -102,6 +55,7 @@ class Pipeline:
         manifest: its manifest.
         backend: an opened variant.
         visual_tokens: visual rows of a face that the decoder reads (`sdk.runtime.pruning`); None reads all.
+        pairs: whether there is memory for a second KV cache of a face, so that two answers can be decoded together.
 
     Attributes:
         image_rows: rows of a face that the decoder reads, including the landmark row.
@@ -112,7 +66,15 @@ class Pipeline:
         IntegrityError: the tokenizer or the table of n-grams is damaged.
     """
 
-    def __init__(self, bundle: Path, manifest: Manifest, backend: Backend, visual_tokens: int | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Path,
+        manifest: Manifest,
+        backend: Backend,
+        visual_tokens: int | None = None,
+        *,
+        pairs: bool = True,
+    ) -> None:
         self.manifest = manifest
         self.backend = backend
         self.image_rows = rows_to_read(manifest.prompt.image_rows, visual_tokens)
@@ -122,6 +84,8 @@ class Pipeline:
         self.drafter = Drafter(_read_tree(bundle, manifest))
         # vLLM chooses the tokens itself
         self._rules = None if backend.decoder.batches else TokenRules.of(manifest, self.tokenizer)
+        # Drafts from a table are as fast, and with an answer language a description depends on the list of action units
+        self._pairs = pairs and backend.decoder.drafts and manifest.ngrams is None and self._rules is None
         backend.files.check_opened()
 
     @property
@@ -206,6 +170,7 @@ class Pipeline:
         cancel: Event | None = None,
         *,
         drafts: bool = True,
+        cache: KVCache | None = None,
     ) -> Generation:
         """Start an answer about a face: an iterator over token ids.
 
@@ -217,10 +182,11 @@ class Pipeline:
             cancel: set it to stop within one token.
             drafts: verify several drafted tokens per forward, if the answer is greedy and the decoder supports it. The
                 tokens are the same. Pass False to step several answers together.
+            cache: one that holds the face; None takes that of the face.
         """
         self.backend.files.check()
         rule = self._rule(face, question, sampling, cancel)
-        prompt, cache = self.manifest.prompt, face.rewind()
+        prompt, cache = self.manifest.prompt, cache or face.rewind()
         question_ids = self.question_ids(question)
         room = cache.capacity - face.prefix - len(question_ids)
         limits: dict[str, Any] = {
@@ -276,6 +242,26 @@ class Pipeline:
             token_ids = () if first is None else (first, *generation)
         return self.answer(token_ids, generation.truncated)
 
+    def ask_all(
+        self, face: EncodedFace, tasks: Sequence[Task], clock: Clock, limit: int | None, cancel: Event | None
+    ) -> dict[Task, Answer]:
+        """Ask fixed tasks and wait for all answers. Two are decoded together where that is faster; they are the same.
+
+        Args:
+            face: encoded in a cache of this pipeline.
+            limit: of each answer in tokens; clock, limit, cancel and errors as in `ask`.
+        """
+        if len(tasks) != 2 or not self._pairs:
+            return {task: self.ask(face, task, clock, limit, cancel=cancel) for task in tasks}
+        with clock("question"):
+            first = self.generate(face, tasks[0], limit, cancel=cancel)
+            second = self.generate(face, tasks[1], limit, cancel=cancel, cache=face.copy())
+        assert isinstance(first, DraftedGeneration)
+        assert isinstance(second, DraftedGeneration)
+        tokens = draw_together(self.backend.decoder, self.drafter, (first, second), clock)
+        answers = map(self.answer, tokens, (first.truncated, second.truncated))
+        return dict(zip(tasks, answers, strict=True))
+
     def answer(self, token_ids: Sequence[int], truncated: bool) -> Answer:
         """Decode the tokens of an answer."""
         return Answer(self.tokenizer.decode(list(token_ids)).strip(), tuple(token_ids), truncated)
@@ -326,7 +312,7 @@ class Pipeline:
         try:
             return self._free_caches.pop()  # atomic, unlike a check followed by a pop
         except IndexError:
-            return self.backend.decoder.new_cache(self.capacity)
+            return self.backend.decoder.new_pool(self.capacity, 2 if self._pairs else 1).caches[0]
 
     @property
     def _prefix_length(self) -> int:

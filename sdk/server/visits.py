@@ -13,8 +13,9 @@ from sdk.faces.crop import Box, FaceCrop
 from sdk.results import Analysis
 from sdk.runtime.backends.interface import Sampling
 from sdk.runtime.clock import Clock
+from sdk.runtime.encoded_face import EncodedFace
 from sdk.runtime.generate import Generation
-from sdk.runtime.pipeline import Answer, EncodedFace, Pipeline
+from sdk.runtime.pipeline import Answer, Pipeline
 
 
 @dataclass(frozen=True)

@@ -160,7 +160,6 @@ class Decoder(ABC):
             BackendError: the sequence would outgrow its cache.
         """
 
-    @abstractmethod
     def step(self, pool: KVPool, rows: Floats) -> Floats:
         """Append one row to each of the first N sequences of a pool, which may differ in length.
 
@@ -169,7 +168,21 @@ class Decoder(ABC):
 
         Returns:
             (N, vocabulary) float32; valid until the next call with the same pool and N.
+
+        Raises:
+            BackendError: a sequence would outgrow its cache.
         """
+        caches = pool.caches[: len(rows)]
+        for cache in caches:
+            cache.check_room(1)
+        logits = self._compute_step(pool, rows)
+        for cache in caches:
+            cache.length += 1
+        return logits
+
+    @abstractmethod
+    def _compute_step(self, pool: KVPool, rows: Floats) -> Floats:
+        """The logits of `step`, for which there is room; it counts the positions itself."""
 
     def new_cache(self, capacity: int) -> KVCache:
         """Allocate an empty cache."""

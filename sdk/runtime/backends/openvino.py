@@ -1,7 +1,6 @@
 """The decoder on OpenVINO, from the same files as with ONNX Runtime. It runs on x86 CPUs."""
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,28 +9,10 @@ import numpy as np
 from sdk.arrays import Floats
 from sdk.bundles.embeddings import read_embeddings
 from sdk.bundles.manifest import Geometry
-from sdk.errors import BackendError, DependencyError
+from sdk.errors import BackendError
 from sdk.printable import one_line
 from sdk.runtime.backends.interface import Decoder, KVCache, KVPool
 from sdk.runtime.backends.openvino_graph import PagedGraph, load_openvino
-
-_LARGE = 256 << 20  # bytes of a decoder for which docs/performance.md shows a gain
-
-
-def is_faster(size: int) -> bool:
-    """Whether OpenVINO was measured to be faster than ONNX Runtime for a decoder like this on a processor like this.
-
-    It was for decoders of Vicuna-7B's layers, on processors with AVX-512, VNNI and bfloat16.
-
-    Args:
-        size: bytes of the decoder's files.
-    """
-    if size < _LARGE or not find_spec("openvino"):
-        return False
-    try:
-        return "BF16" in load_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    except (DependencyError, RuntimeError):  # its libraries cannot be loaded here
-        return False
 
 
 class OpenVinoDecoder(Decoder):
@@ -80,14 +61,8 @@ class OpenVinoDecoder(Decoder):
         cache.length += len(rows)
         return logits
 
-    def step(self, pool: KVPool, rows: Floats) -> Floats:
-        caches = pool.caches[: len(rows)]
-        for cache in caches:
-            cache.check_room(1)
-        logits = _pool(pool).run(range(len(rows)), rows, np.arange(len(rows)))
-        for cache in caches:
-            cache.length += 1
-        return logits
+    def _compute_step(self, pool: KVPool, rows: Floats) -> Floats:
+        return _pool(pool).run(range(len(rows)), rows, np.arange(len(rows)))
 
 
 class OpenVinoPool(KVPool):

@@ -93,14 +93,8 @@ class OrtDecoder(Decoder):
         cache.length += len(rows)
         return logits
 
-    def step(self, pool: KVPool, rows: Floats) -> Floats:
-        caches = pool.caches[: len(rows)]
-        for cache in caches:
-            cache.check_room(1)
-        call = self._call("step", pool, 0, (len(rows), 1), 1)
-        logits: Floats = call(rows, [cache.length for cache in caches])[:, -1]
-        for cache in caches:
-            cache.length += 1
+    def _compute_step(self, pool: KVPool, rows: Floats) -> Floats:
+        logits: Floats = self._call("step", pool, 0, (len(rows), 1), 1)(rows, pool.lengths[: len(rows)])[:, -1]
         return logits
 
     def _call(self, kind: str, pool: KVPool, first: int, shape: tuple[int, int], last: int) -> "BoundCall":

@@ -11,10 +11,10 @@ from sdk.bundles.watch import WatchedFiles
 from sdk.errors import BackendError, DependencyError, GraphError
 from sdk.faces.preprocess import LANDMARK_FEATURES, LANDMARK_SIDE
 from sdk.onnx_session import check_cuda, has_cuda
-from sdk.runtime.backends import openvino, ort, tensorrt
+from sdk.runtime.backends import ort
+from sdk.runtime.backends.cpu_choice import reason_for_onnxruntime
 from sdk.runtime.backends.gptq_cuda.open import check_gpu, open_decoder
 from sdk.runtime.backends.interface import Backend, Decoder, Encoder
-from sdk.runtime.backends.vllm.open import open_vllm
 from sdk.runtime.memory import Memory, fitting_variants, positions_per_face
 
 DEVICES = ("auto", "cpu", "cuda", "tensorrt", "openvino")
@@ -106,6 +106,8 @@ def open_with_vllm(
     Raises:
         BackendError, DependencyError: vLLM or the encoders cannot be opened.
     """
+    from sdk.runtime.backends.vllm.open import open_vllm
+
     _check_name(device)
     if device == "openvino":
         raise BackendError(
@@ -197,8 +199,9 @@ def _choices(bundle: Path, manifest: Manifest, variant: Variant, device: str) ->
         return (AS_EXPORTED,) if variant.device == device else ()
     decoders: Sequence[bool] = (False,)
     if device == "auto" and on_openvino:
-        size = sum(manifest.files[name].size for name in (variant.decoder, *variant.external))
-        decoders = (True, False) if openvino.is_faster(size) else (False,)
+        against = reason_for_onnxruntime(manifest, variant)
+        decoders = (False,) if against else (True, False)
+        logger.info("device auto takes %s", f"ONNX Runtime: {against}" if against else "OpenVINO, the faster one here")
     return [Runtimes(engines, decoder) for decoder in decoders for engines in _encoder_choices(bundle, device)]
 
 
@@ -228,6 +231,8 @@ def _open_encoders(
     encoders: dict[str, Encoder] = {}
     tolerances: Mapping[str, float] = {}
     if engines:
+        from sdk.runtime.backends import tensorrt
+
         try:
             opened = tensorrt.open_engines(bundle, manifest)
         except (BackendError, DependencyError) as error:
@@ -260,6 +265,8 @@ def _open_decoder(
 ) -> Decoder:
     path, embeddings = bundle / variant.decoder, bundle / manifest.embeddings
     if on_openvino:
+        from sdk.runtime.backends import openvino
+
         try:
             return openvino.OpenVinoDecoder(path, embeddings, manifest.geometry, threads)
         except (BackendError, DependencyError) as error:

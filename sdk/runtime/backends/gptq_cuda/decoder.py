@@ -207,18 +207,13 @@ class GptqDecoder(Decoder):
             position += len(part)
         return np.concatenate(logits)
 
-    def step(self, pool: KVPool, rows: Floats) -> Floats:
-        caches = pool.caches[: len(rows)]
-        for cache in caches:
-            cache.check_room(1)
+    def _compute_step(self, pool: KVPool, rows: Floats) -> Floats:
         with self._lock, memory_errors(), torch.inference_mode():
             logits = []
             for at in range(0, len(rows), MAX_ROWS):
                 hidden = torch.from_numpy(rows[at : at + MAX_ROWS]).to(self._device)
-                some = caches[at : at + MAX_ROWS]
-                logits.append(self._step(_memory(pool), hidden, [c.row for c in some], [c.length for c in some]))
-        for cache in caches:
-            cache.length += 1
+                end = at + len(hidden)
+                logits.append(self._step(_memory(pool), hidden, list(range(at, end)), pool.lengths[at:end]))
         return np.concatenate(logits)
 
     def greedy(self, cache: KVCache, token_ids: Sequence[int]) -> Iterator[int]:

@@ -84,10 +84,13 @@ class VllmDecoder(Decoder):
         self.prefill(cache, rows)
         return self._engine.log_probabilities(_rows_of(cache)[: cache.length])[None]
 
-    def step(self, pool: KVPool, rows: Floats) -> Floats:
+    def _compute_step(self, pool: KVPool, rows: Floats) -> Floats:
+        def read(cache: KVCache, row: Floats) -> Floats:
+            _rows_of(cache)[cache.length] = row
+            return self._engine.log_probabilities(_rows_of(cache)[: cache.length + 1])
+
         with ThreadPoolExecutor(len(rows)) as threads:
-            found = threads.map(self.extend, pool.caches[: len(rows)], rows[:, None])
-            return np.concatenate(list(found))
+            return np.stack(list(threads.map(read, pool.caches[: len(rows)], rows)))
 
     def draw(
         self, cache: KVCache, token_ids: Sequence[int], sampling: Sampling, stop_ids: Sequence[int], limit: int
