@@ -168,6 +168,31 @@ def test_a_pushed_bundle_is_opened_by_name(hub, capsys):
     assert "emola analyze photo.jpg --bundle owner/name" in text
 
 
+def test_a_bundle_is_evaluated_by_name(hub, tmp_path, capsys):
+    """As the folder that was uploaded: the same answers; offline, nothing is asked of the hub."""
+    fill(hub, EMBEDDED)
+    rows = json.loads((GOLDEN / "data/FABAInstruct/train/train_anno.json").read_text())[:2]
+    content = [{"image": row["image"], "landmark": row["landmark"], "label": 0, "gpt4": "Happy."} for row in rows]
+    (tmp_path / "eval.json").write_text(json.dumps(content))
+    files = ("--data", str(tmp_path / "eval.json"), "--root", str(GOLDEN / "data"), "--task", "emotion")
+    found = {}
+    for output, name in (("folder", str(EMBEDDED)), ("hub", "owner/name"), ("offline", "owner/name")):
+        hub.refuse = 500 if output == "offline" else None
+        run = tmp_path / output
+        assert main(["evaluate", name, *files, "--output", str(run)]) == 0, capsys.readouterr().err
+        found[output] = [(run / name).read_bytes() for name in ("run.json", "predictions.jsonl")]
+    assert found["folder"] == found["hub"] == found["offline"]
+    assert not (tmp_path / "cache/checkpoints").exists()
+
+
+def test_a_repository_of_neither_kind_is_one_line(hub, tmp_path, capsys):
+    (hub.folder / "notes.txt").write_text("nothing")
+    command = ["evaluate", "owner/name", "--data", str(GOLDEN / "data/FABAInstruct/train/train_anno.json")]
+    assert main([*command, "--task", "emotion", "--output", str(tmp_path / "run")]) == 1
+    assert "owner/name: expected a checkpoint, found no file of the kinds" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_figures_of_another_model_are_not_pushed(hub, tmp_path, capsys):
     """Nor are those that `emola evaluate` did not write."""
     folder = checkpoint(tmp_path / "adapter")

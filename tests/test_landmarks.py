@@ -79,18 +79,25 @@ def test_what_is_there_is_kept(records, landmark_network):
     count = fill_landmarks(
         records, landmark_network, "emola", batch_size=2, progress=lambda *counts: progress.append(counts)
     )
-    assert (count, progress) == (3, [(2, 3), (3, 3)])
+    assert (count, progress) == (3, [(1, 3), (3, 3)])  # batches are those of all four pictures
     found = features(records)
     assert (found[0] == 0.5).all()
     assert (found[1:] == whole[1:]).all()
 
 
-def test_a_broken_picture_keeps_what_was_computed(records, landmark_network):
-    records[2].image_path.write_bytes(b"\x89PNG")
-    with pytest.raises(ImageError, match=r"2\.png"):
-        fill_landmarks(records, landmark_network, "emola", batch_size=1)
-    assert records[0].landmark_path.exists()
-    assert not list(records[0].landmark_path.parent.glob("*.partial"))
+@pytest.mark.parametrize("batch_size", [1, 3, 4])
+def test_broken_pictures_are_counted_and_the_others_computed(records, landmark_network, batch_size):
+    """Files are those of a set without the broken pictures within 1e-6, and the next run computes what is missing."""
+    for broken in (1, 2):
+        records[broken].image_path.write_bytes(b"\x89PNG")
+    with pytest.raises(ImageError, match=r"2 of 4 pictures cannot be read, .*1\.png"):
+        fill_landmarks(records, landmark_network, "emola", batch_size=batch_size)
+    folder = records[0].landmark_path.parent
+    assert sorted(path.name for path in folder.iterdir()) == ["0.npy", "3.npy", "about.json"]
+    records[1].image_path.write_bytes(records[0].image_path.read_bytes())
+    with pytest.raises(ImageError, match=r"1 of 2 pictures cannot be read, .*2\.png"):
+        fill_landmarks(records, landmark_network, "emola", batch_size=batch_size)
+    np.testing.assert_allclose(np.load(folder / "1.npy"), np.load(folder / "0.npy"), atol=1e-6)
 
 
 def test_files_of_another_origin_are_not_mixed(records, landmark_network, tmp_path):

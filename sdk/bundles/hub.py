@@ -13,9 +13,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from sdk.bundles.manifest import check_hashes, read_manifest
+from sdk.bundles.manifest import MANIFEST, check_hashes, read_manifest
 from sdk.bundles.remote import COMMIT, Remote
-from sdk.bundles.snapshot import fetch_snapshot
+from sdk.bundles.snapshot import fetch_snapshot, has_file
 from sdk.cache import cache_folder
 from sdk.errors import BundleError, BundleNotFoundError, DependencyError, DownloadError, IntegrityError, OutputError
 from sdk.files import temporary, write_file
@@ -66,6 +66,20 @@ def resolve_checkpoint(name: "str | os.PathLike[str]", *, offline: bool = False)
     return _find(name, _CHECKPOINT, offline)
 
 
+def resolve_model(name: "str | os.PathLike[str]", *, offline: bool = False) -> Path:
+    """Find the folder of a bundle or of a checkpoint; download it if necessary.
+
+    A repository with a manifest is a bundle.
+
+    Args:
+        name, offline: as in `resolve_bundle`.
+
+    Raises:
+        BundleNotFoundError, DownloadError, IntegrityError, DependencyError: as in `resolve_bundle`.
+    """
+    return _find(name, None, offline)
+
+
 def hub_origin(folder: Path) -> str | None:
     """Name and commit of the repository that a folder was downloaded from, as "owner/name@commit"."""
     commit, repository = folder.parent.name, folder.parent.parent
@@ -74,7 +88,8 @@ def hub_origin(folder: Path) -> str | None:
     return f"{repository.name.replace('--', '/')}@{commit}"
 
 
-def _find(name: "str | os.PathLike[str]", kind: "_Kind", offline: bool) -> Path:
+def _find(name: "str | os.PathLike[str]", kind: "_Kind | None", offline: bool) -> Path:
+    """The folder of a name; `kind` None is that of the repository."""
     if not isinstance(name, (str, os.PathLike)):
         raise BundleNotFoundError(f"expected the path of a folder or a name of the hub, found {name!r:.60}")
     match = _REPOSITORY.fullmatch(name) if isinstance(name, str) else None
@@ -82,7 +97,8 @@ def _find(name: "str | os.PathLike[str]", kind: "_Kind", offline: bool) -> Path:
         return Path(name)
     if "--" in match[1] or ".." in match[0]:
         raise BundleNotFoundError(f"no folder {name}, and no hub name: those contain neither '--' nor '..'")
-    return _Repository(match[1], match[2] or "main", kind).folder(is_offline(offline))
+    repository, revision, offline = match[1], match[2] or "main", is_offline(offline)
+    return _Repository(repository, revision, kind or _kind_of(repository, revision, offline)).folder(offline)
 
 
 def is_offline(asked: bool) -> bool:
@@ -116,6 +132,18 @@ _BUNDLE = _Kind("", _fetch_bundle, False, "`emola export` makes a folder")
 _CHECKPOINT = _Kind("checkpoints", fetch_snapshot, True, "pass the folder of a checkpoint")
 
 
+def _kind_of(name: str, revision: str, offline: bool) -> _Kind:
+    """What a repository holds: the hub says it; if it cannot be asked, what was downloaded last."""
+    if not offline:
+        try:
+            remote = Remote(name)
+            found = has_file(remote, remote.commit(revision, patient=True), MANIFEST)
+            return _BUNDLE if found else _CHECKPOINT
+        except (HttpError, DownloadError):
+            pass  # the download says the same, if there is no earlier one
+    return _BUNDLE if _Repository(name, revision, _BUNDLE).is_here() else _CHECKPOINT
+
+
 class _Repository:
     """One revision of a repository, and its place in the cache."""
 
@@ -123,6 +151,10 @@ class _Repository:
         self._name, self._revision, self._kind = name, revision, kind
         self._home = cache_folder() / kind.place / name.replace("/", "--")
         self._reference = self._home / "refs" / revision.replace("/", "--")
+
+    def is_here(self) -> bool:
+        """Whether this revision was downloaded before."""
+        return self._earlier() is not None
 
     def folder(self, offline: bool) -> Path:
         """The folder of the commit that the hub names now; if the network fails, that of the last download."""

@@ -56,6 +56,15 @@ def fetch_snapshot(remote: Remote, commit: str, folder: Path) -> None:
             )
 
 
+def has_file(remote: Remote, commit: str, name: str) -> bool:
+    """Whether a commit has a file of this name at its top level.
+
+    Raises:
+        DownloadError: the hub does not say it.
+    """
+    return any(entry.type == "file" and entry.path == name for entry in _list(remote, commit))
+
+
 def _list(remote: Remote, commit: str) -> list[_Entry]:
     try:
         return _ENTRIES.validate_json(remote.tree(commit))

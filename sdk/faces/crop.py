@@ -9,6 +9,10 @@ from sdk.arrays import Pixels
 
 Box: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 
+# Side of a face crop over the longer side of dlib's box. Not recorded for the released checkpoints; 1.7 shows forehead
+# to chin, as their training pictures do.
+RELEASED_FACE_SCALE = 1.7
+
 
 @dataclass(frozen=True)
 class FaceCrop:

@@ -10,7 +10,9 @@ from typing import Any, get_args
 
 from sdk.errors import DataError
 from sdk.faba.prompts import Task
+from sdk.faces.crop import RELEASED_FACE_SCALE
 from sdk.progress import progress_bar
+from trainer.commands.arguments import at_least_one
 from trainer.corpus.datasets import DatasetName
 
 _TASKS: dict[str, Task] = {"emotion": "emotion", "au": "action_units"}  # as the files are named
@@ -22,6 +24,7 @@ _ALIGN: dict[str, Any] = {
     "insightface pack such as buffalo_l, or a shape predictor of dlib (.dat); default: the landmark network in the "
     "package",
 }
+_WORKERS: dict[str, Any] = {"type": at_least_one, "default": 1, "metavar": "N"}
 _ROOT_HELP = "folder that the pictures are relative to; default: found above the file"
 
 
@@ -48,6 +51,7 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
         help="auto (dlib), a SCRFD .onnx file, or none if the pictures are cropped already",
     )
     parser.add_argument("--align", **_ALIGN)
+    parser.add_argument("--workers", **_WORKERS, help="processes that crop faces (default %(default)s)")
     parser.add_argument("--every", type=int, default=1, help="keep every n-th frame (default %(default)s)")
     parser.add_argument("--partition", type=Path, help="of GFT: the official division, lines 'participant,split'")
     parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
@@ -68,6 +72,7 @@ def _prepare(args: argparse.Namespace) -> None:
             align=args.align,
             every=args.every,
             partition=args.partition,
+            workers=args.workers,
             report=_say,
             progress=progress,
         )
@@ -89,11 +94,15 @@ def _add_landmarks(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--root", type=Path, help=_ROOT_HELP)
     parser.add_argument(
-        "--face-scale", type=float, default=1.7, help="side of the pictures over the face box (default %(default)s)"
+        "--face-scale",
+        type=float,
+        default=RELEASED_FACE_SCALE,
+        help="side of the pictures over the face box (default %(default)s)",
     )
     parser.add_argument("--replace", action="store_true", help="compute the files of another network or mode again")
-    parser.add_argument("--batch-size", type=int, default=64, help="(default %(default)s)")
-    parser.add_argument("--threads", type=int, default=4, help="(default %(default)s)")
+    parser.add_argument("--batch-size", type=at_least_one, default=64, help="(default %(default)s)")
+    parser.add_argument("--workers", **_WORKERS, help="processes that compute (default %(default)s)")
+    parser.add_argument("--threads", type=at_least_one, default=4, help="of each process (default %(default)s)")
 
 
 def _landmarks(args: argparse.Namespace) -> None:
@@ -104,8 +113,8 @@ def _landmarks(args: argparse.Namespace) -> None:
     network = find_model(args.network, "landmark", DataError)
     # The task decides the question of evaluation records, which does not matter here.
     records = [record for path in args.files for record in read_records(path, args.root, "emotion")]
-    options = {"batch_size": args.batch_size, "threads": args.threads, "face_scale": args.face_scale}
-    options["replace"] = args.replace
+    names = ("batch_size", "threads", "workers", "face_scale", "replace")
+    options = {name: getattr(args, name) for name in names}
     with progress_bar("file") as progress:
         count = fill_landmarks(records, network, args.mode, **options, report=_say, progress=progress)
     print(f"{count} landmark files written")
@@ -188,10 +197,11 @@ def _add_annotate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, help="decides which question is asked, and the sample (default %(default)s)"
     )
+    parser.add_argument("--workers", **_WORKERS, help="processes that crop faces (default %(default)s)")
     parser.add_argument(
-        "--concurrency", type=int, default=4, help="questions asked at the same time (default %(default)s)"
+        "--concurrency", type=at_least_one, default=4, help="questions asked at the same time (default %(default)s)"
     )
-    parser.add_argument("--max-tokens", type=int, default=512, help="limit of an answer (default %(default)s)")
+    parser.add_argument("--max-tokens", type=at_least_one, default=512, help="limit of an answer (default %(default)s)")
     parser.add_argument("--detector", default="auto", help="auto (dlib) or a SCRFD .onnx file")
     parser.add_argument("--align", **_ALIGN)
     parser.add_argument(
@@ -222,6 +232,7 @@ def _annotate(args: argparse.Namespace) -> None:
             align=args.align,
             sample=args.sample,
             max_tokens=args.max_tokens,
+            workers=args.workers,
             report=_say,
             progress=progress,
         )

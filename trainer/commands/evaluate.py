@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         type=Path,
         metavar="MODEL",
-        help="folder of a bundle, or folder or hub name of an adapter, a complete checkpoint or LLaVA-1.5 as released",
+        help="folder or hub name of a bundle, an adapter, a complete checkpoint or LLaVA-1.5 as released",
     )
     parser.add_argument("--data", type=Path, help="evaluation file in the FABA-Instruct layout")
     parser.add_argument(

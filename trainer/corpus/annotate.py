@@ -11,25 +11,27 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from sdk.batch import pictures_in
 from sdk.errors import DataError, ImageError
 from sdk.faba.prompts import TASKS, Task
+from sdk.faces.crop import RELEASED_FACE_SCALE
 from sdk.faces.images import load_image
 from sdk.files import append_journal, claim_folder, read_journal, write_file, write_json
 from sdk.locks import writing_into
 from trainer.corpus.answer_filter import label_of, unusable
 from trainer.corpus.crops import FaceCropper, jpeg
 from trainer.corpus.endpoint import ChatEndpoint, EndpointError
-from trainer.corpus.eyes import identify, open_eyes
+from trainer.corpus.eyes import identify
 from trainer.corpus.prepare import annotation_name
 from trainer.corpus.records import Record, evaluation_row, training_row
 from trainer.corpus.review import write_review
 from trainer.corpus.sampling import draw
 from trainer.corpus.templates import QUESTION_TEMPLATES
-from trainer.model.config import Conventions
+from trainer.processes import in_processes
 
 Split = Literal["train", "eval"]
 JOURNAL, ABOUT, LEFT_OUT = "journal.jsonl", "about.json", "left_out.csv"
@@ -82,6 +84,7 @@ def annotate(
     align: str | None = None,
     sample: int | None = None,
     max_tokens: int = 512,
+    workers: int = 1,
     report: Callable[[str], None] = lambda line: None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
@@ -97,6 +100,7 @@ def annotate(
         align: turn each face until its eyes are level; what finds them, see `trainer.corpus.eyes.open_eyes`.
         sample: use only so many photographs of each class, drawn by `seed`, see `trainer.corpus.sampling.draw`.
         max_tokens: limit of an answer; an answer that reaches it is left out.
+        workers: number of processes that crop faces; this one writes.
         report: told one line per stage.
         progress: told how many of how many photographs are cropped, then how many questions are answered.
 
@@ -109,13 +113,14 @@ def annotate(
     """
     pictures, folder = _find_pictures(images, out), out / split
     pictures = pictures if sample is None else draw(pictures, sample, seed)
-    cropper = FaceCropper(detector, eyes=open_eyes(align) if align else None)
+    open_cropping = partial(_open_cropping, detector, align)
+    open_cropping()  # an error comes before anything is written
     about: dict[str, Any] = {"model": endpoint.model, "seed": seed, "align": identify(align), "sample": sample}
-    about["face_scale"] = Conventions.face_scale
+    about["face_scale"] = RELEASED_FACE_SCALE
     with writing_into(folder):
         claim_folder(folder / ABOUT, about, "annotated set", DataError, shared=True)
         report(f"{len(pictures)} photographs; cropping faces")
-        faces, left_out = _crop_faces(pictures, folder / "images", cropper, progress)
+        faces, left_out = _crop_faces(pictures, folder / "images", open_cropping, workers, progress)
         answered = {(row["name"], row["task"]) for row in read_journal(folder / JOURNAL, **_JOURNAL)}
         questions = [
             _draw_question(face, task, seed) for face in faces for task in tasks if (face.stem, task) not in answered
@@ -148,31 +153,38 @@ def _find_pictures(images: Path, out: Path) -> dict[str, Path]:
 
 
 def _crop_faces(
-    pictures: dict[str, Path], folder: Path, cropper: FaceCropper, progress: Callable[[int, int], None]
+    pictures: dict[str, Path],
+    folder: Path,
+    open_cropping: "Callable[[], Callable[[Path], bytes | str]]",
+    workers: int,
+    progress: Callable[[int, int], None],
 ) -> tuple[list[Path], list[LeftOut]]:
     """Make missing face crops; returns the crops and the photographs without one."""
-    faces, left_out = [], []
-    for done, (name, picture) in enumerate(pictures.items(), 1):
-        target = folder / f"{name}.jpg"
-        problem = None if target.exists() else _crop_face(picture, target, cropper)
-        if problem:
-            left_out.append(LeftOut(name, "", problem))
+    targets = {name: folder / f"{name}.jpg" for name in pictures}
+    waiting = [name for name, target in targets.items() if not target.exists()]
+    left_out = []
+    crops = in_processes(open_cropping, (pictures[name] for name in waiting), workers)
+    for done, (name, crop) in enumerate(zip(waiting, crops, strict=True), len(pictures) - len(waiting) + 1):
+        if isinstance(crop, str):
+            targets.pop(name)
+            left_out.append(LeftOut(name, "", crop))
         else:
-            faces.append(target)
+            write_file(targets[name], crop)
         progress(done, len(pictures))
-    return faces, left_out
+    return list(targets.values()), left_out
 
 
-def _crop_face(picture: Path, target: Path, cropper: FaceCropper) -> str | None:
-    """Write one crop; returns the reason if there is none."""
+def _open_cropping(detector: str, align: str | None) -> "Callable[[Path], bytes | str]":
+    return partial(_crop_face, FaceCropper.open(detector, align))
+
+
+def _crop_face(cropper: FaceCropper, picture: Path) -> bytes | str:
+    """The JPEG file of a face crop, or the reason why there is none."""
     try:
         face = cropper(load_image(picture))
     except ImageError as error:
         return str(error)
-    if face is None:
-        return "no face was found"
-    write_file(target, jpeg(face))
-    return None
+    return "no face was found" if face is None else jpeg(face)
 
 
 def _draw_question(face: Path, task: Task, seed: int) -> _Question:

@@ -7,10 +7,9 @@ import numpy as np
 from PIL import Image
 
 from sdk.arrays import Floats, Pixels
-from sdk.faces.crop import FaceCrop, aligned_face, crop_face
+from sdk.faces.crop import RELEASED_FACE_SCALE, FaceCrop, aligned_face, crop_face
 from sdk.faces.detect import Detector, open_detector
-from trainer.corpus.eyes import Eyes
-from trainer.model.config import Conventions
+from trainer.corpus.eyes import Eyes, open_eyes
 
 JPEG_QUALITY = 95
 _MAX_TURN = radians(45)  # the detector finds no face that is turned further, so eyes that say so are wrong
@@ -28,11 +27,16 @@ class FaceCropper:
     def __init__(
         self,
         detector: str | Detector | None = "auto",
-        scale: float = Conventions.face_scale,
+        scale: float = RELEASED_FACE_SCALE,
         eyes: Eyes | None = None,
     ) -> None:
         self._detector = None if detector is None else open_detector(detector)
         self._scale, self._eyes = scale, eyes
+
+    @classmethod
+    def open(cls, detector: str | None, align: str | None) -> "FaceCropper":
+        """A cropper by the names of its parts: `detector` as above, `align` as in `open_eyes` or None."""
+        return cls(detector, eyes=open_eyes(align) if align else None)
 
     def __call__(self, image: Pixels) -> Pixels | None:
         """(S, S, 3) uint8 RGB, black beyond the border of the picture; None if no face is found."""

@@ -6,17 +6,18 @@
 import hashlib
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 
 from sdk.arrays import Floats
-from sdk.errors import DataError
-from sdk.faces.crop import aligned_face
+from sdk.errors import DataError, ImageError
+from sdk.faces.crop import RELEASED_FACE_SCALE, aligned_face
 from sdk.faces.images import load_image
 from sdk.faces.preprocess import LANDMARK_FEATURES, LANDMARK_SIDE, LandmarkMode, landmark_pixels
 from sdk.files import write_file, write_json
@@ -24,7 +25,7 @@ from sdk.locks import writing_into
 from sdk.runtime.backends.ort import OrtEncoder
 from sdk.untrusted_json import read_json_object
 from trainer.corpus.records import Record, read_landmarks
-from trainer.model.config import Conventions
+from trainer.processes import in_processes
 
 ABOUT = "about.json"
 
@@ -36,18 +37,22 @@ def fill_landmarks(
     *,
     batch_size: int = 64,
     threads: int = 4,
-    face_scale: float = Conventions.face_scale,
+    workers: int = 1,
+    face_scale: float = RELEASED_FACE_SCALE,
     replace: bool = False,
     report: Callable[[str], None] = lambda line: None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> int:
     """Compute the missing landmark files.
 
+    Batches are always those of the whole set, so that a resumed run writes the files of an uninterrupted one.
+
     Args:
         records: each has a picture of an aligned face and a landmark file; records may share files.
         network: ONNX file with the interface of insightface's 2d106det: (N, 3, 192, 192) -> (N, 212).
         mode: input of the network, see `sdk.faces.preprocess.landmark_pixels`.
-        threads: number of threads that load pictures, and of those that the network uses.
+        threads: number of threads that load pictures, and of those that the network uses, in each process.
+        workers: number of processes that compute; this one writes.
         face_scale: side of the pictures over the face box inside; used by mode "insightface".
         replace: delete files of another network or mode instead of raising an error.
         report: told one line per stage.
@@ -58,10 +63,9 @@ def fill_landmarks(
 
     Raises:
         DataError: a landmark folder holds files of another mode or network, or the network has another interface.
-        ImageError: a picture cannot be read; files written earlier are kept.
+        ImageError: pictures cannot be read; the files of all others are written.
     """
-    encoder = OrtEncoder(network, threads)
-    _check_interface(encoder, network)
+    _check_interface(network)
     digest = hashlib.sha256(network.read_bytes()).hexdigest()
     about = {"mode": mode, "network": network.name, "sha256": digest, "face_scale": face_scale}
     unique = list({record.landmark_path: record for record in records}.values())
@@ -70,16 +74,40 @@ def fill_landmarks(
             if not folder.exists() or os.access(folder, os.W_OK):  # complete files may be read-only
                 locks.enter_context(writing_into(folder))
             _claim(folder, about, replace)
-        waiting = [record for record in unique if not _is_complete(record)]
-        report(f"{len(waiting)} landmark files to compute, {len(unique) - len(waiting)} are there")
-        with ThreadPoolExecutor(threads) as pool:
-            for start in range(0, len(waiting), batch_size):
-                batch = waiting[start : start + batch_size]
-                pixels = list(pool.map(lambda record: _pixels(record, mode, face_scale), batch))
-                for record, feature in zip(batch, encoder(np.stack(pixels)), strict=True):
-                    write_file(record.landmark_path, _npy(feature))
-                progress(start + len(batch), len(waiting))
-        return len(waiting)
+        missing = {record.landmark_path for record in unique if not _is_complete(record)}
+        report(f"{len(missing)} landmark files to compute, {len(unique) - len(missing)} are there")
+        batches = (unique[start : start + batch_size] for start in range(0, len(unique), batch_size))
+        waiting = [batch for batch in batches if any(record.landmark_path in missing for record in batch)]
+        measure = partial(_Network, network, mode, threads, face_scale)
+        broken = _compute(waiting, missing, measure, workers, progress)
+    if broken:
+        raise ImageError(
+            f"{len(broken)} of {len(missing)} pictures cannot be read, `emola data check` lists them; the landmark "
+            f"files of the others are written. The first: {broken[0]}"
+        )
+    return len(missing)
+
+
+def _compute(
+    batches: Sequence[Sequence[Record]],
+    missing: Set[Path],
+    measure: "Callable[[], _Network]",
+    workers: int,
+    progress: Callable[[int, int], None],
+) -> list[str]:
+    """Write the missing files of some batches; returns why pictures cannot be read."""
+    done, broken = 0, []
+    pictures = ([record.image_path for record in batch] for batch in batches)
+    for batch, found in zip(batches, in_processes(measure, pictures, workers), strict=True):
+        features = {r.landmark_path: f for r, f in zip(batch, found, strict=True) if r.landmark_path in missing}
+        for path, feature in features.items():
+            if isinstance(feature, str):
+                broken.append(feature)
+            else:
+                write_file(path, _npy(feature))
+        done += len(features)
+        progress(done, len(missing))
+    return broken
 
 
 def recorded_mode(records: Sequence[Record]) -> LandmarkMode:
@@ -105,7 +133,8 @@ def _mode_of(folder: Path) -> LandmarkMode:
     return mode
 
 
-def _check_interface(encoder: OrtEncoder, network: Path) -> None:
+def _check_interface(network: Path) -> None:
+    encoder = OrtEncoder(network, 1)
     try:
         shape = encoder(np.zeros((2, 3, LANDMARK_SIDE, LANDMARK_SIDE), np.float32)).shape
     except Exception as error:  # onnxruntime's own exception types are not public
@@ -151,10 +180,28 @@ def _is_complete(record: Record) -> bool:
     return True
 
 
-def _pixels(record: Record, mode: LandmarkMode, face_scale: float) -> Floats:
-    """(3, 192, 192) input of the network."""
-    face = aligned_face(load_image(record.image_path), face_scale)
-    return landmark_pixels(face.pixels, mode=mode, box_xyxy=face.box_in_crop)
+class _Network:
+    """The network in one process."""
+
+    def __init__(self, path: Path, mode: LandmarkMode, threads: int, face_scale: float) -> None:
+        self._encoder = OrtEncoder(path, threads)
+        self._mode, self._threads, self._face_scale = mode, threads, face_scale
+
+    def __call__(self, pictures: Sequence[Path]) -> "list[Floats | str]":
+        """(212,) for each picture, or the reason why it cannot be read."""
+        with ThreadPoolExecutor(self._threads) as pool:
+            found = list(pool.map(self._pixels, pictures))
+        pixels = [each for each in found if not isinstance(each, str)]
+        features = iter(self._encoder(np.stack(pixels)) if pixels else ())
+        return [each if isinstance(each, str) else next(features) for each in found]
+
+    def _pixels(self, picture: Path) -> "Floats | str":
+        """(3, 192, 192) input of the network."""
+        try:
+            face = aligned_face(load_image(picture), self._face_scale)
+        except ImageError as error:
+            return str(error)
+        return landmark_pixels(face.pixels, mode=self._mode, box_xyxy=face.box_in_crop)
 
 
 def _npy(feature: Floats) -> bytes:

@@ -2,12 +2,14 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from sdk.arrays import Pixels
 from sdk.errors import DataError
 from sdk.faba.prompts import QUESTIONS, Task
+from sdk.faces.crop import RELEASED_FACE_SCALE
 from sdk.files import claim_folder, write_file, write_json
 from sdk.locks import writing_into
 from trainer.corpus.crops import FaceCropper, jpeg
@@ -23,9 +25,9 @@ from trainer.corpus.datasets import (
 )
 from trainer.corpus.datasets.folds import split_fold
 from trainer.corpus.datasets.frames import read_pictures
-from trainer.corpus.eyes import identify, open_eyes
+from trainer.corpus.eyes import identify
 from trainer.corpus.records import Record, evaluation_row, training_row
-from trainer.model.config import Conventions
+from trainer.processes import in_processes
 
 FOLDS = (1, 2, 3)
 ABOUT = "about.json"
@@ -41,6 +43,7 @@ def prepare(
     align: str | None = None,
     every: int = 1,
     partition: Path | None = None,
+    workers: int = 1,
     report: Callable[[str], None] = lambda line: None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
@@ -58,6 +61,7 @@ def prepare(
         align: turn each face until its eyes are level; what finds them, see `trainer.corpus.eyes.open_eyes`.
         every: keep every n-th face.
         partition: of GFT, see `trainer.corpus.datasets.read_gft`.
+        workers: number of processes that crop faces; this one reads pictures and writes.
         report: told one line per stage.
         progress: told how many of how many faces are cropped.
 
@@ -71,11 +75,13 @@ def prepare(
     found = _read(dataset, folder, partition)
     faces = found.faces[::every]
     options = _options(dataset, detector, align, every)
-    cropper = _cropper(options["detector"], align if options["align"] else None)
+    names = options["detector"], align if options["align"] else None
+    open_cropping = partial(_open_cropping, *names)
+    open_cropping()  # an error comes before anything is written
     with writing_into(out):
         claim_folder(out / ABOUT, options, "prepared data set", DataError)
         report(f"{len(faces)} faces of {dataset}")
-        lost = _crop(faces, out, cropper, progress)
+        lost = _crop(faces, out, open_cropping, workers if any(names) else 1, progress)
         kept = [face for face in faces if (out / _image(face)).exists()]
         if not kept:
             raise DataError(f"{folder}: no face was found in any of {len(faces)} pictures; try another --detector")
@@ -118,38 +124,48 @@ def _options(dataset: DatasetName, detector: str | None, align: str | None, ever
         "dataset": dataset,
         "detector": detector,
         "align": identify(align),
-        "face_scale": Conventions.face_scale if detector else None,
+        "face_scale": RELEASED_FACE_SCALE if detector else None,
         "every": every,
         "no_units": NO_UNITS,
     }
 
 
-def _cropper(detector: str | None, align: str | None) -> FaceCropper | None:
-    return FaceCropper(detector, eyes=open_eyes(align) if align else None) if detector or align else None
+_Cropping: TypeAlias = Callable[[tuple[LabelledFace, Pixels | None]], bytes | str]
 
 
 def _crop(
-    faces: Sequence[LabelledFace], out: Path, cropper: FaceCropper | None, progress: Callable[[int, int], None]
+    faces: Sequence[LabelledFace],
+    out: Path,
+    open_cropping: Callable[[], _Cropping],
+    workers: int,
+    progress: Callable[[int, int], None],
 ) -> Counter[str]:
     """Write the missing crops; returns how many faces have none for which reason."""
     waiting = [face for face in faces if not (out / _image(face)).exists()]
     lost: Counter[str] = Counter()
-    for done, (face, picture) in enumerate(read_pictures(waiting), 1):
-        content = None if picture is None else _crop_bytes(face, picture, cropper)
-        if content is not None:
-            write_file(out / _image(face), content)
+    crops = in_processes(open_cropping, read_pictures(waiting), workers)
+    for done, (face, crop) in enumerate(zip(waiting, crops, strict=True), 1):
+        if isinstance(crop, str):
+            lost[crop] += 1
         else:
-            lost["the picture cannot be read" if picture is None else "no face was found"] += 1
+            write_file(out / _image(face), crop)
         progress(done, len(waiting))
     return lost
 
 
-def _crop_bytes(face: LabelledFace, picture: Pixels, cropper: FaceCropper | None) -> bytes | None:
-    """The bytes of a face crop; without cropper a JPEG file is kept unchanged."""
+def _open_cropping(detector: str | None, align: str | None) -> _Cropping:
+    return partial(_crop_bytes, FaceCropper.open(detector, align) if detector or align else None)
+
+
+def _crop_bytes(cropper: FaceCropper | None, read: tuple[LabelledFace, Pixels | None]) -> bytes | str:
+    """The bytes of a face crop, or why there is none; without cropper a JPEG file is kept unchanged."""
+    face, picture = read
+    if picture is None:
+        return "the picture cannot be read"
     if cropper is None:
         return face.picture.read_bytes() if face.picture.suffix == ".jpg" else jpeg(picture)
     crop = cropper(picture)
-    return None if crop is None else jpeg(crop)
+    return "no face was found" if crop is None else jpeg(crop)
 
 
 def _image(face: LabelledFace) -> str:

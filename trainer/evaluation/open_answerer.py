@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 import torch
 
-from sdk.bundles.hub import resolve_checkpoint
+from sdk.bundles.hub import resolve_model
+from sdk.bundles.manifest import MANIFEST
 from sdk.errors import DataError
 from trainer.checkpoint import Checkpoint, is_plain_llava, plain_llava
 from trainer.corpus.endpoint import ChatEndpoint
@@ -23,8 +24,7 @@ class Request:
     """Which model is asked, and how.
 
     Attributes:
-        model: folder of a bundle, or folder or hub name of an adapter, a complete checkpoint or LLaVA-1.5; None with an
-            endpoint.
+        model: folder or hub name of a bundle, an adapter, a complete checkpoint or LLaVA-1.5; None with an endpoint.
         base, vision_tower: as in `trainer.checkpoint.load_emola`.
         endpoint: address and name of a model behind an OpenAI-compatible endpoint.
         key: of the endpoint.
@@ -64,11 +64,12 @@ def _open(request: Request) -> Answerer:
         return _open_endpoint(request, *request.endpoint)
     if request.model is None:
         raise DataError("expected a model or an endpoint")
-    if (request.model / "manifest.json").exists():
+    model = resolve_model(str(request.model))
+    if (model / MANIFEST).exists():
         _refuse(request, ("template", "image_aspect"), "a checkpoint; a bundle is asked as it was exported")
         limits = (request.max_new_tokens, request.visual_tokens)
-        return BundleAnswerer.open(request.model, request.device, *limits)
-    return _open_checkpoint(request, resolve_checkpoint(str(request.model)))
+        return BundleAnswerer.open(model, request.device, *limits)
+    return _open_checkpoint(request, model)
 
 
 def _open_endpoint(request: Request, url: str, model: str) -> Answerer:

@@ -12,6 +12,7 @@ from transformers import CLIPVisionConfig, LlamaConfig
 
 from sdk.errors import CheckpointError
 from sdk.faba.prompts import TEMPLATES
+from sdk.faces.crop import RELEASED_FACE_SCALE
 from sdk.faces.preprocess import LANDMARK_FEATURES, Anchor, Aspect, LandmarkMode, Preprocessing
 from sdk.untrusted_json import read_json_object
 from trainer.model.ablation import PriorPosition, Tokens
@@ -95,8 +96,7 @@ class Conventions:
     Attributes:
         template: conversation format, a key of `sdk.faba.prompts.TEMPLATES`.
         image_aspect, landmark_mode, anchors: see `sdk.faces.preprocess.Preprocessing`.
-        face_scale: side of the face crop over the longer side of dlib's box. Not recorded for the released checkpoints;
-            1.7 shows forehead to chin, as their training pictures do.
+        face_scale: side of the face crop over the longer side of dlib's box.
         notice: a sentence that every result must carry, or None.
         licence: terms of the weights as their maker states them, or None.
         known_questions_only: whether the model answers nothing but the questions of its training files.
@@ -105,7 +105,7 @@ class Conventions:
     template: str = "llava_v1"
     image_aspect: Aspect = "crop"
     landmark_mode: LandmarkMode = "emola"
-    face_scale: float = 1.7
+    face_scale: float = RELEASED_FACE_SCALE
     anchors: tuple[Anchor, ...] = ()
     notice: str | None = None
     licence: str | None = None
