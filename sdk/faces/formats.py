@@ -4,12 +4,14 @@ Pillow knows fifty formats, and one of them starts a program: EPS runs Ghostscri
 read here, whatever a file is called.
 """
 
+import io
 import re
 from typing import IO, Any, NamedTuple
 
 from PIL import Image, JpegImagePlugin
 
 from sdk.errors import ImageError
+from sdk.faces.depth import correct_depth
 
 
 class _Format(NamedTuple):
@@ -40,6 +42,9 @@ UNREAD_SUFFIXES = frozenset(
 )
 
 _HEADER = 64  # bytes that identify a format
+_EXIF_ITEM = re.compile(
+    rb"(infe(?:\x02.{7}|\x03.{9}))Exif", re.DOTALL
+)  # of an AVIF file: its entry in the table of items
 _MEMORY = 640_000_000  # bytes that decoding may take
 # Every scan of a progressive JPEG visits all pixels: a file of 60 KB with thousands of scans would take minutes.
 _MAX_SCANNED = 1_500_000_000  # pixels times scans; a photograph has about 10 scans
@@ -71,7 +76,14 @@ def open_picture(file: IO[bytes], name: str) -> Image.Image:
     if kind == "JPEG":
         return _Jpeg(file)
     _require_decoder(kind, name)
-    return Image.open(file, formats=(kind,))
+    image = Image.open(_without_exif(file) if kind == "AVIF" else file, formats=(kind,))
+    correct_depth(image)
+    return image
+
+
+def _without_exif(file: IO[bytes]) -> IO[bytes]:
+    """An AVIF file whose EXIF data has another name: it has no effect, but Pillow stops where it is damaged."""
+    return io.BytesIO(_EXIF_ITEM.sub(rb"\1skip", file.read()))
 
 
 def is_readable(image: Image.Image) -> bool:
