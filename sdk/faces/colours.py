@@ -73,7 +73,8 @@ def _converter(image: Image.Image) -> _Step:
     """Converts a block to RGB."""
     transform = _srgb_transform(image) or (lambda block: block if block.mode == "RGB" else block.convert("RGB"))
 
-    opaque = image.format == "BMP" and image.mode == "RGBA" and not image.getextrema()[3][1]  # alpha was never written
+    # Windows leaves alpha at 0
+    opaque = image.format == "BMP" and image.mode == "RGBA" and not any(image.getchannel("A").getextrema())
 
     def convert(block: Image.Image) -> Image.Image:
         if opaque:
