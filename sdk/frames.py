@@ -14,14 +14,15 @@ from typing import Any, TypeAlias
 from sdk.arrays import Pixels
 from sdk.errors import DependencyError, VideoError
 from sdk.ranges import POSITIVE
-from sdk.video_stream import VideoStream, displayed
+from sdk.video_stream import Matrix, VideoStream, displayed
 
 logger = logging.getLogger(__name__)
 
 VideoSource: TypeAlias = "str | os.PathLike[str] | int"
 
 VIDEO_SUFFIXES = frozenset(
-    {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".mts"}
+    {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv", ".asf", ".flv", ".f4v", ".3gp", ".3g2"}
+    | {".ts", ".mts", ".m2ts", ".m2v", ".vob", ".ogv", ".mxf", ".dv"}
 )
 _LIVE = ("rtsp://", "rtsps://", "rtmp://", "udp://", "tcp://", "rtp://", "srt://")
 _CAMERAS = {"linux": ("v4l2", "/dev/video{}"), "darwin": ("avfoundation", "{}"), "win32": ("dshow", "video={}")}
@@ -35,7 +36,7 @@ class Frame:
         index: its number in the source, from 0.
         time_s: its time in seconds from the start of the source; always greater than that of the frame before.
         picture: the PyAV frame.
-        pixel_aspect: width of a stored pixel over its height.
+        pixel_aspect, matrix: how it is shown, see `sdk.video_stream.displayed`.
         damaged: number of packets before it that could not be decoded.
         dropped: number of chosen frames before it that were dropped because the analysis was late.
     """
@@ -44,12 +45,13 @@ class Frame:
     time_s: float
     picture: Any
     pixel_aspect: Fraction
+    matrix: Matrix
     damaged: int = 0
     dropped: int = 0
 
     def pixels(self) -> Pixels:
         """(H, W, 3) uint8 RGB as a player shows it: square pixels, upright, not mirrored."""
-        return displayed(self.picture, self.pixel_aspect)
+        return displayed(self.picture, self.pixel_aspect, self.matrix)
 
 
 def read_frames(
@@ -106,8 +108,9 @@ def _open(source: VideoSource) -> tuple[VideoStream, bool]:
         place = name if form or is_url(name) else f"file:{name}"
         container = av.open(place, "r", format=form, timeout=10.0 if is_url(name) else None)
     except (av.FFmpegError, OSError, ValueError) as error:
-        what = "camera" if form else "source"
-        raise VideoError(f"{what} {name} cannot be opened ({error}); check that it exists and is not in use") from None
+        what, reason = ("camera" if form else "source"), str(getattr(error, "strerror", None) or error)
+        advice = "it exists and is not in use" if form or is_url(name) else "a player shows it: it may be cut off"
+        raise VideoError(f"{what} {name} cannot be opened ({reason}); check that {advice}") from None
     try:
         return VideoStream(container, str(source), live), live
     except VideoError:
@@ -129,7 +132,7 @@ def _decoded(stream: VideoStream) -> Iterator[Frame]:
                         f"{name}: the frame size changes from {size[0]} x {size[1]} to {found[0]} x {found[1]} at "
                         f"frame {index}; cut the video there. All frames before it were analysed"
                     )
-                yield Frame(index, time_s, picture, stream.pixel_aspect, stream.damaged)
+                yield Frame(index, time_s, picture, stream.pixel_aspect, stream.matrix, stream.damaged)
                 index += 1
         except (av.FFmpegError, OSError) as error:
             raise VideoError(

@@ -4,13 +4,16 @@ import math
 import time
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from sdk.arrays import Pixels
 from sdk.errors import VideoError
 
+Matrix: TypeAlias = tuple[float, float, float, float]
+
+_UPRIGHT: Matrix = (1.0, 0.0, 0.0, 1.0)
 _FULL_HD = 1920 * 1088  # pixels
 _DEFAULT_RATE = 25.0  # frames per second, for streams that do not record it
 _HIGHEST_RATE = 1000.0  # a higher recorded rate is a time base, not a rate
@@ -34,6 +37,7 @@ class VideoStream:
     Attributes:
         damaged: number of packets so far that could not be decoded.
         pixel_aspect: width of a pixel over its height.
+        matrix: how the last frame is shown, see `displayed`.
 
     Raises:
         VideoError: there is no such stream.
@@ -46,6 +50,7 @@ class VideoStream:
         self._stream.thread_type = "SLICE" if self._stream.width * self._stream.height <= _FULL_HD else "AUTO"
         aspect = self._stream.sample_aspect_ratio or Fraction(1)
         self.pixel_aspect = aspect if Fraction(1, _WIDEST) <= aspect <= _WIDEST else Fraction(1)
+        self.matrix = _UPRIGHT
         self._failures, self._last_error = 0, ""  # failures since the last picture
 
     def pictures(self) -> Iterator[tuple[Any, float]]:
@@ -68,6 +73,9 @@ class VideoStream:
             except (av.FFmpegError, OSError) as error:
                 packet, failure = None, error
             for picture in self._decode(packet):  # None: what the decoder still holds
+                # H.264 records the matrix with a key frame for all that follow; FFmpeg hands it on with that one only
+                before = _UPRIGHT if picture.key_frame else self.matrix
+                self.matrix = _display_matrix(picture) or before
                 stamps = (None if stamp is None else stamp * unit for stamp in (picture.pts, picture.dts))
                 yield picture, times.next(*stamps)
                 count += 1
@@ -181,38 +189,48 @@ def _increases(last: float | None, stamp: float | None) -> bool:
     return last is not None and stamp is not None and stamp > last
 
 
-def displayed(picture: Any, pixel_aspect: Fraction) -> Pixels:
+def displayed(picture: Any, pixel_aspect: Fraction, matrix: Matrix) -> Pixels:
     """The picture as a player shows it: (H, W, 3) uint8 RGB with square pixels, upright, not mirrored.
 
     Args:
         picture: a PyAV frame.
         pixel_aspect: width of a stored pixel over its height.
+        matrix: (a, b, c, d): the stored point (x, y) is shown at (a x + c y, b x + d y).
+
+    Raises:
+        VideoError: FFmpeg cannot convert the colours of the frame.
     """
     width = max(1, int(picture.width * pixel_aspect))
-    pixels: Pixels = picture.to_ndarray(
-        format="rgb24",
-        width=width,
-        interpolation="BICUBIC",
-        # PyAV before 17 reads BT.709 as BT.601 unless it is told both sides.
-        src_colorspace=int(picture.colorspace),
-        dst_colorspace=_ITU601,
-        src_color_range=int(picture.color_range),
-        dst_color_range=_FULL_RANGE,
-    )
-    a, b, c, d = _display_matrix(picture)
+    try:
+        pixels: Pixels = picture.to_ndarray(
+            format="rgb24",
+            width=width,
+            interpolation="BICUBIC",
+            # PyAV before 17 reads BT.709 as BT.601 unless it is told both sides.
+            src_colorspace=int(picture.colorspace),
+            dst_colorspace=_ITU601,
+            src_color_range=int(picture.color_range),
+            dst_color_range=_FULL_RANGE,
+        )
+    except (OSError, ValueError) as error:  # for instance YCgCo
+        raise VideoError(
+            f"FFmpeg cannot convert frames of {picture.format.name} with colour matrix {int(picture.colorspace)} to "
+            f"RGB ({error}); convert the video to H.264 first"
+        ) from None
+    a, b, c, d = matrix
     if abs(b) + abs(c) > abs(a) + abs(d):
         pixels, a, d = pixels.transpose(1, 0, 2), c, b
     return np.ascontiguousarray(pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
 
 
-def _display_matrix(picture: Any) -> tuple[float, float, float, float]:
-    """(a, b, c, d): the stored point (x, y) is shown at (a x + c y, b x + d y)."""
+def _display_matrix(picture: Any) -> Matrix | None:
+    """The display matrix of a frame, if it has one; see `displayed`."""
     try:
         data = picture.side_data.get("DISPLAYMATRIX")
     except ValueError:  # PyAV 18 does not know all kinds of side data; the rotation alone is still there
         turn = math.radians(-picture.rotation)
         return math.cos(turn), math.sin(turn), -math.sin(turn), math.cos(turn)
     if data is None:
-        return 1.0, 0.0, 0.0, 1.0
+        return None
     matrix = np.frombuffer(bytes(data), np.int32).astype(float)  # 3 x 3, row by row, in 1/65536
     return matrix[0], matrix[1], matrix[3], matrix[4]

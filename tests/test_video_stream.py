@@ -2,6 +2,7 @@
 
 import itertools
 import struct
+import subprocess
 from fractions import Fraction
 
 import numpy as np
@@ -12,7 +13,7 @@ from sdk.errors import VideoError
 from sdk.frames import read_frames
 
 av = pytest.importorskip("av")
-from clips import set_display_matrix, shown_by_ffmpeg, write_clip  # noqa: E402
+from clips import ffmpeg, set_display_matrix, shown_by_ffmpeg, write_clip  # noqa: E402
 
 RED, GREEN, BLUE, GREY = (200, 40, 40), (40, 160, 40), (50, 60, 200), (130, 130, 130)
 MATRICES = [
@@ -156,3 +157,25 @@ def test_colours_follow_the_recorded_matrix_and_range(tmp_path, matrix, kr, kb, 
     pixels = first(path)
     assert abs(pixels.astype(int) - rgb).max() <= 3, f"expected {rgb}, got {pixels[0, 0]}"
     assert abs(pixels.astype(int) - shown_by_ffmpeg(path, pixels.shape)[0]).max() <= 1
+
+
+def stored(path, *options):
+    """Copy a clip by the program ffmpeg with other metadata."""
+    target = path.with_name(f"stored{path.suffix}")
+    subprocess.run([ffmpeg(), "-v", "error", "-nostdin", "-i", path, "-c", "copy", *options, target], check=True)
+    return target
+
+
+def test_an_orientation_that_is_recorded_with_key_frames_holds_for_all(tmp_path):
+    """FFmpeg hands the message of an H.264 stream on with the key frame alone: the others would lie on their side."""
+    path = write_clip(tmp_path / "a.mp4", [corners()] * 9)
+    turned = stored(path, "-bsf:v", "h264_metadata=display_orientation=insert:rotate=90")
+    frames = [frame.pixels() for frame in read_frames(turned)]
+    assert len(frames) == 9
+    assert {quarters(pixels) for pixels in frames} == {"green grey red blue"}
+
+
+def test_colours_that_ffmpeg_cannot_convert_are_a_video_error(tmp_path):
+    path = stored(write_clip(tmp_path / "a.mp4", [corners()] * 2), "-bsf:v", "h264_metadata=matrix_coefficients=8")
+    with pytest.raises(VideoError, match="cannot convert frames of yuv420p with colour matrix 8"):
+        first(path)

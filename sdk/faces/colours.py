@@ -9,7 +9,7 @@ from PIL import Image, ImageCms
 
 from sdk.arrays import Pixels
 from sdk.errors import ImageError
-from sdk.faces.depth import colour_depth, colours_8_bits, grey_8_bits, grey_depth, is_wide_grey
+from sdk.faces.depth import colour_depths, colours_8_bits, grey_8_bits, grey_depth, is_negative, is_wide_grey
 
 _Area: TypeAlias = tuple[int, int, int, int]  # left, top, right, bottom in pixels
 _Step: TypeAlias = Callable[[Image.Image], Image.Image]
@@ -52,18 +52,33 @@ def to_rgb(image: Image.Image, shrink: int = 1, *, wide: bool = False, lower: Im
 def _cutter(image: Image.Image, wide: bool, lower: Image.Image | None) -> Callable[[_Area], Image.Image]:
     """Cuts a block of 8 bits per channel."""
     if is_wide_grey(image):
-        depth, transparent = grey_depth(image), image.info.get("transparency")
-        return lambda area: grey_8_bits(image.crop(area), depth, transparent)
-    if wide and (depth := colour_depth(image)) < 16:
-        return lambda area: colours_8_bits(image.crop(area), lower and lower.crop(area), depth)
-    return image.crop
+        depth, transparent, negative = grey_depth(image), image.info.get("transparency"), is_negative(image)
+        return lambda area: grey_8_bits(image.crop(area), depth, transparent, negative)
+    if not wide:
+        return image.crop
+    depths, clear = colour_depths(image), image.info.get("transparency")
+
+    def cut(area: _Area) -> Image.Image:
+        block = image.crop(area)
+        if min(depths) < 16:
+            block = colours_8_bits(block, lower and lower.crop(area), depths)
+        if isinstance(clear, tuple):  # a colour of 16 bits that is transparent
+            block.info["transparency"] = tuple(min(value >> (depths[0] - 8), 255) for value in clear)
+        return block
+
+    return cut
 
 
 def _converter(image: Image.Image) -> _Step:
     """Converts a block to RGB."""
     transform = _srgb_transform(image) or (lambda block: block if block.mode == "RGB" else block.convert("RGB"))
 
+    # Windows leaves alpha at 0
+    opaque = image.format == "BMP" and image.mode == "RGBA" and not any(image.getchannel("A").getextrema())
+
     def convert(block: Image.Image) -> Image.Image:
+        if opaque:
+            block = block.convert("RGB")
         if block.has_transparency_data:
             block = block.convert("RGBA")
             block = Image.alpha_composite(Image.new("RGBA", block.size, "white"), block)

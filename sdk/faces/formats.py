@@ -4,6 +4,7 @@ Pillow knows fifty formats, and one of them starts a program: EPS runs Ghostscri
 read here, whatever a file is called.
 """
 
+import io
 import re
 from math import ceil, inf
 from typing import IO, Any, NamedTuple
@@ -11,6 +12,7 @@ from typing import IO, Any, NamedTuple
 from PIL import Image, JpegImagePlugin
 
 from sdk.errors import ImageError
+from sdk.faces.depth import correct_depth
 from sdk.system_memory import available_memory
 
 
@@ -42,6 +44,9 @@ UNREAD_SUFFIXES = frozenset(
 )
 
 _HEADER = 64  # bytes that identify a format
+_EXIF_ITEM = re.compile(
+    rb"(infe(?:\x02.{7}|\x03.{9}))Exif", re.DOTALL
+)  # of an AVIF file: its entry in the table of items
 _MEMORY = 640_000_000  # bytes that decoding may take for a picture of up to so many pixels:
 _USUAL_PIXELS = 100_000_000
 # Every scan of a progressive JPEG visits all pixels: a file of 60 KB with thousands of scans would take minutes.
@@ -75,7 +80,14 @@ def open_picture(file: IO[bytes], name: str) -> Image.Image:
         return _Jpeg(file)
     _require_decoder(kind, name)
     decoder, _ = Image.OPEN[kind]  # Image.open has a limit of its own, and calls a larger picture damaged
-    return decoder(file, "")
+    image = decoder(_without_exif(file) if kind == "AVIF" else file, "")
+    correct_depth(image)
+    return image
+
+
+def _without_exif(file: IO[bytes]) -> IO[bytes]:
+    """An AVIF file whose EXIF data has another name: it has no effect, but Pillow stops where it is damaged."""
+    return io.BytesIO(_EXIF_ITEM.sub(rb"\1skip", file.read()))
 
 
 def is_readable(image: Image.Image) -> bool:

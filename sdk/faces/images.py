@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from sdk.arrays import Pixels
 from sdk.errors import ImageError
 from sdk.faces.colours import to_rgb
-from sdk.faces.depth import colour_depth, is_wide_colour, select_lower_bytes
+from sdk.faces.depth import colour_depths, correct_depth, is_wide_colour, select_lower_bytes
 from sdk.faces.formats import READ, check_cost, is_readable, open_picture
 from sdk.faces.orientation import orientation, turns, upright
 from sdk.printable import one_line
@@ -214,7 +214,10 @@ def _decoding(name: str) -> Iterator[None]:
             f"{name}: it has more pixels than Pillow decodes ({_one_line(error)}); scale it down"
         ) from None
     except UnidentifiedImageError:
-        raise ImageError(f"{name}: the image is damaged or truncated (its header cannot be read)") from None
+        raise ImageError(
+            f"{name}: the image is damaged or truncated (its header cannot be read), or of a kind of its format that "
+            "is not decoded here; save it as JPEG or PNG"
+        ) from None
     except Exception as error:  # Pillow's decoders raise a dozen types: SyntaxError, struct.error, RuntimeError...
         raise ImageError(f"{name}: the image is damaged or truncated ({_one_line(error)})") from None
 
@@ -242,12 +245,12 @@ def _decode(image: Image.Image, file: IO[bytes], name: str, max_pixels: int | No
     check_cost(image, file, shrink, name, max_pixels)
     if image.format == "JPEG" and shrink > 1:
         image.draft(None, (max(1, size[0] // shrink), max(1, size[1] // shrink)))
-    drafted = round(size[0] / image.width)
+    drafted = round(max(size) / max(image.size))
     wide = is_wide_colour(image)
     image.load()
     if drafted == 1:
         size, shrink = image.size, shrink_of(image.size)  # some decoders turn the picture or correct its size
-    lower = _lower_bytes(file, name) if wide and shrink == 1 and colour_depth(image) < 16 else None
+    lower = _lower_bytes(file, name) if wide and shrink == 1 and min(colour_depths(image)) < 16 else None
     turn = orientation(image, search=True)
     pixels = upright(to_rgb(image, shrink // drafted, wide=wide, lower=lower), turn)
     return Picture(pixels, size[::-1] if turns(turn) else size, shrink)
@@ -257,8 +260,8 @@ def _lower_bytes(file: IO[bytes], name: str) -> Image.Image | None:
     """Decode the lower bytes of colours of 16 bits, where Pillow can do that."""
     file.seek(0)
     image = open_picture(file, name)
-    select_lower_bytes(image)
     try:
+        select_lower_bytes(image)
         image.load()
     except ValueError:
         return None
@@ -271,6 +274,7 @@ def _from_pil(image: Image.Image, max_pixels: int | None) -> Picture:
         raise ImageError(f"{name} is {image.format}, which is not decoded here; call its load() first, or use {READ}")
     _check_size(image.size, max_pixels, name)
     with _decoding(name):
+        correct_depth(image)
         wide = is_wide_colour(image)
         image.load()
         turn, shrink = orientation(image), shrink_of(image.size)

@@ -1,5 +1,6 @@
 """How a camera was held: read the orientation of a picture and turn its pixels upright."""
 
+import re
 import struct
 
 import numpy as np
@@ -23,7 +24,8 @@ def orientation(image: Image.Image, *, search: bool = False) -> int:
         found, search = None, True
     if found is None and search:
         found = _search(image.info.get("exif"))
-    return found if isinstance(found, int) and 1 <= found <= 8 else 1
+    found = _number(found)
+    return found if 1 <= found <= 8 else 1
 
 
 def turns(value: int) -> bool:
@@ -40,6 +42,15 @@ def upright(pixels: Pixels, value: int) -> Pixels:
     if value in _MIRRORED_COLUMNS:
         pixels = pixels[:, ::-1]
     return np.ascontiguousarray(pixels)
+
+
+def _number(found: object) -> int:
+    """The value of a tag that may be a byte, a text or several numbers, as some programs write it; 0 if it is none."""
+    if isinstance(found, bytes | tuple) and found:
+        found = found[0]
+    if isinstance(found, str) and re.fullmatch(r"[1-8]\s*", found):
+        return int(found)
+    return found if isinstance(found, int) else 0
 
 
 def _search(exif: object) -> int | None:
