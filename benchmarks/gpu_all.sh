@@ -1,5 +1,5 @@
 #!/bin/sh
-# All figures of a GPU in about seven minutes, the most valuable first; each step has its own limit and its own file.
+# All figures of a GPU in about six minutes, the most valuable first; each step has its own limit and its own file.
 #
 #     sh benchmarks/gpu_all.sh OUT        # from the root of a clone; needs torch with CUDA, triton, transformers, peft, onnx
 #

@@ -38,8 +38,7 @@ class Model:
 def open_model(device: str, tiny: bool, layers: int | None) -> Model:
     torch.manual_seed(0)
     llama, on_gpu = random_llama(geometry(tiny, layers), device), device == "cuda"
-    dense = 2 * sum(w.inputs * w.outputs for layer in llama.layers for w in layer.linears)
-    room = on_gpu and torch.cuda.mem_get_info()[0] > 3 * dense
+    room = on_gpu and torch.cuda.mem_get_info()[0] > 3 * llama.dense_bytes(torch.float16)
     table = llama.table.float().cpu().numpy()
     decoder = GptqDecoder(llama, kernels, table, dtype=torch.float16, keep_dense=room, graphs=on_gpu)
     return Model(llama, decoder, device, tiny, *((40, 48) if tiny else (650, 700)))

@@ -1,4 +1,4 @@
-"""Compare settings of ONNX Runtime and other matrix products with the default: times of prefill and step.
+"""Compare settings of ONNX Runtime and other matrix products with those of the runtime: times of prefill and step.
 
     python benchmarks/ort_settings.py [--layers 2] [--rounds 4] [--only "no spinning" ...] [--folder build/settings]
 
@@ -51,14 +51,15 @@ class Setting:
     tolerance: float | None = 1e-5
 
 
+ARENA = (("enable_cpu_mem_arena", True),)
 SETTINGS = {
     "default": Setting(),
     "default again": Setting(),
     "no spinning": Setting(entries=(("session.intra_op.allow_spinning", "0"),)),
     "one thread": Setting(options=(("intra_op_num_threads", 1),)),
-    "no arena": Setting(options=(("enable_cpu_mem_arena", False),)),
+    "memory arena": Setting(options=ARENA),
     "no memory pattern": Setting(options=(("enable_mem_pattern", False),)),
-    "weights outside the arena": Setting(entries=(("session.use_device_allocator_for_initializers", "1"),)),
+    "arena, weights outside": Setting(options=ARENA, entries=(("session.use_device_allocator_for_initializers", "1"),)),
     "pieces of 325": Setting(piece=325),
     "pieces of 128": Setting(piece=128),
     "float products": Setting(level=1, tolerance=0.05),
@@ -93,6 +94,7 @@ class Variant:
         folder = folder / f"{layers}-{setting.head_bits}"
         write_vicuna(folder, layers, setting.head_bits)
         options = onnxruntime.SessionOptions()
+        options.enable_cpu_mem_arena = False  # as in the runtime
         options.intra_op_num_threads = threads
         for name, value in setting.options:
             setattr(options, name, value)

@@ -33,7 +33,7 @@ COMMANDS = {
     "emola info": ("-m", "sdk", "info"),
     "emola analyze": ("-m", "sdk", "analyze", str(PHOTO)),
 }
-SETTINGS = ("default", "no prepacking", "no arena")
+SETTINGS = ("default", "no prepacking", "arena")  # the default is that of the runtime
 
 
 def main() -> None:
@@ -93,7 +93,7 @@ def open_decoder(folder: Path, layers: int, setting: str) -> dict[str, float]:
     options = load_onnxruntime().SessionOptions()
     if setting == "no prepacking":
         options.add_session_config_entry("session.disable_prepacking", "1")
-    options.enable_cpu_mem_arena = setting != "no arena"
+    options.enable_cpu_mem_arena = setting == "arena"
     before = resident()
     begin = time.perf_counter()
     decoder = open_vicuna(folder, layers, options)

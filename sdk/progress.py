@@ -64,9 +64,9 @@ class Console:
     def _draw(self, step: Step) -> None:
         from tqdm import tqdm
 
-        if self._bar is None or (self._bar.total, self._bar.desc) != (step.total, f"{step.what}: "):
+        if self._bar is None or (self._bar.total, self._bar.desc) != (step.total, step.what):
             self.close()
-            self._bar = tqdm(total=step.total, desc=step.what, leave=False)
+            self._bar = tqdm(total=step.total, initial=step.done, desc=step.what, leave=False)
         self._bar.update(step.done - self._bar.n)
         self._bar.refresh()
 

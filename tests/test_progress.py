@@ -61,6 +61,7 @@ def test_a_long_command_moves_a_bar_on_a_terminal():
     shown = on_a_terminal(LINES)
     assert "weights:  75%" in shown
     assert "3/4" in shown
+    assert "0/4" not in shown, "one bar moves, so that it knows the speed; none begins again"
     assert "25 %" not in shown, "the bar stands in place of the lines"
     assert shown.endswith("sealed\r\n"), "the bar is removed before the next line"
 

@@ -104,8 +104,7 @@ class GptqDecoder(Decoder):
         dtype: type of the KV cache and of the dense path.
         keep_dense: keep the weights of the dense path in `dtype`.
         graphs: record each kind of step, and with `keep_dense` each prompt at the same place, as a CUDA graph and
-            replay it. Launching the dense path takes the host 32 ms, which is five times what the GPU needs for a
-            question.
+            replay it. Launching the kernels of a question one by one takes the host longer than the GPU computes.
 
     Attributes:
         held_bytes: bytes of the dense weights, which are made when first used; 0 if they are not kept.
@@ -184,10 +183,11 @@ class GptqDecoder(Decoder):
         if not self._dense_graphs:
             return self._prefill(hidden, own, cache.length)
         if key not in graphs:
+            found = self._prefill(hidden, own, cache.length)
             if len(graphs) == MAX_DENSE_GRAPHS:
                 del graphs[next(iter(graphs))]
-            graphs[key] = None
-            return self._prefill(hidden, own, cache.length)
+            graphs[key] = None  # not before all weights are made: memory may run out, and a graph must not make them
+            return found
         if (recorded := graphs[key]) is None:
             inputs, graph = hidden.clone(), torch.cuda.CUDAGraph()
             with _RECORDING_LOCK, torch.cuda.graph(graph, capture_error_mode="thread_local"):

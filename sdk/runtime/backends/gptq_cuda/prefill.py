@@ -81,8 +81,9 @@ class Prefill:
         shape = linear.inputs, linear.outputs
         if self._keep:
             weight = torch.empty(shape, dtype=self._dtype, device=self._scratch.device)
-            self._dense[id(linear)] = weight
         else:
             weight = self._scratch[: shape[0] * shape[1]].view(shape)
         self._kernels.dequantise(linear, weight)
+        if self._keep:  # only once it is filled: the kernel may fail
+            self._dense[id(linear)] = weight
         return weight
