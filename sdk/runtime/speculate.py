@@ -27,6 +27,9 @@ class DraftedGeneration(Generation):
 
     Args:
         drafter: proposes tokens and learns which were accepted; the other arguments are those of `Generation`.
+
+    Attributes:
+        ready: tokens that are decoded and not drawn yet.
     """
 
     def __init__(
@@ -34,36 +37,40 @@ class DraftedGeneration(Generation):
     ) -> None:
         super().__init__(decoder, cache, prompt_ids, **limits)
         self._drafter, self._text = drafter, list(prompt_ids)
-        self._ready: deque[int] = deque()
+        self.ready: deque[int] = deque()
         self._begin = cache.length
         self._exact = cache.length + len(prompt_ids)  # up to this length the cache equals that of the plain loop
 
     def __next__(self) -> int:
         check_cancel(self._cancel)
-        if not self._ready and self.pending:
+        if not self.ready and self.pending:
             if self.cache.length >= self._exact:
-                self._decode_draft()
+                self.decode_draft()
             else:  # read the question as the plain loop does
                 self._append(super().__next__())
-        if not self._ready:
+        if not self.ready:
             raise StopIteration
-        return self._ready.popleft()
+        return self.ready.popleft()
 
-    def _decode_draft(self) -> None:
+    def decode_draft(self) -> None:
         """Read the pending token and a draft; keep the accepted tokens and the one that follows them."""
         draft = self._drafter.propose(self._text, self._left)
-        begin = time.perf_counter()
+        begin, start = time.perf_counter(), self.cache.length
         rows = self._decoder.embed([*self.pending, *(drafted.token for drafted in draft)])
         logits = self._decoder.extend(self.cache, rows, last=len(rows))
         seconds = time.perf_counter() - begin
+        if not draft and self._exact == start:
+            self._exact = self.cache.length
         accepted = self._verify(logits, [drafted.token for drafted in draft])
         self._drafter.learn(draft, accepted, seconds)
+
+    def accept_shared(self, logits: Floats) -> None:
+        """Keep the token after the pending one, from the (vocabulary,) logits of a step with other sequences."""
+        self._verify(logits[None], ())
 
     def _verify(self, logits: Floats, draft: Sequence[int]) -> int:
         """Accept the draft up to the first token that is not the greedy choice; returns how many were accepted."""
         start = self.cache.length - len(logits)
-        if not draft and self._exact == start:
-            self._exact = self.cache.length
         for index, (token, is_near_tie) in enumerate(_greedy_choices(logits)):
             self.cache.length = start + index + 1
             row = logits[index]
@@ -82,7 +89,7 @@ class DraftedGeneration(Generation):
 
     def _append(self, token: int) -> None:
         self._text.append(token)
-        self._ready.append(token)
+        self.ready.append(token)
 
     def _read_again(self) -> Floats:
         """The (vocabulary,) logits after the text so far, computed row by row as in the plain loop."""
