@@ -270,6 +270,6 @@ class _Scheduler:
         """Free a slot; the face in the last slot moves there, so that the used slots stay consecutive."""
         row, last = self._slots.index(slot), self._slots.pop()
         if last is not slot:
-            self._pool.move(len(self._slots), row)
+            self._pool.copy(self._pool.caches[len(self._slots)], row)
             last.face.move_to(self._pool.caches[row])
             self._slots[row] = last

@@ -63,7 +63,7 @@ def decode(decoder):
     logits.append(decoder.extend(pool.caches[1], question, last=20).copy())
     for token in (5, 6, 7):
         logits.append(decoder.step(pool, decoder.embed([token] * 3)).copy())
-    pool.move(2, 0)
+    pool.copy(pool.caches[2], 0)
     assert [cache.length for cache in pool.caches] == [51, 72, 51]
     tokens = []
     for cache in pool.caches:
@@ -198,7 +198,7 @@ def test_a_pool_made_in_inference_mode_works_outside_it(gptq_bundle):
     with torch.inference_mode():
         pool = decoder.new_pool(64, 2)
         decoder.extend(pool.caches[0], np.zeros((3, 64), np.float32))
-    pool.move(0, 1)
+    pool.copy(pool.caches[0], 1)
     assert list(islice(decoder.greedy(pool.caches[0], [5]), 4)) == list(islice(decoder.greedy(pool.caches[1], [5]), 4))
 
 

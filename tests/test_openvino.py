@@ -57,7 +57,7 @@ def read(decoder):
     for index, each in enumerate(pool.caches):
         decoder.extend(each, decoder.embed(IDS[: 31 + 9 * index]))
     found.append(decoder.step(pool, decoder.embed(IDS[5:8])).copy())
-    pool.move(2, 0)
+    pool.copy(pool.caches[2], 0)
     found.append(decoder.step(pool, decoder.embed(IDS[8:10])).copy())
     return found
 

@@ -181,7 +181,7 @@ def test_a_sequence_moves_through_the_host_where_memory_is_on_a_device(bundle):
     for pool, memory in zip(pools, (pools[0]._host, held), strict=True):
         memory[...] = np.arange(memory.size).reshape(memory.shape) % 2000
         pool.caches[2].length = 5
-        pool.move(2, 0)
+        pool.copy(pool.caches[2], 0)
         assert pool.caches[0].length == 5
     np.testing.assert_array_equal(held, pools[0]._host)
     np.testing.assert_array_equal(held[:, 0, :, :5], held[:, 2, :, :5])

@@ -174,6 +174,10 @@ class Manifest(FrozenModel):
         """The manifest without its answer language, for comparisons with the torch model, which has none."""
         return self.model_copy(update={"language": None})
 
+    def decoder_bytes(self, variant: Variant) -> int:
+        """Size of the files of a variant's decoder."""
+        return sum(self.files[name].size for name in (variant.decoder, *variant.external))
+
     @property
     def graphs(self) -> tuple[str, ...]:
         """The ONNX files."""

@@ -277,11 +277,11 @@ class Pipeline:
         """Yield the text of an answer piece by piece, as it is decoded; arguments as in `generate`."""
         yield from self.pieces(self.generate(face, question, max_new_tokens, sampling, cancel))
 
-    def pieces(self, generation: Generation) -> Generator[str, None, Answer]:
-        """Yield the text of a started answer piece by piece; return the whole answer."""
+    def pieces(self, generation: Generation, tokens: Iterator[int] | None = None) -> Generator[str, None, Answer]:
+        """Yield the text of a started answer, whose `tokens` may be drawn elsewhere; return the whole answer."""
         token_ids: list[int] = []
         sent = 0
-        for token in generation:
+        for token in tokens or generation:
             token_ids.append(token)
             if (self.tokenizer.id_to_token(token) or "").startswith("<0x"):
                 continue  # single bytes are not text before their sequence is complete

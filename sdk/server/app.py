@@ -22,6 +22,7 @@ from sdk.faba.prompts import TASKS
 from sdk.results import Analysis
 from sdk.runtime.clock import Clock
 from sdk.runtime.pipeline import Answer
+from sdk.runtime.shared_steps import SharedSteps
 from sdk.server.chat import CHAT_BODY, DEFINITIONS, ChatRequest, Reply
 from sdk.server.guard import Guard, error_body, handle_errors
 from sdk.server.metrics import Metrics
@@ -55,6 +56,8 @@ class Settings:
         cache_bytes: of KV caches that are kept for further questions about a picture.
         api_key: that `Authorization: Bearer` must carry under /v1 and /metrics; None asks for none.
         scores: add the probabilities of the labels to every analysis.
+        share_from_bytes: size of a decoder from which requests share decode steps. A smaller one stays in the caches
+            of a processor, so that a step costs little more than the threads that wait for each other.
     """
 
     limits: Limits = field(default_factory=Limits)
@@ -62,6 +65,7 @@ class Settings:
     cache_bytes: int = 2_000_000_000
     api_key: str | None = None
     scores: bool = False
+    share_from_bytes: int = 100_000_000
 
 
 def create_app(analyzer: Analyzer, settings: Settings | None = None) -> FastAPI:
@@ -93,7 +97,11 @@ class _Server:
     def __init__(self, analyzer: Analyzer, settings: Settings) -> None:
         self._analyzer, self.settings = analyzer, settings
         self._cache = VisitCache(settings.cache_bytes, analyzer.info()["memory"]["per_face"])
-        self._reception = Reception(analyzer.examiner, self._cache)
+        pipeline, seats = analyzer.pipeline, settings.limits.seats
+        is_large = analyzer.manifest.decoder_bytes(pipeline.backend.variant) >= settings.share_from_bytes
+        shares = pipeline.backend.decoder.drafts and seats > 1 and is_large
+        self._steps = SharedSteps(pipeline.backend.decoder, pipeline.capacity, seats) if shares else None
+        self._reception = Reception(analyzer.examiner, self._cache, self._steps)
         self._ready = False
 
     @asynccontextmanager
@@ -105,6 +113,8 @@ class _Server:
         yield
         warming.cancel()
         self._seats.close()
+        if self._steps:
+            self._steps.close()
 
     async def _warm(self) -> None:
         await asyncio.to_thread(self._analyzer.warmup)

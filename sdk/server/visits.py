@@ -16,6 +16,7 @@ from sdk.runtime.clock import Clock
 from sdk.runtime.encoded_face import EncodedFace
 from sdk.runtime.generate import Generation
 from sdk.runtime.pipeline import Answer, Pipeline
+from sdk.runtime.shared_steps import SharedSteps
 
 
 @dataclass(frozen=True)
@@ -129,10 +130,11 @@ class Reception:
     Args:
         examiner: of an opened Analyzer.
         cache: for visits.
+        steps: which requests of several threads share; None: each decodes alone.
     """
 
-    def __init__(self, examiner: Examiner, cache: VisitCache) -> None:
-        self._examiner, self.cache = examiner, cache
+    def __init__(self, examiner: Examiner, cache: VisitCache, steps: SharedSteps | None = None) -> None:
+        self._examiner, self.cache, self._steps = examiner, cache, steps
 
     def analyze(self, image: bytes, faces: Faces, request: Request, clock: Clock) -> Iterator[Found | Piece | Done]:
         """Analyse a picture as `Analyzer.analyze` does; yield what is known as soon as it is known.
@@ -171,7 +173,7 @@ class Reception:
         try:
             face = visit.face(pipeline, most_prominent(visit.crops), clock)
             generation = pipeline.generate(face, question, request.max_new_tokens, sampling, request.cancel)
-            return (yield from _timed(pipeline, generation, clock))
+            return (yield from self._timed(generation, clock))
         finally:
             self.cache.put(visit)
 
@@ -187,9 +189,22 @@ class Reception:
         face, answers = visit.face(pipeline, index, clock), {}
         for task in request.tasks:
             generation = pipeline.generate(face, task, request.max_new_tokens, cancel=request.cancel)
-            pieces = _timed(pipeline, generation, clock)
-            answers[task] = yield from _named(pieces, index, task)
+            answers[task] = yield from _named(self._timed(generation, clock), index, task)
         return Reading(face.features, answers, self._examiner.score(face, request, clock))
+
+    def _timed(self, generation: Generation, clock: Clock) -> Generator[str, None, Answer]:
+        """The pieces of an answer; up to the first it is the stage `question`, then `decode`."""
+        tokens = self._steps.tokens(generation) if self._steps else None
+        pieces, stage = self._examiner.pipeline.pieces(generation, tokens), "question"
+        while True:
+            with clock(stage):
+                try:
+                    piece = next(pieces)
+                except StopIteration as end:
+                    answer: Answer = end.value
+                    return answer
+            stage = "decode"
+            yield piece
 
 
 def _named(pieces: Generator[str, None, Answer], index: int, task: Task) -> Generator[Piece, None, Answer]:
@@ -201,17 +216,3 @@ def _named(pieces: Generator[str, None, Answer], index: int, task: Task) -> Gene
             return answer
         if text:
             yield Piece(index, task, text)
-
-
-def _timed(pipeline: Pipeline, generation: Generation, clock: Clock) -> Generator[str, None, Answer]:
-    """The pieces of an answer; up to the first it is the stage `question`, then `decode`."""
-    pieces, stage = pipeline.pieces(generation), "question"
-    while True:
-        with clock(stage):
-            try:
-                piece = next(pieces)
-            except StopIteration as end:
-                answer: Answer = end.value
-                return answer
-        stage = "decode"
-        yield piece

@@ -60,18 +60,18 @@ class KVPool(ABC):
         """One cache per sequence; each can be extended separately."""
         return tuple(KVCache(self, row) for row in range(len(self.lengths)))
 
-    def move(self, source: int, target: int) -> None:
-        """Copy one sequence over another."""
-        self._copy(source, target, self.lengths[source])
-        self.lengths[target] = self.lengths[source]
+    def copy(self, source: "KVCache", row: int) -> None:
+        """Copy a sequence of this pool, or of another one of the same decoder and capacity, over one of this pool."""
+        self._copy(source, row)
+        self.lengths[row] = source.length
 
     @abstractmethod
     def close(self) -> None:
         """Give back the memory now, even if a cache of the pool is still referred to; it cannot be used afterwards."""
 
     @abstractmethod
-    def _copy(self, source: int, target: int, length: int) -> None:
-        """Copy the first `length` positions of sequence `source` to `target`."""
+    def _copy(self, source: "KVCache", row: int) -> None:
+        """Copy the filled positions of a sequence to sequence `row`."""
 
 
 class KVCache:

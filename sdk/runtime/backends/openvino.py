@@ -130,11 +130,11 @@ class OpenVinoPool(KVPool):
         self._request = None
         self._memory.clear()
 
-    def _copy(self, source: int, target: int, length: int) -> None:
-        count = -(-length // self._block)
-        source, target = source * self._blocks, target * self._blocks
-        for array in self._memory.values():
-            array[target : target + count] = array[source : source + count]
+    def _copy(self, source: KVCache, row: int) -> None:
+        count, pool = -(-source.length // self._block), _pool(source.pool)
+        begin, target = source.row * pool._blocks, row * self._blocks
+        for name, array in self._memory.items():
+            array[target : target + count] = pool._memory[name][begin : begin + count]
 
 
 def _pool(pool: KVPool) -> OpenVinoPool:

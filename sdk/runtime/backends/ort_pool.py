@@ -10,7 +10,7 @@ import numpy.typing as npt
 from sdk.bundles.manifest import Geometry
 from sdk.errors import BackendError
 from sdk.onnx_session import load_onnxruntime
-from sdk.runtime.backends.interface import KVPool
+from sdk.runtime.backends.interface import KVCache, KVPool
 
 
 class OrtPool(KVPool):
@@ -63,13 +63,15 @@ class OrtPool(KVPool):
         self._values.clear()
         self._host = None
 
-    def _copy(self, source: int, target: int, length: int) -> None:
-        if self._host is not None:
-            self._host[:, target, :, :length] = self._host[:, source, :, :length]
+    def _copy(self, source: KVCache, row: int) -> None:
+        pool, length = source.pool, source.length
+        assert isinstance(pool, OrtPool)
+        if self._host is not None and pool._host is not None:
+            self._host[:, row, :, :length] = pool._host[:, source.row, :, :length]
             return
-        for value in self._values:  # ONNX Runtime copies only whole values; a batch needs it once per face
-            copy = value.numpy()
-            copy[target, :, :length] = copy[source, :, :length]
+        for value, other in zip(self._values, pool._values, strict=True):
+            copy = value.numpy()  # ONNX Runtime copies only whole values; a batch needs it once per face
+            copy[row, :, :length] = other.numpy()[source.row, :, :length]
             value.update_inplace(copy)
 
 

@@ -88,10 +88,10 @@ class GpuPool(KVPool):
         self.__dict__.pop("memory", None)
         self._give_back()
 
-    def _copy(self, source: int, target: int, length: int) -> None:
-        cache = self.memory.cache
+    def _copy(self, source: KVCache, row: int) -> None:
+        found = _memory(source.pool).cache[source.row, :, :, :, : source.length]
         with torch.inference_mode():  # tensors made in inference mode can only be changed in it
-            cache[target, :, :, :, :length] = cache[source, :, :, :, :length]
+            self.memory.cache[row, :, :, :, : source.length] = found
 
 
 class GptqDecoder(Decoder):

@@ -48,8 +48,8 @@ class RowPool(KVPool):
     def close(self) -> None:
         self.rows = self.rows[:, :0]
 
-    def _copy(self, source: int, target: int, length: int) -> None:
-        self.rows[target, :length] = self.rows[source, :length]
+    def _copy(self, source: KVCache, row: int) -> None:
+        self.rows[row, : source.length] = _rows_of(source)[: source.length]
 
 
 class VllmDecoder(Decoder):
