@@ -50,6 +50,8 @@ def resolve_bundle(
                 "this build has no embedded bundle; pass the folder of a bundle made by `emola export`"
             )
         return embedded
+    if not isinstance(name, (str, os.PathLike)):
+        raise BundleNotFoundError(f"expected the path of a folder or a name of the hub, found {name!r:.60}")
     return _find(name, _BUNDLE, offline)
 
 
@@ -74,9 +76,7 @@ def hub_origin(folder: Path) -> str | None:
 
 
 def _find(name: "str | os.PathLike[str]", kind: "_Kind", offline: bool) -> Path:
-    if not isinstance(name, (str, os.PathLike)):
-        raise BundleNotFoundError(f"expected the path of a folder or a name of the hub, found {name!r:.60}")
-    match = _REPOSITORY.fullmatch(name) if isinstance(name, str) else None
+    match = _REPOSITORY.fullmatch(os.fspath(name)) if isinstance(name, str) else None
     if match is None or os.path.exists(os.fspath(name)):
         return Path(name)
     if "--" in match[1] or ".." in match[0]:
