@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
 from numbers import Integral, Real
+from typing import Any
 
 from sdk.errors import SdkError, TaskError, UsageError
 
@@ -24,7 +25,7 @@ class Range:
     below: float = inf
     whole: bool = False
 
-    def check(self, name: str, value: object, error: type[SdkError] = TaskError, *, optional: bool = False) -> None:
+    def check(self, name: str, value: Any, error: type[SdkError] = TaskError, *, optional: bool = False) -> None:
         """Check the value of an option.
 
         Args:
@@ -36,7 +37,8 @@ class Range:
         """
         if value is None and optional:
             return
-        if isinstance(value, bool) or not isinstance(value, Integral if self.whole else Real):
+        kind: Any = Integral if self.whole else Real
+        if isinstance(value, bool) or not isinstance(value, kind):
             raise error(f"{name} must be {'a whole number' if self.whole else 'a number'}, not {value!r:.60}")
         if not (self.least <= value <= self.most and self.above < value < self.below):
             raise error(f"{name} must be {self._bounds(value)}, not {value}")

@@ -89,16 +89,16 @@ def test_the_limit_of_a_picture():
         refuses("max_pixels", lambda value=value: load_picture(PHOTO, max_pixels=value), ImageError)
 
 
-MODEL = ("--min-score=nan", "--min-score=inf", "--min-face=-1", "--min-face=inf", "--max-faces=0", "--threads=0")
-MODEL += ("--threads=100000", "--abstain-below=nan", "--abstain-below=2", "--memory-limit=0", "--memory-limit=nan")
-MODEL += ("--memory-limit=inf", "--visual-tokens=0", "--max-tokens=-3")
+READING = ("--min-score=nan", "--min-score=inf", "--min-face=-1", "--min-face=inf", "--max-faces=0", "--threads=0")
+READING += ("--threads=100000", "--memory-limit=0", "--memory-limit=nan", "--memory-limit=inf", "--visual-tokens=0")
+MODEL = (*READING, "--abstain-below=nan", "--abstain-below=2", "--max-tokens=-3")
 GATE = ("--max-rege-drop=nan", "--max-rege-drop=inf", "--max-latency=nan", "--max-latency=0")
 PICTURES_ONLY = ("--max-pixels=0", "--max-pixels=-1")
 COMMANDS = {
     ("analyze", PHOTO): (*MODEL, *PICTURES_ONLY, "--batch-size=0"),
     ("batch", PHOTO, "--out", "never.parquet"): (*MODEL, *PICTURES_ONLY, "--batch-size=0", "--fps=nan", "--fps=0"),
     ("video", "never.mp4"): (*MODEL, "--fps=inf", "--detect-every=0", "--deadline=nan", "--seconds=nan", "--seconds=0"),
-    ("ask", PHOTO, "Why?"): PICTURES_ONLY,
+    ("ask", PHOTO, "Why?"): (*READING, *PICTURES_ONLY),
     ("bench",): ("--rounds=2",),
     ("evaluate", "x"): ("--limit=0", "--batch-size=0", "--max-new-tokens=0", "--visual-tokens=0"),
     ("pretrain", "x", "y"): ("--epochs=-1", "--batch-size=0", "--learning-rate=nan"),

@@ -1,1 +1,4 @@
-"""The subcommands of `emola`, one module each with `add_arguments(parser)` and `run(args)`, imported on use."""
+"""The subcommands of `emola`, one module each with `add_arguments(parser)` and `run(args)`, imported on use.
+
+`options` has the options that several of them share.
+"""

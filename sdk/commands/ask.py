@@ -5,8 +5,13 @@ import json
 import sys
 
 from sdk.analyzer import Analyzer
-from sdk.commands.options import STDIN, add_bundle_arguments, add_detector, add_picture_arguments
-from sdk.ranges import COUNT, check_options
+from sdk.commands.options import (
+    STDIN,
+    add_bundle_arguments,
+    add_picture_arguments,
+    add_reading_arguments,
+    reading_options,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,15 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_bundle_arguments(parser)
     add_picture_arguments(parser)
-    add_detector(parser)
+    add_reading_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of the words as they come")
 
 
 def run(args: argparse.Namespace) -> None:
-    check_options(vars(args), {"max_pixels": COUNT})
-    options = {name: getattr(args, name) for name in ("device", "detector", "offline", "max_pixels")}
     photo, name = (sys.stdin.buffer, STDIN) if args.photo == "-" else (args.photo, args.photo)
-    with Analyzer(args.bundle, **options) as analyzer:
+    with Analyzer(**reading_options(args)) as analyzer:
         if analyzer.pipeline.notice:
             print(f"note: {analyzer.pipeline.notice}", file=sys.stderr)
         pieces = analyzer.stream(photo, args.question, faces=args.faces)

@@ -13,9 +13,9 @@ from sdk.faba.prompts import TASKS
 from sdk.ranges import COUNT, FINITE, FROM_0, POSITIVE, SHARE, THREADS, check_options
 from sdk.runtime.backends.select import DEVICES
 
-_RANGES = {
-    **dict.fromkeys(("max_tokens", "max_faces", "visual_tokens", "max_pixels"), COUNT),
-    **{"threads": THREADS, "memory_limit": POSITIVE, "min_score": FINITE, "min_face": FROM_0, "abstain_below": SHARE},
+_LIMITS = {
+    **dict.fromkeys(("max_faces", "visual_tokens", "max_pixels"), COUNT),
+    **{"threads": THREADS, "memory_limit": POSITIVE, "min_score": FINITE, "min_face": FROM_0},
 }
 STDIN = "<stdin>"  # the name of sys.stdin.buffer, hence the source of its analysis
 
@@ -75,7 +75,20 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="P",
         help="give no label whose probability is below P, in 0..1; needs --scores (default 0: give all)",
     )
-    add_detector(parser)
+    add_reading_arguments(parser)
+    parser.add_argument(
+        "--max-tokens", type=int, metavar="N", help="limit of each answer in tokens (default: that of the bundle)"
+    )
+
+
+def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how faces are found and read."""
+    parser.add_argument(
+        "--detector",
+        default="auto",
+        metavar="FILE",
+        help="what finds faces: a SCRFD .onnx file, dlib, or auto, the bundle's detector or else dlib (default auto)",
+    )
     parser.add_argument(
         "--min-score",
         type=float,
@@ -97,40 +110,23 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help="number of picture rows that the decoder reads for each face; fewer are faster and change the answers "
         "(default: all)",
     )
-    parser.add_argument(
-        "--max-tokens", type=int, metavar="N", help="limit of each answer in tokens (default: that of the bundle)"
-    )
-
-
-def add_detector(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--detector",
-        default="auto",
-        metavar="FILE",
-        help="what finds faces: a SCRFD .onnx file, dlib, or auto, the bundle's detector or else dlib (default auto)",
-    )
 
 
 def analyzer_options(args: argparse.Namespace) -> dict[str, Any]:
     """Check the options of `add_model_arguments` and return the keyword arguments of Analyzer."""
-    check_options({"max_pixels": None, **vars(args)}, _RANGES)
+    check_options(vars(args), {"max_tokens": COUNT, "abstain_below": SHARE})
     if args.abstain_below and not args.scores and "labels" not in (args.task or ()):
         raise UsageError("--abstain-below needs label scores: add --scores or --task labels")
-    return {
-        "bundle": args.bundle,
-        "device": args.device,
-        "detector": args.detector,
-        "offline": args.offline,
-        "scores": args.scores,
-        "abstain_below": args.abstain_below,
-        "memory_limit": None if args.memory_limit is None else 1e6 * args.memory_limit,
-        "visual_tokens": args.visual_tokens,
-        "threads": args.threads,
-        "min_score": args.min_score,
-        "min_face": args.min_face,
-        "max_faces": args.max_faces,
-        "max_pixels": vars(args).get("max_pixels"),  # a video has none
-    }
+    return {**reading_options(args), "scores": args.scores, "abstain_below": args.abstain_below}
+
+
+def reading_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Check the options of `add_reading_arguments`; return them, the bundle, the device and the limit of pictures."""
+    limits = {name: vars(args).get(name) for name in _LIMITS}  # a video has no limit of pictures
+    check_options(limits, _LIMITS)
+    if args.memory_limit is not None:
+        limits["memory_limit"] = 1e6 * args.memory_limit
+    return {**limits, **{name: getattr(args, name) for name in ("bundle", "device", "detector", "offline")}}
 
 
 def open_analyzer(args: argparse.Namespace, *, keep_image: bool = False) -> Analyzer:
