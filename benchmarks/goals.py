@@ -38,7 +38,6 @@ class Goal:
 
     Attributes:
         what: what is measured.
-        start: figure before the work on it began.
         goal: figure to reach.
         run: the script that measures it, a key of RUNS.
         key: where the figure is in the JSON line of that script.
@@ -46,7 +45,6 @@ class Goal:
     """
 
     what: str
-    start: str
     goal: str
     run: str
     key: tuple[str | int, ...]
@@ -57,21 +55,21 @@ LLAMA, COMMANDS = ("peers", "llama.cpp"), ("commands_ms",)
 QUARTER = ("difference", "13 landmarks", "difference")  # 13 of the 49 visual rows
 STEP, TIME = ("figures", "decode step, batch 1"), "{:.1f} ms"
 GOALS = (
-    Goal("CPU prefill, 4 Vicuna layers, vs llama.cpp", "1.13x", "1.30x", "peers", (*LLAMA, "prefill_ours_faster")),
-    Goal("CPU decode step, same", "0.91x", "1.05x", "peers", (*LLAMA, "step_ours_faster")),
-    Goal("second question, of the first", "", "at most 8 %", "second question", ("ratio",), "{:.1%}"),
-    Goal("drafts, AU answers, tokens per second", "1.0x", "1.8x", "drafting", ("action_units", "gain")),
-    Goal("144 visual tokens: prefill", "1.0x", "2.5x", "pruning", ("prefill", "144", "faster")),
-    Goal("a quarter of the rows: REGE, nano", "", "-1.0 or more", "pruning REGE", QUARTER, "{:+.2f}"),
-    Goal("GPU step at context 700, of the bandwidth", "42 %", "50 %", "gpu", (*STEP, "share_of_ceiling"), "{:.0%}"),
-    Goal("GPU first token, all stages", "9 ms floor", "20 ms", "gpu", ("figures", "time to first token", "ms"), TIME),
-    Goal("GPU second question", "", "8 ms", "gpu", ("figures", "second question", "ms"), TIME),
-    Goal("SDK per token outside the kernels, 4 layers", "", "at most 2 %", "overhead", ("vicuna", "share"), "{:.2%}"),
-    Goal("one face, both questions, emola-nano, warm", "81 ms", "300 ms", "latency", ("warm_ms", 1), TIME),
-    Goal("emola --version", "", "", "startup", (*COMMANDS, "emola --version"), TIME),
-    Goal("from sdk import Analyzer", "", "", "startup", (*COMMANDS, "from sdk import Analyzer"), TIME),
-    Goal("emola analyze, cold", "630 ms", "2000 ms", "startup", (*COMMANDS, "emola analyze"), TIME),
-    Goal("peak memory, emola-nano", "", "", "startup", ("nano", "peak_mb"), "{:.0f} MB"),
+    Goal("CPU prefill, 4 Vicuna layers, vs llama.cpp", "1.30x", "peers", (*LLAMA, "prefill_ours_faster")),
+    Goal("CPU decode step, same", "1.05x", "peers", (*LLAMA, "step_ours_faster")),
+    Goal("second question, of the first", "at most 8 %", "second question", ("ratio",), "{:.1%}"),
+    Goal("drafts, AU answers, tokens per second", "1.8x", "drafting", ("action_units", "gain")),
+    Goal("144 visual tokens: prefill", "2.5x", "pruning", ("prefill", "144", "faster")),
+    Goal("a quarter of the rows: REGE, nano", "-1.0 or more", "pruning REGE", QUARTER, "{:+.2f}"),
+    Goal("GPU step at context 700, of the bandwidth", "50 %", "gpu", (*STEP, "share_of_ceiling"), "{:.0%}"),
+    Goal("GPU first token, all stages", "20 ms", "gpu", ("figures", "time to first token", "ms"), TIME),
+    Goal("GPU second question", "8 ms", "gpu", ("figures", "second question", "ms"), TIME),
+    Goal("SDK per token outside the kernels, 4 layers", "at most 2 %", "overhead", ("vicuna", "share"), "{:.2%}"),
+    Goal("one face, both questions, emola-nano, warm", "300 ms", "latency", ("warm_ms", 1), TIME),
+    Goal("emola --version", "", "startup", (*COMMANDS, "emola --version"), TIME),
+    Goal("from sdk import Analyzer", "", "startup", (*COMMANDS, "from sdk import Analyzer"), TIME),
+    Goal("emola analyze, cold", "2000 ms", "startup", (*COMMANDS, "emola analyze"), TIME),
+    Goal("peak memory, emola-nano", "", "startup", ("nano", "peak_mb"), "{:.0f} MB"),
 )
 
 
@@ -88,10 +86,10 @@ def main() -> int:
     found = {name: run(name, vars(args)) for name in args.only}
     args.output.parent.mkdir(parents=True, exist_ok=True)
     args.output.write_text(json.dumps(found, indent=1) + "\n")
-    print(f"\n{'what':46} {'start':10} {'goal':12} measured")
+    print(f"\n{'what':46} {'goal':12} measured")
     for goal in GOALS:
         if goal.run in found:
-            print(f"{goal.what:46} {goal.start:10} {goal.goal:12} {measured(goal, found[goal.run])}")
+            print(f"{goal.what:46} {goal.goal:12} {measured(goal, found[goal.run])}")
     print(f"\nall figures: {args.output}")
     return int(any(result.get("failed") for result in found.values()))
 

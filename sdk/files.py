@@ -118,7 +118,7 @@ def read_journal(path: Path, **types: type[Any]) -> list[dict[str, Any]]:
         types: keys that every object must have, with the types of their values.
 
     Raises:
-        DataError: names the line that is no such object.
+        DataError: names the line that is not such an object.
     """
     if not path.exists():
         return []

@@ -18,7 +18,7 @@ from sdk.errors import OutputError
 SUFFIX = ".emola-lock"  # the whole name of the lock file in a folder; after `.NAME` for a file of that name
 PATIENCE_S = 2.0  # time to wait for another process; afterwards the two count as two runs with one output
 _HELD = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)  # error numbers of a lock that another process holds
-_open: "set[int]" = set()
+_open: set[int] = set()
 
 
 class Lock:

@@ -56,7 +56,7 @@ def external_files(path: Path) -> frozenset[str]:
     """The files with tensors of an ONNX model, relative to its folder.
 
     Raises:
-        GraphError: the file is not an ONNX model, or one of those files lies elsewhere, is missing or is no file.
+        GraphError: the file is not an ONNX model, or one of those files lies elsewhere, is missing or is not a file.
     """
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -82,7 +82,7 @@ def external_tensors(path: Path) -> dict[str, ExternalTensor]:
     """Where the bytes of the tensors in other files lie, by the name of the tensor.
 
     Raises:
-        GraphError: as in `external_files`, or a place is no number.
+        GraphError: as in `external_files`, or a place is not a number.
     """
     if not external_files(path):
         return {}

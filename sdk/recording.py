@@ -123,7 +123,6 @@ class Recorder:
         video: "str | os.PathLike[str] | None" = None,
         timeline: "str | os.PathLike[str] | None" = None,
     ) -> None:
-        self._open = ExitStack()
         self.paths = [Path(path) for path in (jsonl, csv, video, timeline) if path is not None]
         if len(set(self.paths)) < len(self.paths):
             raise SdkError("two outputs have the same path; choose different paths")

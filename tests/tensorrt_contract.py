@@ -226,7 +226,7 @@ def check_judged(bundle: Path, folder: Path) -> None:
     record = json.loads((folder / "engines.json").read_text())
     assert record["platform"]["gpu"] == "Orin"
     assert record["fast_enough"] is None
-    assert "this GPU is no known target" in record["verdict"]
+    assert "this GPU is not a known target" in record["verdict"]
     for factor, expected in ((1e9, True), (1e-9, False)):
         judged = build_engines(bundle, EngineOptions((2, 3), latency_factor=factor), "agx-orin-64")
         assert judged.fast_enough is expected

@@ -114,7 +114,7 @@ def test_version_2_of_the_layout_stores_zero_points_as_they_are(tmp_path):
 def test_other_kinds_are_refused(tmp_path, config, message):
     with pytest.raises(ExportError, match=message):
         write(tmp_path, layer(4), **config)
-    with pytest.raises(ExportError, match="is no folder"):
+    with pytest.raises(ExportError, match="is not a folder"):
         GptqWeights(tmp_path / "absent")
 
 

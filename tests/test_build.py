@@ -176,7 +176,7 @@ def _has_begun(folder, finished: int) -> bool:
         ({"landmark_model": GOLDEN / "README.md"}, ExportError, "not an ONNX file"),
         ({"detector_model": GOLDEN / "README.md"}, BackendError, "cannot open .*README.md"),
         ({"quantize": "gptq"}, ExportError, "pass --calibration records.json, a quantised decoder"),
-        ({"quantize": "gptq", "gptq_folder": GOLDEN / "absent"}, ExportError, "is no folder"),
+        ({"quantize": "gptq", "gptq_folder": GOLDEN / "absent"}, ExportError, "is not a folder"),
         ({"keep_gptq": True}, ExportError, "needs --quantize gptq"),
         ({"head_bits": 5}, ExportError, "8 or 4 bits, not 5"),
         ({"target": "pda"}, ExportError, "unknown target 'pda'; known are orin-nano-8"),

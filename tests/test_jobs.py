@@ -267,15 +267,18 @@ def test_results_that_somebody_made_up_are_refused(tmp_path, capsys):
         assert words in capsys.readouterr().err
         assert out.read_bytes() == written
     out.unlink()
-    for settings, words in (("{", "its settings are not JSON"), ("[]", "expected an object of settings")):
+    settings = "CREATE TABLE settings (content TEXT NOT NULL); INSERT INTO settings VALUES"
+    for script, words in (
+        (f"{settings} ('{{')", "its settings are not JSON"),
+        (f"{settings} ('[]')", "expected an object of settings"),
+        ("CREATE TABLE contents (digest BLOB)", "no such column: sha256; remove it to start again"),
+    ):
         database = sqlite3.connect(tmp_path / "out.parquet.partial")
-        database.executescript(
-            f"CREATE TABLE settings (content TEXT NOT NULL); INSERT INTO settings VALUES ('{settings}')"
-        )
+        database.executescript(script)
         database.close()
         assert batch(photos, "--out", out) == 1
         assert words in capsys.readouterr().err
-        (tmp_path / "out.parquet.partial").unlink()
+        (tmp_path / "out.parquet.partial").unlink(missing_ok=True)
 
 
 def foreign_table(folder):

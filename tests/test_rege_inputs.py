@@ -53,7 +53,7 @@ def test_an_annotation_of_another_kind_is_one_line(tmp_path, capsys, row):
         ('[{"prediction": [["nested"]]}]', "expected a JSON list of texts"),
         ('{"0": {"text": "Happy."}}', "expected a JSON list of texts"),
         ('{"0": "a", "00": "b"}', "two predictions for index 0"),
-        ('[{"index": Infinity, "prediction": "a"}]', "Infinity is no number of JSON"),
+        ('[{"index": Infinity, "prediction": "a"}]', "Infinity is not a number of JSON"),
         ('[{"index": 0.5, "prediction": "a"}]', "expected indices from 0, found 0.5"),
         ('[{"index": true, "prediction": "a"}]', "expected indices from 0, found True"),
         (f'{{"{LONG}": "a"}}', "expected indices from 0, found '999"),

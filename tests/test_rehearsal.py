@@ -73,9 +73,8 @@ def test_the_table_has_every_step_and_stage(rehearsed):
     stages = {"export int4": rounded, "export gptq": calibrated, "export gptq, killed": calibrated}
     assert rows == [line for step in STEPS for line in (f"**{step}**", *stages.get(step, []))]
     for row in report["steps"]:
-        if row["result"] != "not available":
-            assert row["minutes"] > 0, row
-            assert 0.02 < row["anonymous_gb"] < row["resident_gb"] + 1 < 4, row
+        assert row["minutes"] > 0, row
+        assert 0.02 < row["anonymous_gb"] < row["resident_gb"] + 1 < 4, row
     assert {"processor", "cores", "memory", "torch", "onnxruntime"} <= {*report["environment"]}
 
 
@@ -159,10 +158,9 @@ def test_failed_assertions_are_failures(rehearsed, script, monkeypatch):
     )
 
 
-def test_the_verdict_of_the_check(script, monkeypatch):
+def test_the_verdict_of_the_check(script):
     """Latency is reported, parity is asserted, and a check that prints no verdict failed."""
     module, run = script("rehearsal_steps"), script("watch").Run
-    monkeypatch.setitem(module.COMMANDS, "check", None)
 
     def judge(latency, parity):
         findings = [{"part": "latency", "verdict": latency, "text": "slow"}]

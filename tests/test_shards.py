@@ -87,7 +87,7 @@ def test_a_killed_run_goes_on_with_another_number_of_processes(tmp_path):
 def test_a_damaged_line_is_named(tmp_path):
     share(tmp_path, 0, 1)
     (tmp_path / "predictions.1.jsonl").write_text('{"index": "one"}\n')
-    with pytest.raises(DataError, match=r"predictions\.1\.jsonl has a line that is no answer"):
+    with pytest.raises(DataError, match=r"predictions\.1\.jsonl has a line that is not an answer"):
         share(tmp_path, 0, 1)
 
 

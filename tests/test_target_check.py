@@ -189,7 +189,7 @@ def test_a_machine_is_judged_by_its_own_plan(bundle, monkeypatch):
     monkeypatch.setattr("export.targets.here.machine_name", lambda: "NVIDIA Anything")
     here = plan_here(bundle(), manifest, backend, None)
     assert here.plan is None
-    assert "NVIDIA Anything is no known target" in here.source
+    assert "NVIDIA Anything is not a known target" in here.source
     assert plan_here(bundle(), manifest, backend, "thor").plan.target == "thor"
     engines_beside_a_cpu = SimpleNamespace(name="tensorrt+ort-float32", variant=manifest.variants[0], on_gpu=True)
     assert plan_here(bundle(), manifest, engines_beside_a_cpu, None).plan is None, "it is not planned as a CPU"

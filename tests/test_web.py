@@ -146,9 +146,9 @@ def test_a_pause_of_years_is_refused(asked, monkeypatch):
         ("file:///etc/passwd", "redirects to file://127.0.0.1/etc/passwd, which is not followed"),
         ("ftp://127.0.0.1/", "redirects to ftp://127.0.0.1/, which is not followed"),
         ("/document", "more than 5 redirects"),
-        ("http://127.0.0.1:99999/", "cannot be reached|no usable address"),
+        ("http://127.0.0.1:99999/", "cannot be reached|not a usable address"),
         ("http://[/", "cannot be reached|exchange failed"),
-        ("http:///\x1b[2J", "exchange failed|no usable address|cannot be reached"),
+        ("http:///\x1b[2J", "exchange failed|not a usable address|cannot be reached"),
     ],
 )
 def test_redirects_that_lead_nowhere(location, message):
@@ -239,12 +239,12 @@ def test_messages_hold_no_escapes_and_no_secrets():
     ("url", "message"),
     [
         ("http://127.0.0.1:99999/", "99999"),
-        ("http://[::1", r"no usable address"),
-        ("http://" + "a" * 70 + ".example/", "cannot be reached|no usable address"),
+        ("http://[::1", r"not a usable address"),
+        ("http://" + "a" * 70 + ".example/", "cannot be reached|not a usable address"),
         ("http://127.0.0.1:1/", "cannot be reached"),
         ("file:///etc/passwd", "starts with http:// or https://"),
         ("huggingface.co", "starts with http:// or https://, found huggingface.co"),
-        ("http://a\x00b/", "no usable address"),
+        ("http://a\x00b/", "not a usable address"),
     ],
 )
 def test_addresses_without_a_server(url, message):

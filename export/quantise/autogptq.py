@@ -208,7 +208,7 @@ def _weights(folder: Path) -> list[Path]:
 def _quantisation(folder: Path) -> dict[str, Any]:
     """Read and check the settings of a quantised folder."""
     if not folder.is_dir():
-        raise ExportError(f"{folder} is no folder; expected a GPTQ checkpoint")
+        raise ExportError(f"{folder} is not a folder; expected a GPTQ checkpoint")
     path = folder / "quantize_config.json"
     found = read_json(path) if path.is_file() else read_json(folder / "config.json").get("quantization_config")
     config: dict[str, Any] = found if isinstance(found, dict) else {}

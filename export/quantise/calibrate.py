@@ -44,7 +44,7 @@ class CalibrationSet:
         """Draw the records and check that each has a picture and a landmark file.
 
         Raises:
-            ExportError: the file is no training set or too small, or pictures or landmarks are missing.
+            ExportError: the file is not a training set or too small, or pictures or landmarks are missing.
         """
         try:
             known = read_records(self.path, self.root)

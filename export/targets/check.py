@@ -117,7 +117,7 @@ def check_bundle(
         report: called with one line per step.
 
     Raises:
-        BundleNotFoundError, FormatError: this is no bundle.
+        BundleNotFoundError, FormatError: this is not a bundle.
         BackendError, DependencyError: no variant runs on this device.
         DataError, ExportError: REGE was asked for, and the data or the bundle do not allow it.
     """

@@ -110,7 +110,7 @@ def _judge(
     """The vision engine's time at its smallest batch beside the plan of a target, and this in one line."""
     if target is None:
         known = ", ".join(name for name, machine in TARGETS.items() if machine.sm)
-        return None, f"latency not judged: this GPU is no known target; name the nearest with --target ({known})"
+        return None, f"latency not judged: this GPU is not a known target; name the nearest with --target ({known})"
     batch = min(vision.p50_ms)
     planned = plan(target, TARGETS[target], workload_of(manifest, encoder_weights(bundle, manifest)))
     time = StageTime("vision", vision.p50_ms[batch], vision.p95_ms[batch], batch * planned.stages_ms["vision"], factor)

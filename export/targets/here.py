@@ -40,7 +40,7 @@ def plan_here(bundle: Path, manifest: Manifest, backend: Backend, target: str | 
     name = target or recognise(machine_name())
     if name is None:
         known = ", ".join(TARGETS)
-        return PlanHere(None, f"{machine_name()} is no known target; name the nearest with --target ({known})")
+        return PlanHere(None, f"{machine_name()} is not a known target; name the nearest with --target ({known})")
     found = find_target(name)
     return PlanHere(plan(name, found, workload_of(manifest, weights)), f"data sheet of {found.title} (target {name})")
 

@@ -76,7 +76,7 @@ class Remote:
 
         Raises:
             DownloadError: the download stopped, or the disk is too small; what is complete is kept.
-            BundleNotFoundError, FormatError: the repository is no bundle.
+            BundleNotFoundError, FormatError: the repository is not a bundle.
         """
         client = HttpClient(_DOWNLOADING, _token())
         base = f"{self.endpoint}/{self.name}/resolve/{commit}"

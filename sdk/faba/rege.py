@@ -35,7 +35,7 @@ _NEGATIVE_PARTS = ("not", "no", "isn't ", "nothing", "cannot", "won't", "shouldn
 _NEGATIVE_WORD = re.compile(r"\b(?:not|no|isn't|nothing|cannot|won't|shouldn't|neither|nor)\b")
 _SENTENCE_END = re.compile(r"(?<!\w\.\w.)(?<![A-Z][a-z]\.)(?<=\.|\?)\s")
 _FIRST_SENTENCE = re.compile(r"^(.*?)[.!?]")
-_OFFICIAL_AU = re.compile(r"AU(\d{1,4})(?!\d)")  # a longer number is no action unit
+_OFFICIAL_AU = re.compile(r"AU(\d{1,4})(?!\d)")  # a longer number is not an action unit
 _PAPER_AU = re.compile(r"\b(?:AU|action\s+unit)[\s-]*0*(\d{1,4})(?!\d)", re.IGNORECASE)
 _NO_UNIT = re.compile(r"\b(?:no|none|not|without)\b", re.IGNORECASE)
 _MAX_DIGITS = 4  # of the number of an action unit

@@ -43,7 +43,7 @@ INSIGHTFACE = Scheme((35, 39, 89, 93, 78, 84, 86), (((41, 36), (40, 33), (42, 37
 
 
 def landmark_scheme(settings: Preprocessing) -> Scheme | None:
-    """The scheme of a bundle's landmarks; None where they are no coordinates, or in an order of their own.
+    """The scheme of a bundle's landmarks; None where they are not coordinates, or in an order of their own.
 
     Networks that this project trains have Multi-PIE's 68 points first, and their bundles have anchors on the corners of
     the eyes. Bundles without anchors use insightface's 2d106det.

@@ -88,7 +88,8 @@ class Store:
 
     def known(self) -> list[bytes]:
         """Digests of the contents that are completely analysed."""
-        return [digest for (digest,) in self._connection.execute("SELECT sha256 FROM contents")]
+        with self._errors():
+            return [digest for (digest,) in self._connection.execute("SELECT sha256 FROM contents")]
 
     def add(self, record: Record) -> bool:
         """Keep a record; return whether it is the first that completes its input."""

@@ -194,7 +194,7 @@ def _translated(url: str, deadline: Deadline) -> Iterator[None]:
     try:
         yield
     except (httpx.InvalidURL, UnicodeError, OverflowError) as error:
-        raise UnreachableError(f"{shown(url)} is no usable address ({printable(str(error))})") from None
+        raise UnreachableError(f"{shown(url)} is not a usable address ({printable(str(error))})") from None
     except _network_errors() as error:
         if deadline.over or isinstance(error, httpx.TimeoutException):
             raise late from None

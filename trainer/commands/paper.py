@@ -133,7 +133,7 @@ def _place(args: argparse.Namespace) -> Place:
 
 
 def _check(study: Study, args: argparse.Namespace) -> None:
-    """Whether everything is there that the jobs need.
+    """Check that everything is there that the jobs need.
 
     Raises:
         DataError: the data set is not there, or not in its shape.

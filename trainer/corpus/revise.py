@@ -53,7 +53,7 @@ def _task(row: ReviewedAnswer) -> Task:
 
 
 def _check(row: ReviewedAnswer, place: str) -> None:
-    """Refuse a verdict that is unknown, and a revision that is no answer or no label."""
+    """Refuse a verdict that is unknown, and a revision that is not an answer or a label."""
     verdict = row.verdict.strip().lower()
     if verdict and verdict not in VERDICTS:
         known = "; ".join(f"{name}: {meaning}" for name, meaning in VERDICTS.items())

@@ -141,7 +141,7 @@ def read_answers(path: Path) -> dict[int, str]:
     """Read the answers of a run by index.
 
     Raises:
-        DataError: a line of the file is no answer.
+        DataError: a line of the file is not an answer.
     """
     return {row["index"]: row["prediction"] for row in read_journal(path, index=int, prediction=str)}
 

@@ -75,7 +75,7 @@ def read_parts(path: Path) -> dict[int, dict[str, Any]]:
             except ValueError:
                 row = None
             if not isinstance(row, dict) or (type(row.get("index")), type(row.get("prediction"))) != (int, str):
-                raise DataError(f"{journal} has a line that is no answer: {line[:60]!r}; delete the line")
+                raise DataError(f"{journal} has a line that is not an answer: {line[:60]!r}; delete the line")
             rows[row["index"]] = row
     return rows
 

@@ -118,7 +118,7 @@ def rotary_base(text: Mapping[str, Any], path: Path) -> float:
     """The base of the rotary embedding, by the key of transformers before or since version 5.
 
     Raises:
-        CheckpointError: it is no positive number, or the angles are scaled.
+        CheckpointError: it is not a positive number, or the angles are scaled.
     """
     parameters = text.get("rope_parameters") or {}
     if not isinstance(parameters, Mapping) or parameters.get("rope_type", "default") != "default":

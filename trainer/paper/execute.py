@@ -1,6 +1,5 @@
 """Run the jobs of a table one after another; what is done is not done again."""
 
-import os
 import shlex
 import subprocess
 import sys
@@ -62,6 +61,6 @@ def command_runner(launcher: Sequence[str]) -> Callable[[Sequence[str]], int]:
     def start(words: Sequence[str]) -> int:
         parallel = launcher if words[0] in ("train", "evaluate") else ()
         command = [*(parallel or (sys.executable,)), "-m", "sdk", *words]
-        return subprocess.run(command, stdout=sys.__stderr__, env=os.environ).returncode
+        return subprocess.run(command, stdout=sys.__stderr__).returncode
 
     return start

@@ -168,9 +168,9 @@ def classic_row(
         variant: end of the names of the runs.
         options: of `emola train` that make the variant.
     """
-    name, dark = source.name.replace("-", "").lower(), place.authors if dark is None else dark
-    made = place.runs / "data" / f"{name}{'-authors' if dark else ''}"
-    task = "emotion" if name == "rafdb" else "au"
+    dark = place.authors if dark is None else dark
+    made = place.runs / "data" / f"{source.word}{'-authors' if dark else ''}"
+    task = "emotion" if source.word == "rafdb" else "au"
     prepared = _preparation(place, source, made, made / folds[0] / f"train_{task}_anno.json", dark)
     tests = []
     for fold in folds:
@@ -179,14 +179,13 @@ def classic_row(
         folder = _answers(place, run, task)
         words = (str(run), *place.model)
         jobs = (*_training(place, [train], run, options), _evaluation(place, source.dataset, task, data, folder, words))
-        tests.append(Evaluation(source.dataset, task, data, folder, (*prepared, *jobs), by_person=name != "rafdb"))
+        tests.append(Evaluation(source.dataset, task, data, folder, (*prepared, *jobs), by_person=task == "au"))
     return OwnRow(method, (tuple(tests),))
 
 
 def _preparation(place: Place, source: Source, made: Path, train: Path, dark: bool) -> tuple[Job, ...]:
     """Face crops and landmark files; the folds share them, so that those of one fold are those of all."""
-    folder = place.data / source.name
-    name = source.name.replace("-", "").lower()
+    folder, name = place.data / source.name, source.word
     partition = ("--partition", str(folder / "partition.csv")) if name == "gft" else ()
     align = () if name == "rafdb" else ("--align", str(place.landmark_network))  # the pictures of RAF-DB are aligned
     crops = ("data", "prepare", name, str(folder), "--out", str(made), *partition, *align, *place.prepare)

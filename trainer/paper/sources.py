@@ -22,6 +22,11 @@ class Source:
     terms: str
     layout: tuple[tuple[str, str], ...]
 
+    @property
+    def word(self) -> str:
+        """The name as `emola data prepare` takes it, and in the names of our folders."""
+        return self.name.replace("-", "").lower()
+
     def missing(self, data: Path) -> list[str]:
         """The patterns of the layout that match nothing in a data folder."""
         folder = data / self.name
