@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -273,9 +274,8 @@ def test_results_that_somebody_made_up_are_refused(tmp_path, capsys):
         (f"{settings} ('[]')", "expected an object of settings"),
         ("CREATE TABLE contents (digest BLOB)", "no such column: sha256; remove it to start again"),
     ):
-        database = sqlite3.connect(tmp_path / "out.parquet.partial")
-        database.executescript(script)
-        database.close()
+        with closing(sqlite3.connect(tmp_path / "out.parquet.partial")) as database:
+            database.executescript(script)
         assert batch(photos, "--out", out) == 1
         assert words in capsys.readouterr().err
         (tmp_path / "out.parquet.partial").unlink(missing_ok=True)

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from sdk import Analyzer
-from sdk.errors import CancelledError, ImageError
+from sdk.errors import CancelledError, ImageError, QuestionWarning
 from sdk.faces.images import load_image
 
 PHOTO = Path(__file__).parents[2] / "sdk/assets/pictures/astronaut.jpg"
@@ -61,6 +62,7 @@ def main() -> int:
     parser.add_argument("--batches", type=int, default=5000)
     parser.add_argument("--frames", type=int, default=10_000)
     args = parser.parse_args()
+    warnings.simplefilter("ignore", QuestionWarning)  # emola-nano does not know all questions that are asked here
     analyzer, failed = Analyzer(args.bundle), False
     print(HEADER, flush=True)
     for name, count, calls in (

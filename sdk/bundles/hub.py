@@ -51,8 +51,6 @@ def resolve_bundle(
                 "this build has no embedded bundle; pass the folder of a bundle made by `emola export`"
             )
         return embedded
-    if not isinstance(name, (str, os.PathLike)):
-        raise BundleNotFoundError(f"expected the path of a folder or a name of the hub, found {name!r:.60}")
     return _find(name, _BUNDLE, offline)
 
 

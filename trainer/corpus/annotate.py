@@ -108,11 +108,9 @@ def annotate(
         The content of `about.json`.
 
     Raises:
-        DataError: there is no photograph, `out` holds answers of another model or seed, or the endpoint does not
-            answer; earlier answers are kept.
+        DataError: no photograph, `out` is of another model or seed, or the endpoint does not answer (answers are kept).
     """
-    pictures, folder = _find_pictures(images, out), out / split
-    pictures = pictures if sample is None else draw(pictures, sample, seed)
+    pictures, folder = _find_pictures(images, out, sample, seed), out / split
     open_cropping = partial(_open_cropping, detector, align)
     open_cropping()  # an error comes before anything is written
     about: dict[str, Any] = {"model": endpoint.model, "seed": seed, "align": identify(align), "sample": sample}
@@ -122,21 +120,20 @@ def annotate(
         report(f"{len(pictures)} photographs; cropping faces")
         faces, left_out = _crop_faces(pictures, folder / "images", open_cropping, workers, progress)
         answered = {(row["name"], row["task"]) for row in read_journal(folder / JOURNAL, **_JOURNAL)}
-        questions = [
-            _draw_question(face, task, seed) for face in faces for task in tasks if (face.stem, task) not in answered
-        ]
-        report(f"{len(faces)} faces; {len(questions)} questions to ask, {len(answered)} answers from before")
+        open_ones = [(face, task) for face in faces for task in tasks if (face.stem, task) not in answered]
+        report(f"{len(faces)} faces; {len(open_ones)} questions to ask, {len(answered)} answers from before")
+        questions = [_draw_question(face, task, seed) for face, task in open_ones]
         left_out += _ask_all(questions, endpoint, folder / JOURNAL, concurrency, max_tokens, progress)
         rows = sorted(read_journal(folder / JOURNAL, **_JOURNAL), key=lambda row: (row["name"], row["task"]))
         usable, filtered = _filter(rows)
         _write(usable, left_out + filtered, out, split, endpoint.model)
         about |= _summary(rows, usable, left_out + filtered, prices)
         write_json(folder / ABOUT, about)
-        return about
+    return about
 
 
-def _find_pictures(images: Path, out: Path) -> dict[str, Path]:
-    """Photographs by the names of their crops."""
+def _find_pictures(images: Path, out: Path, sample: int | None = None, seed: int = 0) -> dict[str, Path]:
+    """Photographs by the names of their crops: all, or a sample of each class."""
     if out.resolve().is_relative_to(images.resolve()):
         raise DataError(f"{out} lies in {images}, so that crops would be taken for photographs; choose another folder")
     found: dict[str, Path] = {}
@@ -149,7 +146,7 @@ def _find_pictures(images: Path, out: Path) -> dict[str, Path]:
         if name in found:
             raise DataError(f"{path} and {found[name]} would both become {name}.jpg; rename one of them")
         found[name] = path
-    return found
+    return found if sample is None else draw(found, sample, seed)
 
 
 def _crop_faces(
