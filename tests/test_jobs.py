@@ -256,12 +256,11 @@ def test_results_that_somebody_made_up_are_refused(tmp_path, capsys):
     photos, out = make_pictures(tmp_path / "photos", 1), tmp_path / "out.parquet"
     assert batch(photos, "--out", out) == 0
     ours = parquet.read_table(out)
-    made_up = [
+    for content, words in (
         (ours.replace_schema_metadata({"emola.batch": "[1]"}), "expected an object of settings"),
         (ours.drop_columns(["sha256"]), "lacks columns of emola batch ('sha256')"),
         (ours.set_column(11, "analysis", pyarrow.array(["{}"])), "cannot be read"),
-    ]
-    for content, words in made_up:
+    ):
         parquet.write_table(content, out)
         written = out.read_bytes()
         assert batch(photos, "--out", out) == 1
