@@ -66,6 +66,12 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--abstain-below", type=float, default=0.0, metavar="P", help="withhold labels with a probability below P"
     )
+    add_reading_arguments(parser)
+    parser.add_argument("--max-tokens", type=int, help="limit of each answer in tokens")
+
+
+def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how faces are found and read."""
     parser.add_argument(
         "--detector", default="auto", help="auto (the bundle's detector, or dlib) or a SCRFD .onnx file"
     )
@@ -75,26 +81,30 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, metavar="N", help="threads on the CPU (default: ONNX Runtime chooses)")
     parser.add_argument("--memory-limit", type=float, metavar="MB", help="limit for weights and KV caches")
     parser.add_argument("--visual-tokens", type=int, metavar="N", help="read only N picture rows for each face")
-    parser.add_argument("--max-tokens", type=int, help="limit of each answer in tokens")
 
 
 def analyzer_options(args: argparse.Namespace) -> dict[str, Any]:
     """Check the options of `add_model_arguments` and return the keyword arguments of Analyzer."""
-    for name, least in (("max_tokens", 1), ("threads", 1), ("max_faces", 1), ("min_face", 0)):
-        value = getattr(args, name)
-        if value is not None and not value >= least:
-            raise UsageError(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
+    _check_least(args, max_tokens=1)
     if not 0 <= args.abstain_below <= 1:
         raise UsageError(f"--abstain-below is a probability in 0..1, not {args.abstain_below}")
     if args.abstain_below and not args.scores and "labels" not in (args.task or ()):
         raise UsageError("--abstain-below needs label scores: add --scores or --task labels")
     return {
+        **reading_options(args),
+        "scores": args.scores,
+        "abstain_below": args.abstain_below,
+    }
+
+
+def reading_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Check the options of `add_reading_arguments`; return them, bundle and device as keyword arguments of Analyzer."""
+    _check_least(args, threads=1, max_faces=1, min_face=0, memory_limit=0)
+    return {
         "bundle": args.bundle,
         "device": args.device,
         "detector": args.detector,
         "offline": args.offline,
-        "scores": args.scores,
-        "abstain_below": args.abstain_below,
         "memory_limit": None if args.memory_limit is None else int(1e6 * args.memory_limit),
         "visual_tokens": args.visual_tokens,
         "threads": args.threads,
@@ -102,6 +112,13 @@ def analyzer_options(args: argparse.Namespace) -> dict[str, Any]:
         "min_face": args.min_face,
         "max_faces": args.max_faces,
     }
+
+
+def _check_least(args: argparse.Namespace, **limits: int) -> None:
+    for name, least in limits.items():
+        value = getattr(args, name)
+        if value is not None and not least <= value < float("inf"):
+            raise UsageError(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
 
 
 def open_analyzer(args: argparse.Namespace, *, keep_image: bool = False) -> Analyzer:

@@ -5,7 +5,7 @@ import json
 import sys
 
 from sdk.analyzer import Analyzer
-from sdk.commands.analyze import add_bundle_arguments
+from sdk.commands.analyze import add_bundle_arguments, add_reading_arguments, reading_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,14 +17,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--faces", choices=("detect", "aligned"), default="detect", help="aligned: the photo is the crop of one face"
     )
-    parser.add_argument(
-        "--detector", default="auto", help="auto (the bundle's detector, or dlib) or a SCRFD .onnx file"
-    )
+    add_reading_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of the words as they come")
 
 
 def run(args: argparse.Namespace) -> None:
-    with Analyzer(args.bundle, device=args.device, detector=args.detector, offline=args.offline) as analyzer:
+    with Analyzer(**reading_options(args)) as analyzer:
         if analyzer.pipeline.notice:
             print(f"note: {analyzer.pipeline.notice}", file=sys.stderr)
         pieces = analyzer.stream(args.photo, args.question, faces=args.faces)
