@@ -320,19 +320,3 @@ def test_metrics_and_description(server):
     described = server.get("/openapi.json").json()
     assert {"/v1/analyze", "/v1/stream", "/v1/chat/completions", "/v1/models", "/readyz"} <= set(described["paths"])
     assert "multipart/form-data" in described["paths"]["/v1/analyze"]["post"]["requestBody"]["content"]
-
-
-def test_wrong_options_of_the_command(capsys, tmp_path):
-    from sdk.cli import main
-
-    empty = tmp_path / "key"
-    empty.write_text("\n")
-    for words, message in (
-        (["--seats", "0"], "--seats must be at least 1"),
-        (["--port", "70000"], "--port is a number"),
-        (["--api-key-file", str(empty)], "is empty"),
-        (["--api-key-file", str(tmp_path / "none")], "No such file"),
-        (["--deadline", "nan"], "--deadline must be"),
-    ):
-        assert main(["serve", *words]) == 2
-        assert message in capsys.readouterr().err

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from sdk.analyzer import Analyzer
+from sdk.commands.options import add_reading_arguments, reading_options
 from sdk.errors import UsageError
 from sdk.runtime.backends.select import DEVICES
 from sdk.runtime.backends.vllm.open import LOCAL
@@ -22,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--vllm-url", metavar="URL", help="vLLM server that decodes (default: vLLM in this process)")
     parser.add_argument("--offline", action="store_true", help="never use the network to find the bundle")
+    add_reading_arguments(parser)
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1: this machine only)"
     )
@@ -46,15 +48,11 @@ def run(args: argparse.Namespace) -> None:
     if args.seats is None:
         args.seats = _SEATS[args.engine]
     _check(args)
-    settings = Settings(
-        Limits(args.seats, args.waiting, args.deadline),
-        int(1e6 * args.max_upload),
-        int(1e6 * args.cache),
-        _key(args),
-        args.scores,
-    )
+    limits, key = Limits(args.seats, args.waiting, args.deadline), _key(args)
     vllm = args.vllm_url or LOCAL if args.engine == "vllm" else None
-    with Analyzer(args.bundle, device=args.device, offline=args.offline, vllm=vllm) as analyzer:
+    with Analyzer(**reading_options(args), vllm=vllm) as analyzer:
+        cache = _cache_bytes(args, **analyzer.info()["memory"])
+        settings = Settings(limits, int(1e6 * args.max_upload), cache, key, args.scores)
         if analyzer.pipeline.notice:
             print(f"note: {analyzer.pipeline.notice}", file=sys.stderr)
         app = create_app(analyzer, settings)
@@ -70,6 +68,21 @@ def _check(args: argparse.Namespace) -> None:
             raise UsageError(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
     if not 0 <= args.port <= 65535:
         raise UsageError(f"--port is a number in 0..65535, not {args.port}")
+
+
+def _cache_bytes(args: argparse.Namespace, weights: int, per_face: int) -> int:
+    """Bytes of KV caches to keep. A memory limit is for the seats first; each may then hold as much as is kept."""
+    cache = int(1e6 * args.cache)
+    if args.memory_limit is None:
+        return cache
+    needed = weights + args.seats * per_face * (2 if args.seats > 1 else 1)  # the second to share decode steps
+    room = int(1e6 * args.memory_limit) - needed
+    if room < 0:
+        raise UsageError(
+            f"{args.seats} seats need about {needed / 1e6:.0f} MB (weights and KV caches), --memory-limit is "
+            f"{args.memory_limit:g} MB: raise it, or take fewer --seats"
+        )
+    return min(cache, room // (args.seats + 1))
 
 
 def _key(args: argparse.Namespace) -> str | None:
