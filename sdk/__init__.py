@@ -25,3 +25,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'sdk' has no attribute {name!r}")
     globals()[name] = found = getattr(import_module(_HOMES[name]), name)
     return found
+
+
+def __dir__() -> list[str]:
+    """The public names, also before they are used, and the modules that are imported."""
+    return sorted({*__all__, *globals()})

@@ -98,7 +98,7 @@ def huge_png(side: int) -> bytes:
         (Image.fromarray(np.zeros((2, 2), np.float32)), {}, "floating-point"),
         (None, {}, "found NoneType"),
         ("no/such/file.png", {}, "does not exist"),
-        (".", {}, "is a folder"),
+        (".", {}, "is a folder: .* analyze_batch takes folders"),
         ("https://example.org/a.png", {}, "not downloaded"),
     ],
 )

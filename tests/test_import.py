@@ -77,3 +77,8 @@ def test_transformers_hides_the_missing_package_behind_its_own_module(monkeypatc
         capsys.readouterr().err
         == "emola: error: safetensors is not installed; install it with: pip install emola-edge\n"
     )
+
+
+def test_public_names_are_listed_before_they_are_used():
+    """`dir(sdk)` is what an interactive Python completes."""
+    assert python("import sdk; print(set(sdk.__all__) - set(dir(sdk)))") == "set()"

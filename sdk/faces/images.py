@@ -157,8 +157,9 @@ def _open(source: FileSource) -> tuple[str, IO[bytes]]:
         raise ImageError(f"{path} cannot be opened ({_one_line(error)}): expected the path of an image file") from None
     if stat.S_ISREG(found.st_mode):
         raise ImageError(f"{path} has 0 bytes: expected an image file")
-    reason = "a folder" if stat.S_ISDIR(found.st_mode) else "no regular file"
-    raise ImageError(f"{path} is {reason}: expected the path of an image file")
+    if stat.S_ISDIR(found.st_mode):
+        raise ImageError(f"{path} is a folder: expected the path of an image file; analyze_batch takes folders")
+    raise ImageError(f"{path} is no regular file: expected the path of an image file")
 
 
 def _rest(file: Any) -> bytes:
