@@ -18,6 +18,7 @@ from sdk.runtime.backends.cpu_choice import reason_against_openvino
 from sdk.runtime.backends.openvino import OpenVinoDecoder
 from sdk.runtime.backends.ort import OrtDecoder
 from sdk.runtime.backends.select import open_backend
+from sdk.runtime.clock import Clock
 from sdk.runtime.pipeline import Pipeline
 from sdk.runtime.verify import Reference
 
@@ -105,6 +106,18 @@ def test_drafted_answers_are_the_greedy_ones(folder):
             plain = list(pipeline.generate(face, task, 60, drafts=False))
             assert plain
             assert list(pipeline.generate(face, task, 60)) == plain
+
+
+def test_two_answers_together_are_those_of_one_after_the_other(folder):
+    manifest = read_manifest(folder).model_copy(update={"language": None, "ngrams": None})
+    backend, reference = open_backend(folder, manifest, "openvino", threads=1), Reference.load(folder / "reference.npz")
+    found = []
+    for pairs in (True, False):
+        pipeline = Pipeline(folder, manifest, backend, pairs=pairs)
+        with pipeline.encode_rows(reference.rows[0], reference.landmark_features[0]) as face:
+            assert len(face.rewind().pool.lengths) == 1 + pairs
+            found.append(pipeline.ask_all(face, reference.tasks, Clock(), 60, None))
+    assert found[0] == found[1]
 
 
 def test_the_answers_of_the_torch_model(folder, capsys):

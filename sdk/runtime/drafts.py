@@ -12,7 +12,7 @@ answer is read in the same step: that token is certain, and its row costs time, 
 """
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from operator import mul
 from typing import NamedTuple, Protocol
@@ -129,7 +129,7 @@ class Drafter:
 
     def gain(self, draft: Sequence[DraftToken]) -> float:
         """Expected number of accepted tokens, less the tokens that its rows cost."""
-        accepted = accumulate((token.probability for token in draft), mul)
+        accepted: Iterator[float] = accumulate((token.probability for token in draft), mul)
         return sum(accepted) - self._row_cost.value * self._throughput.value * len(draft)
 
     def pair_gain(self) -> float:
