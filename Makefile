@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-fast test-batch test-vllm check docs dist bench rehearsal fuzz soak sbom nano clean
+.PHONY: demo test test-fast test-batch test-train test-vllm check docs dist bench rehearsal fuzz soak sbom nano clean
 demo: .venv/installed
 	$(BIN)/python tests/demo.py .demo
 
@@ -18,6 +18,12 @@ test-fast: .venv/installed
 # `emola batch` on a real Ray cluster and with a server of S3, in an environment of its own.
 test-batch: .venv-batch/installed
 	.venv-batch/bin/python -m pytest tests/test_jobs.py tests/test_jobs_video.py tests/test_jobs_ray.py tests/test_jobs_s3.py
+
+# `emola train` with DeepSpeed, weights in 4 bits and the three trackers, in an environment of its own; the rest of these
+# files runs in `make test`.
+test-train: .venv-train/installed
+	.venv-train/bin/python -m pytest tests/test_trackers.py tests/test_recipe.py tests/test_train.py \
+	    -k "trackers or 4bit or 4_bit or two_processes"
 
 # vLLM pins torch and other packages, so it has an environment of its own: 3.5 GB, and minutes for the tests. Its build for
 # CPUs asks for torch 2.13.0+cpu; where pip does not find that, set PIP_EXTRA_INDEX_URL to PyTorch's index of CPU builds.
@@ -118,6 +124,12 @@ $(NANO)/evaluated: | $(NANO)/emola-nano
 	.venv-batch/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,faces,test,test-batch]'
 	touch $@
 
+.venv-train/installed: setup.py constraints.txt
+	$(PYTHON) -m venv .venv-train
+	.venv-train/bin/python -m pip install --quiet --constraint constraints.txt \
+	    --editable '.[cpu,export,test,deepspeed,tensorboard,wandb,mlflow,train4bit]'
+	touch $@
+
 # torchvision, torchaudio and torchcodec come with CUDA, do not load beside a torch without it, and are not needed.
 .venv-vllm/installed: setup.py
 	$(PYTHON) -m venv .venv-vllm
@@ -139,4 +151,4 @@ NO_AMX := $(if $(filter x86_64,$(shell uname -m)),-mno-amx-int8)
 	-$(BIN)/python tests/tensorrt_wheels.py .tensorrt-bindings && touch $@
 
 clean:
-	rm -rf .venv .venv-batch .venv-vllm .demo .tensorrt-bindings build *.egg-info
+	rm -rf .venv .venv-batch .venv-train .venv-vllm .demo .tensorrt-bindings build *.egg-info

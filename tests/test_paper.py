@@ -3,12 +3,17 @@
 import csv
 import io
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SHARED
+from conftest import GOLDEN, SHARED
 from made_up_datasets import write_data, write_faba
 
 from sdk.cli import main
@@ -105,6 +110,24 @@ def test_the_plan_of_disfa(tmp_path, capsys):
     assert lines[1].endswith("--network net.onnx --mode emola")
     assert all(line.endswith("--rank 8") for line in lines if " train " in line)
     assert all(line.endswith("--template llava_v1 --image-aspect crop") for line in lines if " evaluate " in line)
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (("--base", "nowhere"), 1, "--base nowhere: expected a folder with config.json"),
+        (("--base", str(GOLDEN / "llava-base"), "--vision-tower", "none"), 1, "--vision-tower none: expected a folder"),
+        (("--base", str(GOLDEN / "llava-base"), "--landmark-network", "n.onnx"), 1, "landmark model n.onnx does not"),
+        (("--base", str(GOLDEN / "llava-base"), "--launcher", "nolauncher -n 2"), 2, "no program 'nolauncher'"),
+        (("--base", "base", "--train-options", "'open"), 2, "argument --train-options: expected words as in a shell"),
+    ],
+)
+def test_what_is_missing_is_said_before_anything_is_run(tmp_path, capsys, options, code, message):
+    write_faba(tmp_path / "FABAInstruct")
+    command = ["paper", "table", "8", "--data", str(tmp_path), "--runs", str(tmp_path / "runs")]
+    assert main([*command, *options]) == code
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_plan_names_what_is_not_given(capsys):
@@ -237,3 +260,43 @@ def test_every_row_of_every_study_has_its_own_folders(tmp_path):
         for row in study.rows(place):
             for job in row.jobs():
                 assert made.setdefault(job.makes, job.words) == job.words
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="there is no SIGKILL")
+def test_a_table_that_is_killed_twice_is_that_of_an_undisturbed_run(tmp_path, capsys, monkeypatch):
+    """SIGKILL to `emola paper` and its command, in a training and in an evaluation: then the same answers and table."""
+    pytest.importorskip("torch")
+    write_faba(tmp_path / "FABAInstruct")
+    for task in ("emotion", "au"):
+        path = tmp_path / f"FABAInstruct/eval/eval_{task}_anno.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) * 6))
+    model = ("--base", str(GOLDEN / "llava-base"), "--vision-tower", str(GOLDEN / "clip"), "--data", str(tmp_path))
+    training = "--rank 4 --max-steps 24 --save-steps 1 --batch-size 2 --precision float32 --workers 0"
+    options = (f"--train-options={training}", "--evaluate-options=--max-new-tokens 12 --batch-size 1")
+
+    def command(runs: str) -> list[str]:
+        return ["paper", "table", "7", *model, *options, "--runs", str(tmp_path / runs)]
+
+    killed = tmp_path / "killed/emotion"
+    kill_when(command("killed"), killed / "log.jsonl", lines=2)
+    error = kill_when(command("killed"), killed / "eval-emotion/predictions.jsonl", lines=2)
+    assert "resuming from checkpoint-" in error
+    monkeypatch.setattr("trainer.commands.paper.command_runner", lambda launcher: main)
+    for runs in ("killed", "whole"):
+        assert main(command(runs)) == 0, capsys.readouterr().err
+    journal = [json.loads(line)["words"] for line in (tmp_path / "killed/jobs.jsonl").read_text().splitlines()]
+    assert [words[0] for words in journal] == ["train", "evaluate"] * 2
+    for name in ("emotion/eval-emotion/predictions.jsonl", "au/eval-au/predictions.jsonl", "table-7.csv"):
+        assert (tmp_path / "killed" / name).read_text() == (tmp_path / "whole" / name).read_text()
+
+
+def kill_when(command: list[str], journal: Path, lines: int) -> str:
+    """Start `emola`, end it and the command that it runs with SIGKILL when a journal is long enough; their stderr."""
+    start = [sys.executable, "-m", "sdk", *command]
+    process = subprocess.Popen(start, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while not journal.exists() or journal.read_bytes().count(b"\n") < lines:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    return process.communicate()[1]

@@ -3,12 +3,15 @@
 import argparse
 import dataclasses
 import json
-import shlex
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
-from sdk.errors import DataError, UsageError
+from sdk.bundles.hub import resolve_checkpoint
+from sdk.bundles.insightface_packs import find_model
+from sdk.errors import CheckpointError, DataError, UsageError
+from trainer.commands.arguments import words
 from trainer.paper.execute import command_runner, execute, shown, waiting
 from trainer.paper.experiments import MODELS, STUDIES, Place, Study
 from trainer.paper.published import TABLES
@@ -42,20 +45,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     table.add_argument(
         "--launcher",
+        type=words,
         default="",
         metavar="COMMAND",
         help="command that starts each training, for example 'torchrun --nproc-per-node 4' (default: none)",
     )
-    for name in ("prepare", "train", "evaluate"):
-        table.add_argument(
-            f"--{name}-options", default="", metavar="OPTIONS", help=f"more options of every `emola {_WORDS[name]}`"
-        )
+    for name in _WORDS:
+        described = {"metavar": "OPTIONS", "help": f"more options of every `emola {_WORDS[name]}`"}
+        table.add_argument(f"--{name}-options", type=words, default="", **described)
     table.add_argument("--plan", action="store_true", help="print the commands that would run, and run none")
     table.add_argument("--json", action="store_true", help="print the table as JSON instead of Markdown")
     table.set_defaults(action=_table)
 
 
-_WORDS = {"prepare": "data prepare", "train": "train", "evaluate": "evaluate"}
+_WORDS = {"prepare": "data prepare", "landmarks": "data landmarks", "train": "train", "evaluate": "evaluate"}
 
 
 def run(args: argparse.Namespace) -> None:
@@ -101,7 +104,7 @@ def _table(args: argparse.Namespace) -> None:
         return
     if args.data:
         _check(study, args)
-        execute(jobs, place.runs, command_runner(shlex.split(args.launcher)), _say)
+        execute(jobs, place.runs, command_runner(args.launcher), _say)
     _show(study, rows, args)
 
 
@@ -126,17 +129,19 @@ def _place(args: argparse.Namespace) -> Place:
         authors=args.authors_evaluation,
         models=tuple(args.models),
         endpoint=tuple(args.endpoint) if args.endpoint else None,
-        prepare=tuple(shlex.split(args.prepare_options)),
-        train=tuple(shlex.split(args.train_options)),
-        evaluate=tuple(shlex.split(args.evaluate_options)),
+        prepare=args.prepare_options,
+        landmarks=args.landmarks_options,
+        train=args.train_options,
+        evaluate=args.evaluate_options,
     )
 
 
 def _check(study: Study, args: argparse.Namespace) -> None:
-    """Check that everything is there that the jobs need.
+    """Check that everything is there that the jobs need. What a name of the hub stands for is downloaded.
 
     Raises:
-        DataError: the data set is not there, or not in its shape.
+        CheckpointError: the base or the vision tower is not there.
+        DataError: the data set is not there, or not in its shape, or there is no landmark network.
         UsageError: an option is missing.
     """
     source = study.source
@@ -150,6 +155,18 @@ def _check(study: Study, args: argparse.Namespace) -> None:
         raise UsageError("--data needs --base, the model to train")
     if source.name != "FABAInstruct" and not args.landmark_network:
         raise UsageError(f"{source.name} has no landmark files: pass --landmark-network")
+    if args.launcher and not shutil.which(args.launcher[0]):
+        raise UsageError(
+            f"--launcher: there is no program {args.launcher[0]!r}; torchrun and accelerate come with torch"
+        )
+    for option, name in (("--base", args.base), ("--vision-tower", args.vision_tower)):
+        if name and not (resolve_checkpoint(name) / "config.json").is_file():
+            raise CheckpointError(
+                f"{option} {name}: expected a folder with config.json and weights, found none; docs/weights.md names "
+                "what can be downloaded, and `make nano` makes the base of emola-nano (build/nano/base)"
+            )
+    if args.landmark_network:
+        find_model(str(args.landmark_network), "landmark", DataError)
 
 
 def _say(line: str) -> None:

@@ -25,7 +25,7 @@ class Place:
         authors: evaluate as the authors do: another template and crop than in training, and dark landmark input.
         models: those of `MODELS` that Table 7 compares.
         endpoint: address and name of a model behind an endpoint.
-        prepare, train, evaluate: further options of these commands.
+        prepare, landmarks, train, evaluate: further options of these commands.
     """
 
     data: Path
@@ -37,6 +37,7 @@ class Place:
     models: tuple[str, ...] = MODELS[:1]
     endpoint: tuple[str, str] | None = None
     prepare: tuple[str, ...] = ()
+    landmarks: tuple[str, ...] = ()
     train: tuple[str, ...] = ()
     evaluate: tuple[str, ...] = ()
 
@@ -191,8 +192,8 @@ def _preparation(place: Place, source: Source, made: Path, train: Path, dark: bo
     crops = ("data", "prepare", name, str(folder), "--out", str(made), *partition, *align, *place.prepare)
     mode = ("--mode", "emola") if dark else ()
     files = (str(train), str(train.with_name(train.name.replace("train", "eval", 1))))
-    landmarks = ("data", "landmarks", *files, "--network", str(place.landmark_network), *mode)
-    return Job(crops, train), Job(landmarks, made / "landmarks" / "about.json")
+    features = ("data", "landmarks", *files, "--network", str(place.landmark_network), *mode, *place.landmarks)
+    return Job(crops, train), Job(features, made / "landmarks" / "about.json")
 
 
 def _training(place: Place, files: list[Path], folder: Path, options: tuple[str, ...] = ()) -> tuple[Job, ...]:
