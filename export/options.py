@@ -5,7 +5,7 @@ from pathlib import Path
 
 from export.quantise.calibrate import CalibrationSet
 from export.quantise.gptq import GptqOptions
-from sdk.bundles.measured import Gate
+from sdk.bundles.measured import Gate, check_thresholds
 from trainer.model.processor import Device
 
 QUANTIZE = ("none", "int4", "gptq")
@@ -38,6 +38,9 @@ class GateOptions:
     latency_factor: float = 1.5
     first_tokens: float = 0.0
     allow: bool = False
+
+    def __post_init__(self) -> None:
+        check_thresholds(self.thresholds)
 
     @property
     def thresholds(self) -> dict[str, float]:

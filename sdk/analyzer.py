@@ -19,7 +19,7 @@ from sdk.faces.images import Color, ImageSource, load_picture, source_name
 from sdk.faces.preprocess import LANDMARK_FEATURES, check_features
 from sdk.results import Analysis
 from sdk.runtime.clock import Clock
-from sdk.runtime.open import open_pipeline
+from sdk.runtime.open import MAX_THREADS, open_pipeline
 from sdk.runtime.pipeline import Pipeline
 
 if TYPE_CHECKING:
@@ -82,8 +82,8 @@ class Analyzer:
     ) -> None:
         if not 0 <= abstain_below <= 1:
             raise TaskError(f"abstain_below is a probability in 0..1, not {abstain_below}")
-        if threads is not None and threads < 1:
-            raise TaskError(f"threads must be at least 1, not {threads}")
+        if threads is not None and not 1 <= threads <= MAX_THREADS:
+            raise TaskError(f"threads must be 1 to {MAX_THREADS}, not {threads}")
         limits = FaceLimits(min_score, min_face, max_faces)
         folder = resolve_bundle(bundle, offline=offline)
         self.manifest = read_manifest(folder)

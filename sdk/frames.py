@@ -1,6 +1,7 @@
 """Frames of a video file, a camera or a stream, decoded by PyAV (FFmpeg). Live sources skip to the newest frame."""
 
 import logging
+import math
 import os
 import sys
 import threading
@@ -69,8 +70,8 @@ def read_frames(
         DependencyError: PyAV is not installed.
     """
     for name, value in (("sample_fps", sample_fps), ("deadline_s", deadline_s)):
-        if value is not None and value <= 0:
-            raise VideoError(f"{name} must be greater than 0, not {value}")
+        if value is not None and not 0 < value < math.inf:
+            raise VideoError(f"{name} must be a number greater than 0, not {value}")
     stream, live = _open(source)
     frames = _sampled(_decoded(stream), sample_fps)
     return _newest(frames, deadline_s) if live else _in_time(frames, deadline_s)

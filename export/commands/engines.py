@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from export.targets.engines import EngineOptions, build_engines
-from sdk.errors import ExportError
+from sdk.errors import ExportError, UsageError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +26,8 @@ def run(args: argparse.Namespace) -> None:
         batches = tuple(int(size) for size in args.batch.split(","))
     except ValueError:
         raise ExportError(f"--batch takes numbers such as 1,4, not {args.batch!r}") from None
+    if not 0 < args.workspace < 1e6:
+        raise UsageError(f"--workspace is a number of GB greater than 0, not {args.workspace}")
     options = EngineOptions(batches, int(args.workspace * (1 << 30)), args.max_latency)
     target = None if args.target == "auto" else args.target
     record = build_engines(args.bundle, options, target, lambda line: print(line, file=sys.stderr))

@@ -14,7 +14,7 @@ from export.targets.plan import Plan
 from sdk.bench.machine import environment
 from sdk.bundles.evaluation import TorchAnswers
 from sdk.bundles.manifest import Manifest, check_hashes, read_manifest
-from sdk.bundles.measured import Latency, Parity
+from sdk.bundles.measured import Latency, Parity, check_thresholds
 from sdk.errors import ExportError, IntegrityError
 from sdk.progress import Step
 from sdk.runtime.backends.select import open_backend
@@ -52,6 +52,9 @@ class CheckOptions:
     answers: Path | None = None
     rege_drop: float = 1.0
     latency_factor: float = 1.5
+
+    def __post_init__(self) -> None:
+        check_thresholds({"rege_drop": self.rege_drop, "latency_factor": self.latency_factor})
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,12 @@
 """Measurements of an export in the manifest: parity, latency, calibration of label scores, quality gate."""
 
+import math
+from collections.abc import Mapping
+
 from pydantic import Field
 
 from sdk.bundles.files import FrozenModel
+from sdk.errors import ExportError
 from sdk.faba.prompts import Task
 
 FLOAT32_TOLERANCE = 1e-4  # relative error of a stage in float32
@@ -122,3 +126,14 @@ class Gate(FrozenModel):
     @property
     def shortfalls(self) -> tuple[str, ...]:
         return (*self.failures, *self.slow)
+
+
+def check_thresholds(thresholds: Mapping[str, float]) -> None:
+    """Refuse NaN: everything passes a comparison with it.
+
+    Raises:
+        ExportError: a threshold is NaN.
+    """
+    for name, value in thresholds.items():
+        if math.isnan(value):
+            raise ExportError(f"{name} is a number, not NaN: every bundle would pass")

@@ -1,6 +1,7 @@
 """`emola analyze PHOTO|FOLDER...`"""
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -84,6 +85,10 @@ def analyzer_options(args: argparse.Namespace) -> dict[str, Any]:
         value = getattr(args, name)
         if value is not None and not value >= least:
             raise UsageError(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
+    if args.memory_limit is not None and not 0 <= args.memory_limit < float("inf"):
+        raise UsageError(f"--memory-limit is a number of MB, not {args.memory_limit}")
+    if args.min_score is not None and math.isnan(args.min_score):
+        raise UsageError("--min-score is a number, not NaN: no face would have it")
     if not 0 <= args.abstain_below <= 1:
         raise UsageError(f"--abstain-below is a probability in 0..1, not {args.abstain_below}")
     if args.abstain_below and not args.scores and "labels" not in (args.task or ()):

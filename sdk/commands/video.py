@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    if args.seconds is not None and args.seconds <= 0:
+    if args.seconds is not None and not args.seconds > 0:
         raise UsageError(f"--seconds must be greater than 0, not {args.seconds}")
     if args.fps is not None and not 0 < args.fps < float("inf"):
         raise UsageError(f"--fps is a number of frames per second greater than 0, not {args.fps}")

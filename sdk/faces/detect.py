@@ -1,5 +1,6 @@
 """Detect faces with dlib, with SCRFD from an ONNX file, or with any object that has `detect`."""
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,8 @@ class FaceLimits:
     max_faces: int | None = None
 
     def __post_init__(self) -> None:
+        if self.min_score is not None and math.isnan(self.min_score):
+            raise TaskError("min_score is a number, not NaN: no face would have it")
         if not self.min_face >= 0:
             raise TaskError(f"min_face is a number of pixels from 0, not {self.min_face}")
         if self.max_faces is not None and self.max_faces < 1:

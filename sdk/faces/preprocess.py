@@ -51,7 +51,7 @@ def check_features(features: Floats | None, faces: str) -> Floats | None:
     """The (212,) landmark features that a user passed, if any, as float32.
 
     Raises:
-        ImageError: they have another shape, or the face is not aligned.
+        ImageError: they have another shape or are not finite, or the face is not aligned.
     """
     if features is None:
         return None
@@ -59,7 +59,10 @@ def check_features(features: Floats | None, faces: str) -> Floats | None:
         raise ImageError("landmark_features belong to one aligned face: pass faces='aligned' as well")
     if np.shape(features) != (LANDMARK_FEATURES,):
         raise ImageError(f"landmark_features must have shape ({LANDMARK_FEATURES},), found {np.shape(features)}")
-    return np.asarray(features, np.float32)
+    checked = np.asarray(features, np.float32)
+    if not np.isfinite(checked).all():
+        raise ImageError("landmark_features must be finite numbers, found NaN or infinity")
+    return checked
 
 
 def vision_pixels(crop: FaceCrop, features: Floats, settings: Preprocessing) -> Floats:

@@ -10,6 +10,8 @@ from sdk.runtime.pipeline import Pipeline
 from sdk.runtime.pruning import rows_to_read
 from sdk.runtime.verify import Reference, check_decoder
 
+MAX_THREADS = 1024  # where the system gives no more threads, ONNX Runtime ends the process
+
 
 def open_pipeline(
     bundle: Path,
