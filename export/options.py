@@ -6,6 +6,8 @@ from pathlib import Path
 from export.quantise.calibrate import CalibrationSet
 from export.quantise.gptq import GptqOptions
 from sdk.bundles.measured import Gate
+from sdk.errors import ExportError
+from sdk.ranges import FINITE
 from trainer.model.processor import Device
 
 QUANTIZE = ("none", "int4", "gptq")
@@ -38,6 +40,10 @@ class GateOptions:
     latency_factor: float = 1.5
     first_tokens: float = 0.0
     allow: bool = False
+
+    def __post_init__(self) -> None:
+        for name, value in self.thresholds.items():
+            FINITE.check(name, value, ExportError)
 
     @property
     def thresholds(self) -> dict[str, float]:

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from test_picture_colours import encoded, exif, png16
 
+from sdk.errors import ImageError
 from sdk.faces.images import load_image
 
 RNG = np.random.default_rng(0)
@@ -157,3 +158,12 @@ def test_damaged_exif_data_does_not_cost_an_avif(damaged):
     start = content.rindex(b"II*\0")
     content = content[:start] + damaged + content[start + len(damaged) :]
     assert load_image(content).shape == (32, 64, 3)
+
+
+def test_a_hole_in_a_png_is_refused():
+    """Pillow shows noise in the place of damaged pixels: it does not compare the checksums of a PNG."""
+    content = bytearray(encoded(Image.fromarray(np.kron(COLOURS, np.ones((4, 4, 1), np.uint8))), "PNG"))
+    middle = content.index(b"IDAT") + 2000
+    content[middle : middle + 100] = bytes(100)
+    with pytest.raises(ImageError, match="the bytes: the image is damaged"):
+        load_image(bytes(content))

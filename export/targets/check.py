@@ -17,6 +17,7 @@ from sdk.bundles.manifest import Manifest, check_hashes, read_manifest
 from sdk.bundles.measured import Latency, Parity
 from sdk.errors import ExportError, IntegrityError
 from sdk.progress import Step
+from sdk.ranges import FINITE
 from sdk.runtime.backends.select import open_backend
 from sdk.runtime.latency import measure_latency
 from sdk.runtime.pipeline import Pipeline
@@ -52,6 +53,10 @@ class CheckOptions:
     answers: Path | None = None
     rege_drop: float = 1.0
     latency_factor: float = 1.5
+
+    def __post_init__(self) -> None:
+        FINITE.check("rege_drop", self.rege_drop, ExportError)
+        FINITE.check("latency_factor", self.latency_factor, ExportError)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ read here, whatever a file is called.
 
 import io
 import re
+import zlib
 from math import ceil, inf
 from typing import IO, Any, NamedTuple
 
@@ -143,6 +144,32 @@ def check_cost(image: Image.Image, file: IO[bytes], shrink: int, name: str, max_
             f"{name}: {image.width} x {image.height} as {image.format} needs about {needed / 1e6:.0f} MB to decode, "
             f"the limit is {min(allowed, left) / 1e6:.0f}; scale it down, save it as baseline JPEG{more}"
         )
+
+
+def check_sums(image: Image.Image, file: IO[bytes], name: str) -> None:
+    """Refuse a PNG whose pixels are damaged: it stores their checksums, which Pillow does not compare.
+
+    Args:
+        image, file, name: as in `check_cost`.
+
+    Raises:
+        ImageError: a checksum of a part that is needed is wrong.
+    """
+    if image.format != "PNG":
+        return
+    position, kind = file.tell(), b""
+    file.seek(8)
+    while kind != b"IEND" and len(header := file.read(8)) == 8:
+        left, kind = int.from_bytes(header[:4], "big"), header[4:]
+        if kind[0] & 32:  # a part that is not needed has a small letter
+            file.seek(left + 4, io.SEEK_CUR)
+            continue
+        found = zlib.crc32(kind)
+        while left and (block := file.read(min(left, 1 << 20))):
+            found, left = zlib.crc32(block, found), left - len(block)
+        if len(stored := file.read(4)) == 4 and int.from_bytes(stored, "big") != found:
+            raise ImageError(f"{name}: the image is damaged (a checksum of its {kind.decode('latin-1')} is wrong)")
+    file.seek(position)
 
 
 def _scans(file: IO[bytes]) -> int:

@@ -18,7 +18,7 @@ from sdk.arrays import Pixels
 from sdk.errors import ImageError
 from sdk.faces.colours import to_rgb
 from sdk.faces.depth import colour_depths, correct_depth, is_wide_colour, select_lower_bytes
-from sdk.faces.formats import READ, check_cost, is_readable, open_picture
+from sdk.faces.formats import READ, check_cost, check_sums, is_readable, open_picture
 from sdk.faces.orientation import orientation, turns, upright
 from sdk.printable import one_line
 from sdk.ranges import COUNT
@@ -244,6 +244,7 @@ def _decode(image: Image.Image, file: IO[bytes], name: str, max_pixels: int | No
     _check_size(image.size, max_pixels, name, image.format)
     size, shrink = image.size, shrink_of(image.size)
     check_cost(image, file, shrink, name, max_pixels)
+    check_sums(image, file, name)
     if image.format == "JPEG" and shrink > 1:
         image.draft(None, (max(1, size[0] // shrink), max(1, size[1] // shrink)))
     drafted = round(max(size) / max(image.size))
