@@ -1,7 +1,7 @@
-"""A real HTTP server on this machine that speaks as much of OpenAI's chat API as a test tells it to."""
+"""A real HTTP server on this machine that speaks as much of OpenAI's API as a test tells it to."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -25,8 +25,8 @@ def chat_server(answer: Callable):
     """Serve until the block ends.
 
     Args:
-        answer: called with the request (path, headers, body as read from JSON); returns a status, headers, and the
-            reply as an object or as bytes.
+        answer: called with the request (path, headers, body as read from JSON, None for GET); returns a status,
+            headers, and the reply as an object, as bytes, or as an iterator of events, which are streamed.
 
     Yields:
         The address of the API, ending in /v1, and the list of the requests so far.
@@ -34,17 +34,30 @@ def chat_server(answer: Callable):
     requests = []
 
     class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.respond(None)
+
         def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            self.respond(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+
+        def respond(self, body):
             request = {"path": self.path, "headers": dict(self.headers), "body": body}
             requests.append(request)
             status, headers, reply = answer(request)
-            content = reply if isinstance(reply, bytes) else json.dumps(reply).encode()
+            if isinstance(reply, Iterator):
+                headers, content = (
+                    {**headers, "Content-Type": "text/event-stream"},
+                    (f"data: {event}\n\n".encode() for event in reply),
+                )
+            else:
+                whole = reply if isinstance(reply, bytes) else json.dumps(reply).encode()
+                headers, content = {**headers, "Content-Length": str(len(whole))}, [whole]
             self.send_response(status)
-            for name, value in {**headers, "Content-Length": str(len(content))}.items():
+            for name, value in headers.items():
                 self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(content)
+            for part in content:
+                self.wfile.write(part)
 
         def log_message(self, *_):
             pass

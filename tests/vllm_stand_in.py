@@ -6,12 +6,12 @@ It reads prompt embeddings with `torch.load`, as vLLM does. `tests/test_vllm.py`
 import base64
 import json
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
-from threading import Lock, Thread
+from threading import Lock
 
 import numpy as np
 import torch
+from chat_server import chat_server
 
 from sdk.runtime.backends.interface import Decoder
 
@@ -60,61 +60,30 @@ class StandIn:
         values -= np.log(np.exp(values).sum())
         return {f"token_id:{token}": value for token, value in enumerate(values.tolist())}
 
+    def answer(self, request):
+        body = request["body"]
+        if body is None:
+            model = {"id": "decoder", "max_model_len": self.longest}
+            return 200, {}, {"data": [model]} if request["path"] == "/v1/models" else {}
+        self.requests.append(body)
+        if body.get("logprobs") is None:
+            return 200, {}, self.events(body)
+        if self.most_logprobs is not None and body["logprobs"] > self.most_logprobs:
+            return 400, {}, {"error": {"message": f"greater than max allowed: {self.most_logprobs}"}}
+        return 200, {}, {"choices": [{"logprobs": {"top_logprobs": [self.top or self.probabilities(body)]}}]}
+
+    def events(self, body):
+        self.sent = 0
+        for token in self.tokens(body):
+            yield json.dumps({"choices": [{"text": "[DONE]", "token_ids": [token]}]})
+            self.sent += 1
+        yield '{"choices": [], "usage": {}}'  # as with --enable-force-include-usage
+        yield "[DONE]"
+
 
 @contextmanager
 def stand_in(decoder: Decoder):
     """Serve until the block ends; yields the address and the StandIn."""
     server_side = StandIn(decoder)
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            model = {"id": "decoder", "max_model_len": server_side.longest}
-            self.reply(200, {"data": [model]} if self.path == "/v1/models" else {})
-
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            server_side.requests.append(body)
-            if body.get("logprobs") is not None:
-                most = server_side.most_logprobs
-                if most is not None and body["logprobs"] > most:
-                    return self.reply(400, {"error": {"message": f"greater than max allowed: {most}"}})
-                top = server_side.top or server_side.probabilities(body)
-                return self.reply(200, {"choices": [{"logprobs": {"top_logprobs": [top]}}]})
-            return self.stream(body)
-
-        def stream(self, body):
-            self.send_response(200)
-            self.send_header("Content-Type", "text/event-stream")
-            self.end_headers()
-            server_side.sent = 0
-            try:
-                for token in server_side.tokens(body):
-                    self.event(json.dumps({"choices": [{"text": "[DONE]", "token_ids": [token]}]}))
-                    server_side.sent += 1
-                self.event('{"choices": [], "usage": {}}')  # as with --enable-force-include-usage
-                self.event("[DONE]")
-            except OSError:  # the client left
-                pass
-
-        def event(self, data):
-            self.wfile.write(f"data: {data}\n\n".encode())
-
-        def reply(self, status, content):
-            data = json.dumps(content).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", server_side
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with chat_server(server_side.answer) as (url, _):
+        yield url.removesuffix("/v1"), server_side
