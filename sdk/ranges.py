@@ -50,7 +50,7 @@ class Range:
 
 
 COUNT = Range(least=1, whole=True)
-THREADS = Range(least=1, most=1024, whole=True)  # a library that cannot start all of them ends the process
+THREADS = Range(least=1, most=1024, whole=True)  # all are started, and no processor has more
 FROM_0 = Range(least=0)
 POSITIVE = Range(above=0)
 SHARE = Range(least=0, most=1)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sdk.errors import DataError
 from trainer.corpus.records import Record
 from trainer.corpus.stats import describe, plot, task_of
 
@@ -104,3 +105,11 @@ def test_plot(records, tmp_path):
     with Image.open(path) as picture:
         assert picture.size == (1320, 880)
         assert np.asarray(picture.convert("L")).std() > 10
+
+
+def test_a_drawing_needs_the_name_of_a_picture(tmp_path):
+    pytest.importorskip("wordcloud")
+    pytest.importorskip("matplotlib")
+    with pytest.raises(DataError, match="expected the name of a picture, such as stats.png"):
+        plot(describe(RECORDS), tmp_path / "stats.xyz")
+    assert not list(tmp_path.iterdir())

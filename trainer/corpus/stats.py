@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sdk.errors import DependencyError
+from sdk.errors import DataError, DependencyError
 from sdk.faba.answers import read_action_units, read_emotion
 from sdk.faba.prompts import TASKS, Task
 from sdk.faba.vocabulary import EMOTIONS
@@ -82,13 +82,20 @@ def _frequent_words(records: Sequence[Record]) -> dict[str, int]:
 
 
 def plot(stats: dict[str, Any], path: Path) -> None:
-    """Draw Fig. 6 as one picture: frequencies of the action units and emotions, and a word cloud per task."""
+    """Draw Fig. 6 as one picture: frequencies of the action units and emotions, and a word cloud per task.
+
+    Raises:
+        DataError: `path` does not end like the name of a picture.
+        DependencyError: matplotlib or wordcloud is not installed.
+    """
     try:
         from matplotlib.figure import Figure
         from wordcloud import WordCloud
     except ImportError as error:
         raise DependencyError(error.name or "matplotlib", "train", "draw the figure") from None
-    figure = Figure(figsize=(12, 8), layout="constrained")
+    figure, form = Figure(figsize=(12, 8), layout="constrained"), path.suffix.removeprefix(".").lower() or "png"
+    if form not in figure.canvas.get_supported_filetypes():
+        raise DataError(f"{path}: expected the name of a picture, such as stats.png")
     (units, emotions), clouds = figure.subplots(2, 2)
     for axes, key, title in ((units, "action_units", "(a) action units"), (emotions, "emotions", "(b) emotions")):
         axes.bar(list(stats[key]), list(stats[key].values()))
@@ -101,4 +108,4 @@ def plot(stats: dict[str, Any], path: Path) -> None:
             cloud = WordCloud(width=900, height=520, background_color="white", random_state=0)
             axes.imshow(cloud.generate_from_frequencies(stats["words"][task]))
     with replacing(path) as partial:
-        figure.savefig(partial, dpi=110, format=path.suffix.removeprefix(".") or "png")
+        figure.savefig(partial, dpi=110, format=form)
