@@ -12,8 +12,8 @@ from hub_server import COMMIT, HubServer
 from sdk import Analyzer
 from sdk.bundles import hub
 from sdk.bundles.hub import resolve_bundle
-from sdk.cache import cache_folder
 from sdk.bundles.manifest import read_manifest
+from sdk.cache import cache_folder
 from sdk.errors import BundleNotFoundError, DownloadError, FormatError, IntegrityError
 from sdk.web import client
 
