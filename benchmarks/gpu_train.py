@@ -20,6 +20,7 @@ from transformers import CLIPVisionConfig, LlamaConfig
 from trainer.model import EmoLA
 from trainer.model.config import EmolaConfig
 from trainer.tokenization import IGNORED, IMAGE_TOKEN
+from trainer.training.compiled import compile_layers
 from trainer.training.loop import parameter_groups, training_arguments
 from trainer.training.recipe import Recipe, llava_7b, prepare_model
 from trainer.training.train import checkpoint_layers
@@ -60,8 +61,7 @@ def measure(config: EmolaConfig, args: argparse.Namespace, device: str) -> dict[
     recipe = Recipe(batch_size=args.batch_size)
     model = random_model(config, recipe, device, checkpointing=not args.no_checkpointing)
     if args.compile:
-        for layer in decoder_layers(model):
-            layer.compile()
+        compile_layers(model)
     settings = training_arguments(recipe, "unused")
     optimizer = torch.optim.AdamW(parameter_groups(model, settings))
     batch = random_batch(config, args.batch_size, device)
@@ -110,10 +110,6 @@ def random_model(config: EmolaConfig, recipe: Recipe, device: str, *, checkpoint
     if checkpointing:
         checkpoint_layers(model)
     return model.to(device).train()
-
-
-def decoder_layers(model: EmoLA) -> list[torch.nn.Module]:
-    return [module for module in model.language_model.modules() if type(module).__name__ == "LlamaDecoderLayer"]
 
 
 def random_batch(config: EmolaConfig, size: int, device: str) -> dict[str, torch.Tensor]:

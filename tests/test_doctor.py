@@ -40,7 +40,7 @@ def test_the_whole_report(capsys):
     found = {each["part"]: each for each in json.loads(capsys.readouterr().out)}
     assert {"python", "emola-edge", "packages", "cpu", "faces", "processor", "memory", "hub", "bundle"} <= set(found)
     assert found["bundle"]["verdict"] == "works", found["bundle"]
-    assert re.fullmatch(r"emola-nano on \S+: 1 face read in [\d.]+ s", found["bundle"]["found"])
+    assert re.fullmatch(r"emola-nano on \S+ \(OpenVINO .+\): 1 face read in [\d.]+ s", found["bundle"]["found"])
     assert code == (1 if any(each["verdict"] == "broken" for each in found.values()) else 0)
 
 

@@ -103,7 +103,7 @@ class _Sampler:
 
     def __init__(self, sampling: Sampling) -> None:
         self._sampling = sampling
-        self._random = None if sampling.is_greedy else np.random.default_rng(sampling.seed)  # 15 ms to import
+        self._random = None if sampling.is_greedy else np.random.default_rng(sampling.seed)  # slow to import
 
     def __call__(self, logits: Floats) -> int:
         if self._random is None:

@@ -64,6 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dry-run", action="store_true", help="print what would be trained; without --base for LLaVA-1.5-7b"
     )
     files.add_argument("--json", action="store_true", help="print the plan or the card as JSON")
+    files.add_argument("--compile", action="store_true", help="faster steps by torch.compile, after a slow start")
     ablations = parser.add_argument_group("ablations")
     _add_ablations(ablations, default.tune)
     recipe = parser.add_argument_group("recipe (defaults: the authors')")
@@ -167,6 +168,7 @@ def _train(args: argparse.Namespace, recipe: Any) -> dict[str, Any]:
         official_layout=args.official_layout,
         report=lambda line: print(line, file=sys.stderr),
         trackers=tuple(dict.fromkeys(args.report_to)),
+        compiled=args.compile,
     )
 
 

@@ -34,6 +34,7 @@ from trainer.model.processor import attend_plainly
 from trainer.model.save import write_adapter, write_complete
 from trainer.model.weights import canonical_name
 from trainer.tokenization import load_tokenizer
+from trainer.training.compiled import check_compiler, compile_layers
 from trainer.training.loop import (
     COMPLETE,
     Arguments,
@@ -84,6 +85,7 @@ def train(
     order: Sequence[int] | None = None,
     report: Callable[[str], None] = lambda line: None,
     trackers: Sequence[Tracker] = (),
+    compiled: bool = False,
 ) -> dict[str, Any]:
     """Train and write a checkpoint to `output`; an unfinished run there is resumed.
 
@@ -92,15 +94,19 @@ def train(
         order: indices of the records in order, instead of a seeded shuffle.
         report: told one line per stage.
         trackers: also report each step to these.
+        compiled: compile the decoder layers with torch.compile. Dropout then draws other numbers.
 
     Returns:
         The card of the run, as written to `emola.json`.
 
     Raises:
         DependencyError: a tracker is not installed.
-        TrainingError: the folder holds another run, the loss is not finite, or the disk is full; checkpoints are kept.
+        TrainingError: the folder holds another run, the loss is not finite, the disk is full (checkpoints are kept), or
+            torch cannot compile here.
     """
     check_trackers(trackers)
+    if compiled:
+        check_compiler()
     arguments = training_arguments(recipe, output, trackers)
     files = (sources.adapter, sources.base, sources.vision_tower)
     checkpoint = Checkpoint(*files, new_projector_seed=recipe.seed, prior=sources.prior)
@@ -110,7 +116,7 @@ def train(
     checkpoint.config = dataclasses.replace(checkpoint.config, **changes)
     recipe = _resolve_recipe(checkpoint, recipe)
     with writing_into(output) if arguments.process_index == 0 else nullcontext():
-        return _train(sources, recipe, output, checkpoint, arguments, order, report, official_layout)
+        return _train(sources, recipe, output, checkpoint, arguments, order, report, official_layout, compiled)
 
 
 def _train(
@@ -122,6 +128,7 @@ def _train(
     order: Sequence[int] | None,
     report: Callable[[str], None],
     official_layout: bool,
+    compiled: bool,
 ) -> dict[str, Any]:
     with arguments.main_process_first():
         run = _identity(sources, recipe, order, arguments.world_size)
@@ -133,6 +140,8 @@ def _train(
         checkpoint.measure_prior(_features(sources.records, encoding))
     torch.manual_seed(recipe.seed)  # LoRA starts at random
     model = _load(checkpoint, recipe, arguments)
+    if compiled:
+        compile_layers(model)
     given = _order(dataset, recipe, arguments.world_size, order)
     loop = RecordTrainer(model, arguments, dataset, given, recipe, log)
     if loop.is_world_process_zero():
@@ -177,6 +186,8 @@ def _one_line_errors(output: Path) -> Iterator[None]:
             reason = f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), 'no reason is given')}"
         elif isinstance(error, RuntimeError) and "inline_container" in str(error):
             reason = "a checkpoint cannot be written"  # torch.save gives no better reason on a full disk
+        elif type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            reason = f"--compile failed ({next(iter(str(error).splitlines()), type(error).__name__)}); leave it out"
         else:
             raise
     else:
