@@ -13,6 +13,7 @@ from sdk.faba.prompts import TEMPLATES
 from sdk.faba.vocabulary import DATASETS
 from sdk.progress import progress_bar
 from sdk.untrusted_json import read_json_object
+from trainer.commands.arguments import at_least_one
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,11 +40,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda", "tensorrt"), default="auto", help="cuda: torch; tensorrt: a bundle"
     )
-    parser.add_argument("--batch-size", type=int, default=8, help="records of one batch (default %(default)s)")
-    parser.add_argument("--max-new-tokens", type=int, default=512, help="limit of an answer (default %(default)s)")
+    parser.add_argument("--batch-size", type=at_least_one, default=8, help="records of one batch (default %(default)s)")
+    parser.add_argument(
+        "--max-new-tokens", type=at_least_one, default=512, help="limit of an answer (default %(default)s)"
+    )
     parser.add_argument(
         "--visual-tokens",
-        type=int,
+        type=at_least_one,
         metavar="N",
         help="number of rows of each picture that the decoder reads (default: all)",
     )
@@ -51,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     asked.add_argument("--question", metavar="TEXT", help="instead of the question of EmoLA's evaluation")
     asked.add_argument("--template", choices=tuple(TEMPLATES), help="conversation format of a checkpoint")
     asked.add_argument("--image-aspect", choices=("pad", "crop"), help="how a checkpoint gets a square picture")
-    parser.add_argument("--limit", type=int, help="only the first records")
+    parser.add_argument("--limit", type=at_least_one, help="only the first records")
     parser.add_argument(
         "--against", type=Path, help="folder of another run on the same set, compared by a paired bootstrap"
     )
@@ -73,17 +76,34 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> dict[str, Any] | None:
-    from trainer.evaluation.evaluate import PREDICTIONS, EvaluationSet, answer_share, compare_runs, evaluate
-    from trainer.evaluation.open_answerer import open_answerer
+    from trainer.corpus.checks import check_files
+    from trainer.evaluation.evaluate import (
+        PREDICTIONS,
+        EvaluationSet,
+        answer_share,
+        compare_runs,
+        evaluate,
+        other_answers,
+    )
     from trainer.evaluation.shards import Shard, read_parts
 
     missing = [flag for flag in ("data", "task", "output") if getattr(args, flag) is None]
-    if missing or (args.checkpoint is None) == (args.endpoint is None):
+    if args.checkpoint and args.endpoint:
+        raise DataError(f"expected a model or --endpoint, found both: {args.checkpoint} and {args.endpoint}")
+    if missing or (args.checkpoint is None and args.endpoint is None):
         lacking = ", ".join(missing) or "the model"
         raise DataError(f"expected a model or --endpoint, and --data, --task, --output; missing: {lacking}")
     evaluation = EvaluationSet.read(args.data, args.task, args.dataset, root=args.root, limit=args.limit)
     shard, count = Shard.of_environment(), len(evaluation.records)
+    theirs = other_answers(args.against, evaluation) if args.against else None
+    broken = check_files(evaluation.records, landmarks=False) if shard.rank == 0 else []
+    if broken:
+        raise DataError(
+            f"{len(broken)} of {count} pictures cannot be read, first {broken[0]}; `emola data check` lists them all"
+        )
     before = len(read_parts(args.output / PREDICTIONS))  # before another process answers
+    from trainer.evaluation.open_answerer import open_answerer  # torch, which none of the errors above needs
+
     answerer, begin = open_answerer(_request(args)), time.perf_counter()
     with progress_bar("face", shown=shard.rank == 0) as progress:
         predictions = answer_share(answerer, evaluation, args.output, progress, shard)
@@ -91,8 +111,8 @@ def _evaluate(args: argparse.Namespace) -> dict[str, Any] | None:
         return None
     _report_speed(count - before, time.perf_counter() - begin, shard.count)
     scores = evaluate(predictions, evaluation, args.output)
-    if args.against:
-        scores["against"] = compare_runs(predictions, args.against, evaluation)
+    if theirs is not None:
+        scores["against"] = compare_runs(predictions, theirs, evaluation)
     return scores
 
 

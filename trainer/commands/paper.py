@@ -44,9 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="evaluate as the authors do: template llava_v1 and cropped pictures, landmark files of mode emola",
     )
     table.add_argument("--launcher", type=words, default="", help="for example 'torchrun --nproc-per-node 4'")
-    for name in _WORDS:
-        described = {"metavar": "OPTIONS", "help": f"for every `emola {_WORDS[name]}`"}
-        table.add_argument(f"--{name}-options", type=words, default="", **described)
+    for name, command in _WORDS.items():
+        summary = f"for every `emola {command}`"
+        table.add_argument(f"--{name}-options", type=words, default="", metavar="OPTIONS", help=summary)
     table.add_argument("--plan", action="store_true", help="print the commands that would run, and run none")
     table.add_argument("--json", action="store_true", help="print the table as JSON instead of Markdown")
     table.set_defaults(action=_table)

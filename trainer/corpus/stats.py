@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sdk.errors import DependencyError
+from sdk.errors import DataError, DependencyError
 from sdk.faba.answers import read_action_units, read_emotion
 from sdk.faba.prompts import TASKS, Task
 from sdk.faba.vocabulary import EMOTIONS
@@ -88,7 +88,9 @@ def plot(stats: dict[str, Any], path: Path) -> None:
         from wordcloud import WordCloud
     except ImportError as error:
         raise DependencyError(error.name or "matplotlib", "train", "draw the figure") from None
-    figure = Figure(figsize=(12, 8), layout="constrained")
+    figure, kind = Figure(figsize=(12, 8), layout="constrained"), path.suffix.removeprefix(".").lower() or "png"
+    if kind not in figure.canvas.get_supported_filetypes():
+        raise DataError(f"{path}: .{kind} is no kind of picture that can be drawn; choose a name such as stats.png")
     (units, emotions), clouds = figure.subplots(2, 2)
     for axes, key, title in ((units, "action_units", "(a) action units"), (emotions, "emotions", "(b) emotions")):
         axes.bar(list(stats[key]), list(stats[key].values()))
@@ -101,4 +103,4 @@ def plot(stats: dict[str, Any], path: Path) -> None:
             cloud = WordCloud(width=900, height=520, background_color="white", random_state=0)
             axes.imshow(cloud.generate_from_frequencies(stats["words"][task]))
     with replacing(path) as partial:
-        figure.savefig(partial, dpi=110, format=path.suffix.removeprefix(".") or "png")
+        figure.savefig(partial, dpi=110, format=kind)

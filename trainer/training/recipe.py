@@ -94,13 +94,18 @@ class Recipe:
         )
 
     def __post_init__(self) -> None:
-        below_1 = "a share of at least 0, below 1"
+        below_1, finite = "a share of at least 0, below 1", "a finite number of at least 0"
         ranges = {
             **{
                 name: (getattr(self, name) >= 1, "at least 1")
-                for name in ("rank", "batch_size", "accumulation", "save_steps")
+                for name in ("rank", "alpha", "batch_size", "accumulation", "save_steps")
             },
-            "epochs": (self.epochs > 0, "greater than 0"),
+            **{
+                name: (0 <= getattr(self, name) < math.inf, finite)
+                for name in ("learning_rate", "projector_learning_rate", "weight_decay", "max_grad_norm")
+            },
+            "epochs": (0 < self.epochs < math.inf, "a finite number greater than 0"),
+            "seed": (0 <= self.seed < 1 << 32, "at least 0, below 2 to the power of 32"),
             "workers": (self.workers >= 0, "at least 0"),
             "keep_visual": (0 < self.keep_visual <= 1, "a share above 0, at most 1"),
             "load_4bit": (not self.load_4bit or not self.trains_decoder, f"off with --tune {self.tune}"),
