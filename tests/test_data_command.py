@@ -16,6 +16,8 @@ from sdk.cli import main
 
 pytest.importorskip("torch")
 
+TRAINING = GOLDEN / "data/FABAInstruct/train/train_anno.json"
+
 
 @pytest.fixture
 def data(capsys):
@@ -155,6 +157,11 @@ def test_usage(data, tmp_path):
         (["check", tmp_path / "none.json"], 1, "cannot be read"),
         (["stats", tmp_path / "none.json"], 1, "cannot be read"),
         (["annotate", tmp_path, tmp_path / "out", "--endpoint", "here", "--model", "m"], 1, "address of an endpoint"),
+        (["landmarks", "file.json", "--network", "n", "--face-scale", "nan"], 2, "a number above 0, found 'nan'"),
+        (["landmarks", "file.json", "--network", "n", "--batch-size", "0"], 2, "at least 1, found '0'"),
+        (["annotate", "in", "out", "--endpoint", "e", "--model", "m", "--prices", "-1", "2"], 2, "at least 0, found"),
+        (["stats", TRAINING, "--save", "x.xyz"], 1, "x.xyz: expected the name of a picture, such as stats.png"),
+        (["stats", TRAINING, "--root", tmp_path / "none"], 1, "none is not a folder"),
     ]
     for arguments, expected, message in cases:
         code, out, err = data(*arguments)

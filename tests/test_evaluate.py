@@ -210,8 +210,43 @@ def test_the_mean_of_three_folds(tmp_path, capsys):
         ((), "missing: the model"),
         ((str(ADAPTER),), "say which model it belongs to (--base)"),
         (("--endpoint", "http://localhost:1/v1"), "--endpoint needs --model"),
+        ((str(ADAPTER), "--endpoint", "http://localhost:1/v1"), "expected a model or --endpoint, found both"),
+        ((str(ADAPTER), *BASE, "--question", "Who is <image>?"), "expected a question without <image>"),
+        ((str(ADAPTER), *BASE, "--question", " "), "expected a question without <image>"),
+        ((str(ADAPTER), *BASE, "--against", "nowhere"), "nowhere holds no run on this set"),
+        ((str(ADAPTER), *BASE, "--dataset", "DISFA"), "DISFA has no records of the task emotion; expected one of FABA"),
     ],
 )
 def test_wrong_usage_is_one_line(data, tmp_path, capsys, options, message):
     assert main(command(data, tmp_path / "run", *options)) == 1
     assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("option", ["--batch-size", "--limit", "--max-new-tokens", "--visual-tokens"])
+def test_a_number_below_one_is_wrong_usage(data, tmp_path, capsys, option):
+    """A batch of -1 never ended."""
+    assert main([*command(data, tmp_path / "run", str(ADAPTER), *BASE), option, "-1"]) == 2
+    assert f"argument {option}: expected a whole number of at least 1, found '-1'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"label": "weird"}, "annotation 3: label must be 0..6"),
+        ({"label": None}, "eval_emotion_anno.json[3] has no label; expected evaluation records"),
+        ({"image": "none.png"}, "1 of 5 pictures cannot be read, first eval_emotion_anno.json[3]"),
+    ],
+)
+def test_a_record_that_cannot_be_scored_is_found_before_any_is_answered(data, tmp_path, capsys, change, message):
+    rows = json.loads(data.read_text())
+    rows[3] |= change
+    data.write_text(json.dumps(rows))
+    assert main(command(data, tmp_path / "run", str(ADAPTER), *BASE)) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_root_that_is_not_there_is_named(data, tmp_path, capsys):
+    assert main([*command(data, tmp_path / "run", str(ADAPTER), *BASE), "--root", "nowhere"]) == 1
+    assert "nowhere is not a folder; expected the one that the paths in eval_emotion" in capsys.readouterr().err

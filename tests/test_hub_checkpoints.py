@@ -168,14 +168,18 @@ def test_a_pushed_bundle_is_opened_by_name(hub, capsys):
     assert "emola analyze photo.jpg --bundle owner/name" in text
 
 
+def two_faces(path: Path) -> tuple[str, ...]:
+    """Write an evaluation file of two golden faces; returns the options of `emola evaluate` for it."""
+    rows = json.loads((GOLDEN / "data/FABAInstruct/train/train_anno.json").read_text())[:2]
+    content = [{"image": row["image"], "landmark": row["landmark"], "label": 0, "gpt4": "Happy."} for row in rows]
+    path.write_text(json.dumps(content))
+    return "--data", str(path), "--root", str(GOLDEN / "data"), "--task", "emotion"
+
+
 def test_a_bundle_is_evaluated_by_name(hub, tmp_path, capsys):
     """As the folder that was uploaded: the same answers; offline, nothing is asked of the hub."""
     fill(hub, EMBEDDED)
-    rows = json.loads((GOLDEN / "data/FABAInstruct/train/train_anno.json").read_text())[:2]
-    content = [{"image": row["image"], "landmark": row["landmark"], "label": 0, "gpt4": "Happy."} for row in rows]
-    (tmp_path / "eval.json").write_text(json.dumps(content))
-    files = ("--data", str(tmp_path / "eval.json"), "--root", str(GOLDEN / "data"), "--task", "emotion")
-    found = {}
+    files, found = two_faces(tmp_path / "eval.json"), {}
     for output, name in (("folder", str(EMBEDDED)), ("hub", "owner/name"), ("offline", "owner/name")):
         hub.refuse = 500 if output == "offline" else None
         run = tmp_path / output
@@ -187,8 +191,8 @@ def test_a_bundle_is_evaluated_by_name(hub, tmp_path, capsys):
 
 def test_a_repository_of_neither_kind_is_one_line(hub, tmp_path, capsys):
     (hub.folder / "notes.txt").write_text("nothing")
-    command = ["evaluate", "owner/name", "--data", str(GOLDEN / "data/FABAInstruct/train/train_anno.json")]
-    assert main([*command, "--task", "emotion", "--output", str(tmp_path / "run")]) == 1
+    files = two_faces(tmp_path / "eval.json")
+    assert main(["evaluate", "owner/name", *files, "--output", str(tmp_path / "run")]) == 1
     assert "owner/name: expected a checkpoint, found no file of the kinds" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
@@ -225,6 +229,12 @@ def test_a_refused_upload_is_one_line(hub, tmp_path, capsys):
     hub.refuse = 403
     assert main(["push", str(checkpoint(tmp_path / "adapter")), "owner/name"]) == 1
     assert "owner/name: the hub refuses the upload (" in capsys.readouterr().err
+
+
+def test_a_hub_that_is_not_there_is_one_line(hub, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    assert main(["push", str(checkpoint(tmp_path / "adapter")), "owner/name"]) == 1
+    assert "owner/name: the upload stopped (" in capsys.readouterr().err
 
 
 def test_a_folder_that_is_no_model_is_not_pushed(hub, tmp_path, capsys):

@@ -1,8 +1,11 @@
 """Every command of docs/reproduce.md, as it is written there, on made-up folders of the same shape and a tiny model."""
 
+import json
 import re
 import shlex
+import shutil
 import string
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -14,7 +17,8 @@ pytest.importorskip("torch")
 
 from sdk.cli import main
 
-DOCUMENT = (Path(__file__).parents[1] / "docs/reproduce.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+DOCUMENT = (ROOT / "docs/reproduce.md").read_text(encoding="utf-8")
 SHORT = "--max-new-tokens 3 --limit 3"
 SMALL = {
     "paper": [
@@ -83,3 +87,44 @@ def test_no_table_is_forgotten():
 
     assert {f"{number}" for number in range(3, 10)} <= set(STUDIES)
     assert all(any(f"table {name} " in f"{line} " for line in commands()) for name in STUDIES)
+
+
+def test_table_8_and_priors_on_the_base_of_nano(small_checkpoint, landmark_network, tmp_path, monkeypatch, capsys):
+    """The commands of docs/nano/README.md: without the base one clear error, with a small one figures."""
+    (code,) = re.findall(r"```sh\n(.*?)```", (ROOT / "docs/nano/README.md").read_text(encoding="utf-8"), re.DOTALL)
+    recipe, folders, *lines = code.replace("\\\n", " ").splitlines()
+    options = f"{shlex.split(recipe)[0].removeprefix('RECIPE=')} --max-steps 2 --batch-size 2"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("trainer.commands.paper.command_runner", lambda launcher: main)
+    write_nano(tmp_path / "build/nano", landmark_network)
+    subprocess.run(folders, shell=True, check=True)
+    table, training, evaluation = (shlex.split(string.Template(line).substitute(RECIPE=options))[1:] for line in lines)
+    assert main([*table, f"--evaluate-options={SHORT}"]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "--base build/nano/base: expected a folder with config.json" in error
+    assert "`make nano`" in error
+    assert not Path("build/nano/paper/runs").exists()
+    shutil.copytree(small_checkpoint, "build/nano/base")
+    assert main([*table, f"--evaluate-options={SHORT}"]) == 0, capsys.readouterr().err
+    shown = capsys.readouterr().out
+    assert all(f"| {row} | this run |" in shown for row in ("H_p", "H_v", "H_v and H_p"))
+    assert main(training) == 0, capsys.readouterr().err
+    assert main([*evaluation, *SHORT.split()]) == 0, capsys.readouterr().err
+    assert "against the other run" in capsys.readouterr().out
+
+
+def write_nano(folder: Path, network: Path) -> None:
+    """The golden faces where `make nano` has its renders, with landmark files that hold coordinates."""
+    rows = json.loads((GOLDEN / "data/FABAInstruct/train/train_anno.json").read_text(encoding="utf-8"))[:4]
+    for split in ("train", "eval"):
+        shutil.copytree(GOLDEN / "data/FABAInstruct/train/images", folder / split / "images")
+        for task, label, answer in (("emotion", 0, "A happy face."), ("au", "6, 12", "AU6 and AU12 are active.")):
+            parts = [{f: f"{split}/{f}s/{Path(row[f]).name}" for f in ("image", "landmark")} for row in rows]
+            scored = {"label": label, "gpt4": answer}
+            whole = [
+                {**row, **part} if split == "train" else {**part, **scored}
+                for row, part in zip(rows, parts, strict=True)
+            ]
+            (folder / split / f"{split}_{task}_anno.json").write_text(json.dumps(whole))
+        files = [str(path) for path in (folder / split).glob("*_anno.json")]
+        assert main(["data", "landmarks", *files, "--network", str(network)]) == 0

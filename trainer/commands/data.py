@@ -12,7 +12,7 @@ from sdk.errors import DataError
 from sdk.faba.prompts import Task
 from sdk.faces.crop import RELEASED_FACE_SCALE
 from sdk.progress import progress_bar
-from trainer.commands.arguments import at_least_one
+from trainer.commands.arguments import at_least_one, not_negative, positive
 from trainer.corpus.datasets import DatasetName
 
 _TASKS: dict[str, Task] = {"emotion": "emotion", "au": "action_units"}  # as the files are named
@@ -95,7 +95,7 @@ def _add_landmarks(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", type=Path, help=_ROOT_HELP)
     parser.add_argument(
         "--face-scale",
-        type=float,
+        type=positive,
         default=RELEASED_FACE_SCALE,
         help="side of the pictures over the face box (default %(default)s)",
     )
@@ -206,7 +206,7 @@ def _add_annotate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--align", **_ALIGN)
     parser.add_argument(
         "--prices",
-        type=float,
+        type=not_negative,
         nargs=2,
         metavar=("PROMPT", "ANSWER"),
         help="dollars per million tokens, to compute the cost",

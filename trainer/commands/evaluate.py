@@ -93,17 +93,34 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> dict[str, Any] | None:
-    from trainer.evaluation.evaluate import PREDICTIONS, EvaluationSet, answer_share, compare_runs, evaluate
-    from trainer.evaluation.open_answerer import open_answerer
+    from trainer.corpus.checks import check_files
+    from trainer.evaluation.evaluate import (
+        PREDICTIONS,
+        EvaluationSet,
+        answer_share,
+        compare_runs,
+        evaluate,
+        other_answers,
+    )
     from trainer.evaluation.shards import Shard, read_parts
 
     missing = [flag for flag in ("data", "task", "output") if getattr(args, flag) is None]
-    if missing or (args.checkpoint is None) == (args.endpoint is None):
+    if args.checkpoint and args.endpoint:
+        raise DataError(f"expected a model or --endpoint, found both: {args.checkpoint} and {args.endpoint}")
+    if missing or (args.checkpoint is None and args.endpoint is None):
         lacking = ", ".join(missing) or "the model"
         raise DataError(f"expected a model or --endpoint, and --data, --task, --output; missing: {lacking}")
     evaluation = EvaluationSet.read(args.data, args.task, args.dataset, root=args.root, limit=args.limit)
     shard, count = Shard.of_environment(), len(evaluation.records)
+    theirs = other_answers(args.against, evaluation) if args.against else None
+    broken = check_files(evaluation.records, landmarks=False) if shard.rank == 0 else []
+    if broken:
+        raise DataError(
+            f"{len(broken)} of {count} pictures cannot be read, first {broken[0]}; `emola data check` lists them all"
+        )
     before = len(read_parts(args.output / PREDICTIONS))  # before another process answers
+    from trainer.evaluation.open_answerer import open_answerer  # torch, which none of the errors above needs
+
     answerer, begin = open_answerer(_request(args)), time.perf_counter()
     with progress_bar("face", shown=shard.rank == 0) as progress:
         predictions = answer_share(answerer, evaluation, args.output, progress, shard)
@@ -111,8 +128,8 @@ def _evaluate(args: argparse.Namespace) -> dict[str, Any] | None:
         return None
     _report_speed(count - before, time.perf_counter() - begin, shard.count)
     scores = evaluate(predictions, evaluation, args.output)
-    if args.against:
-        scores["against"] = compare_runs(predictions, args.against, evaluation)
+    if theirs is not None:
+        scores["against"] = compare_runs(predictions, theirs, evaluation)
     return scores
 
 

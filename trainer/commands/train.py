@@ -134,6 +134,7 @@ def run(args: argparse.Namespace) -> None:
 def _plan(args: argparse.Namespace, recipe: Any) -> dict[str, Any]:
     from sdk.bundles.hub import resolve_checkpoint
     from trainer.corpus.records import read_rows
+    from trainer.evaluation.shards import Shard
     from trainer.model.config import read_config
     from trainer.training.recipe import llava_7b, plan
 
@@ -142,7 +143,7 @@ def _plan(args: argparse.Namespace, recipe: Any) -> dict[str, Any]:
     changes: dict[str, Any] = {name: value for name in ("tokens", "prior") if (value := getattr(args, name))}
     config = dataclasses.replace(config, **changes)
     records = sum(len(read_rows(path)) for path in args.data) if args.data else None
-    return plan(config, recipe, records, int(os.environ.get("WORLD_SIZE", "1")))
+    return plan(config, recipe, records, Shard.of_environment().count)
 
 
 def _train(args: argparse.Namespace, recipe: Any) -> dict[str, Any]:

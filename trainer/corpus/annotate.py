@@ -124,12 +124,19 @@ def annotate(
         report(f"{len(faces)} faces; {len(open_ones)} questions to ask, {len(answered)} answers from before")
         questions = [_draw_question(face, task, seed) for face, task in open_ones]
         left_out += _ask_all(questions, endpoint, folder / JOURNAL, concurrency, max_tokens, progress)
-        rows = sorted(read_journal(folder / JOURNAL, **_JOURNAL), key=lambda row: (row["name"], row["task"]))
-        usable, filtered = _filter(rows)
-        _write(usable, left_out + filtered, out, split, endpoint.model)
-        about |= _summary(rows, usable, left_out + filtered, prices)
-        write_json(folder / ABOUT, about)
-    return about
+        return _finish(about, left_out, out, split, prices)
+
+
+def _finish(
+    about: dict[str, Any], left_out: Sequence[LeftOut], out: Path, split: Split, prices: Prices | None
+) -> dict[str, Any]:
+    """Write the files of a set from its journal; returns the content of `about.json`."""
+    rows = sorted(read_journal(out / split / JOURNAL, **_JOURNAL), key=lambda row: (row["name"], row["task"]))
+    usable, filtered = _filter(rows)
+    _write(usable, [*left_out, *filtered], out, split, about["model"])
+    content = {**about, **_summary(rows, usable, [*left_out, *filtered], prices)}
+    write_json(out / split / ABOUT, content)
+    return content
 
 
 def _find_pictures(images: Path, out: Path, sample: int | None = None, seed: int = 0) -> dict[str, Path]:

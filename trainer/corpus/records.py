@@ -63,6 +63,8 @@ def read_records(path: Path, root: Path | None = None, task: Task | None = None)
         DataError: names the first broken record; `emola data check` lists all of them.
     """
     rows = read_rows(path)
+    if root and not root.is_dir():
+        raise DataError(f"{root} is not a folder; expected the one that the paths in {path.name} are relative to")
     root = root or find_root(path, rows)
     return [parse_record(row, f"{path.name}[{index}]", root, task) for index, row in enumerate(rows)]
 

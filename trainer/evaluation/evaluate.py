@@ -11,7 +11,15 @@ from typing import Any
 import numpy as np
 
 from sdk.errors import DataError
-from sdk.faba.rege import EMOTION_READERS, PROTOCOLS, Protocol, emotion_index, score
+from sdk.faba.rege import (
+    EMOTION_READERS,
+    PROTOCOLS,
+    Protocol,
+    annotated_action_units,
+    emotion_index,
+    score,
+)
+from sdk.faba.vocabulary import DATASETS
 from sdk.files import append_journal, claim_folder, read_journal, write_json
 from sdk.locks import writing_into
 from sdk.untrusted_json import read_json_object
@@ -43,9 +51,24 @@ class EvaluationSet:
     def read(
         cls, path: Path, task: str, dataset: str = "FABA", *, root: Path | None = None, limit: int | None = None
     ) -> "EvaluationSet":
-        """Read the first `limit` records of a file; `root` and errors as in `read_records`."""
-        records = read_records(path, root, "action_units" if task == "au" else "emotion")
-        return cls(records[:limit], task, dataset)
+        """Read the first `limit` records of a file; `root` as in `read_records`.
+
+        Raises:
+            DataError: as in `read_records`, or the data set has no such task, or a record is not of an evaluation.
+            ScoreError: a label cannot be scored.
+        """
+        known = tuple(DATASETS) if task == "au" else ("FABA", NOUN_DATASET)
+        if dataset not in known:
+            raise DataError(f"{dataset} has no records of the task {task}; expected one of {', '.join(known)}")
+        records = read_records(path, root, "action_units" if task == "au" else "emotion")[:limit]
+        if without := next((record.id for record in records if record.label is None), None):
+            raise DataError(f"{path}: {without} has no label; expected evaluation records with label and gpt4")
+        for index, record in enumerate(records):
+            if task == "au":
+                annotated_action_units(record.label, index)
+            else:
+                emotion_index(record.label, index)
+        return cls(records, task, dataset)
 
     @property
     def annotations(self) -> list[dict[str, Any]]:
@@ -204,8 +227,8 @@ def _sample_scores(
     return SampleScores(hits, np.zeros_like(hits), np.zeros_like(hits), np.zeros(len(hits)), emotion=True)
 
 
-def compare_runs(predictions: Sequence[str], other: Path, evaluation: EvaluationSet) -> dict[str, Any]:
-    """Compare these answers with those of another run on the same set by a paired bootstrap.
+def other_answers(other: Path, evaluation: EvaluationSet) -> list[str]:
+    """The answers of another run on the same set.
 
     Raises:
         DataError: the other run is unfinished or of another set.
@@ -218,7 +241,11 @@ def compare_runs(predictions: Sequence[str], other: Path, evaluation: Evaluation
         raise DataError(
             f"{other}: {len(answers)} of {len(evaluation.records)} records are answered; finish that run first"
         )
-    theirs = [answers[index] for index in range(len(answers))]
+    return [answers[index] for index in range(len(answers))]
+
+
+def compare_runs(predictions: Sequence[str], theirs: Sequence[str], evaluation: EvaluationSet) -> dict[str, Any]:
+    """Compare these answers with those of another run on the same set by a paired bootstrap."""
     found = compare(_sample_scores(predictions, evaluation), _sample_scores(theirs, evaluation))
     if evaluation.dataset == NOUN_DATASET:
         return {"accuracy": asdict(found["s_re"])}

@@ -10,6 +10,7 @@ import torch
 from sdk.bundles.hub import resolve_model
 from sdk.bundles.manifest import MANIFEST
 from sdk.errors import DataError
+from sdk.faba.prompts import END, IMAGE
 from trainer.checkpoint import Checkpoint, is_plain_llava, plain_llava
 from trainer.corpus.endpoint import ChatEndpoint
 from trainer.corpus.records import Record
@@ -55,8 +56,11 @@ def open_answerer(request: Request) -> Answerer:
         DataError: the options do not fit together, or the model is behind an endpoint that cannot take them.
         CheckpointError: the files form no model.
     """
-    answerer = _open(request)
-    return AskedDifferently(answerer, request.question) if request.question else answerer
+    if request.question is None:
+        return _open(request)
+    if not request.question.strip() or IMAGE in request.question or END in request.question:
+        raise DataError(f"expected a question without {IMAGE} and {END}, found {request.question!r}")
+    return AskedDifferently(_open(request), request.question)
 
 
 def _open(request: Request) -> Answerer:

@@ -87,9 +87,9 @@ def push(folder: Path, name: str, card: str, *, revision: str = "main", private:
 
 
 def _is_of_connection(error: BaseException | None) -> bool:
-    """Whether an error is one of the connection: huggingface_hub uses requests or, since 1.0, httpx."""
+    """Whether an error is one of the connection: huggingface_hub uses requests, since 1.0 httpx, since 2.0 httpx2."""
     kinds = {kind.__module__.split(".")[0] for kind in type(error).__mro__}
-    return isinstance(error, OSError) or bool(kinds & {"httpx", "requests", "urllib3", "httpcore"})
+    return isinstance(error, OSError) or bool(kinds & {"httpx", "httpx2", "requests", "urllib3", "httpcore"})
 
 
 def _first_line(error: Exception) -> str:

@@ -59,6 +59,8 @@ def synthesize(
     for name, number in (("number of faces", count), ("number of processes", processes)):
         if number < 1:
             raise DataError(f"the {name} must be at least 1, not {number}")
+    if seed < 0:
+        raise DataError(f"the seed must be at least 0, not {seed}")
     read_face_model(face_model)  # fails before any process is started
     with replacing(out, folder=True) as partial:
         _write(partial, out.name, _render_all(count, face_model, seed, processes), seed, split, report)
