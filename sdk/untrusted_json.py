@@ -27,14 +27,14 @@ def is_utf8(text: str) -> bool:
 
 
 def parse_json(content: "str | bytes") -> Any:
-    """Parse a JSON text in UTF-8.
+    """Parse a JSON text in UTF-8, with or without a byte order mark, which programs on Windows write.
 
     Raises:
         ValueError: it is not JSON, or beyond the limits; the message says what is wrong.
     """
     data = content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass")
     try:
-        value = json.loads(data.decode("utf-8"), parse_constant=_refuse, parse_int=_integer, parse_float=_finite)
+        value = json.loads(data.decode("utf-8-sig"), parse_constant=_refuse, parse_int=_integer, parse_float=_finite)
     except RecursionError:
         raise ValueError(f"more than {DEPTH} levels deep") from None
     except MemoryError:

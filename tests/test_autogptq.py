@@ -109,6 +109,7 @@ def test_version_2_of_the_layout_stores_zero_points_as_they_are(tmp_path):
         ({"bits": "4"}, "in '4' bits"),
         ({"bits": 4.0}, "in 4.0 bits"),
         ({"dynamic": {"+:.*": {"bits": 8}}}, "dynamic"),
+        ({"rotation": "hadamard"}, "rotation"),  # the rows of the picture are not rotated
     ],
 )
 def test_other_kinds_are_refused(tmp_path, config, message):
@@ -148,6 +149,10 @@ def test_a_bias_of_zeros_and_a_missing_order_change_nothing(tmp_path, changes):
         ({"scales": torch.ones(3, 64)}, {}, "scales of shape|qzeros of shape"),
         ({"scales": None}, {}, "scales is missing"),
         ({"qzeros": torch.zeros(2, 2, 2)}, {}, "qzeros is missing or no matrix"),
+        ({"qweight": torch.zeros(16, 64)}, {}, "packed in int32, found .*qweight.*float32"),
+        ({"qweight": torch.zeros(16, 64, dtype=torch.int64)}, {}, "packed in int32"),
+        ({"scales": torch.full((4, 64), float("nan"))}, {}, "scales are NaN"),
+        ({"scales": torch.ones(4, 64, dtype=torch.int32)}, {}, "scales are NaN, infinite or whole numbers"),
     ],
 )
 def test_tensors_that_do_not_fit_are_refused(tmp_path, changes, config, message):

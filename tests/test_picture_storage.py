@@ -167,3 +167,9 @@ def test_a_hole_in_a_png_is_refused():
     content[middle : middle + 100] = bytes(100)
     with pytest.raises(ImageError, match="the bytes: the image is damaged"):
         load_image(bytes(content))
+
+
+@pytest.mark.parametrize("start", [b"\0\0\0\x20ftypisom", b"\x1aE\xdf\xa3", b"RIFF\1\0\0\0AVI LIST"])
+def test_a_video_names_the_command_that_reads_it(start):
+    with pytest.raises(ImageError, match=r"not an image .*; for a video use `emola video` or analyze_video"):
+        load_image(start + bytes(64))

@@ -118,3 +118,12 @@ def test_a_line_that_is_no_json_is_named(tmp_path, content, message):
     (tmp_path / "rows.jsonl").write_bytes(content)
     with pytest.raises(DataError, match=rf"rows\.jsonl is not JSONL \({message}.*\); copy it again"):
         read_json_lines(tmp_path / "rows.jsonl", DataError)
+
+
+def test_a_byte_order_mark_is_skipped(tmp_path):
+    """Windows PowerShell and Excel write one in front of UTF-8."""
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"a": 1}\r\n{"a": 2}\r\n')
+    assert read_json_lines(path, DataError) == [{"a": 1}, {"a": 2}]
+    path.write_bytes(b"\xef\xbb\xbf[1]")
+    assert read_json(path, DataError) == [1]

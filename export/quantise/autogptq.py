@@ -112,6 +112,11 @@ class GptqWeights(Mapping[str, Floats | QuantizedLinear]):
             raise ExportError(f"{self.folder}: {name}: {error}") from None
 
     def _layer(self, tensors: Mapping[str, Tensor]) -> QuantizedLinear:
+        packed = {part: tensors[part].dtype for part in ("qweight", "qzeros")}
+        if set(packed.values()) != {torch.int32}:
+            raise ExportError(f"expected values packed in int32, found {packed}")
+        if not (tensors["scales"].is_floating_point() and tensors["scales"].isfinite().all()):
+            raise ExportError("scales are NaN, infinite or whole numbers; quantise it again")
         values = unpack(tensors["qweight"].numpy().view(np.uint32), self.bits).T
         scales = tensors["scales"].float().numpy().T
         group = values.shape[1] // scales.shape[1]
@@ -219,7 +224,7 @@ def _quantisation(folder: Path) -> dict[str, Any]:
             f"{folder}: expected GPTQ in 3, 4 or 8 bits and in the format {' or '.join(_FORMATS)}, found "
             f"{', '.join(sorted(methods)) or 'no method'} in {short(bits)} bits and {short(_format(config))}"
         )
-    for key in ("dynamic", "lm_head", "adapter", "is_marlin_format"):
+    for key in ("dynamic", "lm_head", "adapter", "rotation", "is_marlin_format"):
         if config.get(key):
             raise ExportError(f"{folder}: {key} = {short(config[key])} is not supported; quantise without it")
     if config.get("pack_dtype", "int32") != "int32":

@@ -45,6 +45,7 @@ UNREAD_SUFFIXES = frozenset(
 )
 
 _HEADER = 64  # bytes that identify a format
+_VIDEO = re.compile(rb"....ftyp|\x1aE\xdf\xa3|RIFF....AVI |FLV\x01|\0\0\x01\xba|OggS", re.DOTALL)
 _EXIF_ITEM = re.compile(
     rb"(infe(?:\x02.{7}|\x03.{9}))Exif", re.DOTALL
 )  # of an AVIF file: its entry in the table of items
@@ -76,7 +77,8 @@ def open_picture(file: IO[bytes], name: str) -> Image.Image:
     file.seek(0)
     kind = next((kind for kind, known in _FORMATS.items() if re.match(known.signature, header, re.DOTALL)), None)
     if kind is None:
-        raise ImageError(f"{name}: not an image that Pillow can read safely; expected {READ}")
+        video = "; for a video use `emola video` or analyze_video" if _VIDEO.match(header) else ""
+        raise ImageError(f"{name}: not an image that Pillow can read safely; expected {READ}{video}")
     if kind == "JPEG":
         return _Jpeg(file)
     _require_decoder(kind, name)
