@@ -82,7 +82,7 @@ def _cache_bytes(args: argparse.Namespace, weights: int, per_face: int) -> int:
             f"{args.seats} seats need about {needed / 1e6:.0f} MB (weights and KV caches), --memory-limit is "
             f"{args.memory_limit:g} MB: raise it, or take fewer --seats"
         )
-    return min(cache, room // (args.seats + 1))
+    return int(min(cache, room // (args.seats + 1)))
 
 
 def _key(args: argparse.Namespace) -> str | None:

@@ -40,9 +40,9 @@ class EncodedFace:
 
     def copy(self) -> KVCache:
         """Copy the face to the second sequence of its pool, and return that."""
-        pool = self.rewind().pool
-        pool.move(0, 1)
-        return pool.caches[1]
+        cache = self.rewind()
+        cache.pool.copy(cache, 1)
+        return cache.pool.caches[1]
 
     def move_to(self, cache: KVCache) -> None:
         """Use another cache, which holds a copy of this one, from now on."""

@@ -50,9 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="COMMAND",
         help="command that starts each training, for example 'torchrun --nproc-per-node 4' (default: none)",
     )
-    for name in _WORDS:
-        described = {"metavar": "OPTIONS", "help": f"more options of every `emola {_WORDS[name]}`"}
-        table.add_argument(f"--{name}-options", type=words, default="", **described)
+    for name, command in _WORDS.items():
+        summary = f"more options of every `emola {command}` (default: none)"
+        table.add_argument(f"--{name}-options", type=words, default="", metavar="OPTIONS", help=summary)
     table.add_argument("--plan", action="store_true", help="print the commands that would run, and run none")
     table.add_argument("--json", action="store_true", help="print the table as JSON instead of Markdown")
     table.set_defaults(action=_table)
