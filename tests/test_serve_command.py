@@ -17,7 +17,7 @@ def test_wrong_options_of_the_command(capsys, tmp_path):
         (["--api-key-file", str(tmp_path / "none")], "No such file"),
         (["--deadline", "nan"], "--deadline must be"),
         (["--threads", "0"], "--threads must be at least 1"),
-        (["--memory-limit", "nan"], "--memory-limit must be at least 0"),
+        (["--memory-limit", "nan"], "--memory-limit must be greater than 0, not nan"),
         (["--memory-limit", "11", "--seats", "4"], "4 seats need about 27 MB"),
     ):
         assert main(["serve", *words]) == 2
