@@ -112,7 +112,7 @@ def random_decoder(folder: Path, args: argparse.Namespace) -> Variants:
 
     def together() -> list[list[int]]:
         pool.lengths[0] = PREFIX
-        pool.move(0, 1)
+        pool.copy(pool.caches[0], 1)
         return draw_together(decoder, drafter, (start(0, questions[0]), start(1, questions[1])), Clock())
 
     return {

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from sdk.bundles.manifest import Manifest
-from sdk.errors import BackendError, SdkError
+from sdk.errors import BackendError
 from sdk.ranges import POSITIVE
 from sdk.runtime.backends.select import open_backend, open_with_vllm
 from sdk.runtime.memory import Memory
@@ -37,7 +37,7 @@ def open_pipeline(
         pipeline = Pipeline(bundle, manifest, backend, visual_tokens, pairs=faces > 1)
         if vllm is not None:
             check_decoder(pipeline, Reference.load(bundle / manifest.reference))
-    except SdkError:
+    except BaseException:
         backend.decoder.close()
         raise
     return pipeline, memory
