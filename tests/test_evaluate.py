@@ -227,7 +227,7 @@ def test_wrong_usage_is_one_line(data, tmp_path, capsys, options, message):
 def test_a_number_below_one_is_wrong_usage(data, tmp_path, capsys, option):
     """A batch of -1 never ended."""
     assert main([*command(data, tmp_path / "run", str(ADAPTER), *BASE), option, "-1"]) == 2
-    assert f"argument {option}: expected a whole number of at least 1, found '-1'" in capsys.readouterr().err
+    assert f"{option} must be at least 1, not -1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

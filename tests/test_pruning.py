@@ -135,9 +135,9 @@ def test_a_batch_of_pruned_faces_is_that_of_single_ones(analyzers, astronaut, t1
     assert [analysis.faces for analysis in batch] == single
 
 
-@pytest.mark.parametrize("count", [0, 17])
-def test_more_rows_than_there_are_cannot_be_kept(bundle, count):
-    with pytest.raises(TaskError, match=f"1 to 16.*found {count}"):
+@pytest.mark.parametrize(("count", "bound"), [(0, "at least 1"), (17, "at most 16")])
+def test_more_rows_than_there_are_cannot_be_kept(bundle, count, bound):
+    with pytest.raises(TaskError, match=f"visual_tokens must be {bound}.*not {count}"):
         Analyzer(bundle(), visual_tokens=count)
 
 
