@@ -275,8 +275,8 @@ def check_content(manifest: Manifest) -> None:
     before = len(prompt.prefix_ids) + prompt.image_rows + max(map(len, asked.values()))
     if before >= g.context:
         raise ValueError(f"prompt: {before} positions before an answer; the context has {g.context}")
-    if min(settings.image_std) <= 0 or any(not 0 <= index < LANDMARK_FEATURES // 2 for index, *_ in settings.anchors):
-        raise ValueError("preprocessing: expected image_std above 0, and anchors among the 106 landmarks")
+    if any(not 0 <= index < LANDMARK_FEATURES // 2 for index, *_ in settings.anchors):
+        raise ValueError("preprocessing: expected anchors among the 106 landmarks")
     if settings.image_aspect == "align" and len(settings.anchors) < 2:
         raise ValueError("preprocessing: aligning a face takes two anchors or more")
     for name in manifest.roles:

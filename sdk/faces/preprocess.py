@@ -4,7 +4,7 @@ Both reproduce the code of EmoLA's training and release with numpy and Pillow on
 (Pillow bicubic) and OpenCV's bilinear resize.
 """
 
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,10 @@ from sdk.faces.crop import FaceCrop
 
 Aspect = Literal["pad", "crop", "align"]
 LandmarkMode = Literal["emola", "insightface"]
-Anchor: TypeAlias = tuple[int, float, float]  # index of a landmark, and its target in the square: x and y in -1..1
+Place: TypeAlias = Annotated[float, Field(ge=-10, le=10)]
+Anchor: TypeAlias = tuple[int, Place, Place]  # index of a landmark, and its target: x and y, -1..1 in the square
+Mean: TypeAlias = Annotated[float, Field(ge=0, le=1)]
+Deviation: TypeAlias = Annotated[float, Field(ge=1e-3, le=1e3)]
 
 LANDMARK_SIDE = 192  # pixels of the landmark network's input
 LANDMARK_FEATURES = 212  # outputs of the landmark network: x and y of 106 points
@@ -40,8 +43,8 @@ class Preprocessing(BaseModel):
 
     face_scale: float = Field(gt=0, le=100)
     image_size: int = Field(gt=0, le=4096)
-    image_mean: tuple[float, float, float]
-    image_std: tuple[float, float, float]
+    image_mean: tuple[Mean, Mean, Mean]
+    image_std: tuple[Deviation, Deviation, Deviation]
     image_aspect: Aspect
     landmark_mode: LandmarkMode
     anchors: tuple[Anchor, ...] = ()
