@@ -293,8 +293,10 @@ def read_statistics(*folders: Path | None) -> ImageStatistics:
             for values in (mean, std):
                 if not isinstance(values, list) or len(values) != 3 or not all(map(is_number, values)):
                     raise CheckpointError(f"{path}: expected image_mean and image_std of three channels")
-            if min(std) <= 0:
-                raise CheckpointError(f"{path}: expected an image_std above 0, found {std}")
+            if not all(0 <= value <= 1 for value in mean) or not all(1e-3 <= value <= 1e3 for value in std):
+                raise CheckpointError(
+                    f"{path}: expected image_mean in 0..1 and image_std in 0.001..1000, found {mean} and {std}"
+                )
             return ImageStatistics(tuple(mean), tuple(std))
     return ImageStatistics()
 
