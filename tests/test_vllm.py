@@ -38,7 +38,7 @@ from sdk.errors import BackendError
 from sdk.runtime.backends.gptq_cuda.open import open_decoder
 from sdk.runtime.backends.interface import Decoder, Sampling
 from sdk.runtime.backends.select import open_backend
-from sdk.runtime.backends.vllm import local
+from sdk.runtime.backends.vllm import local as in_process
 from sdk.runtime.backends.vllm.local import LocalVllm
 from sdk.runtime.generate import Generation
 from sdk.runtime.verify import Reference
@@ -210,7 +210,7 @@ def test_a_bundle_opens_vllm_in_this_process(tmp_path, monkeypatch):
     variant = Variant(name="gptq", backend="gptq_cuda", precision="int4", decoder="decoder/gptq/config.json")
     parts = {"files": {**manifest.files, **files}, "variants": (*manifest.variants, variant)}
     (bundle / MANIFEST).write_text(manifest.model_copy(update=parts).to_json(), encoding="utf-8")
-    monkeypatch.setattr(local, "LocalVllm", partial(LocalVllm, **EAGER))
+    monkeypatch.setattr(in_process, "LocalVllm", partial(LocalVllm, **EAGER))
     with Analyzer() as plain, Analyzer(bundle, vllm="local") as analyzer:
         assert [analyzer.analyze(picture).faces for picture in FACES] == [plain.analyze(p).faces for p in FACES]
         assert "".join(analyzer.stream(FACES[0], "emotion")) == "".join(plain.stream(FACES[0], "emotion"))
