@@ -4,11 +4,13 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
+import numpy as np
 import pytest
 
 from sdk.bundles.hub import EMBEDDED
 from sdk.bundles.manifest import read_manifest
 from sdk.errors import BackendError, CancelledError
+from sdk.runtime import speculate
 from sdk.runtime.backends.interface import Sampling
 from sdk.runtime.backends.select import open_backend
 from sdk.runtime.pipeline import Pipeline
@@ -76,6 +78,30 @@ def test_every_answer_has_the_tokens_that_it_has_alone(model, sizes):
     assert found == [model.alone[job] for job in jobs]
     assert len({len(tokens) for tokens, _ in found}) > 2
     assert max(sizes) > 2
+    steps.close()
+
+
+def test_near_ties_are_read_again_beside_other_answers(model, monkeypatch):
+    """OpenVINO overwrites the logits of a step when one answer is read again; the other answers need theirs."""
+    step, extend, last = model.decoder.step, model.decoder.extend, []
+
+    def remembered(pool, rows):
+        last[:] = [step(pool, rows)]
+        return last[0]
+
+    def overwriting(*arguments, **options):
+        for logits in last:
+            logits.fill(-np.inf)
+        return extend(*arguments, **options)
+
+    monkeypatch.setattr(model.decoder, "step", remembered)
+    monkeypatch.setattr(model.decoder, "extend", overwriting)
+    monkeypatch.setattr(speculate, "NEAR_TIE", 3.0)
+    jobs, steps = long_jobs(model)[:3], model.steps()
+    with ThreadPoolExecutor(THREADS) as threads:
+        found = list(threads.map(lambda job: model.answer(job, steps), jobs))
+    assert last
+    assert found == [model.alone[job] for job in jobs]
     steps.close()
 
 

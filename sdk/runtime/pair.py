@@ -12,7 +12,7 @@ from typing import TypeAlias
 from sdk.runtime.backends.interface import Decoder
 from sdk.runtime.clock import Clock
 from sdk.runtime.drafts import Drafter
-from sdk.runtime.speculate import DraftedGeneration
+from sdk.runtime.speculate import DraftedGeneration, step_together
 
 Both: TypeAlias = tuple[DraftedGeneration, DraftedGeneration]
 
@@ -40,8 +40,7 @@ def draw_together(decoder: Decoder, drafter: Drafter, both: Both, clock: Clock) 
 def _step(decoder: Decoder, drafter: Drafter, both: Both) -> None:
     """Read the pending tokens of both answers in one step."""
     begin, before = time.perf_counter(), sum(generation.rows_again for generation in both)
-    rows = decoder.embed([generation.pending[0] for generation in both])
-    logits = decoder.step(both[0].cache.pool, rows).copy()  # a near tie calls the decoder again
+    logits = step_together(decoder, both[0].cache.pool, both)
     seconds = time.perf_counter() - begin
     for generation, row in zip(both, logits, strict=True):
         generation.accept_shared(row)

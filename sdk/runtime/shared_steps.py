@@ -15,7 +15,7 @@ from threading import Condition
 
 from sdk.runtime.backends.interface import Decoder
 from sdk.runtime.generate import Generation
-from sdk.runtime.speculate import DraftedGeneration
+from sdk.runtime.speculate import DraftedGeneration, step_together
 
 
 class SharedSteps:
@@ -113,8 +113,7 @@ class SharedSteps:
             if len(self._running) == 1:
                 self._running[0].decode_draft()
                 return
-            rows = self._decoder.embed([generation.pending[0] for generation in self._running])
-            logits = self._decoder.step(self._pool, rows)
+            logits = step_together(self._decoder, self._pool, self._running)
             for generation, row in zip(self._running, logits, strict=True):
                 with self._failing(generation):
                     generation.accept_shared(row)

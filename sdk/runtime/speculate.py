@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from sdk.arrays import Floats
-from sdk.runtime.backends.interface import Decoder, KVCache
+from sdk.runtime.backends.interface import Decoder, KVCache, KVPool
 from sdk.runtime.drafts import Drafter, DraftToken
 from sdk.runtime.generate import Generation, check_cancel
 
@@ -106,6 +106,16 @@ class DraftedGeneration(Generation):
             logits: Floats = self._decoder.extend(self.cache, self._decoder.embed([token]))[-1]
         self._exact = self.cache.length
         return logits
+
+
+def step_together(decoder: Decoder, pool: KVPool, generations: Sequence[DraftedGeneration]) -> Floats:
+    """Read the pending tokens of the answers in the first sequences of a pool, in one step.
+
+    Returns:
+        (N, vocabulary) logits, one row for `accept_shared` of each answer. They are a copy, because a near tie of one
+        answer calls the decoder again.
+    """
+    return decoder.step(pool, decoder.embed([generation.pending[0] for generation in generations])).copy()
 
 
 def _greedy_choices(logits: Floats) -> Iterator[tuple[int, bool]]:

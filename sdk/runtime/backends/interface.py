@@ -167,7 +167,7 @@ class Decoder(ABC):
             rows: (N, D) embeddings.
 
         Returns:
-            (N, vocabulary) float32; valid until the next call with the same pool and N.
+            (N, vocabulary) float32; valid until the next call with the same pool.
 
         Raises:
             BackendError: a sequence would outgrow its cache.
