@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from vicuna import PREFIX, QUESTION, vicuna_geometry, write_vicuna
+from vicuna import PREFIX, QUESTION, NoDrafts, vicuna_geometry, write_vicuna
 
 from sdk.arrays import Floats
 from sdk.bench.machine import processor
@@ -29,7 +29,6 @@ from sdk.runtime.backends.interface import KVCache, KVPool
 from sdk.runtime.backends.ort import OrtDecoder
 from sdk.runtime.backends.select import open_backend
 from sdk.runtime.clock import Clock
-from sdk.runtime.drafts import Drafter, DraftToken
 from sdk.runtime.pair import draw_together
 from sdk.runtime.pipeline import Pipeline
 from sdk.runtime.speculate import DraftedGeneration
@@ -47,13 +46,6 @@ class StretchedDecoder(OrtDecoder):
 
     def _compute_step(self, pool: KVPool, rows: Floats) -> Floats:
         return np.float32(STRETCH) * super()._compute_step(pool, rows)
-
-
-class NoDrafts(Drafter):
-    """Random weights fall into loops, which a draft would foresee."""
-
-    def propose(self, tokens: Any, limit: int) -> list[DraftToken]:
-        return []
 
 
 def main() -> None:

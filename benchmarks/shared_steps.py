@@ -18,12 +18,11 @@ from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
-from vicuna import PREFIX, QUESTION, random_vicuna
+from vicuna import PREFIX, QUESTION, NoDrafts, random_vicuna
 
 from sdk.bench.machine import environment
 from sdk.runtime import speculate
 from sdk.runtime.backends.interface import Decoder, KVCache
-from sdk.runtime.drafts import Drafter, DraftToken
 from sdk.runtime.shared_steps import SharedSteps
 from sdk.runtime.speculate import DraftedGeneration
 
@@ -31,13 +30,6 @@ SIZES = (1, 2, 4, 8)
 TOKENS = 16
 CAPACITY = 1024
 Draw = Callable[[DraftedGeneration], Iterator[int]]
-
-
-class NoDrafts(Drafter):
-    """Proposes nothing."""
-
-    def propose(self, tokens: object, limit: int) -> list[DraftToken]:
-        return []
 
 
 def main() -> None:

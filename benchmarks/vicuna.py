@@ -14,6 +14,7 @@ from sdk.bundles.manifest import Geometry
 from sdk.onnx_session import load_onnxruntime
 from sdk.runtime.backends import ort
 from sdk.runtime.backends.ort import OrtDecoder
+from sdk.runtime.drafts import Drafter, DraftToken
 
 PREFIX = 612  # rows: system text, 576 image rows and the landmark row
 QUESTION = 14  # tokens: "What AUs are conveyed ..." with its frame
@@ -93,3 +94,10 @@ def open_vicuna(folder: Path, layers: int, options: Any = None, graph: str = "in
     own = ort.open_session if options is None else lambda path, *_: load_onnxruntime().InferenceSession(path, options)
     with patch.object(ort, "open_session", own):
         return OrtDecoder(folder / graph, folder / "embeddings.npy", vicuna_geometry(layers))
+
+
+class NoDrafts(Drafter):
+    """Random weights fall into loops, which a draft would foresee."""
+
+    def propose(self, tokens: Any, limit: int) -> list[DraftToken]:
+        return []
