@@ -158,7 +158,7 @@ def encoder_weights(bundle: Path, manifest: Manifest) -> int:
 
 
 def _variant(manifest: Manifest, variant: Variant) -> StoredDecoder:
-    size = sum(manifest.files[name].size for name in (variant.decoder, *variant.external))
+    size = manifest.decoder_bytes(variant)
     if variant.precision == "float16":  # shares the file of the float32 variant and converts it when it is opened
         size //= 2
     return StoredDecoder(f"{variant.name} of this bundle", size, variant.device)

@@ -96,5 +96,4 @@ def _question_rows(manifest: Manifest) -> int:
 
 def _bytes(manifest: Manifest, variant: Variant, past: int) -> float:
     """Bytes that one decoder call reads: all weights, and the keys and values of `past` positions."""
-    weights = sum(manifest.files[name].size for name in (variant.decoder, *variant.external))
-    return weights + past * Memory.row_bytes(manifest.geometry, variant)
+    return manifest.decoder_bytes(variant) + past * Memory.row_bytes(manifest.geometry, variant)

@@ -46,5 +46,4 @@ def reason_against_openvino(size: int, layers: int, tokens: int = _TOKENS) -> st
 
 def reason_for_onnxruntime(manifest: Manifest, variant: Variant) -> str | None:
     """Why device "auto" decodes a variant for the CPU with ONNX Runtime; None if it takes OpenVINO."""
-    size = sum(manifest.files[name].size for name in (variant.decoder, *variant.external))
-    return reason_against_openvino(size, manifest.geometry.layers)
+    return reason_against_openvino(manifest.decoder_bytes(variant), manifest.geometry.layers)
