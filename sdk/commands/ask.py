@@ -10,6 +10,7 @@ from sdk.commands.options import (
     add_bundle_arguments,
     add_picture_arguments,
     add_reading_arguments,
+    print_notice,
     reading_options,
 )
 
@@ -30,8 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     photo, name = (sys.stdin.buffer, STDIN) if args.photo == "-" else (args.photo, args.photo)
     with Analyzer(**reading_options(args)) as analyzer:
-        if analyzer.pipeline.notice:
-            print(f"note: {analyzer.pipeline.notice}", file=sys.stderr)
+        print_notice(analyzer.pipeline.notice)
         pieces = analyzer.stream(photo, args.question, faces=args.faces)
         if not args.json:
             for piece in pieces:

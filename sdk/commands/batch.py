@@ -15,6 +15,7 @@ from sdk.commands.options import (
     add_picture_arguments,
     analyzer_options,
     check_inputs_stay,
+    print_notice,
 )
 from sdk.errors import UsageError
 from sdk.faba.prompts import TASKS
@@ -72,8 +73,7 @@ def run(args: argparse.Namespace) -> None:
     start = time.monotonic()
     sources = find_inputs(args.sources, args.column, offline=args.offline)
     manifest = read_manifest(resolve_bundle(args.bundle, offline=args.offline))
-    if manifest.notice:
-        print(f"note: {manifest.notice}", file=sys.stderr)
+    print_notice(manifest.notice)
     job = Job(model, tasks, args.faces, args.max_tokens, args.batch_size, args.fps, manifest.digest)
     settings = job.settings()
     with Store(args.out, settings) as store:

@@ -132,9 +132,14 @@ def reading_options(args: argparse.Namespace) -> dict[str, Any]:
 def open_analyzer(args: argparse.Namespace, *, keep_image: bool = False) -> Analyzer:
     """Open the Analyzer that the options describe; print the notice of its model to stderr."""
     analyzer = Analyzer(**analyzer_options(args), keep_image=keep_image)
-    if analyzer.pipeline.notice:
-        print(f"note: {analyzer.pipeline.notice}", file=sys.stderr)
+    print_notice(analyzer.pipeline.notice)
     return analyzer
+
+
+def print_notice(notice: str | None) -> None:
+    """Print the notice of a model, if it has one, to stderr."""
+    if notice:
+        print(f"note: {notice}", file=sys.stderr)
 
 
 def add_fps(parser: argparse.ArgumentParser) -> None:

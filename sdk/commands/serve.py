@@ -2,11 +2,10 @@
 
 import argparse
 import os
-import sys
 from pathlib import Path
 
 from sdk.analyzer import Analyzer
-from sdk.commands.options import add_reading_arguments, reading_options
+from sdk.commands.options import add_reading_arguments, print_notice, reading_options
 from sdk.errors import UsageError
 from sdk.runtime.backends.select import DEVICES
 from sdk.runtime.backends.vllm.open import LOCAL
@@ -53,8 +52,7 @@ def run(args: argparse.Namespace) -> None:
     with Analyzer(**reading_options(args), vllm=vllm) as analyzer:
         cache = _cache_bytes(args, **analyzer.info()["memory"])
         settings = Settings(limits, int(1e6 * args.max_upload), cache, key, args.scores)
-        if analyzer.pipeline.notice:
-            print(f"note: {analyzer.pipeline.notice}", file=sys.stderr)
+        print_notice(analyzer.pipeline.notice)
         app = create_app(analyzer, settings)
         uvicorn.run(app, host=args.host, port=args.port, access_log=False, timeout_graceful_shutdown=30)
 
