@@ -170,6 +170,8 @@ def test_a_trained_vision_tower_is_not_replaced(folders):
         {"image_mean": [0.5]},
         {"image_mean": ["a", "b", "c"]},
         {"image_std": [0.5, 0, 0.5]},
+        {"image_std": [0.5, 1e-300, 0.5]},
+        {"image_mean": [0.5, 1e308, 0.5]},
         {"image_std": [float("nan")] * 3},
     ],
 )

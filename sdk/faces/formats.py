@@ -46,9 +46,8 @@ UNREAD_SUFFIXES = frozenset(
 
 _HEADER = 64  # bytes that identify a format
 _VIDEO = re.compile(rb"....ftyp|\x1aE\xdf\xa3|RIFF....AVI |FLV\x01|\0\0\x01\xba|OggS", re.DOTALL)
-_EXIF_ITEM = re.compile(
-    rb"(infe(?:\x02.{7}|\x03.{9}))Exif", re.DOTALL
-)  # of an AVIF file: its entry in the table of items
+# Of an AVIF file: the entry of EXIF data in its table of items
+_EXIF_ITEM = re.compile(rb"(infe(?:\x02.{7}|\x03.{9}))Exif", re.DOTALL)
 _MEMORY = 640_000_000  # bytes that decoding may take for a picture of up to so many pixels:
 _USUAL_PIXELS = 100_000_000
 # Every scan of a progressive JPEG visits all pixels: a file of 60 KB with thousands of scans would take minutes.

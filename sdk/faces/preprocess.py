@@ -20,7 +20,8 @@ LandmarkMode = Literal["emola", "insightface"]
 Place: TypeAlias = Annotated[float, Field(ge=-10, le=10)]
 Anchor: TypeAlias = tuple[int, Place, Place]  # index of a landmark, and its target: x and y, -1..1 in the square
 Mean: TypeAlias = Annotated[float, Field(ge=0, le=1)]
-Deviation: TypeAlias = Annotated[float, Field(ge=1e-3, le=1e3)]
+LEAST_STD, MOST_STD = 1e-3, 1e3
+Deviation: TypeAlias = Annotated[float, Field(ge=LEAST_STD, le=MOST_STD)]
 
 LANDMARK_SIDE = 192  # pixels of the landmark network's input
 LANDMARK_FEATURES = 212  # outputs of the landmark network: x and y of 106 points

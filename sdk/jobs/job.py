@@ -16,14 +16,8 @@ from sdk.jobs.inputs import is_video, local_file, read_pictures
 from sdk.results import Analysis
 
 TASK_INPUTS = 64  # inputs that a worker takes at a time
-_MACHINE = (
-    "bundle",
-    "device",
-    "offline",
-    "memory_limit",
-    "threads",
-    "max_pixels",
-)  # they leave the results as they are
+# Options that leave the results as they are
+_MACHINE = ("bundle", "device", "offline", "memory_limit", "threads", "max_pixels")
 
 
 @dataclass(frozen=True)

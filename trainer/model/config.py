@@ -13,7 +13,7 @@ from transformers import CLIPVisionConfig, LlamaConfig
 from sdk.errors import CheckpointError
 from sdk.faba.prompts import TEMPLATES
 from sdk.faces.crop import RELEASED_FACE_SCALE
-from sdk.faces.preprocess import LANDMARK_FEATURES, Anchor, Aspect, LandmarkMode, Preprocessing
+from sdk.faces.preprocess import LANDMARK_FEATURES, LEAST_STD, MOST_STD, Anchor, Aspect, LandmarkMode, Preprocessing
 from sdk.untrusted_json import read_json_object
 from trainer.model.ablation import PriorPosition, Tokens
 from trainer.model.llava_keys import MODEL_SIZES, check_processor, check_sizes, feature_layer, is_number
@@ -293,9 +293,10 @@ def read_statistics(*folders: Path | None) -> ImageStatistics:
             for values in (mean, std):
                 if not isinstance(values, list) or len(values) != 3 or not all(map(is_number, values)):
                     raise CheckpointError(f"{path}: expected image_mean and image_std of three channels")
-            if not all(0 <= value <= 1 for value in mean) or not all(1e-3 <= value <= 1e3 for value in std):
+            if not all(0 <= value <= 1 for value in mean) or not all(LEAST_STD <= value <= MOST_STD for value in std):
                 raise CheckpointError(
-                    f"{path}: expected image_mean in 0..1 and image_std in 0.001..1000, found {mean} and {std}"
+                    f"{path}: expected image_mean in 0..1 and image_std in {LEAST_STD}..{MOST_STD}, "
+                    f"found {mean} and {std}"
                 )
             return ImageStatistics(tuple(mean), tuple(std))
     return ImageStatistics()
