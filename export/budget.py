@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from export.progress import duration
 from sdk.errors import ExportError
+from sdk.progress import duration
 from sdk.system_memory import available_memory
 
 _PROCESS = 0.8e9  # bytes of Python, torch and ONNX Runtime

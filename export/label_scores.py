@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from export.progress import Progress
 from sdk.arrays import Doubles
 from sdk.bundles.files import file_sha256
 from sdk.bundles.manifest import MANIFEST, Manifest, read_manifest
@@ -18,6 +17,7 @@ from sdk.faba.vocabulary import FABA_UNITS
 from sdk.faces.crop import aligned_face
 from sdk.faces.images import load_image
 from sdk.files import write_file
+from sdk.progress import Progress
 from sdk.runtime.backends.select import open_backend
 from sdk.runtime.clock import Clock
 from sdk.runtime.labels import SCORED_SHARE, LabelScorer

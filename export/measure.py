@@ -8,11 +8,11 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from export.progress import Progress
 from sdk.bundles.evaluation import TorchAnswers
 from sdk.bundles.manifest import Manifest
 from sdk.bundles.measured import FLOAT32_TOLERANCE, Parity, RegeComparison
 from sdk.errors import ExportError
+from sdk.progress import Progress
 from sdk.runtime.pipeline import Pipeline
 from sdk.runtime.verify import Reference, measure_parity
 from trainer.checkpoint import Checkpoint

@@ -6,8 +6,8 @@ from pathlib import Path
 from torch import Tensor
 
 from export.prepare import ExportJob
-from export.progress import Progress
 from export.stages import Stages
+from sdk.progress import Progress
 from trainer.checkpoint import Checkpoint
 from trainer.model.save import write_complete
 

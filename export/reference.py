@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from export.model import VisionModule
-from export.progress import Progress
 from sdk.arrays import Floats, Ints, Pixels
 from sdk.faba.prompts import QUESTIONS, TEMPLATES, Task
 from sdk.faces.crop import aligned_face
 from sdk.faces.preprocess import landmark_pixels, vision_pixels
+from sdk.progress import Progress
 from sdk.runtime.backends.ort import OrtEncoder
 from sdk.runtime.verify import Reference
 from trainer.checkpoint import Checkpoint

@@ -34,7 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--landmark-model",
         help="ONNX file with the interface of 2d106det, or an insightface pack such as buffalo_l",
     )
-    parser.add_argument("--detector-model", help="ONNX file of a SCRFD detector, or an insightface pack")
+    parser.add_argument(
+        "--detector-model", help="ONNX file of a detector: SCRFD, of `emola pretrain-detector`, or an insightface pack"
+    )
     parser.add_argument(
         "--target", metavar="NAME", help="machine that the bundle must fit; `emola plan` lists the names"
     )

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from export.model import VisionModule
-from export.progress import Progress
 from export.quantise.activations import ActivationFile
 from sdk.errors import DataError, ExportError
+from sdk.progress import Progress
 from trainer.checkpoint import Checkpoint
 from trainer.corpus.checks import check_files
 from trainer.corpus.records import Record, read_records

@@ -20,11 +20,11 @@ from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention, 
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
 from export.model import geometry
-from export.progress import duration
 from export.quantise.activations import ActivationFile
 from export.quantise.autogptq import to_tensors, write_configs, write_index, write_shard
 from export.quantise.gptq import GptqOptions, Hessian, quantise, relative_error
 from sdk.errors import ExportError
+from sdk.progress import duration
 from sdk.untrusted_json import read_json_object
 from trainer.checkpoint import Checkpoint
 from trainer.model.processor import multiplies_bfloat16

@@ -18,7 +18,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 from sdk.errors import DependencyError, TrainingError
 from sdk.files import append_journal
 from trainer.corpus.tensors import RecordDataset, RecordOrder, collate
-from trainer.interrupts import ignore_interrupts
+from trainer.interrupts import ignore_interrupts, starting_processes
 from trainer.model import EmoLA
 from trainer.tokenization import IGNORED
 from trainer.training.recipe import Recipe
@@ -112,6 +112,7 @@ class RecordTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader[Any]:
         loader = super().get_train_dataloader()
         loader.worker_init_fn = partial(_prepare_worker, loader.worker_init_fn)
+        vars(loader)["_get_iterator"] = partial(_start_workers, loader._get_iterator)
         return loader
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -159,6 +160,11 @@ class RecordTrainer(Trainer):
         """The trained parameters, gathered from all processes; with ZeRO-3 none outside of the main process."""
         state = self.accelerator.get_state_dict(self.model_wrapped) or {}  # ZeRO-3 gives the main process all of them
         return {name: state[name] for name in self._trained if name in state}
+
+
+def _start_workers(start: Callable[[], Any]) -> Any:
+    with starting_processes():
+        return start()
 
 
 def _prepare_worker(prepare: Callable[[int], None] | None, number: int) -> None:
@@ -215,6 +221,8 @@ def training_arguments(recipe: Recipe, output: "Path | str", trackers: Sequence[
         bf16=bfloat16,
         tf32=True if torch.cuda.is_available() else None,
         dataloader_num_workers=recipe.workers,
+        # Python drops a Ctrl-C that arrives while `__del__` of a loader ends its workers.
+        dataloader_persistent_workers=recipe.workers > 0,
         dataloader_pin_memory=torch.cuda.is_available(),
         save_strategy="steps",
         save_steps=recipe.save_steps,
