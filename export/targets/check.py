@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from sdk.bundles.evaluation import TorchAnswers
 from sdk.bundles.manifest import Manifest, check_hashes, read_manifest
 from sdk.bundles.measured import Latency, Parity
 from sdk.errors import ExportError, IntegrityError
-from sdk.progress import Step
+from sdk.progress import Progress
 from sdk.ranges import FINITE
 from sdk.runtime.backends.select import open_backend
 from sdk.runtime.latency import measure_latency
@@ -219,10 +220,6 @@ def _stage(found: StageTime, source: str) -> Finding:
     return Finding("latency", verdict, f"{found} (p95 {found.p95_ms:.1f} ms)", figures)
 
 
-def _step(done: int, count: int) -> Step:
-    return Step(f"REGE: {done} of {count} ...", done, count, "REGE")
-
-
 def _rege(
     pipeline: Pipeline, stored: TorchAnswers | None, options: CheckOptions, report: Callable[[str], None]
 ) -> Finding:
@@ -235,7 +232,8 @@ def _rege(
     answerer = BundleAnswerer(pipeline, stored.max_new_tokens)
     kept = nullcontext(options.answers) if options.answers else tempfile.TemporaryDirectory()
     with kept as folder:
-        texts = answer(answerer, evaluation, Path(folder), lambda done, count: report(_step(done, count)))
+        progress = partial(Progress(report).at, what="answers for REGE")
+        texts = answer(answerer, evaluation, Path(folder), progress)
     r = compare_answers(texts, stored, evaluation)
     text = (
         f"{r.task}, {r.dataset}, {r.samples} samples: torch {r.reference:.2f}, bundle {r.measured:.2f}, difference "
