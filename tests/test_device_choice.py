@@ -45,6 +45,5 @@ def test_info_and_the_log_say_why(capsys, caplog):
 
 
 def test_doctor_says_why(capsys):
-    pytest.importorskip("dlib")
     main(["doctor", "--offline"])
     assert "emola-nano on ort-gptq-int4 (OpenVINO steps a small decoder more slowly): 1 face" in capsys.readouterr().out

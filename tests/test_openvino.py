@@ -4,6 +4,7 @@ import logging
 import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib.util import find_spec
 
 import numpy as np
@@ -13,12 +14,14 @@ from sdk.bundles.hub import EMBEDDED
 from sdk.bundles.manifest import read_manifest
 from sdk.cli import main
 from sdk.errors import BackendError, GraphError
-from sdk.runtime.backends import select
+from sdk.runtime.backends import cpu_choice, select
 from sdk.runtime.backends.cpu_choice import reason_against_openvino
 from sdk.runtime.backends.openvino import OpenVinoDecoder
+from sdk.runtime.backends.openvino_prefill import PrefillDecoder
 from sdk.runtime.backends.ort import OrtDecoder
 from sdk.runtime.backends.select import open_backend
 from sdk.runtime.clock import Clock
+from sdk.runtime.memory import Memory
 from sdk.runtime.pipeline import Pipeline
 from sdk.runtime.verify import Reference
 
@@ -97,9 +100,28 @@ def test_several_rows_give_the_logits_of_single_ones(decoders):
     assert np.abs(together - alone).max() < 0.01
 
 
-def test_drafted_answers_are_the_greedy_ones(folder):
+def test_a_prefill_leaves_openvinos_keys_and_values_to_onnx_runtime(folder, decoders):
+    """Steps after it are as near to OpenVINO's as those of ONNX Runtime, also in the second sequence of a pool."""
     manifest = read_manifest(folder)
-    pipeline = Pipeline(folder, manifest, open_backend(folder, manifest, "openvino", threads=1))
+    limit = 1e-4 if manifest.variants[0].precision == "float32" else 0.04
+    decoder = opened(partial(PrefillDecoder, weights=1), folder)
+    pool, expected = decoder.new_pool(130, 2), decoders[1].new_cache(130)
+    cache = pool.caches[1]
+    decoder.prefill(cache, decoder.embed(IDS[:90]))
+    decoders[1].prefill(expected, decoders[1].embed(IDS[:90]))
+    assert cache.length == 90
+    decoder.prefill(cache, decoder.embed(IDS[90:95]))  # a prompt after the face
+    decoders[1].prefill(expected, decoders[1].embed(IDS[90:95]))
+    found = decoder.extend(cache, decoder.embed(IDS[95:100]), last=5)
+    assert difference(found, decoders[1].extend(expected, decoders[1].embed(IDS[95:100]), last=5)) < limit
+    with pytest.raises(BackendError, match="130"):
+        decoder.prefill(pool.caches[0], decoder.embed(IDS[:131]))
+
+
+@pytest.mark.parametrize("device", ["openvino", "openvino-prefill"])
+def test_drafted_answers_are_the_greedy_ones(folder, device):
+    manifest = read_manifest(folder)
+    pipeline = Pipeline(folder, manifest, open_backend(folder, manifest, device, threads=1))
     reference = Reference.load(folder / "reference.npz")
     with pipeline.encode_rows(reference.rows[0], reference.landmark_features[0]) as face:
         for task in reference.tasks:
@@ -180,6 +202,23 @@ def test_auto_takes_it_where_it_was_measured_to_be_faster(monkeypatch, caplog):
         assert open_backend(EMBEDDED, manifest).name == name
     assert f"on openvino-{manifest.variants[0].precision}" in caplog.text
     assert f"on {name}; not on openvino-{manifest.variants[0].precision}: " in caplog.text
+
+
+def test_auto_reads_faces_on_openvino_where_the_memory_limit_has_room(monkeypatch):
+    """OpenVINO reads with a deep decoder faster, ONNX Runtime steps it faster; both hold the weights."""
+    manifest = read_manifest(EMBEDDED)
+    size = manifest.decoder_bytes(manifest.variants[0])
+    reasons = {0: None, 340: "slower steps"}
+    monkeypatch.setattr(cpu_choice, "reason_against_openvino", lambda size, layers, tokens=340: reasons[tokens])
+    memory = Memory.of(manifest, manifest.variants[0])
+    once = memory.weights + memory.per_face
+    assert open_backend(EMBEDDED, manifest).name == manifest.variants[0].name
+    assert open_backend(EMBEDDED, manifest, memory_limit=once + size - 1).name == manifest.variants[0].name
+    backend = open_backend(EMBEDDED, manifest, memory_limit=once + size)
+    assert backend.name == f"openvino-prefill+{manifest.variants[0].name}"
+    assert backend.held_bytes == size
+    reasons[0] = "no bfloat16"
+    assert open_backend(EMBEDDED, manifest, memory_limit=once + size).name == manifest.variants[0].name
 
 
 def test_a_processor_without_bfloat16_keeps_onnx_runtime(monkeypatch):

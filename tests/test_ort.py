@@ -18,7 +18,7 @@ from export.build import export_bundle
 from export.options import ExportOptions
 from sdk.bundles.manifest import read_manifest
 from sdk.cli import main
-from sdk.errors import BackendError
+from sdk.errors import BackendError, GraphError
 from sdk.onnx_session import open_session
 from sdk.runtime.backends.ort_pool import OrtPool
 from sdk.runtime.backends.select import open_backend, open_variant
@@ -220,3 +220,11 @@ def test_a_large_encoder_stays_mapped_in_float16(tmp_path):
 def _anonymous():
     (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon")]
     return 1024 * int(line.split()[1])
+
+
+def test_a_name_that_is_no_text_is_a_broken_graph(landmark_network, tmp_path):
+    """One flipped bit in a name: ONNX Runtime opens the file, and fails when the name is asked for."""
+    path = tmp_path / "network.onnx"
+    path.write_bytes(landmark_network.read_bytes().replace(b"fc1", b"fc\xff"))
+    with pytest.raises(GraphError, match=r"network\.onnx: a name of an input, an output or a size is not UTF-8"):
+        open_session(path)

@@ -9,7 +9,7 @@ from sdk.bundles.manifest import check_hashes, read_manifest, unlisted_files
 from sdk.bundles.measured import Parity
 from sdk.errors import IntegrityError
 from sdk.printable import printable
-from sdk.runtime.backends.select import open_backend
+from sdk.runtime.backends.select import DEVICES, open_backend
 from sdk.runtime.pipeline import Pipeline
 from sdk.runtime.verify import Reference, measure_parity
 
@@ -23,10 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--device",
-        choices=("cpu", "cuda", "tensorrt", "openvino"),
+        choices=DEVICES[1:],
         default="cpu",
-        help="what runs the bundle; tensorrt takes the engines of `emola engines`, openvino decodes on OpenVINO "
-        "(default cpu)",
+        help="what runs the bundle; tensorrt takes the engines of `emola engines`, openvino decodes on OpenVINO, "
+        "openvino-prefill only reads faces there (default cpu)",
     )
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
 

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,8 @@ from sdk.arrays import Floats
 from sdk.bundles.manifest import Variant
 from sdk.bundles.watch import WatchedFiles
 from sdk.errors import BackendError
+
+Pool = TypeVar("Pool", bound="KVPool")
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,17 @@ class KVCache:
                 f"the sequence needs {self.length + count} positions, its cache holds {self.capacity}: "
                 "ask for fewer tokens"
             )
+
+
+def own_pool(pool: KVPool, kind: type[Pool]) -> Pool:
+    """The pool, as the kind that a decoder makes itself.
+
+    Raises:
+        BackendError: it belongs to another decoder.
+    """
+    if not isinstance(pool, kind):
+        raise BackendError("this cache belongs to another decoder; make it with new_cache or new_pool of this decoder")
+    return pool
 
 
 class Decoder(ABC):

@@ -1,6 +1,6 @@
 """The decoder on OpenVINO, from the same files as with ONNX Runtime. It runs on x86 CPUs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from sdk.bundles.embeddings import read_embeddings
 from sdk.bundles.manifest import Geometry
 from sdk.errors import BackendError
 from sdk.printable import one_line
-from sdk.runtime.backends.interface import Decoder, KVCache, KVPool
+from sdk.runtime.backends.interface import Decoder, KVCache, KVPool, own_pool
 from sdk.runtime.backends.openvino_graph import PagedGraph, load_openvino
 
 
@@ -57,12 +57,12 @@ class OpenVinoDecoder(Decoder):
 
     def extend(self, cache: KVCache, rows: Floats, last: int = 1) -> Floats:
         cache.check_room(len(rows))
-        logits = _pool(cache.pool).run([cache.row], rows, np.arange(len(rows) - last, len(rows)))
+        logits = own_pool(cache.pool, OpenVinoPool).run([cache.row], rows, np.arange(len(rows) - last, len(rows)))
         cache.length += len(rows)
         return logits
 
     def _compute_step(self, pool: KVPool, rows: Floats) -> Floats:
-        return _pool(pool).run(range(len(rows)), rows, np.arange(len(rows)))
+        return own_pool(pool, OpenVinoPool).run(range(len(rows)), rows, np.arange(len(rows)))
 
 
 class OpenVinoPool(KVPool):
@@ -120,6 +120,13 @@ class OpenVinoPool(KVPool):
         logits: Floats = found["logits"][0]
         return logits
 
+    def keys_and_values(self, sequence: int) -> Iterator[tuple[str, Floats]]:
+        """Yield (heads, length, size) keys and values of every layer by name, `<layer>.key` or `<layer>.value`."""
+        length, first = self.lengths[sequence], sequence * self._blocks
+        for name, array in self._memory.items():
+            blocks = array[first : first + -(-length // self._block)].swapaxes(0, 1)  # (heads, blocks, block, size)
+            yield name, blocks.reshape(blocks.shape[0], -1, blocks.shape[-1])[:, :length]
+
     def _table(self, sequences: Sequence[int], used: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
         """Indices of the first blocks of each sequence."""
         first = (sequence * self._blocks for sequence in sequences)
@@ -131,13 +138,7 @@ class OpenVinoPool(KVPool):
         self._memory.clear()
 
     def _copy(self, source: KVCache, row: int) -> None:
-        count, pool = -(-source.length // self._block), _pool(source.pool)
+        count, pool = -(-source.length // self._block), own_pool(source.pool, OpenVinoPool)
         begin, target = source.row * pool._blocks, row * self._blocks
         for name, array in self._memory.items():
             array[target : target + count] = pool._memory[name][begin : begin + count]
-
-
-def _pool(pool: KVPool) -> OpenVinoPool:
-    if not isinstance(pool, OpenVinoPool):
-        raise BackendError("this cache belongs to another decoder; make it with new_cache or new_pool of this decoder")
-    return pool

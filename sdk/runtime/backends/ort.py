@@ -15,7 +15,7 @@ from sdk.bundles.manifest import Geometry
 from sdk.errors import BackendError, GraphError
 from sdk.onnx_session import load_onnxruntime, open_session
 from sdk.printable import one_line
-from sdk.runtime.backends.interface import Decoder, KVCache, KVPool
+from sdk.runtime.backends.interface import Decoder, KVCache, KVPool, own_pool
 from sdk.runtime.backends.ort_pool import OrtPool
 
 _MAX_KEPT_ROWS = 16  # calls with at most this many rows stay bound: steps, drafts, questions
@@ -99,17 +99,13 @@ class OrtDecoder(Decoder):
 
     def _call(self, kind: str, pool: KVPool, first: int, shape: tuple[int, int], last: int) -> "BoundCall":
         """The bound call for T rows of each of B sequences of a pool, from `first` on; short calls are bound once."""
-        if not isinstance(pool, OrtPool):
-            raise BackendError(
-                "this cache belongs to another decoder; make it with new_cache or new_pool of this decoder"
-            )
-        key = (kind, first, *shape, last)
-        call: BoundCall | None = pool.calls.get(key)
+        own, key = own_pool(pool, OrtPool), (kind, first, *shape, last)
+        call: BoundCall | None = own.calls.get(key)
         if call is None:
             call = BoundCall(self.session, shape, last, self._geometry, self._dtype, self._device)
-            pool.bind(call.binding, first, shape[0])
+            own.bind(call.binding, first, shape[0])
             if shape[1] <= _MAX_KEPT_ROWS:
-                pool.calls[key] = call
+                own.calls[key] = call
         return call
 
 

@@ -2,11 +2,13 @@
 
 import math
 import mmap
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from sdk.arrays import Floats
 from sdk.bundles.manifest import Geometry
 from sdk.errors import BackendError
 from sdk.onnx_session import load_onnxruntime
@@ -57,6 +59,18 @@ class OrtPool(KVPool):
             place = (self._device, 0, self._dtype, (count, *self._shape), pointer)
             binding.bind_input(f"past_key_values.{part}", *place)
             binding.bind_output(f"present.{part}", *place)
+
+    def fill(self, row: int, parts: Iterable[tuple[str, Floats]]) -> None:
+        """Write the first positions of a sequence on the CPU.
+
+        Args:
+            parts: name, `<layer>.key` or `<layer>.value`, and (heads, T, size) of each.
+        """
+        assert self._host is not None
+        for name, part in parts:
+            layer, kind = name.split(".")
+            self._host[2 * int(layer) + (kind == "value"), row, :, : part.shape[1]] = part
+            self.lengths[row] = part.shape[1]
 
     def close(self) -> None:
         self.calls.clear()

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 from sdk.bundles.files import ENGINES
 from sdk.bundles.manifest import Manifest, Variant
@@ -12,12 +12,14 @@ from sdk.errors import BackendError, DependencyError, GraphError
 from sdk.faces.preprocess import LANDMARK_FEATURES, LANDMARK_SIDE
 from sdk.onnx_session import check_cuda, has_cuda
 from sdk.runtime.backends import ort
-from sdk.runtime.backends.cpu_choice import reason_for_onnxruntime
+from sdk.runtime.backends.cpu_choice import reads_faster, reason_for_onnxruntime
 from sdk.runtime.backends.gptq_cuda.open import check_gpu, open_decoder
 from sdk.runtime.backends.interface import Backend, Decoder, Encoder
 from sdk.runtime.memory import Memory, fitting_variants, positions_per_face
 
-DEVICES = ("auto", "cpu", "cuda", "tensorrt", "openvino")
+DEVICES = ("auto", "cpu", "cuda", "tensorrt", "openvino", "openvino-prefill")
+OpenVino: TypeAlias = Literal["no", "prefill", "decoder"]  # what of a decoder it runs
+_ON_OPENVINO: Mapping[str, OpenVino] = {"openvino": "decoder", "openvino-prefill": "prefill"}
 
 logger = logging.getLogger(__name__)
 
@@ -27,11 +29,11 @@ class Runtimes(NamedTuple):
 
     Attributes:
         engines: the TensorRT engines that `emola engines` built are its encoders.
-        openvino: OpenVINO runs its decoder.
+        openvino: OpenVINO runs its decoder, the prefill of it, or nothing.
     """
 
     engines: bool = False
-    openvino: bool = False
+    openvino: OpenVino = "no"
 
 
 AS_EXPORTED = Runtimes()
@@ -66,7 +68,7 @@ def open_backend(
     for variant in fitting_variants(manifest, memory_limit, image_rows):
         memory = Memory.of(manifest, variant, image_rows)
         room = None if memory_limit is None else memory_limit - memory.weights - memory.per_face
-        for runtimes in _choices(bundle, manifest, variant, device):
+        for runtimes in _choices(bundle, manifest, variant, device, room):
             try:
                 backend = open_variant(bundle, manifest, variant, runtimes=runtimes, threads=threads, room=room)
             except (BackendError, DependencyError) as error:
@@ -99,7 +101,7 @@ def open_with_vllm(
     """Open the encoders of a bundle, and vLLM for its decoder.
 
     Args:
-        device: of the encoders, one of DEVICES except "openvino", which is for decoders.
+        device: of the encoders, one of DEVICES except those of OpenVINO, which are for decoders.
         where: address of a vLLM server that runs the decoder of this bundle, or "local" for vLLM in this process.
         threads, image_rows: as in `open_backend`.
 
@@ -109,7 +111,7 @@ def open_with_vllm(
     from sdk.runtime.backends.vllm.open import open_vllm
 
     _check_name(device)
-    if device == "openvino":
+    if device in _ON_OPENVINO:
         raise BackendError(
             "OpenVINO and vLLM cannot both decode: with vLLM, device is that of the encoders, such as cpu"
         )
@@ -186,22 +188,33 @@ def _check_name(device: str) -> None:
 
 
 def _name(variant: Variant, runtimes: Runtimes) -> str:
-    decoder = f"openvino-{variant.precision}" if runtimes.openvino else variant.name
+    names: Mapping[OpenVino, str] = {
+        "prefill": f"openvino-prefill+{variant.name}",
+        "decoder": f"openvino-{variant.precision}",
+    }
+    decoder = names.get(runtimes.openvino, variant.name)
     return f"tensorrt+{decoder}" if runtimes.engines else decoder
 
 
-def _choices(bundle: Path, manifest: Manifest, variant: Variant, device: str) -> Sequence[Runtimes]:
+def _choices(bundle: Path, manifest: Manifest, variant: Variant, device: str, room: int | None) -> Sequence[Runtimes]:
     """What can open a variant, in the order to try; empty if the variant is for another device."""
     on_openvino = variant.backend == "ort" and variant.device == "cpu"
-    if device == "openvino":
-        return (Runtimes(openvino=True),) if on_openvino else ()
+    if device in _ON_OPENVINO:
+        return (Runtimes(openvino=_ON_OPENVINO[device]),) if on_openvino else ()
     if device in ("cpu", "cuda"):
         return (AS_EXPORTED,) if variant.device == device else ()
-    decoders: Sequence[bool] = (False,)
+    decoders: Sequence[OpenVino] = ("no",)
     if device == "auto" and on_openvino:
         against = reason_for_onnxruntime(manifest, variant)
-        decoders = (False,) if against else (True, False)
-        logger.info("device auto takes %s", f"ONNX Runtime: {against}" if against else "OpenVINO, the faster one here")
+        if against is None:
+            decoders = ("decoder", "no")
+        elif reads_faster(manifest, variant, room):
+            decoders = ("prefill", "no")
+        taken = {
+            "decoder": "OpenVINO, the faster one here",
+            "prefill": "OpenVINO for the prefill, within the memory limit",
+        }
+        logger.info("device auto takes %s", taken.get(decoders[0], f"ONNX Runtime: {against}"))
     return [Runtimes(engines, decoder) for decoder in decoders for engines in _encoder_choices(bundle, device)]
 
 
@@ -259,16 +272,19 @@ def _open_decoder(
     manifest: Manifest,
     variant: Variant,
     device: str,
-    on_openvino: bool,
+    on_openvino: OpenVino,
     threads: int | None,
     room: int | None,
 ) -> Decoder:
     path, embeddings = bundle / variant.decoder, bundle / manifest.embeddings
-    if on_openvino:
-        from sdk.runtime.backends import openvino
+    if on_openvino != "no":
+        from sdk.runtime.backends import openvino, openvino_prefill
 
+        given = path, embeddings, manifest.geometry, threads
         try:
-            return openvino.OpenVinoDecoder(path, embeddings, manifest.geometry, threads)
+            if on_openvino == "decoder":
+                return openvino.OpenVinoDecoder(*given)
+            return openvino_prefill.PrefillDecoder(*given, weights=manifest.decoder_bytes(variant))
         except (BackendError, DependencyError) as error:
             if isinstance(error, GraphError):
                 raise

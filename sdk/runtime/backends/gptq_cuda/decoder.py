@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sdk.arrays import Floats
 from sdk.errors import BackendError
-from sdk.runtime.backends.interface import Decoder, KVCache, KVPool
+from sdk.runtime.backends.interface import Decoder, KVCache, KVPool, own_pool
 
 from .buffers import MAX_ROWS, ROW_COUNTS, StepBuffers
 from .prefill import Prefill
@@ -318,9 +318,7 @@ class GptqDecoder(Decoder):
 
 
 def _memory(pool: KVPool) -> PoolStorage:
-    if not isinstance(pool, GpuPool):
-        raise BackendError("this cache belongs to another decoder; make it with new_cache or new_pool of this decoder")
-    return pool.memory
+    return own_pool(pool, GpuPool).memory
 
 
 def _copy_to_host(token: Tensor) -> Callable[[], int]:
