@@ -22,7 +22,7 @@ _HEAD = np.array(
         *((-1.25, -1.15, 10.87), (1.25, -1.15, 10.87), (0.0, 0.41, 13.07)),
     ]
 )
-_ROUNDS = 30  # of the fit; ten change the angles by less than a tenth of a degree
+_ROUNDS, _STILL = 30, 5e-4  # of the fit: the most, and the largest change of the rotation that ends it before
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,10 @@ def head_pose(points: Floats, scheme: Scheme) -> tuple[float, float, float] | No
     if not 0 < scale < np.inf:
         return None
     for _ in range(_ROUNDS):
-        depth = scale * (head @ rotation[2])
+        depth, before = scale * (head @ rotation[2]), rotation
         rotation, scale = _turned(head, np.column_stack([seen, depth]))
+        if np.abs(rotation - before).max() < _STILL:
+            break
     yaw = np.arctan2(-rotation[2, 0], rotation[2, 2])
     pitch = np.arcsin(np.clip(-rotation[2, 1], -1, 1))
     roll = np.arctan2(-rotation[0, 1], rotation[1, 1])
