@@ -36,7 +36,7 @@ class Frame:
         index: its number in the source, from 0.
         time_s: its time in seconds from the start of the source; always greater than that of the frame before.
         picture: the PyAV frame.
-        pixel_aspect, matrix: how it is shown, see `sdk.video_stream.displayed`.
+        pixel_aspect, matrix, reformatter: how it is shown, see `sdk.video_stream.displayed`.
         damaged: number of packets before it that could not be decoded.
         dropped: number of chosen frames before it that were dropped because the analysis was late.
     """
@@ -46,12 +46,13 @@ class Frame:
     picture: Any
     pixel_aspect: Fraction
     matrix: Matrix
+    reformatter: Any
     damaged: int = 0
     dropped: int = 0
 
     def pixels(self) -> Pixels:
         """(H, W, 3) uint8 RGB as a player shows it: square pixels, upright, not mirrored."""
-        return displayed(self.picture, self.pixel_aspect, self.matrix)
+        return displayed(self.picture, self.pixel_aspect, self.matrix, self.reformatter)
 
 
 def read_frames(
@@ -121,8 +122,10 @@ def _open(source: VideoSource) -> tuple[VideoStream, bool]:
 def _decoded(stream: VideoStream) -> Iterator[Frame]:
     """Yield every frame; close the container at the end."""
     import av
+    from av.video.reformatter import VideoReformatter
 
     index, size, name = 0, None, stream.name
+    reformatter = VideoReformatter()
     with stream.container:
         try:
             for picture, time_s in stream.pictures():
@@ -132,7 +135,9 @@ def _decoded(stream: VideoStream) -> Iterator[Frame]:
                         f"{name}: the frame size changes from {size[0]} x {size[1]} to {found[0]} x {found[1]} at "
                         f"frame {index}; cut the video there. All frames before it were analysed"
                     )
-                yield Frame(index, time_s, picture, stream.pixel_aspect, stream.matrix, stream.damaged)
+                yield Frame(
+                    index, time_s, picture, stream.pixel_aspect, stream.matrix, reformatter, damaged=stream.damaged
+                )
                 index += 1
         except (av.FFmpegError, OSError) as error:
             raise VideoError(

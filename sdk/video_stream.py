@@ -189,20 +189,22 @@ def _increases(last: float | None, stamp: float | None) -> bool:
     return last is not None and stamp is not None and stamp > last
 
 
-def displayed(picture: Any, pixel_aspect: Fraction, matrix: Matrix) -> Pixels:
+def displayed(picture: Any, pixel_aspect: Fraction, matrix: Matrix, reformatter: Any) -> Pixels:
     """The picture as a player shows it: (H, W, 3) uint8 RGB with square pixels, upright, not mirrored.
 
     Args:
         picture: a PyAV frame.
         pixel_aspect: width of a stored pixel over its height.
         matrix: (a, b, c, d): the stored point (x, y) is shown at (a x + c y, b x + d y).
+        reformatter: PyAV's; one for all frames of a source, because it takes longer to prepare than to convert.
 
     Raises:
         VideoError: FFmpeg cannot convert the colours of the frame.
     """
     width = max(1, int(picture.width * pixel_aspect))
     try:
-        pixels: Pixels = picture.to_ndarray(
+        converted = reformatter.reformat(
+            picture,
             format="rgb24",
             width=width,
             interpolation="BICUBIC",
@@ -212,6 +214,7 @@ def displayed(picture: Any, pixel_aspect: Fraction, matrix: Matrix) -> Pixels:
             src_color_range=int(picture.color_range),
             dst_color_range=_FULL_RANGE,
         )
+        pixels: Pixels = converted.to_ndarray()
     except (OSError, ValueError) as error:  # for instance YCgCo
         raise VideoError(
             f"FFmpeg cannot convert frames of {picture.format.name} with colour matrix {int(picture.colorspace)} to "
