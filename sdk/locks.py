@@ -67,6 +67,9 @@ class Lock:
 def writing_into(folder: Path, *, beside: bool = False, patience_s: float | None = PATIENCE_S) -> Iterator[None]:
     """Keep other processes from writing into the same folder.
 
+    After a killed process, lock files that it left of single files in the folder are removed: its successor may not
+    write those files again.
+
     Args:
         folder: created, with the lock file in it.
         beside: the folder is not created, and the lock file is beside it.
@@ -77,13 +80,24 @@ def writing_into(folder: Path, *, beside: bool = False, patience_s: float | None
     """
     try:
         path = folder.absolute().with_name(f".{folder.absolute().name}{SUFFIX}") if beside else folder / SUFFIX
+        after_another = path.exists()
         lock = Lock(path, folder, patience_s)
     except OSError as error:
         raise OutputError(f"{folder} cannot be written ({error.strerror}); choose another folder") from error
     try:
+        if after_another:
+            _remove_left(folder)
         yield
     finally:
         lock.release()
+
+
+def _remove_left(folder: Path) -> None:
+    """Remove the lock files of single files that nobody holds."""
+    for path in folder.rglob(f".*{SUFFIX}"):
+        if path.is_file():
+            with suppress(OutputError, OSError):
+                Lock(path, path, patience_s=0.0).release()
 
 
 def _acquire(path: Path) -> tuple[int, bool] | None:

@@ -15,7 +15,7 @@ from test_tables import analysis
 
 from sdk.errors import OutputError
 from sdk.files import replacing, write_file, write_json
-from sdk.locks import writing_into
+from sdk.locks import SUFFIX, Lock, writing_into
 from sdk.tables import CsvFile
 
 posix = pytest.mark.skipif(os.name == "nt", reason="links, pipes and modes of POSIX")
@@ -200,6 +200,19 @@ def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path, kind):
         (place / "whole" if kind == "folder" else place).write_bytes(b"whole")
     assert names(tmp_path) == ["out"]
     assert (path / "whole" if kind == "folder" else path).read_bytes() == b"whole"
+
+
+@posix
+def test_locks_that_a_killed_process_left_of_complete_files_are_removed(tmp_path):
+    """The kill comes after the file has its name; the next run does not write it again. A lock that is held stays."""
+    (tmp_path / "landmarks").mkdir()
+    for path in (tmp_path / SUFFIX, tmp_path / f"landmarks/.0.npy{SUFFIX}"):
+        path.touch()
+    held = Lock(tmp_path / f"landmarks/.1.npy{SUFFIX}", tmp_path / "landmarks/1.npy")
+    with writing_into(tmp_path):
+        assert names(tmp_path / "landmarks") == [f".1.npy{SUFFIX}"]
+    held.release()
+    assert (names(tmp_path), names(tmp_path / "landmarks")) == (["landmarks"], [])
 
 
 def test_a_folder_that_was_put_aside_comes_back(tmp_path, monkeypatch):
