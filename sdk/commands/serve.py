@@ -54,7 +54,12 @@ def run(args: argparse.Namespace) -> None:
         settings = Settings(limits, int(1e6 * args.max_upload), cache, key, args.scores)
         print_notice(analyzer.pipeline.notice)
         app = create_app(analyzer, settings)
-        uvicorn.run(app, host=args.host, port=args.port, access_log=False, timeout_graceful_shutdown=30)
+        try:
+            uvicorn.run(app, host=args.host, port=args.port, access_log=False, timeout_graceful_shutdown=30)
+        except SystemExit:  # uvicorn has printed the reason and ends the process
+            where = f"--host {args.host} --port {args.port}"
+            advice = "pass another --port (0 takes a free one), or a --host of this machine"
+            raise UsageError(f"{where}: the server cannot listen there, as the line above says; {advice}") from None
 
 
 def _check(args: argparse.Namespace) -> None:
