@@ -1,5 +1,8 @@
 """What a check of this machine found, and the command that mends it."""
 
+import shutil
+import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,3 +30,16 @@ class Finding:
 def install(extra: str) -> str:
     """The command that installs an extra; the base packages for an empty one."""
     return f"pip install 'emola-edge[{extra}]'" if extra else "pip install emola-edge"
+
+
+def install_missing(extra: str, missing: Collection[str]) -> str:
+    """The command that installs an extra; it takes PyTorch for the CPU on a Linux machine without an NVIDIA GPU.
+
+    PyTorch's default build for Linux brings gigabytes of CUDA libraries.
+
+    Args:
+        missing: the packages of the extra that are not here.
+    """
+    if "torch" in missing and sys.platform == "linux" and not shutil.which("nvidia-smi"):
+        return f"pip install torch --index-url https://download.pytorch.org/whl/cpu && {install(extra)}"
+    return install(extra)
