@@ -156,7 +156,7 @@ def _prompt(job: ExportJob, checkpoint: Checkpoint) -> Prompt:
 def _language(job: ExportJob) -> AnswerLanguage | None:
     """The language of texts about rendered faces, if every training answer belongs to it."""
     language = answer_language()
-    grammar = Grammar(language, TASKS, None)
+    grammar = Grammar(language, TASKS, None, tuple(language.topics))
     return language if job.answers and all(grammar.accepts(record.answer) for record in job.answers) else None
 
 

@@ -17,7 +17,6 @@ PHOTO = Path(__file__).parents[1] / "sdk/assets/pictures/astronaut.jpg"
 
 @pytest.fixture(scope="module")
 def answer():
-    pytest.importorskip("dlib")
     with Analyzer() as analyzer:
         return analyzer.ask(PHOTO, "emotion")
 

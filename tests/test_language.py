@@ -18,16 +18,19 @@ from sdk.runtime.backends.interface import Decoder
 from sdk.runtime.backends.select import open_backend
 from sdk.runtime.clock import Clock
 from sdk.runtime.generate import Sampling
-from sdk.runtime.language import Evidence, Grammar
+from sdk.runtime.language import Evidence, Grammar, TokenRules
 from sdk.runtime.pipeline import Pipeline
 from sdk.runtime.verify import Reference
+from trainer.synthetic.accessories import draw_accessories
 from trainer.synthetic.describe import answer_language, describe_emotion, describe_units
 from trainer.synthetic.expression import draw_emotion, draw_units
+from trainer.synthetic.questions import Facts, draw_question
+from trainer.synthetic.topics import REFUSAL, REFUSED, UNCERTAIN
 
 sys.path.append(str(GOLDEN.parents[2] / "benchmarks"))
 from answers_agree import contradictions
 
-LANGUAGE = answer_language()
+LANGUAGE, EMBEDDED_LANGUAGE = answer_language(), read_manifest(EMBEDDED).language
 UNITS = frozenset(FABA_UNITS)
 
 
@@ -35,9 +38,13 @@ def evidence(*present, unsure=()):
     return Evidence(frozenset(present), UNITS.difference(present, unsure))
 
 
-def grammar(*tasks, evidence=None, never_denied=LANGUAGE.emotion.never_denied):
-    emotion = LANGUAGE.emotion.model_copy(update={"never_denied": never_denied})
-    return Grammar(LANGUAGE.model_copy(update={"emotion": emotion}), tasks, evidence)
+def grammar(*tasks, evidence=None, never_denied=LANGUAGE.emotion.never_denied, language=LANGUAGE, topics=()):
+    emotion = language.emotion.model_copy(update={"never_denied": never_denied})
+    return Grammar(language.model_copy(update={"emotion": emotion}), tasks, evidence, topics)
+
+
+def embedded_grammar(*tasks, **options):
+    return grammar(*tasks, language=EMBEDDED_LANGUAGE, topics=tuple(EMBEDDED_LANGUAGE.topics), **options)
 
 
 class Noisy(Decoder):
@@ -98,6 +105,14 @@ def test_every_training_text_belongs_to_the_language():
             assert grammar("emotion", evidence=limits, never_denied=()).accepts(text), (text, face.units)
 
 
+def test_a_description_without_a_reason_belongs_to_it():
+    """With the units that it names, no usual reason of fear is visible; without them, any of both may be meant."""
+    text = "The face conveys clear fear. The inner brows are raised and the lips are parted."
+    for limits in (None, evidence(1, 25)):
+        assert grammar("emotion", evidence=limits).accepts(text)
+    assert not grammar("emotion", evidence=evidence(1, 5, 25)).accepts(text)
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -117,6 +132,7 @@ def test_other_texts_do_not(text):
 HAPPY = "The face conveys clear happiness."
 SMILE = "The corners of the mouth are pulled up into a smile."
 POLITE = "The cheeks are not involved, so the smile may be polite."
+FRIENDLY = "The smile gives the face a friendly look."
 NEUTRAL, REST, CALM = (
     "The face appears neutral.",
     "The brows, the eyes and the mouth are at rest.",
@@ -129,7 +145,9 @@ NEUTRAL, REST, CALM = (
     [
         (evidence(12), f"{HAPPY} {SMILE} {POLITE}", True),
         (evidence(12, unsure=(6,)), f"{HAPPY} {SMILE} {POLITE}", False),  # raised cheeks are possible
-        (evidence(12, unsure=(6,)), f"{HAPPY} {SMILE}", True),
+        (evidence(12, unsure=(6,)), f"{HAPPY} {SMILE} {FRIENDLY}", True),
+        (evidence(12, unsure=(6,)), f"{HAPPY} {SMILE}", False),
+        (evidence(17), "The face conveys clear sadness. The chin is pushed up.", True),
         (evidence(6, 12), f"{HAPPY} {SMILE} {POLITE}", False),
         (
             evidence(6, 12),
@@ -152,7 +170,7 @@ def test_a_description_says_what_the_units_bear_out(limits, text, belongs):
 
 def test_raised_cheeks_are_never_denied():
     """On photographs the model leaves AU6 out of broad smiles with certainty, so its language denies it nowhere."""
-    for text, belongs in ((f"{HAPPY} {SMILE} {POLITE}", False), (f"{HAPPY} {SMILE}", True)):
+    for text, belongs in ((f"{HAPPY} {SMILE} {POLITE}", False), (f"{HAPPY} {SMILE} {FRIENDLY}", True)):
         assert grammar("emotion", evidence=evidence(12)).accepts(text) is belongs
 
 
@@ -163,8 +181,8 @@ def test_answers_belong_to_the_language_and_agree(pipeline, faces):
             limits = face.list_rule.evidence()
         units = {unit.code for unit in read_action_units(answers["action_units"]) if unit.present}
         assert limits.present == units
-        assert grammar("action_units").accepts(answers["action_units"])
-        assert grammar("emotion", evidence=limits).accepts(answers["emotion"])
+        assert embedded_grammar("action_units").accepts(answers["action_units"])
+        assert embedded_grammar("emotion", evidence=limits).accepts(answers["emotion"])
         assert not list(contradictions(answers["emotion"], units)), answers
 
 
@@ -174,7 +192,7 @@ def test_without_the_language_noise_breaks_the_words(pipeline, faces):
     broken = 0
     for face in faces():
         with face:
-            broken += not grammar("emotion").accepts(free.ask(face, "emotion", Clock()).text)
+            broken += not embedded_grammar("emotion").accepts(free.ask(face, "emotion", Clock()).text)
     assert (broken > 0) == isinstance(pipeline.backend.decoder, Noisy)
 
 
@@ -196,12 +214,11 @@ def test_a_sampled_answer_and_one_to_another_question_belong_to_it(pipeline, fac
             sampled = pipeline.ask(face, "action_units", Clock(), sampling=Sampling(1.5, seed=1)).text
             other = pipeline.ask(face, "How old is this person?", Clock()).text
             limits = face.list_rule.evidence()
-        assert grammar("action_units").accepts(sampled)
-        assert grammar(*TASKS, evidence=limits).accepts(other)
+        assert embedded_grammar("action_units").accepts(sampled)
+        assert embedded_grammar(*TASKS, evidence=limits).accepts(other)
 
 
 def test_a_batch_gives_the_same_answers(t1):
-    pytest.importorskip("dlib")
     with Analyzer() as analyzer:
         alone = analyzer.analyze(t1, color="rgb", tasks=("emotion",)).faces
         (batch,) = analyzer.analyze_batch([t1], color="rgb")
@@ -218,5 +235,53 @@ def test_a_language_without_a_unit_is_refused(tmp_path, part):
         read_manifest(folder)
 
 
-def test_the_embedded_bundle_has_the_language_of_its_training_texts():
-    assert read_manifest(EMBEDDED).language == LANGUAGE
+def test_the_embedded_bundle_has_the_language_of_training_texts():
+    assert EMBEDDED_LANGUAGE == LANGUAGE
+
+
+def topic(name, *present, unsure=()):
+    return grammar(evidence=evidence(*present, unsure=unsure), topics=(name,))
+
+
+@pytest.mark.parametrize(
+    ("name", "units", "unsure", "text", "belongs"),
+    [
+        ("smile", (12,), (), "Yes, the corners of the mouth are pulled up.", True),
+        ("smile", (12,), (), "No, there is no smile.", False),
+        ("smile", (), (), "No, there is no smile.", True),
+        ("smile", (), (12,), "No, there is no smile.", True),  # a direct question: the list leaves it out
+        ("smile", (), (12,), UNCERTAIN, True),
+        ("smile", (), (), "The eyes are closed.", False),
+        ("eyes", (43,), (), "The eyes are open.", False),
+        ("brow movement", (4,), (), "The brows are raised.", False),
+        ("cheeks", (12,), (), "No, the cheeks are not raised.", False),  # never denied
+        (REFUSED, (12,), (), REFUSAL, True),
+    ],
+)
+def test_a_short_answer_says_what_the_units_bear_out(name, units, unsure, text, belongs):
+    assert topic(name, *units, unsure=unsure).accepts(text) is belongs
+
+
+def test_every_short_training_answer_belongs_to_its_topic():
+    """Also with the units of the same face as evidence; what the model may not deny is left out."""
+    random = np.random.default_rng(6)
+    for _ in range(300):
+        face = draw_emotion(random) if random.random() < 0.5 else draw_units(random)
+        worn = draw_accessories("cap", random)
+        facts = Facts(face, worn, random.uniform(0, 1), True, random.normal(0, 30), random.normal(0, 12))
+        name, question, answer = draw_question(facts, random)
+        assert question in LANGUAGE.topics[name].questions
+        assert grammar(evidence=evidence(*face.units), topics=(name,), never_denied=()).accepts(answer), (answer, face)
+
+
+def test_a_question_leads_to_the_answers_of_its_topic():
+    """In any capitals and with or without its mark; an unknown question to all answers, a task to its own."""
+    prompt = read_manifest(EMBEDDED).prompt
+    known = (*prompt.known_questions, *(each for topic in LANGUAGE.topics.values() for each in topic.questions))
+    rules = TokenRules(LANGUAGE, prompt.model_copy(update={"known_questions": known}), [])
+    assert rules.scope_of("is this person  SMILING") == ((), ("smile",))
+    assert rules.scope_of("emotion") == (("emotion",), ())
+    assert rules.scope_of("What mood does this face suggest, and why?") == (TASKS, ())
+    assert rules.scope_of("How old is this person?") == (TASKS, tuple(LANGUAGE.topics))
+    free = TokenRules(LANGUAGE, prompt.model_copy(update={"known_questions": None}), [])
+    assert free.scope_of("How old is this person?") == ((), ())

@@ -18,7 +18,6 @@ MEGABYTES = 15
 
 @pytest.fixture(scope="module")
 def analyzer():
-    pytest.importorskip("dlib")
     with Analyzer() as opened:
         yield opened
 
@@ -55,7 +54,6 @@ def test_every_face_of_a_group_is_explained(analyzer, t1):
 
 def test_demo_writes_the_pictures_it_describes(tmp_path, capsys):
     """`emola demo`: two analyses, two annotated pictures, the notice once on stderr, JSON alone on stdout."""
-    pytest.importorskip("dlib")
     assert main(["demo", "--save", str(tmp_path / "demo"), "--json"]) == 0
     output = capsys.readouterr()
     analyses = json.loads(output.out)

@@ -22,7 +22,6 @@ HEADER = ",".join(COLUMNS)
 @pytest.fixture
 def folder(tmp_path, astronaut, t1):
     """The astronaut, who smiles, and six faces of which three are labelled; one label points beside every face."""
-    pytest.importorskip("dlib")
     Image.fromarray(astronaut).save(tmp_path / "astronaut.png")
     Image.fromarray(t1).save(tmp_path / "t1.png")
     return tmp_path

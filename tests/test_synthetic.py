@@ -1,7 +1,6 @@
 """Rendered sets: words that say what was drawn, files that depend on the seed alone, face models that are checked."""
 
 import json
-import multiprocessing
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +17,10 @@ from sdk.faba.vocabulary import EMOTIONS
 from trainer.corpus.records import read_records
 from trainer.synthetic.describe import describe_emotion, describe_units
 from trainer.synthetic.expression import MIN_INTENSITY, UNITS, Expression, draw_emotion, draw_units
-from trainer.synthetic.face_model import VERTICES, FaceModel, read_face_model
+from trainer.synthetic.face_model import VERTICES, FaceModel, pack_face_model, read_face_model
 from trainer.synthetic.preview import preview
-from trainer.synthetic.synthesize import synthesize, use_one_thread
+from trainer.synthetic.rendered_face import render_face
+from trainer.synthetic.synthesize import synthesize
 
 
 def draw(seed: int) -> Expression:
@@ -85,11 +85,17 @@ def test_expressions_are_possible():
     assert seen == set(UNITS)
 
 
-def test_rendering_processes_use_one_thread():
-    """Each has a core to itself: idle BLAS threads that spin halved the faces per second."""
-    with multiprocessing.get_context("spawn").Pool(1, initializer=use_one_thread) as pool:
-        limits = [library["num_threads"] for library in pool.apply(threadpool_info)]
-    assert set(limits) == {1}
+def test_a_face_is_rendered_by_one_thread(tmp_path, head, monkeypatch):
+    """Each process has a core to itself: idle BLAS threads that spin halved the faces per second."""
+    threads = set()
+
+    def watched(*arguments):
+        threads.update(library["num_threads"] for library in threadpool_info())
+        return render_face(*arguments)
+
+    monkeypatch.setattr("trainer.synthetic.synthesize.render_face", watched)
+    synthesize(tmp_path / "set", 1, head, processes=1)
+    assert threads == {1}
 
 
 def test_same_seed_same_files(tmp_path, head):
@@ -102,6 +108,20 @@ def test_same_seed_same_files(tmp_path, head):
     assert first.keys() == third.keys()
     assert first != third
     assert [path.name for path in (tmp_path / "one").iterdir()] == ["set"]
+
+
+def test_a_complete_set_is_not_rendered_again(tmp_path, head, monkeypatch):
+    """A run that was killed after its last file can be started again; other faces need another folder."""
+    synthesize(tmp_path / "set", 2, head, seed=1, processes=1)
+    before, reports = files(tmp_path / "set"), []
+    monkeypatch.delattr("trainer.synthetic.synthesize.render_face")
+    synthesize(tmp_path / "set", 2, head, seed=1, processes=1, report=reports.append)
+    assert (files(tmp_path / "set"), reports) == (before, [2])
+    same = {"count": 2, "seed": 1}
+    for changes in ({"count": 3}, {"seed": 2}, {"split": "eval"}, {"portraits": True}):
+        with pytest.raises(DataError, match="set is neither empty nor a folder with these faces; choose"):
+            synthesize(tmp_path / "set", face_model=head, **(same | changes))
+    assert files(tmp_path / "set") == before
 
 
 def test_set_is_readable(tmp_path, head):
@@ -141,7 +161,7 @@ def test_failure_leaves_nothing(tmp_path, head, monkeypatch):
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "set").mkdir()
     (tmp_path / "set/mine.txt").write_text("x")
-    with pytest.raises(DataError, match="not an empty folder"):
+    with pytest.raises(DataError, match="neither empty nor a folder with these faces"):
         synthesize(tmp_path / "set", 2, head)
     assert [path.name for path in (tmp_path / "set").iterdir()] == ["mine.txt"]
 
@@ -164,6 +184,13 @@ def test_folder_and_archive_are_the_same_head(tmp_path, head):
         indices = {"idx_to_landmark_verts": archive["landmarks68"].tolist()}
         (tmp_path / "vertex_indices.json").write_text(json.dumps(indices))
     packed, unpacked = read_face_model(head), read_face_model(tmp_path)
+    pack_face_model(tmp_path, tmp_path / "again.npz")
+    with np.load(tmp_path / "again.npz") as again, np.load(head) as archive:
+        assert again.keys() == archive.keys()
+        assert again["expression"].dtype == archive["expression"].dtype
+        for name in archive:
+            if archive[name].dtype.kind != "U":
+                np.testing.assert_allclose(again[name], archive[name], atol=2e-3)
     assert isinstance(unpacked, FaceModel)
     np.testing.assert_array_equal(packed.triangles, unpacked.triangles)
     np.testing.assert_array_equal(packed.landmarks68, unpacked.landmarks68)

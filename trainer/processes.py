@@ -49,8 +49,7 @@ def in_processes(
             yield waiting.popleft().result()
     except BrokenProcessPool:
         raise TrainingError(
-            "a process ended before its job was done, as when memory is short; what is written is kept: start again, "
-            "with fewer processes"
+            "a process ended before its job was done, as when memory is short: start again, with fewer processes"
         ) from None
     finally:
         executor.shutdown(cancel_futures=True)

@@ -91,11 +91,24 @@ class ListLanguage(FrozenModel):
         return check_units(texts)
 
 
+class Topic(FrozenModel):
+    """Something that can be asked about a face, such as whether it smiles.
+
+    Attributes:
+        questions: the wordings in which the model was trained to understand it.
+        answers: of which the model gives one that the list of action units bears out.
+    """
+
+    questions: Annotated[tuple[str, ...], Field(min_length=1, max_length=1000)]
+    answers: Annotated[tuple[Claim, ...], Field(min_length=1, max_length=100)]
+
+
 class AnswerLanguage(FrozenModel):
-    """Every answer that the training set can contain, by task."""
+    """Every answer that the training set can contain, by task, and by topic for short answers."""
 
     emotion: DescriptionLanguage
     action_units: ListLanguage
+    topics: dict[str, Topic] = Field(default_factory=dict, max_length=100)
 
 
 def check_units(texts: dict[int, Text]) -> dict[int, Text]:

@@ -47,7 +47,7 @@ class Prompt(FrozenModel):
         if self.known_questions is None or question in self.questions:
             return True
         fixed = (fixed.text for fixed in self.questions.values())
-        return _plain(question) in map(_plain, (*fixed, *self.known_questions))
+        return plain_question(question) in map(plain_question, (*fixed, *self.known_questions))
 
     def warn_unless_known(self, question: str, model: str) -> None:
         """Warn of a question that the model was not trained to answer.
@@ -57,12 +57,12 @@ class Prompt(FrozenModel):
         """
         if not self.knows(question):
             message = (
-                f"{model} was not trained to answer {question!r:.80}: it answers only questions about the emotion or "
-                "the action units as a whole, and gives one of these two answers now"
+                f"{model} was not trained to answer {question!r:.80}: it answers another question now, one of those in "
+                "manifest.prompt.known_questions"
             )
             warnings.warn(message, QuestionWarning, stacklevel=3)
 
 
-def _plain(question: str) -> str:
+def plain_question(question: str) -> str:
     """A question without the differences that do not change it: capitals, white space, the mark at the end."""
     return " ".join(question.casefold().split()).rstrip(" .?!")

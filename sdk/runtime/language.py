@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from sdk.arrays import Floats
 from sdk.bundles.language import AnswerLanguage, Claim
 from sdk.bundles.manifest import Manifest
-from sdk.bundles.prompt import Prompt
+from sdk.bundles.prompt import Prompt, plain_question
 from sdk.faba.answers import read_action_units
 from sdk.faba.prompts import TASKS, Task
 from sdk.faba.vocabulary import ACTION_UNITS, FABA_UNITS
@@ -25,6 +25,7 @@ State: TypeAlias = tuple[Any, ...]  # a kind, and what it depends on; () is the 
 Place: TypeAlias = tuple[bytes, State]  # what is left of a text, and the state after it
 Places: TypeAlias = frozenset[Place]
 Step: TypeAlias = tuple[str, State]
+Scope: TypeAlias = tuple[tuple[Task, ...], tuple[str, ...]]  # tasks and topics
 
 CLEAR = 0.1  # largest probability at its place in the list with which a unit is denied
 _NOTICED = 0.005  # probability below which another token is left out of that sum
@@ -44,9 +45,10 @@ class Evidence:
     present: frozenset[int]
     absent: frozenset[int]
 
-    def bears_out(self, claim: Claim) -> bool:
+    def agrees_with(self, claim: Claim) -> bool:
+        """Whether what the claim shows is listed, and what it denies is not."""
         shown = all(self.present.intersection(group) for group in claim.shows)
-        return shown and self.absent.issuperset(claim.denies)
+        return shown and self.present.isdisjoint(claim.denies)
 
 
 class Grammar:
@@ -55,12 +57,20 @@ class Grammar:
     Args:
         language: of the bundle.
         tasks: whose answers it contains.
-        evidence: limits descriptions to what it bears out; None allows all of them.
+        evidence: limits descriptions and short answers to what it bears out; None allows all of them.
+        topics: whose short answers it contains.
     """
 
-    def __init__(self, language: AnswerLanguage, tasks: Sequence[Task], evidence: Evidence | None) -> None:
+    def __init__(
+        self,
+        language: AnswerLanguage,
+        tasks: Sequence[Task],
+        evidence: Evidence | None,
+        topics: Sequence[str] = (),
+    ) -> None:
         self._list, self._description = language.action_units, language.emotion
         self._tasks, self._evidence = tasks, evidence
+        self._short = [claim for topic in topics for claim in language.topics[topic].answers]
         self._signs = sorted(evidence.present & set(FABA_UNITS) if evidence else FABA_UNITS)
         self._known: dict[tuple[Places, bytes], Places] = {}
         self.start: Places = frozenset({(b"", ("start",))})
@@ -131,6 +141,7 @@ class Grammar:
             yield f" {self._list.opening}", ("item", 1, 0)
         if "emotion" in self._tasks:
             yield from ((f" {text}", ("signs", text)) for text in self._description.openings)
+        yield from ((f" {claim.text}", ()) for claim in self._short if self._may_answer(claim))
 
     def _item(self, number: int, last: int) -> Iterator[Step]:
         for code in FABA_UNITS:
@@ -177,13 +188,19 @@ class Grammar:
         claims = self._description.reasons.get(self._description.openings[opening].emotion, ())
         said = [claim for claim in claims if self._is_borne_out(claim)]
         yield from ((f" {claim.text}", ("closing", opening)) for claim in said)
-        if not said:
+        if not said or self._evidence is None:
             yield "", ("closing", opening)
 
     def _is_borne_out(self, claim: Claim) -> bool:
+        """Whether a description may make a claim of its own accord: what it denies is clearly absent."""
+        clear = self._evidence is None or self._evidence.absent.issuperset(claim.denies)
+        return clear and self._may_answer(claim)
+
+    def _may_answer(self, claim: Claim) -> bool:
+        """Whether a claim may answer a question about it; the list says no by leaving the unit out."""
         if self._evidence is None:
             return True
-        return self._evidence.bears_out(claim) and not set(claim.denies) & set(self._description.never_denied)
+        return self._evidence.agrees_with(claim) and not set(claim.denies) & set(self._description.never_denied)
 
 
 def _units_at(state: State) -> Sequence[int]:
@@ -281,6 +298,9 @@ class TokenRules:
     def __init__(self, language: AnswerLanguage, prompt: Prompt, pieces: Sequence[str]) -> None:
         self._pieces, self._prompt = [_bytes_of(piece) for piece in pieces], prompt
         self._grammar = lru_cache(_KEPT_GRAMMARS)(partial(Grammar, language))
+        self._topics = {
+            plain_question(question): name for name, topic in language.topics.items() for question in topic.questions
+        }
 
     @classmethod
     def of(cls, manifest: Manifest, tokenizer: Tokenizer) -> "TokenRules | None":
@@ -290,15 +310,20 @@ class TokenRules:
         pieces = [tokenizer.id_to_token(token) or "" for token in range(manifest.geometry.vocabulary)]
         return cls(manifest.language, manifest.prompt, pieces)
 
-    def tasks_of(self, question: "Task | str") -> tuple[Task, ...]:
-        """The tasks that an answer may belong to; none if the model may write freely."""
+    def scope_of(self, question: "Task | str") -> Scope:
+        """What an answer may belong to; nothing if the model may write freely."""
         if question in self._prompt.questions:
-            return tuple(task for task in TASKS if task == question)
-        return () if self._prompt.known_questions is None else TASKS
+            return tuple(task for task in TASKS if task == question), ()
+        if self._prompt.known_questions is None:
+            return (), ()
+        if topic := self._topics.get(plain_question(question)):
+            return (), (topic,)
+        return TASKS, () if self._prompt.knows(question) else tuple(dict.fromkeys(self._topics.values()))
 
-    def rule(self, tasks: Sequence[Task], evidence: Evidence | None = None) -> TokenRule:
+    def rule(self, scope: Scope, evidence: Evidence | None = None) -> TokenRule:
         """The rule of one answer; arguments as in `Grammar`."""
-        return TokenRule(self._grammar(tuple(tasks), evidence), self._pieces, self._prompt.stop_ids)
+        tasks, topics = scope
+        return TokenRule(self._grammar(tasks, evidence, topics), self._pieces, self._prompt.stop_ids)
 
 
 def _bytes_of(piece: str) -> bytes:

@@ -203,14 +203,14 @@ class Pipeline:
     def _rule(
         self, face: EncodedFace, question: "Task | str", sampling: Sampling | None, cancel: Event | None
     ) -> TokenRule | None:
-        """The rule of an answer; that of a description needs the list of action units, which is decoded before."""
-        if self._rules is None or not (tasks := self._rules.tasks_of(question)):
+        """The rule of an answer; all but the list of action units need that list, which is decoded before."""
+        if self._rules is None or not any(scope := self._rules.scope_of(question)):
             return None
-        if "emotion" in tasks:
+        if scope != (("action_units",), ()):
             if face.list_rule is None or not face.list_rule.ended:
                 deque(self.generate(face, "action_units", cancel=cancel), maxlen=0)
-            return self._rules.rule(tasks, face.list_rule.evidence() if face.list_rule else None)
-        rule = self._rules.rule(tasks)
+            return self._rules.rule(scope, face.list_rule.evidence() if face.list_rule else None)
+        rule = self._rules.rule(scope)
         if sampling is None and not (face.list_rule and face.list_rule.ended):
             face.list_rule = rule
         return rule

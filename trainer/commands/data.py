@@ -25,6 +25,7 @@ _ALIGN: dict[str, Any] = {
     "package",
 }
 _WORKERS: dict[str, Any] = {"type": at_least_one, "default": 1, "metavar": "N"}
+_DETECTORS = "dlib, as in the paper and by default; auto, that of the package; an .onnx file"
 _ROOT_HELP = "folder that the pictures are relative to; default: found above the file"
 
 
@@ -45,11 +46,7 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, metavar="DIR", help="the data set as distributed by its makers")
     parser.add_argument("--out", type=Path, required=True, help="new folder; an unfinished run there resumes")
     parser.add_argument("--fold", type=int, choices=(1, 2, 3), help="of DISFA and BP4D; default: all three")
-    parser.add_argument(
-        "--detector",
-        default="auto",
-        help="auto (dlib), a SCRFD .onnx file, or none if the pictures are cropped already",
-    )
+    parser.add_argument("--detector", default="dlib", help=f"{_DETECTORS}; none if the pictures are cropped already")
     parser.add_argument("--align", **_ALIGN)
     parser.add_argument("--workers", **_WORKERS, help="processes that crop faces (default %(default)s)")
     parser.add_argument("--every", type=int, default=1, help="keep every n-th frame (default %(default)s)")
@@ -202,7 +199,7 @@ def _add_annotate(parser: argparse.ArgumentParser) -> None:
         "--concurrency", type=at_least_one, default=4, help="questions asked at the same time (default %(default)s)"
     )
     parser.add_argument("--max-tokens", type=at_least_one, default=512, help="limit of an answer (default %(default)s)")
-    parser.add_argument("--detector", default="auto", help="auto (dlib) or a SCRFD .onnx file")
+    parser.add_argument("--detector", default="dlib", help=_DETECTORS)
     parser.add_argument("--align", **_ALIGN)
     parser.add_argument(
         "--prices",
@@ -264,6 +261,9 @@ def _add_synthesize(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="decides every face (default %(default)s)")
     parser.add_argument("--split", choices=("train", "eval"), default="train", help="names the files (default train)")
+    parser.add_argument(
+        "--portraits", action="store_true", help="draw calm people with low brows, and clear expressions"
+    )
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="that render (default %(default)s)")
     parser.add_argument("--preview", type=Path, metavar="PNG", help="also write a contact sheet of the first faces")
 
@@ -274,7 +274,7 @@ def _synthesize(args: argparse.Namespace) -> None:
 
     if args.count < 1:
         raise DataError(f"-n must be at least 1, not {args.count}")
-    options = {"seed": args.seed, "split": args.split, "processes": args.processes}
+    options = {name: getattr(args, name) for name in ("seed", "split", "portraits", "processes")}
     with progress_bar("face") as progress:
         synthesize(args.out, args.count, args.face_model, **options, report=lambda done: progress(done, args.count))
     if args.preview:

@@ -62,8 +62,9 @@ def pretrain(
     """
     if out.exists():
         raise DataError(f"{out} exists already; choose a new folder")
-    renders, unseen = read_renders(data), read_renders(evaluation) if evaluation else None
     recipe = recipe or TowerRecipe()
+    renders = read_renders(data).to(recipe.device)
+    unseen = read_renders(evaluation).to(recipe.device) if evaluation else None
     _check_size(renders, data, max(recipe.batch_size, BATCH_SIZE))
     if unseen and evaluation:
         _check_size(unseen, evaluation, EVALUATION_BATCH)
@@ -107,14 +108,15 @@ def _train_parts(
     network = train_landmark_network(
         renders, anchors, epochs=landmark_epochs, log=log("landmark network"), seed=recipe.seed
     )
-    write_landmark_network(network, folder / "landmark.onnx")
+    error = landmark_error(network, unseen) if unseen else None
+    write_landmark_network(network.cpu(), folder / "landmark.onnx")
     task = pretrain_tower(renders, anchors, config.vision, statistics, recipe, log("vision tower"))
     torch.manual_seed(recipe.seed)
     model = EmoLA(config)
     model.vision_tower.load_state_dict(task.tower.state_dict())
     for part in model.landmark_feature_projector:
         if isinstance(part, AlignedShape):
-            part.measure(renders.points.flatten(1))
+            part.measure(renders.points.cpu().flatten(1))
     write_complete(folder, model.state_dict().items(), config, nano_conventions(anchors), statistics, tokenizer)
     card: dict[str, Any] = {
         "recipe": vars(recipe),
@@ -123,7 +125,7 @@ def _train_parts(
         "losses": losses,
     }
     if unseen:
-        card["landmark error %"] = landmark_error(network, unseen)
+        card["landmark error %"] = error
         card["tower"] = score_tower(task, unseen, anchors)
     write_json(folder / CARD, card)
     return card

@@ -26,12 +26,12 @@ def initialise_tower(model: CLIPVisionModel, pixels: Tensor) -> None:
     patch_embedding = tower.embeddings.patch_embedding
     patch_embedding.weight.copy_(0.5 * filters.view(patch_embedding.weight.shape))
     tower.embeddings.position_embedding.weight[1:] = 0.5 * _waves(patches_per_side(model.config), width)
-    unit = torch.eye(width)
+    unit = torch.eye(width, device=pixels.device)
     for attention in (module for module in tower.modules() if isinstance(module, CLIPAttention)):
         for projection in (attention.q_proj, attention.k_proj):
-            projection.weight.copy_(unit + 0.3 * _noise(width))
-        attention.v_proj.weight.copy_(0.4 * (_noise(width) - unit))
-        attention.out_proj.weight.copy_(0.4 * (_noise(width) + unit))
+            projection.weight.copy_(unit + 0.3 * _noise(width, unit.device))
+        attention.v_proj.weight.copy_(0.4 * (_noise(width, unit.device) - unit))
+        attention.out_proj.weight.copy_(0.4 * (_noise(width, unit.device) + unit))
 
 
 def _whitened_components(pixels: Tensor, side: int, count: int) -> Tensor:
@@ -50,5 +50,5 @@ def _waves(side: int, width: int) -> Tensor:
     return torch.cat([angle.sin(), angle.cos()], dim=1)
 
 
-def _noise(width: int) -> Tensor:
-    return torch.randn(width, width) / math.sqrt(width)
+def _noise(width: int, device: torch.device) -> Tensor:
+    return torch.randn(width, width, device=device) / math.sqrt(width)

@@ -115,28 +115,32 @@ def train_landmark_network(
         log: told step, loss and seconds every 50 steps.
     """
     torch.manual_seed(seed)
-    generator, network = torch.Generator().manual_seed(seed), LandmarkNetwork(anchors).train()
+    generator = torch.Generator(renders.device).manual_seed(seed)
+    network = LandmarkNetwork(anchors).train().to(renders.device)
     nn.utils.convert_conv2d_weight_memory_format(network, torch.channels_last)
     for stage, share, aligned, jitter in ((network.coarse, 1 / 3, (), 1.0), (network.fine, 1, anchors, 0.5)):
         optimizer = torch.optim.AdamW(stage.parameters(), lr=2e-3, weight_decay=0.02)
         steps = int(epochs * share * (len(renders) // BATCH_SIZE))
         epoch = partial(batches, renders, SIDE, BATCH_SIZE, generator, anchors=aligned, jitter=jitter)
-        minimise(stage.loss, epoch, [optimizer], steps, log, bfloat16=multiplies_bfloat16())
+        minimise(
+            stage.loss, epoch, [optimizer], steps, log, bfloat16=renders.device.type == "cuda" or multiplies_bfloat16()
+        )
     return network.eval()
 
 
 @torch.inference_mode()
 def landmark_error(network: LandmarkNetwork, renders: Renders) -> float:
     """Mean distance of a found point from the exact one, in percent of the picture's side."""
+    generator = torch.Generator(renders.device).manual_seed(0)
     errors = [
         (network(batch.pictures * 255).view(-1, POINTS, 2) - batch.points).norm(dim=2).mean()
-        for batch in batches(renders, LANDMARK_SIDE, EVALUATION_BATCH, torch.Generator().manual_seed(0), jitter=0)
+        for batch in batches(renders, LANDMARK_SIDE, EVALUATION_BATCH, generator, jitter=0)
     ]
     return 100 * float(torch.stack(errors).mean()) / 2
 
 
 def write_landmark_network(network: LandmarkNetwork, path: Path) -> None:
-    """Write the network as ONNX, with its licence in the metadata."""
+    """Write the network, which is on the CPU, as ONNX, with its licence in the metadata."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter, about its own internals
         program = torch.onnx.export(

@@ -64,6 +64,14 @@ class Renders:
     def __len__(self) -> int:
         return len(self.pixels)
 
+    @property
+    def device(self) -> torch.device:
+        return self.pixels.device
+
+    def to(self, device: str) -> "Renders":
+        """The same faces in the memory of a device."""
+        return Renders(*(part.to(device) for part in (self.pixels, self.points, self.intensities, self.emotions)))
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -155,21 +163,23 @@ def batches(
 
     Args:
         size: side of the resulting pictures.
+        generator: on the device of the renders.
         anchors: align each face on them, as the runtime does; without anchors the crops stay those of the detector.
         jitter: strength of random shifts, scalings and turns; 1 is that of detectors, 0 is none. Unless it is 0, half
             of the pictures are mirrored and all of them are recoloured, as by different cameras.
     """
-    order = torch.randperm(len(renders), generator=generator)
+    device = renders.device
+    order = torch.randperm(len(renders), generator=generator, device=device)
     fixed, wanted = split_anchors(anchors)
+    wanted, mirror = wanted.to(device), torch.tensor([-1.0, 1.0], device=device)
     for start in range(0, len(order) - count + 1, count):
         index = order[start : start + count]
-        points, mirrored = renders.points[index], torch.zeros(count, dtype=torch.bool)
+        points, mirrored = renders.points[index], torch.zeros(count, dtype=torch.bool, device=device)
         if jitter:
-            mirrored = torch.rand(count, generator=generator) < 0.5
-            points = torch.where(
-                mirrored.view(-1, 1, 1), points[:, MIRRORED_LANDMARKS] * torch.tensor([-1.0, 1.0]), points
-            )
-        frames = similarity(points[:, fixed], wanted) if anchors else torch.eye(2, 3).repeat(count, 1, 1)
+            mirrored = torch.rand(count, generator=generator, device=device) < 0.5
+            points = torch.where(mirrored.view(-1, 1, 1), points[:, MIRRORED_LANDMARKS] * mirror, points)
+        unmoved = torch.eye(2, 3, device=device).repeat(count, 1, 1)
+        frames = similarity(points[:, fixed], wanted) if anchors else unmoved
         if jitter:
             frames = _compose(frames, _random_frames(count, generator, jitter))
         places = frames.clone()
@@ -192,7 +202,7 @@ def _random_frames(count: int, generator: torch.Generator, strength: float) -> T
     """(B, 2, 3) small turns, scalings and shifts."""
 
     def normal(spread: float) -> Tensor:
-        return strength * spread * torch.randn(count, generator=generator)
+        return strength * spread * torch.randn(count, generator=generator, device=generator.device)
 
     angle, scale = normal(math.radians(8)), torch.exp(normal(0.08))
     cos, sin = scale * angle.cos(), scale * angle.sin()
@@ -205,7 +215,7 @@ def _recolour(pictures: Tensor, generator: torch.Generator) -> Tensor:
     count = len(pictures)
 
     def uniform(low: float, high: float, channels: int = 1) -> Tensor:
-        return low + (high - low) * torch.rand(count, channels, 1, 1, generator=generator)
+        return low + (high - low) * torch.rand(count, channels, 1, 1, generator=generator, device=generator.device)
 
     grey = pictures.mean(dim=1, keepdim=True)
     pictures = torch.lerp(grey, pictures, uniform(0.5, 1.4) * (uniform(0, 1) > 0.08))

@@ -76,7 +76,7 @@ class TowerTask(nn.Module):
     def patch_shares(self, points: Tensor) -> Tensor:
         """(B, 106, patches) share of each patch in a point, bilinear between the four nearest centres."""
         place = (points.clamp(-1, 1) + 1) / 2 * self.side - 0.5
-        cells = torch.arange(self.side)
+        cells = torch.arange(self.side, device=points.device)
         column, row = ((1 - (place[..., axis, None] - cells).abs()).clamp(min=0) for axis in (0, 1))
         share = (row[..., :, None] * column[..., None, :]).flatten(2)
         return share / share.sum(dim=2, keepdim=True).clamp(min=1e-6)
@@ -97,9 +97,9 @@ def pretrain_tower(
         log: told step, loss and seconds every 50 steps.
     """
     torch.manual_seed(recipe.seed)
-    generator, side = torch.Generator().manual_seed(recipe.seed), image_side(config)
-    task = TowerTask(config, statistics).train()
-    if recipe.bfloat16:
+    generator, side = torch.Generator(renders.device).manual_seed(recipe.seed), image_side(config)
+    task = TowerTask(config, statistics).train().to(renders.device)
+    if recipe.bfloat16 and renders.device.type == "cpu":
         attend_plainly(task.tower)
     first = next(batches(renders, side, min(INITIAL_BATCH, len(renders)), generator, anchors=anchors))
     initialise_tower(task.tower, task.normalise(first.pictures))
@@ -124,9 +124,9 @@ def pretrain_tower(
 @torch.inference_mode()
 def score_tower(task: TowerTask, renders: Renders, anchors: tuple[Anchor, ...]) -> dict[str, float]:
     """Emotion accuracy, mean F1 of the action units and landmark error (share of the picture's side) in percent."""
-    generator, side = torch.Generator().manual_seed(0), image_side(task.tower.config)
+    generator, side = torch.Generator(renders.device).manual_seed(0), image_side(task.tower.config)
     correct = labelled = 0
-    counts = torch.zeros(3, len(UNITS))  # true positives, predicted, present
+    counts = torch.zeros(3, len(UNITS), device=renders.device)  # true positives, predicted, present
     error = count = 0.0
     for batch in batches(renders, side, EVALUATION_BATCH, generator, anchors=anchors, jitter=0):
         _, points, presence, _, emotion = task(batch.pictures)

@@ -1,4 +1,4 @@
-"""The surroundings of a head: background, body, glasses and objects in front of the face."""
+"""The surroundings of a head: background and body."""
 
 import math
 
@@ -89,59 +89,3 @@ def body(backdrop: Image.Image, size: int, marks: Floats, colour: npt.ArrayLike)
     fill = tuple((255 * np.asarray(colour)).astype(int).tolist())
     picture.paste(fill, mask=shoulders.filter(SOFT_EDGES))
     return picture
-
-
-def wear(picture: Image.Image, marks: Floats, glasses: int | None, random: np.random.Generator) -> None:
-    """Draw glasses into the picture, and sometimes an object that covers an edge of the face.
-
-    Args:
-        glasses: opacity of the lenses, 0..255, or None for no glasses.
-    """
-    width = float(np.ptp(marks[:17, 0]))
-    layer = Image.new("RGBA", picture.size)
-    draw = ImageDraw.Draw(layer)
-    if glasses is not None:
-        _glasses(draw, marks, width, glasses, random)
-    if random.random() < 0.06:
-        x, y = marks[random.choice((0, 1, 2, 14, 15, 16, 7, 8, 9))] + random.normal(0, 0.05 * width, 2)
-        away = min(
-            np.hypot(*(marks[place].mean(axis=0) - (x, y))) for place in (slice(48, 60), slice(36, 42), slice(42, 48))
-        )
-        r = max(min(random.uniform(0.1, 0.35) * width, away - 0.2 * width), 1)
-        draw.ellipse([x - r, y - 1.3 * r, x + r, y + r], fill=(*(255 * draw_colour(random)).astype(int).tolist(), 255))
-    if box := layer.getbbox():
-        left, top = box[0] - 3, box[1] - 3  # as far as the blur reaches
-        layer = layer.crop((left, top, box[2] + 3, box[3] + 3)).filter(ImageFilter.GaussianBlur(0.7))
-        picture.paste(layer, (left, top), mask=layer)
-
-
-def _glasses(draw: ImageDraw.ImageDraw, marks: Floats, width: float, opaque: int, random: np.random.Generator) -> None:
-    colour = (*random.integers(0, 90, 3).tolist(), 255)
-    thick = max(1, round(width * random.uniform(0.008, 0.03)))
-    half = np.array([random.uniform(0.15, 0.19), random.uniform(0.1, 0.15)]) * width
-    tinted = (*random.integers(0, 60, 3).tolist(), opaque)
-    centres = [marks[36:42].mean(axis=0), marks[42:48].mean(axis=0)]
-    along = centres[1] - centres[0]
-    along = along / max(float(np.linalg.norm(along)), 1.0)
-    down = np.array([-along[1], along[0]])
-    power = random.choice((2.0, 2.5, 4.0, 6.0))
-    angles = np.linspace(0, 2 * np.pi, 40, endpoint=False)
-    circle = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    circle /= (np.abs(circle) ** power).sum(axis=1, keepdims=True) ** (1 / power)
-    for centre in centres:
-        rim = [tuple(centre + along * half[0] * c + down * half[1] * s) for c, s in circle]
-        draw.polygon(rim, fill=tinted)
-        draw.line([*rim, rim[0]], fill=colour, width=thick)
-    rise = -0.25 * half[1] * down
-    draw.line(
-        [tuple(centres[0] + half[0] * along + rise), tuple(centres[1] - half[0] * along + rise)],
-        fill=colour,
-        width=thick,
-    )
-    for centre, end, sign in ((centres[0], marks[0], -1), (centres[1], marks[16], 1)):
-        if sign * float((end - centre - sign * half[0] * along) @ along) > 0:
-            draw.line(
-                [tuple(centre + sign * half[0] * along + rise), tuple(end - 0.05 * width * down)],
-                fill=colour,
-                width=thick,
-            )

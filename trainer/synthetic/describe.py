@@ -5,13 +5,14 @@ only the closing caveat is random. First sentences avoid words in which the offi
 substrings, finds a negation ("nose", "another").
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
 from sdk.bundles.language import AnswerLanguage, Claim, DescriptionLanguage, ListLanguage, Opening
 from sdk.faba.vocabulary import ACTION_UNITS, FABA_UNITS, Emotion
 from trainer.synthetic.expression import Expression
+from trainer.synthetic.topics import TOPICS
 
 _DEGREES = ((0.5, "slightly"), (0.75, "clearly"), (2.0, "strongly"))
 
@@ -98,32 +99,33 @@ _LINKS: dict[int, tuple[str, frozenset[int], str]] = {
 _BROWS_RAISED = (1, 2)
 _MOUTH_OPEN = (25, 26, 27)
 _SMILE_AND_FROWN = (4, 12, 15)
-# Emotion -> a unit, the reason if it is present, and the reason if it is absent.
-_REASONS: dict[Emotion, tuple[int, Claim, Claim]] = {
+# Reasons of each emotion. A description gives the first one that is true of the face.
+_REASONS: dict[Emotion, tuple[Claim, ...]] = {
     "happiness": (
-        6,
         Claim(text="The cheeks take part, which suggests a genuine smile.", shows=((6,), (12,))),
         Claim(text="The cheeks are not involved, so the smile may be polite.", shows=((12,),), denies=(6,)),
+        Claim(text="The smile gives the face a friendly look.", shows=((12,),)),
     ),
     "sadness": (
-        4,
         Claim(text="Slanting brows and a downturned mouth together are typical of grief.", shows=((1,), (4,), (15,))),
         Claim(text="The drooping mouth gives the face a downcast look.", shows=((15,),)),
+        Claim(text="Slanting brows and an open mouth look like crying.", shows=((1,), (4,), _MOUTH_OPEN)),
+        Claim(text="The raised inner brows give the face a sorrowful look.", shows=((1,),)),
     ),
     "surprise": (
-        5,
         Claim(text="Wide eyes and raised brows suggest something unexpected.", shows=((5,), _BROWS_RAISED)),
         Claim(
             text="The raised brows and the open mouth suggest something unexpected.", shows=(_BROWS_RAISED, _MOUTH_OPEN)
         ),
+        Claim(text="Wide eyes and an open mouth suggest something unexpected.", shows=((5,), _MOUTH_OPEN)),
+        Claim(text="The raised brows suggest something unexpected.", shows=(_BROWS_RAISED,)),
     ),
     "anger": (
-        7,
+        Claim(text="Lowered brows above an open mouth look like shouting.", shows=((4,), (26, 27))),
         Claim(text="Tense lids under lowered brows give the gaze a hard look.", shows=((4,), (7,))),
         Claim(text="The lowered brows give the gaze a hard look.", shows=((4,),)),
     ),
     "neutral": (
-        25,
         Claim(
             text="The mouth is open but not smiling, and there is no frown.",
             shows=(_MOUTH_OPEN,),
@@ -132,12 +134,10 @@ _REASONS: dict[Emotion, tuple[int, Claim, Claim]] = {
         Claim(text="There is no smile and no frown.", denies=_SMILE_AND_FROWN),
     ),
     "disgust": (
-        9,
         Claim(text="The wrinkled nose looks as if something smelled bad.", shows=((9,),)),
         Claim(text="The raised upper lip looks as if something tasted bad.", shows=((10,),)),
     ),
     "fear": (
-        20,
         Claim(
             text="Raised, drawn brows and a stretched mouth look like a reaction to danger.",
             shows=(_BROWS_RAISED, (4,), (20,)),
@@ -145,8 +145,11 @@ _REASONS: dict[Emotion, tuple[int, Claim, Claim]] = {
         Claim(
             text="Raised, drawn brows and wide eyes look like a reaction to danger.", shows=(_BROWS_RAISED, (4,), (5,))
         ),
+        Claim(text="Wide eyes and a tense mouth look like a reaction to danger.", shows=((5,), (20, *_MOUTH_OPEN))),
+        Claim(text="Raised, drawn brows look like a reaction to danger.", shows=(_BROWS_RAISED, (4,))),
     ),
 }
+_BLURRED_BY = {6: (12, 0.6)}  # a smile of this intensity raises the cheeks, whether AU6 acts or not
 _UNGRADED = {27, 43}  # described without a degree
 _WEAK = "The expression is weak, so the interpretation can be subjective."
 _CAVEAT = "Context would be needed to be certain."
@@ -162,6 +165,11 @@ def _level(intensity: float) -> int:
     return next(level for level, (limit, _) in enumerate(_DEGREES) if intensity < limit)
 
 
+def strength_of(expression: Expression) -> int:
+    """0 for a weak expression, 1 for a clear one, 2 for a strong one; the expression has a unit."""
+    return _level(float(np.mean(list(expression.units.values()))))
+
+
 def degree(intensity: float) -> str:
     """An adverb for an intensity in 0..1."""
     return _DEGREES[_level(intensity)][1]
@@ -170,16 +178,27 @@ def degree(intensity: float) -> str:
 def describe_emotion(expression: Expression, random: np.random.Generator) -> str:
     """Emotion, visible signs and reason; with a caveat if the expression is weak, and sometimes otherwise."""
     emotion, units = expression.emotion or "neutral", expression.units
-    level = _level(float(np.mean(list(units.values())))) if units else 1
+    level = strength_of(expression) if units else 1
     cues = [_CUES[code] for code in sorted(units)[:_MOST_SIGNS]]
-    decisive, present, absent = _REASONS[emotion]
-    reason = present if decisive in units else absent
-    sentences = [_OPENINGS[emotion][level], _sentence(cues) if cues else _REST, reason.text]
+    sentences = [_OPENINGS[emotion][level], _sentence(cues) if cues else _REST if emotion == "neutral" else ""]
+    sentences.append(next((claim.text for claim in _REASONS[emotion] if is_true(claim, units)), ""))
     if _is_weak(emotion, level):
         sentences.append(_WEAK)
     elif random.random() < 0.1:
         sentences.append(_CAVEAT)
-    return " ".join(sentences)
+    return " ".join(sentence for sentence in sentences if sentence)
+
+
+def is_true(claim: Claim, units: Mapping[int, float]) -> bool:
+    """Whether a face with these units bears out a claim; what it denies must be clearly absent."""
+    return all(units.keys() & set(group) for group in claim.shows) and all(
+        _is_clearly_absent(code, units) for code in claim.denies
+    )
+
+
+def _is_clearly_absent(code: int, units: Mapping[int, float]) -> bool:
+    blurring, limit = _BLURRED_BY.get(code, (code, 1.0))
+    return code not in units and units.get(blurring, 0.0) < limit
 
 
 def _is_weak(emotion: Emotion, level: int) -> bool:
@@ -225,7 +244,7 @@ def meaning_of(code: int, units: Collection[int]) -> str:
 
 
 def answer_language() -> AnswerLanguage:
-    """The language of `describe_emotion` and `describe_units`."""
+    """The language of `describe_emotion`, `describe_units` and the answers to short questions."""
     intensities = [limit - 0.1 for limit, _ in _DEGREES]
     return AnswerLanguage(
         emotion=DescriptionLanguage(
@@ -238,7 +257,7 @@ def answer_language() -> AnswerLanguage:
             most_signs=_MOST_SIGNS,
             rest=_REST,
             never_denied=_NEVER_DENIED,
-            reasons={emotion: claims for emotion, (_, *claims) in _REASONS.items()},
+            reasons=_REASONS,
         ),
         action_units=ListLanguage(
             opening=f"{_LIST_OPENING}\n\n",
@@ -251,4 +270,5 @@ def answer_language() -> AnswerLanguage:
             closings=(f"\n\n{_CAVEAT}",),
             no_units=(_NO_UNITS,),
         ),
+        topics=TOPICS,
     )

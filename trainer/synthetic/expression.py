@@ -1,26 +1,28 @@
-"""Expressions: action units with intensities, and the prototypes of the emotions.
+"""Expressions: action units with intensities and sides.
 
-Blendshape weights per action unit follow the descriptions of FACS (Ekman, Friesen & Hager 2002) and the names of ARKit;
-prototypes follow EMFACS (Friesen & Ekman 1983).
+Blendshape weights per action unit follow the descriptions of FACS (Ekman, Friesen & Hager 2002) and the names of ARKit.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from sdk.faba.vocabulary import EMOTIONS, Emotion
+from sdk.faba.vocabulary import Emotion
+from trainer.synthetic.prototypes import draw_prototype
 
 # Action unit -> blendshape -> weight at full intensity; names without _L and _R have no sides.
+# OWN_SHAPES are not among the blendshapes of the head model: see `own_shapes`.
+OWN_SHAPES = frozenset({"browKnit", "browLow", "eyesDeep", "browRidge", "lipsFull"})
 SHAPES: dict[int, dict[str, float]] = {
-    1: {"browInnerUp": 1.2},
+    1: {"browInnerUp": 1.6},
     2: {"browOuterUp": 1.0, "browInnerUp": 0.1},
-    4: {"browDown": 1.55},
+    4: {"browDown": 1.6, "browKnit": 1.0},
     5: {"eyeWide": 1.0},
     6: {"cheekRaiser": 0.9, "cheekSquint": 0.7, "eyeSquint": 0.1},
     7: {"eyeSquint": 1.2, "eyeBlink": 0.12},
-    9: {"noseSneer": 1.2, "browDown": 0.5, "eyeSquint": 0.2},
+    9: {"noseSneer": 1.3, "browDown": -0.35, "browInnerUp": 0.3, "eyeSquint": 0.25},  # noseSneer lowers brows, as AU4
     10: {"mouthUpperUp": 0.75, "noseSneer": 0.15, "mouthShrugUpper": 0.1},
-    12: {"mouthSmile": 1.15, "cheekSquint": 0.15},
+    12: {"mouthSmile": 1.15, "cheekSquint": 0.25},
     14: {"mouthDimple": 0.9},
     15: {"mouthFrown": 1.1},
     16: {"mouthLowerDown": 1.0},
@@ -37,35 +39,6 @@ UNITS = tuple(SHAPES)
 MIN_INTENSITY = 0.3  # from which an action unit counts as present
 _MIN_INTENSITIES = {5: 0.4, 23: 0.4, 24: 0.45, 26: 0.45, 27: 0.7, 43: 0.9}  # of units that look like others below
 
-# Emotion -> prototypes: required units, and optional units with their probability.
-PROTOTYPES: dict[Emotion, list[tuple[tuple[int, ...], dict[int, float]]]] = {
-    "happiness": [
-        ((6, 12), {25: 0.8, 26: 0.2, 7: 0.1, 14: 0.05, 2: 0.08, 1: 0.06}),
-        ((6, 12, 25), {26: 0.15}),
-        ((12,), {25: 0.45, 14: 0.1}),
-    ],
-    "sadness": [
-        ((1, 4, 15), {17: 0.4, 43: 0.08}),
-        ((1, 15), {17: 0.3, 4: 0.3, 43: 0.1}),
-        ((1, 4, 15), {25: 0.5, 6: 0.15}),
-    ],
-    "surprise": [((1, 2, 5, 26), {}), ((1, 2, 26), {5: 0.5}), ((1, 2, 5, 27), {})],
-    "anger": [
-        ((4, 7, 24), {17: 0.4, 5: 0.1}),
-        ((4, 5, 23), {7: 0.4, 17: 0.3}),
-        ((4, 7, 10, 25), {16: 0.4, 9: 0.1, 26: 0.4}),
-        ((4, 7), {23: 0.5, 17: 0.3}),
-    ],
-    "neutral": [((), {25: 0.18, 14: 0.03, 43: 0.05, 26: 0.03})],
-    "disgust": [
-        ((9, 10), {25: 0.4, 4: 0.2, 17: 0.2}),
-        ((9,), {10: 0.4, 15: 0.2, 17: 0.3, 4: 0.2}),
-        ((10, 15), {9: 0.6, 17: 0.4}),
-    ],
-    "fear": [((1, 2, 4, 5, 20), {25: 0.7, 26: 0.3}), ((1, 2, 4, 5, 26), {20: 0.5}), ((1, 4, 5, 20), {25: 0.6})],
-}
-# Smiles are the most frequent expression in photographs; the other emotions are equally frequent.
-_SHARES = [0.24 if emotion == "happiness" else 0.76 / 6 for emotion in EMOTIONS]
 _UNIT_WEIGHTS = {12: 3.0, 6: 1.5, 10: 1.4, 14: 1.4, 17: 1.4, 23: 1.4, 24: 2.0, 43: 1.6, 7: 1.5, 16: 1.3}  # others: 1
 _EXCLUSIVE_PAIRS = [
     {12, 15},
@@ -109,18 +82,17 @@ class Expression:
                 for side, share in (("_L", left), ("_R", right), ("", (left + right) / 2)):
                     found[name + side] = found.get(name + side, 0.0) + weight * intensity * share
         grin = self.units.get(12, 0.0) * self.units.get(25, 0.0)  # a smile with parted lips shows the upper teeth
+        slant = min(self.units.get(1, 0.0), self.units.get(4, 0.0))  # raised and drawn together, brows are not lowered
         for side in ("_L", "_R"):
             found["mouthUpperUp" + side] = found.get("mouthUpperUp" + side, 0.0) + 0.35 * grin
-        return {name: min(weight, 1.6) for name, weight in found.items()}
+            found["browDown" + side] = found.get("browDown" + side, 0.0) - 1.0 * slant
+        return {name: min(weight, 1.7) for name, weight in found.items()}
 
 
-def draw_emotion(random: np.random.Generator, emotion: Emotion | None = None) -> Expression:
+def draw_emotion(random: np.random.Generator, emotion: Emotion | None = None, *, weakest: float = 0.3) -> Expression:
     """Draw a varied prototype; weak expressions are as frequent as strong ones."""
-    chosen = emotion or EMOTIONS[random.choice(len(EMOTIONS), p=_SHARES)]
-    prototypes = PROTOTYPES[chosen]
-    core, joins = prototypes[random.integers(len(prototypes))]
-    codes = [*core, *(code for code, share in joins.items() if random.random() < share)]
-    return _draw(random, codes, chosen, strength=random.uniform(0.35, 1.05))
+    chosen, codes = draw_prototype(random, emotion)
+    return _draw(random, codes, chosen, strength=random.uniform(weakest, 1.1))
 
 
 def draw_units(random: np.random.Generator) -> Expression:

@@ -30,17 +30,18 @@ def illuminate(
     """
     warm = random.normal(0, 0.07)
     white = np.array([1 + warm, 1.0, 1 - warm], np.float32)
-    sky, ground = white * random.uniform(0.3, 0.9), white * random.uniform(0.1, 0.5)
+    hard = random.random() < 0.3  # one strong lamp above or beside the head, which leaves eyes or half of the face dark
+    sky, ground = white * random.uniform(0.15 if hard else 0.3, 0.45 if hard else 0.9), white * random.uniform(0.1, 0.5)
     light = (ground[:, None] + (sky - ground)[:, None] * (normal[1] * 0.5 + 0.5)) * openness
     shine, wet = np.zeros_like(gloss), gloss > MIRROR_GLOSS
     for index in range(random.integers(1, 4)):
-        towards = np.array([random.normal(0, 0.7), random.normal(0.4, 0.45), random.uniform(0.4, 1.2)])
-        towards = (towards / np.linalg.norm(towards)).astype(np.float32)
-        strength = random.uniform(0.3, 1.3) * (1.0 if index == 0 else 0.5)
+        first = index == 0
+        towards = _hard_direction(random) if hard and first else _soft_direction(random)
+        strength = random.uniform(0.3, 1.3) * (1.4 if hard and first else 1.0 if first else 0.5)
         cosine = towards @ normal
         wrap = np.clip((cosine + 0.2) / 1.2, 0, 1)
         lit: Floats | np.float32 = np.float32(1)
-        if index == 0 and random.random() < 0.6:
+        if first and random.random() < (0.9 if hard else 0.6):
             facing = (3 * cosine - 0.15).clip(
                 0, 1
             )  # surfaces turned away are dark already, and their shadow is inexact
@@ -58,6 +59,21 @@ def illuminate(
     bright = exposure * (albedo * light + 0.25 * white[:, None] * shine)
     shouldered: Floats = np.where(bright > 0.6, 1 - 0.4 * np.exp((0.6 - bright) / 0.4), bright)  # as cameras do
     return shouldered
+
+
+def _soft_direction(random: np.random.Generator) -> Floats:
+    towards = np.array([random.normal(0, 0.7), random.normal(0.4, 0.45), random.uniform(0.4, 1.2)], np.float32)
+    direction: Floats = towards / np.linalg.norm(towards)
+    return direction
+
+
+def _hard_direction(random: np.random.Generator) -> Floats:
+    """From above, or from one side."""
+    above = random.random() < 0.6
+    aside = random.normal(0, 0.3) if above else float(random.choice((-1.0, 1.0)))
+    towards = np.array([aside, 1.0 if above else random.normal(0.2, 0.3), random.uniform(0.1, 0.6)], np.float32)
+    direction: Floats = towards / np.linalg.norm(towards)
+    return direction
 
 
 def _lit(place: Floats, posed: Floats, triangles: npt.NDArray[np.int32], towards: Floats) -> Floats:

@@ -125,6 +125,7 @@ def _eye(rest: Floats, skin: Skin, random: np.random.Generator) -> Floats:
     brown = skin.tone > 4.5 or max(skin.hair) < 0.2
     colours = _IRIS[:3] if brown else _IRIS
     iris = np.array(colours[random.integers(len(colours))], np.float32) * random.uniform(0.7, 1.2)
+    iris *= 1.0 if brown else skin.iris
     white = np.array([0.56, 0.49, 0.46], np.float32) * random.uniform(0.75, 1.12) * (1 - 0.03 * skin.tone)
     corners = ((off - 0.75) / 0.8).clip(0, 1)[..., None] * np.array([0.15, 0.4, 0.42], np.float32)
     radius = random.uniform(0.6, 0.68)

@@ -43,6 +43,7 @@ class Regions:
         self.blood = 0.6 * self.cheeks + 0.6 * self.nose + 0.25 * self.chin
         self.beard = self._beard()
         self.moustache = self._blobs([(x, -1.75 - 0.14 * x * x) for x in (-2.4, -1.6, -0.8, 0.8, 1.6, 2.4)], 0.85)
+        self.overhang = self._blobs([(x, -2.6 - 0.1 * x * x) for x in (-1.8, -0.9, 0.0, 0.9, 1.8)], 0.75)
         self.flat = (
             1 / (1 + np.exp(-3.0 * (self.y + 8.0) - 1.0)) * (np.abs(self.x) < 7.2).astype(np.float32)
         )  # the part of the map that is not stretched
@@ -93,7 +94,7 @@ class Regions:
             np.array([(x, y - 0.03 * x * x + 0.12 * np.sin(1.3 * x)) for x in np.linspace(-4, 4, 17)])
             for y in (7.9, 8.7, 9.5)
         ]
-        glabella = [*mirrored([(0.55, 5.0), (0.75, 5.8), (0.7, 6.7)]), np.array([(0.05, 5.1), (0.0, 6.4)])]
+        glabella = [*mirrored([(0.6, 4.9), (0.85, 5.5), (0.8, 6.2)]), np.array([(0.05, 5.0), (0.0, 5.9)])]
         crows = [
             p
             for dy in (-0.5, 0.0, 0.55)

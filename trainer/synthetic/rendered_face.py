@@ -9,12 +9,17 @@ import numpy.typing as npt
 from PIL import Image, ImageEnhance, ImageFilter
 
 from sdk.faces.preprocess import LANDMARK_WINDOW
+from trainer.synthetic import portraits
 from trainer.synthetic.expression import Expression, draw_emotion, draw_units
+from trainer.synthetic.questions import Facts
 from trainer.synthetic.scene import Render, Studio, render
 
 SIDE = 224  # pixels of the pictures that are written
-EMOTION_SHARE = 0.62  # of faces drawn for an emotion; the others combine units freely
+EMOTION_SHARE = 0.7  # of faces drawn for an emotion; the others combine units freely
 FACE_SCALE = 1.5  # the landmark network sees exactly the crop
+# dlib's box of a face: a square whose side is this multiple of the geometric mean of the extent of the 68 landmarks,
+# and whose centre is above their mean by this share of its side. Measured on 300 renders, of which dlib finds 259.
+BOX_SIDE, BOX_RISE = 1.11, 0.048
 PARTED_LIPS = 0.14  # centimetres between the inner lips from which AU25 is present, whichever action parted them
 WIDE_LIPS = 1.5  # centimetres at intensity 1 of AU25; alone it parts the lips by 0.3 to 1.3, with AU26 by 0.9 to 2.2
 # Centimetres between the lids: AU43 is present below the first, absent above the second.
@@ -28,20 +33,28 @@ class RenderedFace:
     Attributes:
         image: JPEG bytes of the (224, 224) face crop.
         landmarks: (212,) x, y of 106 points where -1 and 1 are the borders of the landmark network's window.
-        expression: the expression that was drawn, with AU25 and AU43 as the geometry shows them.
+        facts: what the scene shows; its expression is the one that was drawn, with AU25 and AU43 as the geometry shows
+            them.
         about: further facts: pose, skin tone, age and the labels.
     """
 
     image: bytes
     landmarks: npt.NDArray[np.float32]
-    expression: Expression
+    facts: Facts
     about: dict[str, Any]
 
 
-def render_face(studio: Studio, random: np.random.Generator) -> RenderedFace:
-    """Draw an expression, render a person with it, and crop the face as the detector would."""
-    expression = draw_emotion(random) if random.random() < EMOTION_SHARE else draw_units(random)
-    picture = render(studio, expression, random)
+def render_face(studio: Studio, random: np.random.Generator, portrait: bool = False) -> RenderedFace:
+    """Draw an expression, render a person with it, and crop the face as the detector would.
+
+    Args:
+        portrait: draw a calm face, or a clear expression of such a person, see `portraits`.
+    """
+    if random.random() < (portraits.EMOTION_SHARE if portrait else EMOTION_SHARE):
+        expression = portraits.draw_portrait(random) if portrait else draw_emotion(random)
+    else:
+        expression = draw_units(random)
+    picture = render(studio, expression, random, portrait=portrait)
     expression = as_visible(expression, picture)
     left, top, side = _inside(*detected_crop(picture, random), studio.size)
     box = (left, top, left + side, top + side)
@@ -57,7 +70,8 @@ def render_face(studio: Studio, random: np.random.Generator) -> RenderedFace:
         "age": round(picture.skin.age, 2),
         **{angle: round(getattr(picture, angle), 1) for angle in ("yaw", "pitch", "roll")},
     }
-    return RenderedFace(_photograph(crop, random), points.reshape(-1).astype(np.float32), expression, about)
+    facts = Facts(expression, picture.worn, picture.skin.beard, picture.covered, picture.yaw, picture.roll)
+    return RenderedFace(_photograph(crop, random), points.reshape(-1).astype(np.float32), facts, about)
 
 
 def as_visible(expression: Expression, picture: Render) -> Expression:
@@ -82,13 +96,12 @@ def as_visible(expression: Expression, picture: Render) -> Expression:
 def detected_crop(picture: Render, random: np.random.Generator) -> tuple[float, float, float]:
     """Left, top and side of the crop as from dlib's face box.
 
-    Measured on 300 renders, of which dlib finds 259: side 1.11 (spread 0.09) times the geometric mean of the landmarks'
-    extent, centre 0.000 and 0.048 (spread 0.034 and 0.043) sides beside and above the landmarks' mean. The spreads
-    drawn here are larger, to cover other detectors.
+    The sides of dlib's boxes spread by 0.09, their centres by 0.034 and 0.043 sides. What is drawn here spreads more,
+    to cover other detectors.
     """
     marks = picture.landmarks68
-    side = 1.11 * float(np.sqrt(np.prod(np.ptp(marks, axis=0)))) * float(np.exp(random.normal(0, 0.12)))
-    x, y = marks.mean(axis=0) + side * np.array([random.normal(0, 0.035), random.normal(-0.048, 0.045)])
+    side = BOX_SIDE * float(np.sqrt(np.prod(np.ptp(marks, axis=0)))) * float(np.exp(random.normal(0, 0.14)))
+    x, y = marks.mean(axis=0) + side * np.array([random.normal(0, 0.05), random.normal(-BOX_RISE, 0.05)])
     whole = side * FACE_SCALE
     return float(x - whole / 2), float(y - whole / 2), whole
 
@@ -104,7 +117,7 @@ def _photograph(picture: Image.Image, random: np.random.Generator) -> bytes:
     """JPEG bytes with the defects of cameras and web sites: colour, blur, low resolution, noise, compression."""
     if random.random() < 0.5:
         picture = ImageEnhance.Color(picture).enhance(random.uniform(0.3, 1.3))
-    if random.random() < 0.06:
+    if random.random() < 0.12:
         picture = picture.convert("L").convert("RGB")
     if random.random() < 0.5:
         picture = ImageEnhance.Contrast(picture).enhance(random.uniform(0.6, 1.4))
@@ -113,7 +126,7 @@ def _photograph(picture: Image.Image, random: np.random.Generator) -> bytes:
     elif random.random() < 0.3:
         picture = picture.filter(ImageFilter.UnsharpMask(random.uniform(0.8, 2.5), int(random.integers(30, 100)), 0))
     if random.random() < 0.3:
-        small = int(SIDE * random.uniform(0.25, 0.8))
+        small = int(SIDE * random.uniform(0.16, 0.8))
         picture = picture.resize((small, small), Image.Resampling.BILINEAR).resize(
             (SIDE, SIDE), Image.Resampling.BICUBIC
         )

@@ -25,10 +25,10 @@ TONES = np.array(
 # Wrinkles -> action units that deepen them, with their weight at full intensity.
 WRINKLE_UNITS: dict[str, dict[int, float]] = {
     "forehead": {1: 0.7, 2: 0.8},
-    "glabella": {4: 1.3, 9: 0.5},
+    "glabella": {4: 1.8, 9: 0.2},
     "crows_feet": {6: 1.0, 12: 0.3, 7: 0.3},
-    "folds": {12: 0.8, 10: 0.8, 9: 0.5, 6: 0.2, 20: 0.4},
-    "nose": {9: 1.1},
+    "folds": {12: 0.8, 10: 0.9, 9: 0.9, 6: 0.2, 20: 0.4},
+    "nose": {9: 2.0},
     "bags": {6: 0.7, 7: 0.3},
     "mouth_corners": {15: 0.6, 14: 0.7, 20: 0.4},
 }
@@ -44,8 +44,12 @@ class Skin:
         hair: sRGB of scalp hair and brows.
         beard: 0 none, 0.5 a shade, 1 a full beard.
         brow_width: half the height of the brows in centimetres.
+        brow_bend: factor of the arch of the brows; 0 is straight.
+        brow_slope: rise of the brows per centimetre outwards.
+        iris: factor of the brightness of eyes that are not brown.
         lip_colour, shadow_colour: sRGB of lipstick and eye shadow.
-        brow_density, lip_strength, eye_shadow, freckles, redness: strengths in 0..1; 0 is none.
+        brow_density, lip_strength, eye_shadow, freckles, redness, sockets: strengths in 0..1; 0 is none. Sockets are
+            the dark skin around the eyes of tired people.
     """
 
     tone: float
@@ -60,6 +64,10 @@ class Skin:
     shadow_colour: tuple[float, float, float]
     freckles: float
     redness: float
+    sockets: float
+    brow_bend: float = 1.0
+    brow_slope: float = 0.0
+    iris: float = 1.0
 
 
 _HAIR = (
@@ -91,7 +99,7 @@ def draw_skin(random: np.random.Generator) -> Skin:
         age=age,
         hair=tuple(hair.clip(0, 1).tolist()),
         beard=random.uniform(0.15, 1.0) if bearded and not made_up else 0.0,
-        brow_width=random.uniform(0.22, 0.55),
+        brow_width=random.uniform(0.2, 0.65),
         brow_density=random.uniform(0.3, 1.0),
         lip_colour=colour,
         lip_strength=random.uniform(0.3, 0.8) if lipstick else 0.0,
@@ -99,6 +107,7 @@ def draw_skin(random: np.random.Generator) -> Skin:
         shadow_colour=tuple(random.uniform(0.1, 0.5, 3).tolist()),
         freckles=random.uniform(0.2, 1.0) if random.random() < 0.2 else 0.0,
         redness=random.uniform(0.2, 1.0),
+        sockets=random.uniform(0.3, 1.0) if random.random() < 0.25 else 0.0,
     )
 
 
@@ -128,8 +137,9 @@ def paint(
     active = [
         sum(units.get(code, 0.0) * depth for code, depth in WRINKLE_UNITS[name].items()) for name in regions.wrinkles
     ]
-    depth = (0.012 + 0.05 * skin.age) * skin.age + np.array(active) * (0.03 + 0.07 * skin.age)
-    deep = (depth * random.uniform(0.7, 1.2, len(depth))).astype(np.float32)
+    rest = (0.012 + 0.05 * skin.age) * skin.age * random.uniform(0.2, 1.8, len(active))
+    depth = rest + np.array(active) * (0.035 + 0.07 * skin.age)
+    deep = (depth * random.uniform(0.6, 1.3, len(depth))).astype(np.float32)
     relief += np.tensordot(deep, regions.relief, 1)
     colour *= 1 - np.tensordot((1.2 * depth).astype(np.float32), regions.furrows, 1).clip(0, 0.35)
     if units.get(17, 0) > 0.3:
@@ -156,7 +166,7 @@ def _complexion(skin: Skin, regions: Regions, grain: Grain, random: np.random.Ge
         spots = (grain(2) + 0.6 * grain(4) > 1.9 - 0.5 * skin.freckles) * (regions.cheeks + regions.nose).clip(0, 1)
         colour *= 1 - 0.2 * skin.freckles * spots
     _mix(colour, base * (0.88, 0.62, 0.6), (0.45 + 0.35 * skin.redness) * regions.lips)
-    colour *= 1 - (0.08 + 0.12 * skin.age) * regions.eye_rims
+    colour *= 1 - (0.08 + 0.12 * skin.age + 0.25 * skin.sockets) * regions.eye_rims
     return colour
 
 
@@ -175,9 +185,13 @@ def _beard(skin: Skin, regions: Regions, grain: Grain, random: np.random.Generat
     """(HEIGHT, WIDTH) share of beard: from an even shade of stubble to dense hair."""
     if not skin.beard:
         return np.zeros((HEIGHT, WIDTH), np.float32)
-    kind = random.choice(4, p=(0.55, 0.2, 0.15, 0.1))
+    kind = random.choice(6, p=(0.4, 0.15, 0.1, 0.1, 0.15, 0.1))
     goatee = np.maximum(regions.beard * regions.chin, regions.moustache)
-    where = (regions.beard, goatee, regions.moustache, np.maximum(0.5 * regions.beard, goatee))[kind]
+    walrus = np.maximum(regions.moustache, regions.overhang)  # covers the upper lip
+    where = (
+        regions.beard, goatee, regions.moustache, np.maximum(0.5 * regions.beard, goatee),
+        np.maximum(regions.beard, walrus), walrus,
+    )[kind]  # fmt: skip
     edge = (1.6 * where + 0.12 * grain(8) - 0.25).clip(0, 1) * (where > 0.02)
     hairs = 1 + (0.4 - 0.25 * skin.beard) * grain(1, 6) + 0.12 * grain(4)
     return (edge * hairs * (0.15 + 0.8 * skin.beard)).clip(0, 0.93)
@@ -193,11 +207,13 @@ _BROW_ROWS = slice(*((TOP - np.array([8.4, 4.2])) * SCALE).astype(int))
 
 def _brows(skin: Skin, regions: Regions, grain: Grain, random: np.random.Generator) -> Floats:
     """Share of brow in the rows `_BROW_ROWS`."""
-    lift, bend = random.normal(0, 0.12), random.uniform(0.85, 1.15)
+    lift, bend, slant = random.normal(0, 0.18), random.uniform(0.75, 1.3), random.normal(0, 0.05)
+    bend, slant = bend * skin.brow_bend, slant + skin.brow_slope
     lines = []
     for line in regions.brow_lines:
         middle = line.mean(axis=0)
         points = (line - middle) * (1.0, bend) + middle + (0, lift - 0.1)
+        points[:, 1] += slant * (np.abs(line[:, 0]) - abs(middle[0]))
         lines.append(points.astype(np.float32))
     distance = regions.distance(lines, _BROW_ROWS)
     edges, fine, long = (grain(*grains)[_BROW_ROWS] for grains in ((1, 6), (2,), (1, 6)))
