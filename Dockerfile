@@ -6,7 +6,7 @@ COPY sdk sdk
 COPY trainer trainer
 COPY export export
 RUN python3 -m venv /opt/emola \
-    && /opt/emola/bin/pip install --no-cache-dir --constraint constraints.txt '.[cpu,faces,hub,serve]'
+    && /opt/emola/bin/pip install --no-cache-dir --constraint constraints.txt '.[cpu,hub,serve]'
 
 FROM python:3.12-slim-bookworm
 COPY --from=build /opt/emola /opt/emola

@@ -64,7 +64,8 @@ class ExportOptions:
         adapter, base, vision_tower: as in `trainer.checkpoint.load_emola`.
         out: folder of the bundle.
         landmark_model: ONNX file with the interface of 2d106det, or None.
-        detector_model: ONNX file of a SCRFD detector to put into the bundle, or None.
+        detector_model: ONNX file of a detector to put into the bundle, SCRFD or of `emola pretrain-detector`, or
+            None.
         quantize: the decoder: "none" (float32), "int4" (round to nearest, needs no data) or "gptq".
         calibration: the records that GPTQ calibrates on.
         answers: training files whose answers the runtime drafts from; empty takes that of `calibration`.

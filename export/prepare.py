@@ -24,7 +24,7 @@ from export.targets.plan import Plan, Workload, check_fits, stored_decoder
 from sdk.bundles.files import file_sha256
 from sdk.bundles.manifest import Licence
 from sdk.errors import ExportError
-from sdk.faces.detect import ScrfdDetector
+from sdk.faces.detect import open_detector_file
 from trainer.checkpoint import Checkpoint
 from trainer.corpus.records import Record
 from trainer.evaluation.evaluate import EvaluationSet
@@ -204,7 +204,7 @@ def _licences(options: ExportOptions, checkpoint: Checkpoint) -> tuple[Licence, 
         check_landmark_model(options.landmark_model, checkpoint.config.landmark_size)
         found.append(check_terms(options.landmark_model, "landmark", options.accept_noncommercial))
     if options.detector_model:
-        ScrfdDetector(str(options.detector_model))  # checks the interface
+        open_detector_file(options.detector_model)  # checks the interface
         found.append(check_terms(options.detector_model, "detector", options.accept_noncommercial))
     return tuple(found)
 

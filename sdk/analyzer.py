@@ -37,10 +37,10 @@ class Analyzer:
         bundle: folder of a sealed bundle; "owner/name" or "owner/name@revision" of the Hugging Face hub ("./a/b" is
             always a folder); None takes the bundle embedded in the package.
         device: "auto", "cpu", "cuda" for a variant of `emola export --cuda` or `--keep-gptq`, "tensorrt" for the
-            encoder engines that `emola engines` built, with the best decoder that runs here, or "openvino" for the
-            decoder on OpenVINO, on an x86 CPU.
-        detector: "auto" (the bundle's detector, or dlib), the path of a SCRFD .onnx file, or an object with `detect`
-            (see `sdk.faces.detect`).
+            encoder engines that `emola engines` built, with the best decoder that runs here, "openvino" for the
+            decoder on OpenVINO, on an x86 CPU, "openvino-prefill" to read faces there and decode on ONNX Runtime.
+        detector: "auto" (the bundle's detector, or that of the package), "dlib", the path of an .onnx file, or an
+            object with `detect` (see `sdk.faces.detect`).
         offline: never use the network, as with HF_HUB_OFFLINE=1. Otherwise only a bundle of the hub uses it.
         scores: add the probability of every label to every analysis.
         abstain_below: probability in 0..1 below which a label is withheld; needs scores.

@@ -45,6 +45,9 @@ COMMANDS = {
     ),
     "rege": Command("sdk.commands.rege", "score predictions against annotations with REGE"),
     "pretrain": Command("trainer.commands.pretrain", "train a small base model on rendered faces", "train,synthetic"),
+    "pretrain-detector": Command(
+        "trainer.commands.pretrain_detector", "train a small face detector on rendered heads", "train,synthetic"
+    ),
     "train": Command("trainer.commands.train", "fine-tune EmoLA with LoRA as in the paper", "train"),
     "evaluate": Command("trainer.commands.evaluate", "answer an evaluation set and score the answers", "train"),
     "push": Command(

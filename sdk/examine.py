@@ -158,7 +158,7 @@ class Examiner:
         if faces != "detect":
             raise TaskError(f"faces must be 'detect' or 'aligned', not {faces!r}")
         with clock("detect"):
-            found = self._limits.choose(self._detect(pixels), shrink)
+            found = self._limits.choose(self.detect(pixels), shrink)
         crops = self.cut(pixels, [face.box_xyxy for face in found], clock, shrink)
         return [(crop, face.score) for crop, face in zip(crops, found, strict=True)]
 
@@ -169,7 +169,8 @@ class Examiner:
         with clock("crop"):
             return [replace(crop_face(pixels, box, scale, extent), shrink=shrink) for box in boxes]
 
-    def _detect(self, pixels: Pixels) -> list[Detection]:
+    def detect(self, pixels: Pixels) -> list[Detection]:
+        """The faces that the detector finds in an (H, W, 3) uint8 RGB picture, before `limits` choose among them."""
         with self._detecting:  # detectors are not required to be thread-safe
             if self._detector is None:
                 lowest, threads = self._limits.min_score, self._threads

@@ -79,7 +79,7 @@ class _FrameAnalyzer:
         self._examiner, self._request, self._freshness, self._source = examiner, request, freshness, source
         self._tracker = Tracker(freshness.patience_s)
         self._detect_every, self._followed = detect_every, 0
-        self._follower = Follower() if detect_every > 1 else None
+        self._follower = Follower(examiner.detect) if detect_every > 1 else None
         self._last: dict[int, _LastReading] = {}
         self._damaged = 0
 
@@ -115,8 +115,7 @@ class _FrameAnalyzer:
                 self._followed += 1
                 return [(crop, None) for crop in self._examiner.cut(pixels, boxes, clock)]
         found = self._examiner.find(pixels, "detect", clock)
-        with clock("track"):
-            self._follower.start(pixels, [crop.box_xyxy for crop, _ in found])
+        self._follower.start(crop.box_xyxy for crop, _ in found)
         self._followed = 1
         return found
 

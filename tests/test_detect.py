@@ -52,24 +52,6 @@ def test_boxes_are_in_pixels_of_the_original(dlib_detector, t1):
         assert min(np.abs(np.subtract(face.box_xyxy, 2 * np.array(f.box_xyxy))).max() for f in small) < 40
 
 
-def test_the_unpacked_detector_is_kept(tmp_path, monkeypatch, astronaut):
-    """The kept one finds the same with the same scores; a spoiled file is replaced; without a folder it works, too."""
-    dlib = pytest.importorskip("dlib")
-    monkeypatch.setenv("EMOLA_CACHE", str(tmp_path / "cache"))
-    expected = DlibDetector(-1.0).detect(astronaut)
-    (file,) = (path for path in (tmp_path / "cache").iterdir() if not path.name.startswith("."))
-    good = file.read_bytes()
-    with monkeypatch.context() as patch:
-        patch.setattr(dlib, "get_frontal_face_detector", None)
-        assert DlibDetector(-1.0).detect(astronaut) == expected
-    file.write_bytes(good[:5000] + b"?" + good[5001:])
-    assert DlibDetector(-1.0).detect(astronaut) == expected
-    assert file.read_bytes() == good
-    monkeypatch.setenv("EMOLA_CACHE", str(file / "folder"))
-    assert DlibDetector(-1.0).detect(astronaut) == expected
-    assert len(expected) > 1
-
-
 def test_one_pixel_has_no_face(dlib_detector):
     assert dlib_detector.detect(np.zeros((1, 1, 3), np.uint8)) == []
 

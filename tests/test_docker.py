@@ -67,7 +67,7 @@ def test_the_steps_run_in_a_fresh_environment(name, tmp_path):
     command = [place / "bin/emola", "doctor", "--offline", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
     found = {each["part"]: each for each in json.loads(done.stdout)}
-    for part in ("emola-edge", "cpu", "faces", "serve", "bundle"):
+    for part in ("emola-edge", "cpu", "serve", "bundle"):
         assert found[part]["verdict"] == "works", found[part]
 
 

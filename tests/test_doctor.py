@@ -16,11 +16,13 @@ import sdk.doctor.machine
 import sdk.doctor.packages
 import sdk.extras
 from sdk.cli import main
+from sdk.doctor.findings import install_missing
 from sdk.doctor.machine import check_bundle, check_devices, check_hub
 from sdk.doctor.packages import PURPOSES, check_extra, check_packages
 
 ROOT = Path(__file__).parents[1]
 PHOTO = ROOT / "sdk/assets/pictures/astronaut.jpg"
+CPU_TORCH = "pip install torch --index-url https://download.pytorch.org/whl/cpu"
 
 
 @pytest.fixture
@@ -35,7 +37,6 @@ def needing(monkeypatch):
 
 def test_the_whole_report(capsys):
     """The embedded bundle reads the packaged photograph; every part is one of a JSON list."""
-    pytest.importorskip("dlib")
     code = main(["doctor", "--offline", "--json"])
     found = {each["part"]: each for each in json.loads(capsys.readouterr().out)}
     assert {"python", "emola-edge", "packages", "cpu", "faces", "processor", "memory", "hub", "bundle"} <= set(found)
@@ -59,6 +60,20 @@ def test_missing_and_old_packages_are_named_with_the_command(needing):
     found = check_extra("cpu")
     assert (found.verdict, found.remedy) == ("broken", "pip install 'emola-edge[cpu]' --upgrade")
     assert re.fullmatch(r"numpy is [\d.]+, expected >=999", found.found)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="PyTorch brings CUDA by default on Linux only")
+def test_pytorch_is_installed_without_cuda_where_no_gpu_is(monkeypatch, tmp_path):
+    """The packages that are missing, on a machine without and with NVIDIA's driver."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    without = install_missing("train", ["torch", "peft"])
+    assert without.split(" && ") == [CPU_TORCH, "pip install 'emola-edge[train]'"]
+    assert CPU_TORCH in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert install_missing("train", ["peft"]) == "pip install 'emola-edge[train]'"
+    driver = tmp_path / "nvidia-smi"
+    driver.write_text("#!/bin/sh\n")
+    driver.chmod(0o755)
+    assert install_missing("train", ["torch", "peft"]) == "pip install 'emola-edge[train]'"
 
 
 def test_a_package_that_cannot_be_imported_is_broken(needing, monkeypatch):

@@ -5,23 +5,27 @@ import pytest
 
 from sdk import Analyzer
 from sdk.errors import TaskError, VideoError
-from sdk.faces.detect import DlibDetector
+from sdk.faces.detect import PACKAGED, open_detector
+from sdk.faces.detection import Detection
+from sdk.faces.follow import Follower
+from sdk.faces.nano_detector import NanoDetector
 from sdk.faces.track import overlap
 
 pytest.importorskip("av")
-pytest.importorskip("dlib")
 from clips import write_clip
 
+FRAME = (260, 320, 3)
 
-class Counted(DlibDetector):
-    """dlib, counting its calls."""
+
+class Counted(NanoDetector):
+    """The detector in the package, counting the whole frames that it searches."""
 
     def __init__(self):
-        super().__init__()
+        super().__init__(str(PACKAGED))
         self.calls = 0
 
     def detect(self, image):
-        self.calls += 1
+        self.calls += image.shape == FRAME
         return super().detect(image)
 
 
@@ -45,7 +49,7 @@ def moving(astronaut, count):
 
 
 def test_a_moving_face_is_followed(analyzer, detector, astronaut, tmp_path):
-    """12 frames, 3 detections: the same id and nearly the boxes of 12 detections; followed faces have no score."""
+    """12 frames, 3 of them searched: the same id, nearly the boxes of 12 searches; followed faces have no score."""
     clip = write_clip(tmp_path / "a.mp4", moving(astronaut, 12))
     followed = list(analyzer.analyze_video(clip, tasks=(), detect_every=4))
     assert detector.calls == 3
@@ -53,7 +57,7 @@ def test_a_moving_face_is_followed(analyzer, detector, astronaut, tmp_path):
     assert detector.calls == 3 + 12
     assert [[face.id for face in analysis.faces] for analysis in followed] == [[0]] * 12
     shared = [overlap(a.faces[0].box_xyxy, b.faces[0].box_xyxy) for a, b in zip(followed, detected, strict=True)]
-    assert min(shared) > 0.6, f"{shared}: dlib's own boxes jump by an eighth"
+    assert min(shared) > 0.6, f"{shared}: the sizes at which a face is searched differ"
     scored = [analysis.faces[0].detection_score is not None for analysis in followed]
     assert scored == [index % 4 == 0 for index in range(12)]
     start, end = (analysis.faces[0].box_xyxy for analysis in (followed[8], followed[11]))
@@ -63,11 +67,48 @@ def test_a_moving_face_is_followed(analyzer, detector, astronaut, tmp_path):
 
 def test_a_lost_face_is_looked_for_at_once(analyzer, detector, astronaut, tmp_path):
     """A cut to an empty wall and one back: each is detected in its frame, not at the next turn of the detector."""
-    view, wall = moving(astronaut, 1), [np.full((260, 320, 3), 200, np.uint8)]
+    view, wall = moving(astronaut, 1), [np.full(FRAME, 200, np.uint8)]
     clip = write_clip(tmp_path / "a.mp4", view * 4 + wall * 4 + view * 4)
     analyses = list(analyzer.analyze_video(clip, tasks=(), detect_every=6))
     assert [len(analysis.faces) for analysis in analyses] == [1] * 4 + [0] * 6 + [1] * 2
     assert detector.calls == 3, "the first frame, the cut, and six frames later"
+
+
+def square_faces(image):
+    """A bright square is a face."""
+    rows, columns = np.nonzero(image[..., 0] > 200)
+    if not len(rows):
+        return []
+    box = (float(columns.min()), float(rows.min()), float(columns.max() + 1), float(rows.max() + 1))
+    return [Detection(box, 1.0)]
+
+
+def frame_with(x, size=300, shape=(1080, 1920, 3)):
+    frame = np.zeros(shape, np.uint8)
+    frame[200 : 200 + size, max(0, x) : max(0, x + size)] = 255
+    return frame
+
+
+def test_a_large_face_is_followed_until_it_has_left():
+    """Its surroundings are scaled down; the box is right to a few pixels as long as the face is seen."""
+    follower, places = Follower(square_faces), (400, 360, 300, 200, 60, -80)
+    follower.start([(400.0, 200.0, 700.0, 500.0)])
+    for x in places:
+        (box,) = follower.follow(frame_with(x))
+        np.testing.assert_allclose(box, (max(0, x), 200, x + 300, 500), atol=8)
+    assert follower.follow(frame_with(-400)) is None
+
+
+def test_two_boxes_on_one_face_and_too_many_faces_are_searched_for_anew():
+    follower = Follower(square_faces)
+    follower.start([(400.0, 200.0, 700.0, 500.0), (430.0, 220.0, 730.0, 520.0)])
+    assert follower.follow(frame_with(400)) is None
+    follower.start([(400.0, 200.0, 700.0, 500.0)] * 60)
+    assert follower.follow(frame_with(400)) is None
+    follower.start([(5000.0, 0.0, 5100.0, 100.0)])
+    assert follower.follow(frame_with(400)) is None, "a box outside of the picture"
+    follower.start([])
+    assert follower.follow(frame_with(400)) == []
 
 
 def test_bad_options_are_clear(analyzer, astronaut, tmp_path):
@@ -91,5 +132,5 @@ def test_the_largest_faces_are_analysed(t1):
         found = analyzer.analyze(t1, color="rgb", tasks=())
         assert len(found.faces) == 2
         assert [face.id for face in found.faces] == [0, 1]
-    sides = sorted((face.side for face in DlibDetector().detect(t1)), reverse=True)
+    sides = sorted((face.side for face in open_detector("auto").detect(t1)), reverse=True)
     assert sorted((f.box_xyxy[2] - f.box_xyxy[0] for f in found.faces), reverse=True) == pytest.approx(sides[:2])

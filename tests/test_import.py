@@ -50,7 +50,7 @@ from sdk.errors import DependencyError
 from sdk.faces.detect import open_detector
 print(sorted(sdk.__all__))
 try:
-    open_detector("auto")
+    open_detector("dlib")
 except DependencyError as error:
     print(error)
 """

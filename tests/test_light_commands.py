@@ -55,7 +55,7 @@ def test_data_check_needs_no_heavy_package():
         ("transformers", "train", ["train", "--dry-run"]),
         ("onnxruntime", "cpu", ["data", "landmarks", "FILE", "--network", "NETWORK"]),
         ("onnxruntime", "cpu", ["verify"]),
-        ("dlib", "faces", ["analyze", PICTURES / "astronaut.jpg"]),
+        ("dlib", "faces", ["analyze", "--detector", "dlib", PICTURES / "astronaut.jpg"]),
         ("onnx", "export", ["export", "none", "OUT", "--base", GOLDEN / "llava-base"]),
     ],
 )

@@ -49,7 +49,7 @@ def test_disfa_folds(tmp_path, face):
     folder, out = write_disfa(tmp_path / "disfa", face, frames=2), tmp_path / "out"
     about = prepare("disfa", folder, out)
     assert (about["samples"], about["left_out"]) == (27, {"no face was found": 27})
-    assert (about["face_scale"], about["detector"], about["no_units"]) == (1.7, "auto", "No AU")
+    assert (about["face_scale"], about["detector"], about["no_units"]) == (1.7, "dlib", "No AU")
     seen = {"train": [], "eval": []}
     for fold in (1, 2, 3):
         for split, found in seen.items():
@@ -70,7 +70,7 @@ def test_crops_are_squares_around_the_largest_face(tmp_path, t1):
     folder = write_gft(tmp_path / "gft", lambda number: t1 if number == 1 else grey(number))
     prepare("gft", folder, tmp_path / "out", partition=folder / "partition.csv", every=6)
     (crop,) = (tmp_path / "out/images").iterdir()
-    boxes = [face.box_xyxy for face in open_detector("auto").detect(t1)]
+    boxes = [face.box_xyxy for face in open_detector("dlib").detect(t1)]
     side = max(max(x2 - x1, y2 - y1) for x1, y1, x2, y2 in boxes)
     with Image.open(crop) as picture:
         width, height = picture.size

@@ -9,19 +9,18 @@ from PIL import Image
 from sdk import Analysis, Analyzer
 from sdk.cli import main
 from sdk.errors import CancelledError, VideoError
-from sdk.faces.detect import Detection, DlibDetector
+from sdk.faces.detect import Detection, open_detector
 from sdk.recording import Recorder
 from sdk.video import Freshness
 
 av = pytest.importorskip("av")
-pytest.importorskip("dlib")
 from clips import side_by_side, write_clip  # noqa: E402
 
 
 @pytest.fixture(scope="module")
 def portraits(astronaut, t1):
     """Two photographs of one person each, (320, 320, 3)."""
-    x1, y1, x2, y2 = DlibDetector().detect(t1)[0].box_xyxy
+    x1, y1, x2, y2 = open_detector("auto").detect(t1)[0].box_xyxy
     x, y = int(x1 + x2) // 2, int(y1 + y2) // 2
     other = Image.fromarray(t1[y - 100 : y + 100, max(0, x - 100) : x + 100]).resize((320, 320))
     return astronaut[0:320, 60:380], np.asarray(other)
@@ -55,17 +54,17 @@ def encodings(analyzer, monkeypatch):
 
 
 class SceneDetector:
-    """dlib, once for each scene that looks the same at a glance: its boxes are not what these tests are about."""
+    """The detector, once for each scene that looks the same at a glance: its boxes are not what is tested."""
 
     box_extent = 1.0
 
     def __init__(self):
-        self._dlib, self._known = DlibDetector(), {}
+        self._detector, self._known = open_detector("auto"), {}
 
     def detect(self, image) -> list[Detection]:
         key = (image[::40, ::40].astype(int) // 64).tobytes()
         if key not in self._known:
-            self._known[key] = self._dlib.detect(image)
+            self._known[key] = self._detector.detect(image)
         return self._known[key]
 
 
@@ -96,7 +95,7 @@ def test_a_face_is_read_again_when_it_changed_or_the_reading_is_old(analyzer, en
     changed = a.copy()
     changed[40:160] //= 3
     clip = write_clip(tmp_path / "c.mp4", [side_by_side(a, b)] * 4 + [side_by_side(changed, b)] * 4)
-    box = DlibDetector().detect(side_by_side(a, b))
+    box = open_detector("auto").detect(side_by_side(a, b))
 
     class Fixed:
         box_extent = 1.0

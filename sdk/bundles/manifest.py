@@ -100,7 +100,7 @@ class Manifest(FrozenModel):
         notice: one sentence that every result carries, or None.
         files: size and hash of every file except the manifest.
         vision_half: the vision encoder in strongly typed float16, the source of TensorRT engines, or None.
-        detector: a SCRFD face detector, or None.
+        detector: a face detector, SCRFD or of `emola pretrain-detector`; None is that of the package.
         landmark: the landmark network, or None if the bundle was exported without one.
         embeddings: `.npy` table (vocabulary, hidden size).
         reference: inputs and outputs of the torch model, for `emola verify`.

@@ -87,13 +87,15 @@ def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
         "--detector",
         default="auto",
         metavar="FILE",
-        help="what finds faces: a SCRFD .onnx file, dlib, or auto, the bundle's detector or else dlib (default auto)",
+        help="what finds faces: an .onnx file (SCRFD, or of `emola pretrain-detector`), dlib, or auto, the bundle's "
+        "detector or else that of the package (default auto)",
     )
     parser.add_argument(
         "--min-score",
         type=float,
         metavar="S",
-        help="lowest score of a detected face, in the unit of the detector (default: 0.2 with dlib, 0.5 with SCRFD)",
+        help="lowest score of a detected face, in the unit of the detector (default: 0.75 with that of the "
+        "package, 0.5 with SCRFD, 0.2 with dlib)",
     )
     parser.add_argument(
         "--min-face", type=float, default=0.0, metavar="PIXELS", help="smallest longer side of a face box (default 0)"

@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> None:
             print(analysis.to_json() if args.json else _line(analysis), flush=True)
             count, last = count + 1, analysis.frame or last
     damaged = f", {last.damaged} damaged packets skipped" if last.damaged else ""
-    print(f"{count} frames analysed, {last.dropped} dropped{damaged}", file=sys.stderr)
+    print(f"{count} {'frame' if count == 1 else 'frames'} analysed, {last.dropped} dropped{damaged}", file=sys.stderr)
     for path in recorder.paths:
         print(f"wrote {path}", file=sys.stderr)
 

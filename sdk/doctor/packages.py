@@ -13,7 +13,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from sdk import __version__
-from sdk.doctor.findings import Finding, install
+from sdk.doctor.findings import Finding, install, install_missing
 from sdk.extras import BASE, module_of, requirements, shortfall
 
 OWN_PACKAGES = ("sdk", "trainer", "export")
@@ -21,7 +21,7 @@ OWN_PACKAGES = ("sdk", "trainer", "export")
 # What each extra is for, completing "to ..."; the extras that are not listed are for developing this project.
 PURPOSES = {
     "cpu": "run bundles on the CPU",
-    "faces": "find faces",
+    "faces": "find faces with dlib",
     "video": "read videos and cameras, draw timelines",
     "tables": "make pandas tables, write .xlsx and .parquet",
     "heif": "read the photographs of iPhones",
@@ -74,7 +74,8 @@ def check_extra(extra: str) -> Finding:
         return Finding(extra, "absent", f"it has no packages for this system: needed to {PURPOSES[extra]}")
     short = [text for each in needed if (text := shortfall(each))]
     if short and all(text.endswith("is missing") for text in short):
-        return Finding(extra, "absent", f"{', '.join(short)}: needed to {PURPOSES[extra]}", install(extra))
+        remedy = install_missing(extra, [each.name for each in needed])
+        return Finding(extra, "absent", f"{', '.join(short)}: needed to {PURPOSES[extra]}", remedy)
     if short:
         return Finding(extra, "broken", ", ".join(short), f"{install(extra)} --upgrade")
     if extra in ("cpu", "gpu", "gptq") and _both_runtimes():

@@ -1,9 +1,7 @@
-"""Detect faces with dlib, with SCRFD from an ONNX file, or with any object that has `detect`."""
+"""Detect faces with the network in the package, another one from an ONNX file, dlib, or any object with `detect`."""
 
 import os
-from contextlib import suppress
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -11,31 +9,15 @@ import numpy as np
 import numpy.typing as npt
 
 from sdk.arrays import Floats, Pixels
-from sdk.cache import cache_folder
-from sdk.errors import BackendError, DependencyError, SdkError
-from sdk.faces.crop import Box
+from sdk.errors import BackendError, DependencyError
+from sdk.faces.detection import Detection as Detection  # a part of this module for its users
+from sdk.faces.detection import suppress_overlaps
+from sdk.faces.nano_detector import NanoDetector, is_nano_detector
 from sdk.faces.preprocess import resize_bilinear
-from sdk.files import write_file
 from sdk.onnx_session import open_session
 from sdk.ranges import COUNT, FINITE, FROM_0
 
-# Of the pickled state of dlib's frontal face detector, 155,005 bytes; the same in dlib 19.24.6 and 20.0.1
-_STATE_SHA256 = "f3f7aa833fb4a14a46fc48689f45b98d85ef72d6dfaf8bdc012b7d3c522a5426"
-_STATE_LIMIT = 1 << 20  # bytes that are read
-
-
-@dataclass(frozen=True)
-class Detection:
-    """A detected face: box in float pixels of the picture, and the score of the detector (higher is more certain)."""
-
-    box_xyxy: Box
-    score: float
-
-    @property
-    def side(self) -> float:
-        """The longer side of the box."""
-        x1, y1, x2, y2 = self.box_xyxy
-        return max(x2 - x1, y2 - y1)
+PACKAGED = Path(__file__).parents[1] / "assets" / "detector.onnx"  # of `emola pretrain-detector`
 
 
 @dataclass(frozen=True)
@@ -94,9 +76,10 @@ def open_detector(
     """Open a detector.
 
     Args:
-        detector: "auto" or "dlib", the path of a SCRFD .onnx file, or an object with `detect`, which is returned.
-        min_score: lowest score of a detection of dlib or SCRFD; None takes the default of the detector.
-        threads: threads of SCRFD; None leaves the choice to ONNX Runtime.
+        detector: "auto", the network in the package; "dlib"; the path of an .onnx file, SCRFD or `NanoDetector`'s; or
+            an object with `detect`, which is returned.
+        min_score: lowest score of a detection, in the unit of the detector; None takes its default.
+        threads: threads of a network; None leaves the choice to ONNX Runtime.
 
     Raises:
         DependencyError: the package of the detector is not installed.
@@ -104,15 +87,24 @@ def open_detector(
     """
     if isinstance(detector, Detector):
         return detector
-    if detector in ("auto", "dlib"):
+    if detector == "dlib":
         return DlibDetector() if min_score is None else DlibDetector(min_score)
+    if detector == "auto":
+        detector = PACKAGED
     path = os.fspath(detector) if isinstance(detector, (str, os.PathLike)) else ""
     if not path.endswith(".onnx") or not os.path.isfile(path):
         raise BackendError(
-            "detector must be 'auto', 'dlib' or the path of a SCRFD .onnx file, or an object with detect and "
+            "detector must be 'auto', 'dlib' or the path of a detector's .onnx file, or an object with detect and "
             f"box_extent; found {path or detector!r:.200}"
         )
-    return ScrfdDetector(path, ScrfdDetector.MIN_SCORE if min_score is None else min_score, threads=threads)
+    return open_detector_file(Path(path), min_score=min_score, threads=threads)
+
+
+def open_detector_file(path: Path, *, min_score: float | None = None, threads: int | None = None) -> Detector:
+    """Open an ONNX file, SCRFD or that of `NanoDetector`; arguments and errors as for `open_detector`."""
+    session = open_session(path, threads, arena=True)
+    kind = NanoDetector if is_nano_detector(session) else ScrfdDetector
+    return kind(str(path), kind.MIN_SCORE if min_score is None else min_score, session=session)
 
 
 class DlibDetector:
@@ -130,8 +122,8 @@ class DlibDetector:
         try:
             import dlib
         except ImportError:
-            raise DependencyError("dlib-bin", "faces", "find faces (or pass faces='aligned' for face crops)") from None
-        self._detector = _open_frontal(dlib)
+            raise DependencyError("dlib-bin", "faces", "find faces with dlib") from None
+        self._detector = dlib.get_frontal_face_detector()
         self._min_score = min_score
 
     def detect(self, image: Pixels) -> list[Detection]:
@@ -150,30 +142,6 @@ class DlibDetector:
         return sorted(found, key=lambda face: face.box_xyxy)
 
 
-def _open_frontal(dlib: Any) -> Any:
-    """dlib's face detector: from its state in the cache, or unpacked by dlib, which takes 0.4 s.
-
-    Only the state that dlib itself unpacks has the right hash, so a file that was changed is not read.
-    """
-    kept = None
-    try:
-        kept = cache_folder() / "dlib-frontal-faces"
-        with kept.open("rb") as file:
-            state = file.read(_STATE_LIMIT)
-    except (OSError, SdkError):
-        state = b""
-    if sha256(state).hexdigest() == _STATE_SHA256:
-        detector = dlib.fhog_object_detector.__new__(dlib.fhog_object_detector)
-        detector.__setstate__((state,))
-        return detector
-    detector = dlib.get_frontal_face_detector()
-    (state,) = detector.__getstate__()
-    if kept and sha256(state).hexdigest() == _STATE_SHA256:
-        with suppress(SdkError):  # a folder that cannot be written
-            write_file(kept, state)
-    return detector
-
-
 class ScrfdDetector:
     """SCRFD, insightface's detector, from an ONNX file such as det_10g.onnx.
 
@@ -185,7 +153,7 @@ class ScrfdDetector:
         min_score: lowest score of a detection.
         max_overlap: intersection over union above which the weaker of two boxes is dropped.
         size: side of the square input in pixels, if the file does not fix it.
-        threads: threads of one operator; None leaves the choice to ONNX Runtime.
+        session: the file, if it is open already.
     """
 
     MIN_SCORE = 0.5
@@ -202,9 +170,9 @@ class ScrfdDetector:
         min_score: float = MIN_SCORE,
         max_overlap: float = 0.4,
         size: int = 640,
-        threads: int | None = None,
+        session: Any = None,
     ) -> None:
-        self._session = open_session(Path(path), threads)
+        self._session = session or open_session(Path(path))
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         widths = [output.shape[-1] if output.shape else None for output in outputs]
         fits = widths in ([1] * 3 + [4] * 3, [1] * 3 + [4] * 3 + [10] * 3)
@@ -259,24 +227,3 @@ class ScrfdDetector:
             scores.append(score[kept])
             boxes.append(np.hstack([points - distance[:, :2], points + distance[:, 2:]])[kept])
         return np.concatenate(scores), np.concatenate(boxes).astype(np.float32)
-
-
-def suppress_overlaps(boxes: Floats, scores: Floats, max_overlap: float) -> list[int]:
-    """Greedy non-maximum suppression: return the indices of the kept boxes, best first.
-
-    Args:
-        boxes: (N, 4) x1, y1, x2, y2 in pixels; both borders count, as in insightface.
-        scores: (N,).
-        max_overlap: intersection over union above which the weaker box is dropped.
-    """
-    areas = (boxes[:, 2] - boxes[:, 0] + 1) * (boxes[:, 3] - boxes[:, 1] + 1)
-    order = np.argsort(-scores, kind="stable")
-    kept: list[int] = []
-    while len(order):
-        first, rest = order[0], order[1:]
-        kept.append(int(first))
-        low = np.maximum(boxes[first, :2], boxes[rest, :2])
-        high = np.minimum(boxes[first, 2:], boxes[rest, 2:])
-        shared = np.prod(np.maximum(0, high - low + 1), axis=1)
-        order = rest[shared / (areas[first] + areas[rest] - shared) <= max_overlap]
-    return kept

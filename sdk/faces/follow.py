@@ -1,45 +1,69 @@
-"""Follow faces from frame to frame without a detector, by dlib's correlation tracker.
+"""Follow faces from frame to frame: the detector searches the surroundings of each face, not the whole frame."""
 
-Source of the method: Danelljan et al. 2014, "Accurate Scale Estimation for Robust Visual Tracking".
-"""
-
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterable
 
 import numpy as np
+from PIL import Image
 
 from sdk.arrays import Pixels
-from sdk.errors import DependencyError
 from sdk.faces.crop import Box
+from sdk.faces.detection import Detection
+from sdk.faces.track import overlap
 
-_MIN_PEAK = 7.0  # peak of the correlation over its surroundings, in standard deviations; below it a face is lost
+_REACH = 1.5  # half the side of what is searched, in sides of the face
+_SIDE = 144  # pixels to which that is scaled down
+_MOST_SHARE = 0.5  # of a frame's pixels that is searched; with more, the whole frame is searched as fast
+_LEAST_OVERLAP = 0.3  # intersection over union of a face and itself in the frame before
+_MOST_OVERLAP = 0.5  # of two faces; with more, both boxes are on one face
 
 
 class Follower:
     """Follows the faces of the last detection.
 
-    Raises:
-        DependencyError: dlib is not installed.
+    Args:
+        detect: the faces in an (H, W, 3) uint8 RGB picture, see `sdk.faces.detect.Detector`.
     """
 
-    def __init__(self) -> None:
-        try:
-            import dlib
-        except ImportError:
-            raise DependencyError("dlib-bin", "faces", "follow faces between detections") from None
-        self._dlib = dlib
-        self._trackers: list[Any] = []
+    def __init__(self, detect: Callable[[Pixels], list[Detection]]) -> None:
+        self._detect = detect
+        self._boxes: list[Box] = []
 
-    def start(self, image: Pixels, boxes: Sequence[Box]) -> None:
-        """Follow these boxes of an (H, W, 3) uint8 RGB picture from now on."""
-        self._trackers = [self._dlib.correlation_tracker() for _ in boxes]
-        for tracker, box in zip(self._trackers, boxes, strict=True):
-            tracker.start_track(np.ascontiguousarray(image), self._dlib.drectangle(*box))
+    def start(self, boxes: Iterable[Box]) -> None:
+        """Follow the faces at these boxes of a frame from now on."""
+        self._boxes = list(boxes)
 
     def follow(self, image: Pixels) -> list[Box] | None:
-        """The boxes in the next frame, in the same order; None if a face was lost, so that a detector must look."""
-        image = np.ascontiguousarray(image)
-        if any(tracker.update(image) < _MIN_PEAK for tracker in self._trackers):
+        """The boxes in the next frame, in the same order, or None if the whole frame must be searched.
+
+        That is so if a face was lost, and if there are too many faces to save time.
+        """
+        if len(self._boxes) * _SIDE**2 > _MOST_SHARE * image.shape[0] * image.shape[1]:
             return None
-        places = [tracker.get_position() for tracker in self._trackers]
-        return [(place.left(), place.top(), place.right(), place.bottom()) for place in places]
+        found: list[Box] = []
+        for box in self._boxes:
+            near = self._near(image, box)
+            if near is None or any(overlap(near, other) > _MOST_OVERLAP for other in found):
+                return None
+            found.append(near)
+        self._boxes = found
+        return list(found)
+
+    def _near(self, image: Pixels, box: Box) -> Box | None:
+        """The face that overlaps a box of the frame before most, or None."""
+        x1, y1, x2, y2 = box
+        reach = _REACH * max(x2 - x1, y2 - y1)
+        x, y = (x1 + x2) / 2, (y1 + y2) / 2
+        left, top = max(0, round(x - reach)), max(0, round(y - reach))
+        part = np.ascontiguousarray(image[top : max(top, round(y + reach)), left : max(left, round(x + reach))])
+        if not part.size:
+            return None
+        scale = min(1.0, _SIDE / max(part.shape[:2]))
+        if scale < 1:
+            size = [max(1, round(length * scale)) for length in part.shape[1::-1]]
+            part = np.asarray(Image.fromarray(part).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0))
+        boxes = [
+            (a / scale + left, b / scale + top, c / scale + left, d / scale + top)
+            for a, b, c, d in (face.box_xyxy for face in self._detect(part))
+        ]
+        best = max(boxes, key=lambda found: overlap(found, box), default=None)
+        return best if best and overlap(best, box) > _LEAST_OVERLAP else None

@@ -172,7 +172,10 @@ def _rest(file: Any) -> bytes:
     if not isinstance(content, bytes):
         raise ImageError(f"{expected}; its read() gives {type(content).__name__}")
     if not content:
-        raise ImageError(f"{source_name(file)}: the open file has nothing left to read; if it was read before, seek(0)")
+        raise ImageError(
+            f"{source_name(file)}: the open file has nothing left to read: it is empty, or it was read before, and "
+            "seek(0) is missing"
+        )
     return content
 
 

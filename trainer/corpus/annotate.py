@@ -80,7 +80,7 @@ def annotate(
     seed: int = 0,
     concurrency: int = 4,
     prices: Prices | None = None,
-    detector: str = "auto",
+    detector: str = "dlib",
     align: str | None = None,
     sample: int | None = None,
     max_tokens: int = 512,

@@ -26,7 +26,7 @@ class FaceCropper:
 
     def __init__(
         self,
-        detector: str | Detector | None = "auto",
+        detector: str | Detector | None = "dlib",
         scale: float = RELEASED_FACE_SCALE,
         eyes: Eyes | None = None,
     ) -> None:

@@ -39,7 +39,7 @@ def prepare(
     out: Path,
     *,
     fold: int | None = None,
-    detector: str | None = "auto",
+    detector: str | None = "dlib",
     align: str | None = None,
     every: int = 1,
     partition: Path | None = None,

@@ -1,0 +1,60 @@
+"""`emola pretrain-detector`"""
+
+import argparse
+import os
+from pathlib import Path
+
+from sdk.progress import Console
+from sdk.ranges import COUNT, POSITIVE, Range, check_options
+from trainer.detector.recipe import DetectorRecipe
+
+_COUNTS = {
+    "heads": "heads that are rendered",
+    "scenes": "scenes that are composed of them",
+    "empty": "scenes without faces, in which false faces are looked for",
+    "steps": "steps of the training, of which the later seven sixteenths are taken twice",
+    "batch_size": "a third of the windows of one step",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("out", type=Path, metavar="OUT", help="new folder, or one of a run that was stopped")
+    parser.add_argument(
+        "--face-model", type=Path, required=True, help="ICT-FaceKit: its folder FaceXModel, or the .npz"
+    )
+    parser.add_argument(
+        "--pictures",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="pictures without faces; those with transparent pixels are pasted as objects, the others are backgrounds",
+    )
+    for name, text in _COUNTS.items():
+        default = getattr(DetectorRecipe, name)
+        flag = f"--{name.replace('_', '-')}"
+        parser.add_argument(flag, type=int, default=default, metavar="N", help=f"{text} (default %(default)s)")
+    parser.add_argument(
+        "--learning-rate",
+        type=float,
+        default=DetectorRecipe.learning_rate,
+        metavar="N",
+        help="peak of the learning rate in the later part, twice that in the first (default %(default)s)",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=DetectorRecipe.seed, metavar="N", help="decides everything (default %(default)s)"
+    )
+    parser.add_argument(
+        "--processes", type=int, default=os.cpu_count(), metavar="N", help="that render (default %(default)s)"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    counts = dict.fromkeys((*_COUNTS, "processes"), COUNT)
+    check_options(vars(args), {**counts, "learning_rate": POSITIVE, "seed": Range(least=0, whole=True)})
+    from trainer.detector.build import build_detector
+
+    names = (*_COUNTS, "face_model", "pictures", "learning_rate", "seed", "processes")
+    recipe = DetectorRecipe(**{name: getattr(args, name) for name in names})
+    with Console() as report:
+        path = build_detector(args.out, recipe, report)
+    print(path)
