@@ -32,7 +32,7 @@ RESAMPLES = 2000
 Indices: TypeAlias = npt.NDArray[np.int64]
 _DEGREE = r"(?: slightly| clearly| strongly)?"
 MOVEMENTS: dict[int, str] = {  # how a description mentions each unit
-    1: f"inner brows are{_DEGREE} raised",
+    1: f"inner brows are{_DEGREE} raised|raised inner brows",
     2: f"outer brows are{_DEGREE} lifted",
     4: f"brows are{_DEGREE} lowered|lowered brows",
     5: f"eyes are{_DEGREE} opened wide|wide eyes",

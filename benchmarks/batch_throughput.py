@@ -1,88 +1,137 @@
-"""Measure how many times more tokens per second a batch decodes than one face, at Vicuna-7B's shape.
+"""Measure how many faces a minute several seats decode, at Vicuna-7B's shape, beside the slots of llama.cpp.
 
 A step of one face reads all weights for that face. A step of a batch reads them once for all faces.
 
-    python benchmarks/batch_throughput.py [--layers 4] [--rounds 9]
+    python benchmarks/batch_throughput.py [--layers 4] [--rounds 5] [--tokens 340] [--llama-cpp] [--folder build/peers]
+
+Prefill, questions and steps are timed; faces per minute are calculated from them for `--tokens` tokens in both answers
+together (the mean of FABA-Instruct). `--llama-cpp` takes the extra `peers` and alternates with it on the same weights.
 """
 
 import argparse
 import json
-import platform
 import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
-from vicuna import PREFIX, random_vicuna
+from peer_decoders import CONTEXT, LlamaCpp, Ours
+from peer_weights import prepare
+from vicuna import PREFIX, QUESTION
 
-from sdk.runtime.backends.interface import KVPool
-from sdk.runtime.backends.ort import OrtDecoder
+from sdk.bench.machine import processor
 
-SIZES = (1, 2, 4, 8)
-STEPS = 8
-CAPACITY = 1024
+SIZES = (1, 4, 16)
+STEPS = 4
+IDS = np.random.default_rng(0).integers(3, 32000, PREFIX + max(SIZES)).tolist()
+Times = dict[str, list[float]]  # seconds
+
+
+class Decoder(Protocol):
+    """`description` names the library."""
+
+    description: str
+
+    def extend(self, start: int, ids: list[int]) -> np.ndarray:
+        """As in `peer_decoders`; for the first seat."""
+        ...
+
+    def copy(self, slots: int) -> None:
+        """Copy the first seat to the others."""
+        ...
+
+    def step(self, start: int, ids: list[int]) -> np.ndarray:
+        """Keep `start` positions of the first seats, append a token to each; returns (seats, vocabulary) logits."""
+        ...
+
+
+class OurSeats(Ours):
+    def __init__(self, folder: Path, layers: int, threads: int, slots: int) -> None:
+        super().__init__(folder, layers, threads)
+        self._pool = self._decoder.new_pool(CONTEXT, slots)
+        self._cache = self._pool.caches[0]
+
+    def copy(self, slots: int) -> None:
+        for slot in range(1, slots):
+            self._pool.copy(self._cache, slot)
+
+    def step(self, start: int, ids: list[int]) -> np.ndarray:
+        self._pool.lengths[: len(ids)] = [start] * len(ids)
+        return self._decoder.step(self._pool, self._decoder.embed(ids))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tokens", type=int, default=340)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--llama-cpp", action="store_true")
+    parser.add_argument("--folder", type=Path, help="of the weights, kept for the next run")
     args = parser.parse_args()
+    kinds = {"ours": OurSeats, **({"llama.cpp": LlamaCpp} if args.llama_cpp else {})}
     with tempfile.TemporaryDirectory() as folder:
-        print(json.dumps(measure(random_vicuna(Path(folder), args.layers), args.layers, args.rounds)))
-
-
-def measure(decoder: OrtDecoder, layers: int, rounds: int) -> dict[str, object]:
-    """Time each batch size in turn and return the figures.
-
-    In a batch every face must get the logits that it gets alone, within 2 % of their spread. ONNX Runtime rounds int4
-    products of one row and of several rows in different kernels (0.4 % measured).
-    """
-    pool = decoder.new_pool(CAPACITY, max(SIZES))
-    random = np.random.default_rng(0)
-    prefix = random.standard_normal((PREFIX, 4096)).astype(np.float32)
-    for index, cache in enumerate(pool.caches):
-        decoder.extend(cache, prefix[index:])  # sequences of different content and length
-    rows = decoder.embed(random.integers(3, 32000, max(SIZES)))
-    together = _step(decoder, pool, rows).copy()
-    for index, cache in enumerate(pool.caches):
-        cache.length = PREFIX - index
-        alone = decoder.extend(cache, rows[index : index + 1])[-1]
-        error = float(np.abs(alone - together[index]).max() / alone.std())
-        assert error < 0.02, f"face {index}: a batch changes its logits by {error:.1e} of their spread"
-    times: dict[int, list[float]] = {size: [] for size in SIZES}
-    for _ in range(rounds):
-        for size in SIZES:
-            times[size].append(_time(decoder, pool, rows[:size]))
-    speed = {size: size / statistics.median(times[size]) for size in SIZES}
-    gain = statistics.median(8 * one / eight for one, eight in zip(times[1], times[8], strict=True))
-    print(f"{layers} layers and head, int4, context {PREFIX}; median of {rounds} x {STEPS} steps")
-    for size in SIZES:
-        print(f"  {size} at once  {1000 * size / speed[size]:7.1f} ms per step  {speed[size]:7.1f} tokens/s")
-    print(f"  eight at once give {gain:.2f} times the tokens of one at a time")
-    return {
-        "benchmark": "batch_throughput",
-        "layers": layers,
-        "tokens_per_second": {str(size): round(value, 1) for size, value in speed.items()},
-        "gain_8": round(gain, 2),
-        "machine": platform.processor() or platform.machine(),
+        decoders: dict[str, Decoder] = {}
+        for name, kind in kinds.items():
+            weights = prepare(args.folder or Path(folder), name, args.layers, 8)
+            decoders[name] = kind(weights, args.layers, args.threads, max(SIZES))
+        times = measure(decoders, args.rounds)
+    figures = {
+        name: {"library": decoders[name].description, **report(name, times[name], args.tokens)} for name in times
     }
+    result = {"benchmark": "batch_throughput", "layers": args.layers, "tokens": args.tokens, "machine": processor()}
+    print(json.dumps({**result, **figures}))
 
 
-def _step(decoder: OrtDecoder, pool: KVPool, rows: np.ndarray) -> np.ndarray:
-    for index, cache in enumerate(pool.caches):
-        cache.length = PREFIX - index
-    return decoder.step(pool, rows)
+def measure(decoders: dict[str, Decoder], rounds: int) -> dict[str, Times]:
+    """Time every stage of every decoder in turn.
+
+    Raises:
+        AssertionError: a seat gets other logits than a face alone, beyond 2 % of their spread. Kernels round int4
+            products of one row and of several rows differently (0.4 % measured).
+    """
+    for decoder in decoders.values():
+        alone = decoder.extend(0, IDS[: PREFIX + 1]).copy()
+        decoder.copy(max(SIZES))
+        error = np.abs(decoder.step(PREFIX, [IDS[PREFIX]] * max(SIZES)) - alone).max() / alone.std()
+        assert error < 0.02, f"{decoder.description}: a batch changes logits by {error:.1e} of their spread"
+    times: dict[str, Times] = {name: {} for name in decoders}
+    for _ in range(rounds):
+        for name, decoder in decoders.items():
+            stages = {
+                "prefill": lambda decoder=decoder: decoder.extend(0, IDS[:PREFIX]),
+                "question": lambda decoder=decoder: decoder.extend(PREFIX, IDS[:QUESTION]),
+                **{
+                    f"step of {size}": lambda decoder=decoder, size=size: [
+                        decoder.step(PREFIX + index, IDS[index : index + size]) for index in range(STEPS)
+                    ]
+                    for size in SIZES
+                },
+            }
+            for stage, run in stages.items():
+                begin = time.perf_counter()
+                run()
+                times[name].setdefault(stage, []).append(time.perf_counter() - begin)
+    return times
 
 
-def _time(decoder: OrtDecoder, pool: KVPool, rows: np.ndarray) -> float:
-    """Return the seconds per step."""
-    _step(decoder, pool, rows)
-    begin = time.perf_counter()
-    for _ in range(STEPS):
-        decoder.step(pool, rows)
-    return (time.perf_counter() - begin) / STEPS
+def report(name: str, times: Times, tokens: int) -> dict[str, float]:
+    """Print and return milliseconds by stage, and faces per minute by number of seats."""
+    seconds = {stage: statistics.median(each) for stage, each in times.items()}
+    step = {size: seconds[f"step of {size}"] / STEPS for size in SIZES}
+    face = seconds["prefill"] + 2 * seconds["question"]
+    rates = {size: 60 / (face + tokens * step[size] / size) for size in SIZES}
+    print(f"{name:10} prefill {1000 * seconds['prefill']:.0f} ms, question {1000 * seconds['question']:.0f} ms")
+    for size in SIZES:
+        print(f"  {size:3} seats {1000 * step[size]:8.1f} ms per step {rates[size]:8.2f} faces per minute")
+    return {
+        "prefill_ms": round(1000 * seconds["prefill"]),
+        "question_ms": round(1000 * seconds["question"]),
+        **{f"step_ms_{size}": round(1000 * step[size], 1) for size in SIZES},
+        **{f"faces_per_minute_{size}": round(rates[size], 2) for size in SIZES},
+    }
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from PIL import Image
 
 from sdk import Analyzer
 from sdk.faces.crop import crop_face
-from sdk.faces.detect import DlibDetector
+from sdk.faces.detect import open_detector
 from sdk.faces.images import load_image
 from sdk.faces.preprocess import clip_pixels, landmark_pixels
 from sdk.runtime.clock import Clock
@@ -32,7 +32,7 @@ def analyzer(golden_bundle) -> Analyzer:
 
 @pytest.fixture(scope="module")
 def crop():
-    (face,) = DlibDetector().detect(PHOTO)
+    (face,) = open_detector("auto").detect(PHOTO)
     return crop_face(PHOTO, face.box_xyxy, 1.7)
 
 
@@ -54,7 +54,8 @@ def test_load(benchmark, jpeg):
 
 
 def test_detect(benchmark):
-    assert len(benchmark(DlibDetector().detect, PHOTO)) == 1
+    detector = open_detector("auto")
+    assert len(benchmark(detector.detect, PHOTO)) == 1
 
 
 def test_crop(benchmark):

@@ -1,10 +1,10 @@
 """Time every stage of the GPU decoder and measure the ceilings that limit them."""
 
-import statistics
 import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from gpu_model import QUESTION, Model
 from torch import nn
@@ -13,21 +13,21 @@ from sdk.runtime.generate import Generation
 
 
 def timed(action: Callable[[], object], device: str, rounds: int) -> tuple[float, float]:
-    """Return median and spread (interquartile range) in seconds, after two runs to warm up."""
+    """Return median and spread (interquartile range) in seconds, after two runs to warm up, or one on a CPU."""
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None
-    seconds = []
-    for _ in range(2 + rounds):
+    seconds, warm_ups = [], 2 if device == "cuda" else 1
+    for _ in range(warm_ups + rounds):
         wait()
         begin = time.perf_counter()
         action()
         wait()
         seconds.append(time.perf_counter() - begin)
-    return _median_and_spread(seconds[2:])
+    return _median_and_spread(seconds[warm_ups:])
 
 
 def _median_and_spread(seconds: list[float]) -> tuple[float, float]:
-    low, _, high = statistics.quantiles(seconds, n=4)
-    return statistics.median(seconds), high - low
+    low, median, high = np.percentile(seconds, (25, 50, 75)).tolist()
+    return median, high - low
 
 
 class Stages:

@@ -82,6 +82,8 @@ async def steady(client: httpx.AsyncClient, process: int, clients: int, seconds:
             await asyncio.sleep(1)
 
     await asyncio.gather(watcher(), *(visitor(number) for number in range(clients)))
+    if len(times) < 2:
+        raise SystemExit(f"{len(times)} answers in {seconds} s are too few; make --seconds longer")
     cuts = statistics.quantiles(times, n=100)
     quarter = max(1, len(memory) // 4)
     growth = statistics.median(memory[-quarter:]) / statistics.median(memory[:quarter]) - 1

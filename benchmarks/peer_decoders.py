@@ -94,7 +94,7 @@ class OpenVino:
 
 
 class LlamaCpp:
-    def __init__(self, folder: Path, layers: int, threads: int) -> None:
+    def __init__(self, folder: Path, layers: int, threads: int, slots: int = 1) -> None:
         import llama_cpp
 
         self._lib = llama_cpp
@@ -102,7 +102,8 @@ class LlamaCpp:
         path = folder / "model.gguf"
         model = llama_cpp.llama_model_load_from_file(str(path).encode(), llama_cpp.llama_model_default_params())
         options = llama_cpp.llama_context_default_params()
-        options.n_ctx = options.n_batch = options.n_ubatch = CONTEXT
+        options.n_batch = options.n_ubatch = CONTEXT
+        options.n_ctx, options.n_seq_max, options.kv_unified = slots * CONTEXT, slots, False
         options.n_threads = options.n_threads_batch = threads
         self._context = llama_cpp.llama_init_from_model(model, options)
         self._memory = llama_cpp.llama_get_memory(self._context)
@@ -116,8 +117,30 @@ class LlamaCpp:
         tokens = (self._lib.llama_token * len(ids))(*ids)
         if self._lib.llama_decode(self._context, self._lib.llama_batch_get_one(tokens, len(ids))):
             raise RuntimeError("llama_decode failed")
-        logits = self._lib.llama_get_logits_ith(self._context, -1)
-        return np.ctypeslib.as_array(logits, (self._vocabulary,))
+        return self._logits(-1)
+
+    def copy(self, slots: int) -> None:
+        """Copy the first slot to the others."""
+        for slot in range(1, slots):
+            self._lib.llama_memory_seq_cp(self._memory, 0, slot, -1, -1)
+
+    def step(self, start: int, ids: Sequence[int]) -> np.ndarray:
+        """Keep `start` positions of the first slots, append a token to each; returns (slots, vocabulary) logits."""
+        batch = self._lib.llama_batch_init(len(ids), 0, 1)
+        for slot, token in enumerate(ids):
+            self._lib.llama_memory_seq_rm(self._memory, slot, start, -1)
+            batch.token[slot], batch.pos[slot], batch.n_seq_id[slot] = token, start, 1
+            batch.seq_id[slot][0], batch.logits[slot] = slot, 1
+        batch.n_tokens = len(ids)
+        try:
+            if self._lib.llama_decode(self._context, batch):
+                raise RuntimeError("llama_decode failed")
+        finally:
+            self._lib.llama_batch_free(batch)
+        return np.stack([self._logits(slot) for slot in range(len(ids))])
+
+    def _logits(self, index: int) -> np.ndarray:
+        return np.ctypeslib.as_array(self._lib.llama_get_logits_ith(self._context, index), (self._vocabulary,))
 
 
 @ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)

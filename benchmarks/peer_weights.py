@@ -90,10 +90,8 @@ def write_llama(folder: Path, layers: int, head_bits: int) -> None:
     (folder / "config.json").write_text(json.dumps(config))
 
 
-def write_genai(folder: Path, layers: int, head_bits: int) -> None:
-    """Write a GPTQ folder with a dense head and convert it with GenAI's model builder, which rounds the head itself."""
-    source = folder / "gptq"
-    source.mkdir()
+def write_gptq(folder: Path, layers: int, head_bits: int) -> None:
+    """Write a GPTQ folder with a dense head."""
 
     def packed(name: str, weight: Any) -> dict[str, torch.Tensor]:
         if name == "lm_head.weight":
@@ -102,7 +100,14 @@ def write_genai(folder: Path, layers: int, head_bits: int) -> None:
             return to_tensors(name.removesuffix(".weight"), weight)
         return {name: torch.from_numpy(weight).half()}
 
-    _write_hugging_face(source, layers, head_bits, packed)
+    _write_hugging_face(folder, layers, head_bits, packed)
+
+
+def write_genai(folder: Path, layers: int, head_bits: int) -> None:
+    """Convert a GPTQ folder with GenAI's model builder, which rounds the head itself."""
+    source = folder / "gptq"
+    source.mkdir()
+    write_gptq(source, layers, head_bits)
     for name in ("tokenizer.model", "tokenizer_config.json", "special_tokens_map.json"):
         shutil.copyfile(TOKENIZER / name, source / name)  # the builder asks for a tokenizer, but nothing is tokenised
     options = ["accuracy_level=4", "prune_lm_head=true", *(["algo_config=rtn_last"] if head_bits == 8 else [])]
@@ -128,7 +133,13 @@ def _write_hugging_face(
     write_configs(folder, text, GptqOptions(), torch.float16)
 
 
-WRITERS = {"ours": write_ours, "llama.cpp": write_gguf, "transformers": write_llama, "genai": write_genai}
+WRITERS = {
+    "ours": write_ours,
+    "llama.cpp": write_gguf,
+    "transformers": write_llama,
+    "genai": write_genai,
+    "vllm": write_gptq,
+}
 READ_AS_OURS = ("ours-openvino", "openvino")  # peers that read our graph
 
 

@@ -52,6 +52,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--quantize", default="int4,gptq", type=lambda text: text.split(","), help="exports, in order")
     parser.add_argument("--records", type=int, default=8, help="fused records that GPTQ calibrates on")
     parser.add_argument("--kill", nargs="+", default=["gptq"], choices=(*STAGES, "none"), metavar="STAGE")
+    parser.add_argument("--cuda", action="store_true", help="export for an NVIDIA GPU too, and check and use that")
     parser.add_argument("--tiny", action="store_true", help="narrow matrices, for tests")
     args = parser.parse_args()
     if not Path("/proc/self/status").is_file():
@@ -70,7 +71,7 @@ def rehearse(args: argparse.Namespace) -> list[dict[str, Any]]:
     before = read_journal(journal)
     done = {row["step"]: row for row in before if "failures" in row}
     shape = TINY if args.tiny else FULL
-    steps = Steps(args.folder, shape, args.layers, args.quantize, args.records, args.kill, journal)
+    steps = Steps(args.folder, shape, args.layers, args.quantize, args.records, args.kill, journal, args.cuda)
     rows = []
     for name, (measure, judge) in steps.all().items():
         if name in done:

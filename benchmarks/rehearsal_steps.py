@@ -52,6 +52,7 @@ class Steps:
         records: that GPTQ calibrates on.
         kill: stages in which one more export is killed.
         journal: file of finished steps and stages.
+        cuda: whether the bundles have a variant for an NVIDIA GPU, which is then checked and used.
     """
 
     folder: Path
@@ -61,6 +62,7 @@ class Steps:
     records: int
     kill: list[str]
     journal: Path
+    cuda: bool = False
 
     def all(self) -> dict[str, Step]:
         """Measurement and judgement of each step by its name, in order."""
@@ -76,10 +78,11 @@ class Steps:
         for kind in self.quantize:
             steps[f"verify {kind}"] = (self._emola("verify", str(self.bundle(kind)), "--json"), _judge_verify)
         bundle, photo = str(self.bundle(best)), str(PICTURES / "astronaut.jpg")
-        steps["check"] = (self._emola("check", bundle, "--json"), _judge_check)
-        analyze = ("analyze", photo, "--bundle", bundle, "--max-tokens", "32", "--json")
+        device = ("--device", "cuda") if self.cuda else ()
+        steps["check"] = (self._emola("check", bundle, "--json", *device), _judge_check)
+        analyze = ("analyze", photo, "--bundle", bundle, "--max-tokens", "32", "--json", *device)
         steps["analyze"] = (self._emola(*analyze), _judge_analyze)
-        steps["bench"] = (self._emola("bench", "--bundle", bundle, "--rounds", "3", "--json"), _judge_bench)
+        steps["bench"] = (self._emola("bench", "--bundle", bundle, "--rounds", "3", "--json", *device), _judge_bench)
         return steps
 
     def bundle(self, kind: str) -> Path:
@@ -129,6 +132,7 @@ class Steps:
         command = [*_EMOLA, "export", str(self.folder / "adapter"), str(out), "--base", str(self.folder / "base")]
         command += ["--vision-tower", str(self.folder / "clip"), "--landmark-model", str(self._landmark), "--allow"]
         command += ["--quantize", kind, "--answers", str(TRAIN)]
+        command += ["--cuda"] if self.cuda else []
         if kind == "gptq":
             command += ["--calibration", str(self.folder / "data" / RECORDS), "-n", str(self.records)]
 

@@ -53,7 +53,7 @@ print("RESULT", json.dumps([face.emotion.label, " ".join(present)]))
 # what is hidden, the command line (after "-c" Python code), and the extra that the message must name
 MISSING: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("onnxruntime", ("analyze", str(PHOTO)), "cpu"),
-    ("dlib", ("analyze", str(PHOTO)), "faces"),
+    ("dlib", ("analyze", str(PHOTO), "--detector", "dlib"), "faces"),
     ("av", ("video", "clip.mp4"), "video"),
     ("matplotlib", ("video", "clip.mp4", "--timeline", "out.png"), "video"),
     ("pandas", ("-c", f"from sdk import Analyzer; Analyzer().analyze({str(PHOTO)!r}).to_dataframe()"), "tables"),
@@ -90,14 +90,15 @@ def main() -> int:
     parser.add_argument("--python", action="append", choices=PYTHONS)
     parser.add_argument("--missing", action="store_true", help="hide each package of this Python in turn")
     args = parser.parse_args()
-    args.folder.mkdir(parents=True, exist_ok=True)
+    folder = args.folder.resolve()  # the commands run in it
+    folder.mkdir(parents=True, exist_ok=True)
     if args.missing:
-        return missing(args.folder)
+        return missing(folder)
     print(HEADER, flush=True)
-    wheel, clip, failed = _wheel(args.folder), _clip(args.folder), False
+    wheel, clip, failed = _wheel(folder), _clip(folder), False
     for python in args.python or PYTHONS:
         for resolution in ("lowest-direct", "highest"):
-            result, versions = check(args.folder / f"{python}-{resolution}", python, resolution, wheel, clip)
+            result, versions = check(folder / f"{python}-{resolution}", python, resolution, wheel, clip)
             failed |= not result.startswith("ok")
             cells = [versions.get(name.lower(), "") for name in SHOWN]
             print(f"| {python} | {resolution.split('-')[0]} | {result} | {' | '.join(cells)} |", flush=True)

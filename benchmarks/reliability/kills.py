@@ -57,57 +57,60 @@ def kill(job: Job, folder: Path, wanted: int) -> list[dict[str, Any]]:
     journal = folder / "kills.jsonl"
     rows = [row for row in read_journal(journal) if row["job"] == job.name]
     with job.server(folder / "inputs") as environment:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-        straight, seconds = folder / "straight" / job.name, 0.0
+        episodes = None
         while sum(row["kills"] for row in rows) < wanted:
-            if not seconds:
-                seconds = _straight(job, straight, folder / "inputs", environment)
+            episodes = episodes or _Episodes(job, folder, {**os.environ, "OMP_NUM_THREADS": "1", **environment})
             left = wanted - sum(row["kills"] for row in rows)
-            episode = _Episode(job, folder, environment, seconds, Random(f"{job.name} {len(rows)}"))
-            rows.append(episode.run(straight, min(left, 1 + len(rows) % 3)))
+            rows.append(episodes.run(min(left, 1 + len(rows) % 3), Random(f"{job.name} {len(rows)}")))
             append_journal(journal, rows[-1])
     print(_row(job.name, _summary(rows)), flush=True)
     return rows
 
 
-def _straight(job: Job, out: Path, inputs: Path, environment: dict[str, str]) -> float:
-    """Run the job without a kill; returns its seconds."""
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
-    job.prepare(out, inputs)
-    begin = time.monotonic()
-    environment = {**environment, "EMOLA_CACHE": str(out / "cache")}
-    done = subprocess.run(job.command(out, inputs), env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{job.name}: exit status {done.returncode}: {done.stderr[-2000:]}")
-    return time.monotonic() - begin
+class _Episodes:
+    """Episodes of a job, after one straight run. All runs write to the same folder, because some files hold its path.
 
+    Raises:
+        SystemExit: the straight run fails.
+    """
 
-class _Episode:
-    def __init__(self, job: Job, folder: Path, environment: dict[str, str], seconds: float, draw: Random) -> None:
-        self._job, self._inputs, self._seconds, self._draw = job, folder / "inputs", seconds, draw
-        self._out, self._temporary = folder / "killed" / job.name, folder / "killed" / "tmp"
+    def __init__(self, job: Job, folder: Path, environment: dict[str, str]) -> None:
+        self._job, self._inputs, self._straight = job, folder / "inputs", folder / "straight" / job.name
+        self._out, self._temporary = folder / "run" / job.name, folder / "run" / "tmp"
         self._environment = {**environment, "TMPDIR": str(self._temporary), "EMOLA_CACHE": str(self._out / "cache")}
+        self._fresh()
+        begin = time.monotonic()
+        done = self._complete()
+        if done.returncode:
+            raise SystemExit(f"{job.name}: exit status {done.returncode}: {done.stderr[-2000:]}")
+        self._seconds = time.monotonic() - begin
+        shutil.rmtree(self._straight, ignore_errors=True)
+        self._straight.parent.mkdir(exist_ok=True)
+        self._out.rename(self._straight)
 
-    def run(self, straight: Path, kills: int) -> dict[str, Any]:
+    def run(self, kills: int, draw: Random) -> dict[str, Any]:
         """Kill, run to the end, compare."""
         begin = time.monotonic()
         self._fresh()
         processes = []
         for _ in range(kills):
-            self._kill_once()
+            self._kill_once(draw)
             processes += _processes(self._out)
-        done = subprocess.run(self._command, env=self._environment, capture_output=True, text=True)
+        done = self._complete()
         other = [f"exit status {done.returncode}: {done.stderr[-500:]}"] if done.returncode else []
-        names, expected = _names(self._out), _names(straight)
+        names, expected = _names(self._out), _names(self._straight)
         left = [f"process: {command}" for command in processes] + sorted(names - expected)
         temporary = (path.name for path in self._temporary.iterdir())
         left += [f"temporary: {name}" for name in temporary if not name.startswith("torchinductor_")]  # torch's cache
         other += [f"{name} is missing" for name in sorted(expected - names)]
-        other += [name for name in sorted(names & expected) if _content(self._out / name) != _content(straight / name)]
+        pairs = ((name, self._out / name, self._straight / name) for name in sorted(names & expected))
+        other += [name for name, found, wanted in pairs if _content(found) != _content(wanted)]
         shutil.rmtree(self._out.parent)
         seconds = round(time.monotonic() - begin, 1)
         return {"job": self._job.name, "kills": kills, "other": other, "left": left, "seconds": seconds}
+
+    def _complete(self) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(self._command, env=self._environment, capture_output=True, text=True)
 
     @property
     def _command(self) -> list[str]:
@@ -119,14 +122,14 @@ class _Episode:
         self._temporary.mkdir()
         self._job.prepare(self._out, self._inputs)
 
-    def _kill_once(self) -> None:
+    def _kill_once(self, draw: Random) -> None:
         """Start the run and kill it; a run that ends before is begun again in an empty folder."""
         for _ in range(_TRIES):
             child = subprocess.Popen(
                 self._command, env=self._environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
             )
             try:
-                child.wait(self._draw.uniform(0.2, 1.0) * self._seconds)
+                child.wait(draw.uniform(0.2, 1.0) * self._seconds)
             except subprocess.TimeoutExpired:
                 child.send_signal(signal.SIGKILL)
                 if child.wait() == -signal.SIGKILL:
@@ -162,7 +165,7 @@ def _names(folder: Path) -> set[str]:
 
 
 def _content(path: Path) -> str:
-    """A hash of what a file says, without measured times and without its own folder."""
+    """A hash of what a file says, without measured times."""
     data = path.read_bytes()
     if path.suffix == ".html":
         return ""  # a report of measured times
@@ -180,7 +183,7 @@ def _without_times(value: Any) -> Any:
         return {key: _without_times(each) for key, each in value.items() if key not in _TIMES}
     if isinstance(value, list):
         return [_without_times(each) for each in value]
-    return "" if isinstance(value, str) and ("/straight/" in value or "/killed/" in value) else value
+    return value
 
 
 def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
