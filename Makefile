@@ -9,7 +9,7 @@ demo: .venv/installed
 # processes that run tests; each takes one thread and up to 3 GB
 JOBS ?= 2
 test: check .tensorrt-bindings/installed
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 # The tests that need no export and no training.
 test-fast: .venv/installed
@@ -77,40 +77,11 @@ sbom: .venv/installed
 	$(SECTION) versions $(BIN)/python $(RELIABILITY)/dependencies.py build/dependencies
 
 # The embedded model, from rendered faces to sdk/assets/emola-nano: hours on two cores; a stage that is done is kept.
-# FACE_MODEL: the folder FaceXModel of the ICT-FaceKit repository (MIT), or its light model as one .npz file.
-# PRECISION: bfloat16 saves time in the language model on processors that have it.
+# FACE_MODEL, FACES and PRECISION are explained in benchmarks/nano.sh.
 NANO := build/nano
-PRECISION ?= auto
-EMOLA := $(BIN)/emola
-nano: $(NANO)/evaluated
-$(NANO)/train: | .venv/installed
-	$(EMOLA) data synthesize $@ -n 40000 --seed 1 --face-model "$(FACE_MODEL)" --preview $(NANO)/preview.png
-$(NANO)/eval: | .venv/installed
-	$(EMOLA) data synthesize $@ -n 1000 --seed 2 --split eval --face-model "$(FACE_MODEL)"
-$(NANO)/calib: | .venv/installed
-	$(EMOLA) data synthesize $@ -n 700 --seed 3 --split eval --face-model "$(FACE_MODEL)"
-$(NANO)/base: | $(NANO)/train $(NANO)/eval
-	$(EMOLA) pretrain $(NANO)/train $@ --eval $(NANO)/eval
-$(NANO)/landmarks: | $(NANO)/base $(NANO)/calib
-	for set in train eval calib; do $(EMOLA) data landmarks $(NANO)/$$set/*_anno.json --replace --face-scale 1.5 \
-	    --network $(NANO)/base/landmark.onnx || exit 1; done
-	touch $@
-$(NANO)/model/emola.json: | $(NANO)/landmarks
-	$(EMOLA) train --base $(NANO)/base --output $(NANO)/model --data $(NANO)/train/train_emotion_anno.json \
-	    --data $(NANO)/train/train_au_anno.json --tune everything --epochs 1.6 --batch-size 64 \
-	    --learning-rate 2e-3 --projector-learning-rate 5e-4 --weight-decay 0.02 --precision $(PRECISION) \
-	    --keep-visual 0.25 --prior-only 0.15 --no-checkpointing --no-group-by-length --workers 1
-$(NANO)/emola-nano: | $(NANO)/model/emola.json
-	$(EMOLA) export none $@ --base $(NANO)/model --landmark-model $(NANO)/base/landmark.onnx --quantize gptq \
-	    --group-size 64 --calibration $(NANO)/train/train_au_anno.json -n 256 \
-	    --answers $(NANO)/train/train_au_anno.json $(NANO)/train/train_emotion_anno.json \
-	    --label-data emotion $(NANO)/calib/eval_emotion_anno.json --label-data action_units $(NANO)/calib/eval_au_anno.json \
-	    --evaluation $(NANO)/eval/eval_emotion_anno.json --limit 403
-$(NANO)/evaluated: | $(NANO)/emola-nano
-	for task in emotion:403 au:325; do $(EMOLA) evaluate $(NANO)/emola-nano --data $(NANO)/eval/eval_$${task%:*}_anno.json \
-	    --task $${task%:*} --limit $${task#*:} --output $(NANO)/scores-$${task%:*} || exit 1; done
+nano: .venv/installed
+	FACE_MODEL="$(FACE_MODEL)" PYTHON=$(BIN)/python sh benchmarks/nano.sh $(NANO)
 	rm -rf sdk/assets/emola-nano && cp -r $(NANO)/emola-nano sdk/assets/
-	touch $@
 
 .venv/installed: setup.py pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -15,7 +15,6 @@ from sdk.errors import BackendError, BundleNotFoundError, ImageError, TaskError
 from sdk.faces.detect import Detection
 from sdk.render import describe
 
-pytest.importorskip("dlib")
 TOKENS = 12
 
 
@@ -170,7 +169,7 @@ def png(array) -> bytes:
         (lambda a: a.ask(b"x", "why \ud800"), TaskError, "halves of surrogate pairs"),
         (lambda a: a.analyze(b"x", tasks="age"), TaskError, "unknown task 'age'"),
         (lambda a: a.analyze(io.StringIO("x")), ImageError, r"open in binary mode.* its read\(\) gives str"),
-        (lambda a: a.analyze(io.BytesIO()), ImageError, r"nothing left to read; if it was read before, seek\(0\)"),
+        (lambda a: a.analyze(io.BytesIO()), ImageError, r"nothing left to read: it is empty, or .* seek\(0\)"),
         (lambda a: a.analyze_batch("photo.jpg"), ImageError, "expected several pictures, found one"),
         (lambda a: a.analyze_batch(np.zeros((9, 9, 3), np.uint8), color="rgb"), ImageError, "found one"),
         (lambda a: a.analyze_batch(io.BytesIO(b"x")), ImageError, "found one"),

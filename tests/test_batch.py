@@ -15,8 +15,6 @@ from sdk.errors import BackendError, CancelledError, ImageError, TaskError
 from sdk.runtime.backends.ort_pool import OrtPool
 from sdk.runtime.memory import Memory
 
-pytest.importorskip("dlib")
-
 
 @pytest.fixture(scope="module")
 def analyzer(bundle):

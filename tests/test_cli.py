@@ -38,7 +38,6 @@ def photo(astronaut, tmp_path):
 
 
 def test_analyze_prints_and_draws(emola_cli, bundle, photo, tmp_path):
-    pytest.importorskip("dlib")
     saved = tmp_path / "out" / "annotated.png"
     code, out, err = emola_cli("analyze", photo, "--bundle", bundle(), "--max-tokens", 5, "--save", saved)
     assert code == 0
@@ -51,7 +50,6 @@ def test_analyze_prints_and_draws(emola_cli, bundle, photo, tmp_path):
 
 
 def test_analyze_json_is_one_document(emola_cli, bundle, photo):
-    pytest.importorskip("dlib")
     command = ["analyze", photo, "--bundle", bundle(), "--task", "emotion", "--max-tokens", 5, "--json"]
     code, out, _ = emola_cli(*command)
     document = json.loads(out)
@@ -64,7 +62,6 @@ def test_analyze_json_is_one_document(emola_cli, bundle, photo):
 
 def test_analyze_reads_stdin(bundle, photo, tmp_path):
     """A picture that a pipe brings is named <stdin>, an empty pipe is an error."""
-    pytest.importorskip("dlib")
     command = [sys.executable, "-m", "sdk", "analyze", "-", "--bundle", bundle(), "--max-tokens", "2"]
     drawn = tmp_path / "drawn.png"
     options = ["--json", "--save", drawn]
@@ -78,7 +75,6 @@ def test_analyze_reads_stdin(bundle, photo, tmp_path):
 
 
 def test_a_broken_photo_does_not_stop_the_others(emola_cli, bundle, photo, tmp_path):
-    pytest.importorskip("dlib")
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff")
     command = ["analyze", tmp_path / "broken.jpg", photo, "--bundle", bundle(), "--max-tokens", 2]
     code, out, err = emola_cli(*command)
@@ -90,7 +86,6 @@ def test_a_broken_photo_does_not_stop_the_others(emola_cli, bundle, photo, tmp_p
 
 def test_a_folder_becomes_one_table(emola_cli, bundle, photo, tmp_path, astronaut):
     """Two photos, one of them in a subfolder, one broken: two rows, the broken one is named, exit 1."""
-    pytest.importorskip("dlib")
     folder = tmp_path / "photos"
     (folder / "sub").mkdir(parents=True)
     for name in ("a.png", "sub/b.png"):
@@ -137,7 +132,6 @@ def test_several_photos_are_drawn_into_a_folder(emola_cli, bundle, photo, tmp_pa
 
 
 def test_labels_only(emola_cli, bundle, photo):
-    pytest.importorskip("dlib")
     code, out, _ = emola_cli("analyze", photo, "--bundle", bundle(), "--task", "labels", "--json")
     face = json.loads(out)["faces"][0]
     assert code == 0

@@ -12,8 +12,6 @@ from sdk import Analyzer
 from sdk.aio import AsyncAnalyzer
 from sdk.errors import CancelledError
 
-pytest.importorskip("dlib")
-
 
 @pytest.fixture(scope="module")
 def analyzer(bundle):

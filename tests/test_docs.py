@@ -26,7 +26,6 @@ import sdk.bundles.hub
 from sdk.cli import _parser, main
 
 pytest.importorskip("av")
-pytest.importorskip("dlib")
 pytest.importorskip("pandas")
 pytest.importorskip("httpx")
 pytest.importorskip("filelock")

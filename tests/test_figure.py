@@ -94,7 +94,6 @@ def test_a_bar_is_as_long_as_the_score():
 
 def test_two_photographs_beside_each_other(written, astronaut):
     """The model in the package reads both faces, and everything it says is below the picture."""
-    pytest.importorskip("dlib")
     both = np.concatenate([astronaut, astronaut[:, ::-1]], axis=1)
     with Analyzer(keep_image=True) as analyzer:
         analysis = analyzer.analyze(both, color="rgb")

@@ -51,18 +51,22 @@ def test_no_child_prints_a_traceback(tmp_path, delay):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(os.name == "nt", reason="Ctrl-C reaches a process group")
-def test_ctrl_c_with_workers_is_one_line(tmp_path):
+@pytest.mark.skipif(not hasattr(os, "register_at_fork"), reason="Ctrl-C reaches a process group")
+@pytest.mark.parametrize("start", [0, 0.5], ids=["fast start", "slow start"])
+def test_ctrl_c_with_workers_is_one_line(tmp_path, start):
     """A terminal sends Ctrl-C to the workers, too: none of them prints a traceback. Until then the folder is locked."""
     pytest.importorskip("torch")
     output = tmp_path / "run"
+    slow = f"import os, time\nos.register_at_fork(after_in_child=lambda: time.sleep({start}))\n"
+    (tmp_path / "sitecustomize.py").write_text(slow)  # Ctrl-C meets workers that start
+    environment = {**ONE_THREAD, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(__file__).parents[1])])}
     command = [
         sys.executable,
         "-m",
         "sdk",
         *arguments(output, "--batch-size", "2", "--epochs", "400", "--workers", "2"),
     ]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ONE_THREAD, start_new_session=True)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True)
     while not (output / "log.jsonl").exists():
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.02)

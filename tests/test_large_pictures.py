@@ -110,7 +110,6 @@ def test_half_size_is_the_mean_of_squares(kind, size, monkeypatch):
 
 def test_results_are_in_pixels_of_the_file(bundle, astronaut, monkeypatch):
     """At half size: the same face, box and landmarks as at full size, within 3 % of the picture."""
-    pytest.importorskip("dlib")
     analyzer = Analyzer(bundle())
     picture = Image.fromarray(astronaut).resize((1400, 1400), Image.Resampling.BICUBIC)
     full = analyzer.analyze(picture, tasks=("emotion",), max_new_tokens=2)
@@ -126,7 +125,6 @@ def test_results_are_in_pixels_of_the_file(bundle, astronaut, monkeypatch):
 
 def test_max_pixels_raises_and_lowers_the_limit(bundle, astronaut, monkeypatch, tmp_path, capsys):
     """In Python and on the command line; what was analysed can be drawn again from its file."""
-    pytest.importorskip("dlib")
     path = tmp_path / "astronaut.png"
     Image.fromarray(astronaut).save(path)
     options = {"tasks": ("emotion",), "max_new_tokens": 2}
@@ -165,7 +163,6 @@ def test_max_pixels_allows_memory_within_what_is_left(monkeypatch):
 @pytest.mark.parametrize("size", [(1, 1), (1, 4000), (4000, 1), (3, 2)])
 def test_odd_shapes_are_analysed(bundle, size):
     """No detector and no network may stumble over a line of pixels."""
-    pytest.importorskip("dlib")
     analyzer = Analyzer(bundle())
     picture = Image.new("RGB", size, "grey")
     assert analyzer.analyze(picture, tasks=("emotion",), max_new_tokens=1).status == "no_face"

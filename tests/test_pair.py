@@ -78,14 +78,15 @@ def test_the_tokens_of_one_after_the_other(model, limit):
     assert drafter.pairs
 
 
-def test_where_a_second_row_is_cheap_most_steps_are_of_both():
+def test_where_a_second_row_is_cheap_most_steps_are_of_both(monkeypatch):
+    """Where near ties are frequent they are not, because all rows since the last one are read again."""
+    monkeypatch.setattr(speculate, "NEAR_TIE", 0.0)
     model = Model(EMBEDDED)
     drafter = model.use(row=0.3)
     found = model.answers(None)
     assert found == model.answers(None, pairs=False)
-    tokens = sum(len(answer.token_ids) for answers in found for answer in answers.values())
-    assert drafter.pairs > 0.4 * tokens
-    assert drafter.alone < 0.2 * tokens
+    shorter = sum(min(len(answer.token_ids) for answer in answers.values()) for answers in found)
+    assert drafter.pairs > 0.8 * shorter
 
 
 def test_answers_of_different_lengths(model, monkeypatch):

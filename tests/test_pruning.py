@@ -7,7 +7,6 @@ from PIL import Image
 from training import emola_train
 
 pytest.importorskip("torch")
-pytest.importorskip("dlib")
 
 import torch
 

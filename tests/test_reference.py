@@ -5,9 +5,9 @@ import pytest
 import torch
 from conftest import GOLDEN
 
-from export.progress import Progress
 from export.reference import compute_reference
 from sdk.errors import CheckpointError
+from sdk.progress import Progress
 from trainer.checkpoint import Checkpoint
 from trainer.evaluation.answerers import TorchAnswerer
 from trainer.model.processor import SMALL_WEIGHTS, Arithmetic, choose_arithmetic

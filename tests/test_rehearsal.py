@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("torch")
-pytest.importorskip("dlib")
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 
 ROOT = Path(__file__).parents[1]
@@ -173,6 +172,21 @@ def test_the_verdict_of_the_check(script):
     assert (slow.result, slow.failures) == ("failed: latency; passed: parity", ())
     assert judge("passed", "failed").failures == ("parity: vision", "parity: decoder")
     assert module._judge_check(run(1, lines=["killed"])).failures == ("exit status 1: killed",)
+
+
+@pytest.mark.parametrize("cuda", [False, True])
+def test_a_gpu_gets_its_variant_and_uses_it(script, tmp_path, monkeypatch, cuda):
+    module, commands = script("rehearsal_steps"), {}
+    monkeypatch.setattr(module, "watch", lambda command, *_, **__: commands.update({command[3]: command}))
+    shape = script("full_size_checkpoint").TINY
+    steps = module.Steps(tmp_path, shape, 2, ["gptq"], 8, [], tmp_path / "rehearsal.jsonl", cuda)
+    for name, (measure, _) in steps.all().items():
+        if name != "checkpoint":
+            measure(name)
+    assert ("--cuda" in commands["export"]) is cuda
+    for name in ("check", "analyze", "bench"):
+        assert (commands[name][-2:] == ["--device", "cuda"]) is cuda
+    assert "--device" not in commands["verify"]
 
 
 STAGE_NAMES = ("one", "two", "three")

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("torch")
-pytest.importorskip("dlib")
 pytest.importorskip("av")
 pytestmark = pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="time and memory come from /proc")
 

@@ -24,7 +24,6 @@ os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GB; by default half of t
 os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 if not find_spec("vllm"):
     pytest.skip("vLLM is not installed; `make test-vllm` has an environment for it", allow_module_level=True)
-pytest.importorskip("dlib")
 
 from llama_folders import weights_of_graph, write_llama
 
@@ -91,6 +90,17 @@ def server(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """emola-nano without vLLM, and without its answer language, which vLLM does not know."""
+    bundle = tmp_path_factory.mktemp("plain") / "bundle"
+    shutil.copytree(EMBEDDED, bundle)
+    manifest = read_manifest(bundle).model_copy(update={"language": None})
+    (bundle / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+    with Analyzer(bundle) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
 def remote(server):
     with Analyzer(vllm=server) as opened:
         yield opened
@@ -100,22 +110,20 @@ def metric(server: str, name: str) -> float:
     return float(re.search(rf"^vllm:{name}{{.*}} (\S+)$", httpx.get(f"{server}/metrics").text, re.MULTILINE)[1])
 
 
-def test_answers_of_the_embedded_model_are_equal(remote):
+def test_answers_of_the_embedded_model_are_equal(remote, plain):
     """Both tasks of both pictures, one by one and together: the same words as without vLLM."""
-    with Analyzer() as plain:
-        expected = [plain.analyze(picture).faces for picture in FACES]
+    expected = [plain.analyze(picture).faces for picture in FACES]
     assert all(expected)
     assert [remote.analyze(picture).faces for picture in FACES] == expected
     together = remote.analyze_batch(FACES * 4, batch_size=8)
     assert [analysis.faces for analysis in together] == expected * 4
 
 
-def test_label_scores_agree(remote):
+def test_label_scores_agree(remote, plain):
     """Probabilities of the emotions within 0.02."""
-    with Analyzer() as plain:
-        for picture in FACES:
-            found, expected = (each.analyze(picture, tasks=("labels",)).faces[0].emotion for each in (remote, plain))
-            assert found.scores == pytest.approx(expected.scores, abs=0.02)
+    for picture in FACES:
+        found, expected = (each.analyze(picture, tasks=("labels",)).faces[0].emotion for each in (remote, plain))
+        assert found.scores == pytest.approx(expected.scores, abs=0.02)
 
 
 def test_a_second_question_reads_the_face_from_the_prefix_cache(server, remote):
@@ -195,7 +203,7 @@ def test_the_folder_of_an_export(gptq_bundle, tmp_path):
     assert equal >= 64, f"{equal} tokens before the first difference, in all answers together"
 
 
-def test_a_bundle_opens_vllm_in_this_process(tmp_path, monkeypatch):
+def test_a_bundle_opens_vllm_in_this_process(plain, tmp_path, monkeypatch):
     """`Analyzer(vllm="local")` reads the GPTQ folder of the bundle: the words are those of the bundle without vLLM."""
     bundle = tmp_path / "bundle"
     shutil.copytree(EMBEDDED, bundle)
@@ -211,6 +219,6 @@ def test_a_bundle_opens_vllm_in_this_process(tmp_path, monkeypatch):
     parts = {"files": {**manifest.files, **files}, "variants": (*manifest.variants, variant)}
     (bundle / MANIFEST).write_text(manifest.model_copy(update=parts).to_json(), encoding="utf-8")
     monkeypatch.setattr(in_process, "LocalVllm", partial(LocalVllm, **EAGER))
-    with Analyzer() as plain, Analyzer(bundle, vllm="local") as analyzer:
+    with Analyzer(bundle, vllm="local") as analyzer:
         assert [analyzer.analyze(picture).faces for picture in FACES] == [plain.analyze(p).faces for p in FACES]
         assert "".join(analyzer.stream(FACES[0], "emotion")) == "".join(plain.stream(FACES[0], "emotion"))

@@ -35,7 +35,6 @@ from sdk.server.app import Settings
 from sdk.server.seats import Limits
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("dlib")
 FACES = [PICTURES / "astronaut.jpg", PICTURES / "rendered.jpg"]
 
 
