@@ -56,6 +56,7 @@ SETTINGS = {
     "default": Setting(),
     "default again": Setting(),
     "no spinning": Setting(entries=(("session.intra_op.allow_spinning", "0"),)),
+    "spinning ends with the call": Setting(entries=(("session.force_spinning_stop", "1"),)),
     "one thread": Setting(options=(("intra_op_num_threads", 1),)),
     "memory arena": Setting(options=ARENA),
     "no memory pattern": Setting(options=(("enable_mem_pattern", False),)),

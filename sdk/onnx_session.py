@@ -79,6 +79,7 @@ def open_session(
     options.log_severity_level = 3
     options.enable_cpu_mem_arena = arena
     options.intra_op_num_threads = threads or 0
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # else they take a core from the next session
     options.add_session_config_entry("session.load_model_format", "ONNX")  # other formats have other paths in them
     disabled: dict[str, Any] = {}
     if mapped and outside and device == "cpu":  # the layout optimisations above this level fold constants, too
