@@ -233,7 +233,7 @@ class Examiner:
             id=index,
             box_xyxy=crop.box_in_file,
             detection_score=score,
-            landmarks=None if points is None else tuple((float(x), float(y)) for x, y in points),
+            landmarks=None if points is None else tuple(map(tuple, points.tolist())),
             emotion=emotion,
             action_units=_units(reading, request),
             action_units_text=units.text if units else None,

@@ -10,8 +10,8 @@ from sdk.faces.crop import Box
 from sdk.faces.detection import Detection
 from sdk.faces.track import overlap
 
-_REACH = 1.5  # half the side of what is searched, in sides of the face
-_SIDE = 144  # pixels to which that is scaled down
+_REACH = 1.3  # half the side of what is searched, in sides of the face
+_SIDE = 127  # pixels to which that is scaled down; the detector searches larger pictures at two sizes
 _MOST_SHARE = 0.5  # of a frame's pixels that is searched; with more, the whole frame is searched as fast
 _LEAST_OVERLAP = 0.3  # intersection over union of a face and itself in the frame before
 _MOST_OVERLAP = 0.5  # of two faces; with more, both boxes are on one face
