@@ -100,14 +100,14 @@ class LlamaCpp:
         self._lib = llama_cpp
         llama_cpp.llama_log_set(_SILENT, None)
         path = folder / "model.gguf"
-        model = llama_cpp.llama_model_load_from_file(str(path).encode(), llama_cpp.llama_model_default_params())
+        self._model = llama_cpp.llama_model_load_from_file(str(path).encode(), llama_cpp.llama_model_default_params())
         options = llama_cpp.llama_context_default_params()
         options.n_batch = options.n_ubatch = CONTEXT
         options.n_ctx, options.n_seq_max, options.kv_unified = slots * CONTEXT, slots, False
         options.n_threads = options.n_threads_batch = threads
-        self._context = llama_cpp.llama_init_from_model(model, options)
+        self._context = llama_cpp.llama_init_from_model(self._model, options)
         self._memory = llama_cpp.llama_get_memory(self._context)
-        self._vocabulary = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
+        self._vocabulary = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model))
         self.description = f"llama-cpp-python {llama_cpp.__version__}"
         self.weights = path.stat().st_size - self._vocabulary * 4096 * 2
         self.cache = layers * 2 * 4096 * 2

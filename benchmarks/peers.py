@@ -53,7 +53,7 @@ class Peer:
     def measure(self, stage: str) -> None:
         time.sleep(SETTLE_SECONDS)
         self.pipe.send(stage)
-        elapsed, self.logits[stage] = _receive(self.pipe)
+        elapsed, self.logits[stage] = receive(self.pipe)
         self.times[stage].append(elapsed)
         print(f"{self.name} {stage} {statistics.median(elapsed):.1f} ms", file=sys.stderr)
 
@@ -111,7 +111,7 @@ def ceilings(pipe: Connection, threads: int) -> None:
         pipe.send((True, found))
 
 
-def _start(target: Any, *args: Any) -> Connection:
+def start_process(target: Any, *args: Any) -> Connection:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     context.Process(target=target, args=(theirs, *args), daemon=True).start()
@@ -119,7 +119,7 @@ def _start(target: Any, *args: Any) -> Connection:
     return ours
 
 
-def _receive(pipe: Connection) -> Any:
+def receive(pipe: Connection) -> Any:
     try:
         good, content = pipe.recv()
     except EOFError:
@@ -133,9 +133,9 @@ def open_peers(names: list[str], *where: Any) -> tuple[list[Peer], dict[str, str
     """Open the peers and run every stage once; return those that work, and the reasons why the others do not."""
     peers, missing = [], {}
     for name in names:
-        pipe = _start(serve, name, *where)
+        pipe = start_process(serve, name, *where)
         try:
-            peer = Peer(name, pipe, _receive(pipe))
+            peer = Peer(name, pipe, receive(pipe))
             for stage in STAGES:
                 peer.measure(stage)
         except RuntimeError as error:
@@ -162,8 +162,8 @@ def measure(args: argparse.Namespace, root: Path) -> None:
     """Alternate the peers stage by stage, and report."""
     names = [name for name in PEERS if name == "ours" or name in args.peers]
     peers, missing = open_peers(names, root, args.layers, args.head_bits, args.threads, args.cpu_time)
-    machine = _start(ceilings, args.threads)
-    _receive(machine)
+    machine = start_process(ceilings, args.threads)
+    receive(machine)
     limits = []
     differences = compare_logits(peers)
     for peer in peers:
@@ -173,7 +173,7 @@ def measure(args: argparse.Namespace, root: Path) -> None:
             for peer in peers:
                 peer.measure(stage)
         machine.send(True)
-        limits.append(_receive(machine))
+        limits.append(receive(machine))
     compare_logits(peers)
     for pipe in (*(peer.pipe for peer in peers), machine):
         pipe.send(None)  # ends the process

@@ -1,7 +1,7 @@
 """Measure what a user waits for one face and both questions at full size, from the crop to the last token.
 
     python benchmarks/whole_answer.py BUNDLE --data eval_au_anno.json eval_emotion_anno.json
-        [--tokens 273 67] [--visual-tokens 144] [--rounds 3] [--threads N] [--openvino-prefill]
+        [--tokens 273 67] [--visual-tokens 144] [--rounds 3] [--threads N] [--openvino] [--openvino-prefill]
 
 BUNDLE has any weights, for example random ones of `benchmarks/rehearsal.py`. Everything is computed at its size, but
 each answer is written in advance: the logits of a step are replaced by those of its next token. The texts are answers
@@ -27,7 +27,7 @@ from sdk.bundles.hub import EMBEDDED
 from sdk.bundles.manifest import read_manifest
 from sdk.faba.prompts import Task
 from sdk.faces.crop import RELEASED_FACE_SCALE, aligned_face
-from sdk.runtime.backends.interface import Decoder, KVCache, KVPool
+from sdk.runtime.backends.interface import Backend, Decoder, KVCache, KVPool
 from sdk.runtime.backends.select import open_backend
 from sdk.runtime.clock import Clock
 from sdk.runtime.drafts import Drafter
@@ -83,16 +83,25 @@ def main() -> None:
     parser.add_argument("--visual-tokens", type=int, default=144)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--openvino", action="store_true", help="also with a decoder on OpenVINO")
     parser.add_argument("--openvino-prefill", action="store_true", help="also with faces read by OpenVINO")
     args = parser.parse_args()
     manifest = read_manifest(args.bundle)
-    device = "openvino-prefill" if args.openvino_prefill else "cpu"
-    backend = open_backend(args.bundle, manifest, device, threads=args.threads)
+
+    def backend_on(device: str) -> Backend:
+        return open_backend(args.bundle, manifest, device, threads=args.threads)
+
+    default = backend_on("openvino-prefill" if args.openvino_prefill else "cpu")
     answers = {task: answer(path, task, count) for task, path, count in zip(TASKS, args.data, args.tokens, strict=True)}
     bare = manifest.without_language().model_copy(update={"ngrams": None})
 
     def opened(
-        rows: int | None = None, *, pairs: bool = False, drafts: bool = False, reader: bool = False
+        rows: int | None = None,
+        *,
+        pairs: bool = False,
+        drafts: bool = False,
+        reader: bool = False,
+        backend: Backend = default,
     ) -> Callable[[], dict[str, float]]:
         pipeline = Pipeline(args.bundle, bare, backend, rows, pairs=pairs)
         if drafts:
@@ -107,13 +116,15 @@ def main() -> None:
     }
     if args.openvino_prefill:
         variants["drafts, OpenVINO's prefill"] = opened(drafts=True, reader=True)
+    if args.openvino:
+        variants["drafts, OpenVINO"] = opened(drafts=True, backend=backend_on("openvino"))
     found = compare(variants, args.rounds)
     print(
         json.dumps(
             {
                 "benchmark": "whole_answer",
                 "machine": processor(),
-                "backend": backend.name,
+                "backend": default.name,
                 **found,
             }
         )
