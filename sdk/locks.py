@@ -7,16 +7,20 @@ over, and so knows the names of the temporary files that were left, which contai
 import errno
 import os
 import secrets
+import shutil
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from hashlib import sha256
 from pathlib import Path
 
 from sdk.errors import OutputError
 
 SUFFIX = ".emola-lock"  # the whole name of the lock file in a folder; after `.NAME` for a file of that name
 PATIENCE_S = 2.0  # time to wait for another process; afterwards the two count as two runs with one output
+_ENDS = ("partial", "before")  # of the new content, and of an earlier folder while the new one takes its name
+_LONGEST_NAME = 200  # bytes; file systems take 255, the temporary names are longer
 _HELD = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)  # error numbers of a lock that another process holds
 _open: set[int] = set()
 
@@ -57,9 +61,9 @@ class Lock:
         _open.discard(self._descriptor)
         if sys.platform == "win32":  # an open file cannot be removed
             os.close(self._descriptor)
-            _remove(self._path)
+            _unlink(self._path)
         else:
-            _remove(self._path)
+            _unlink(self._path)
             os.close(self._descriptor)
 
 
@@ -67,8 +71,7 @@ class Lock:
 def writing_into(folder: Path, *, beside: bool = False, patience_s: float | None = PATIENCE_S) -> Iterator[None]:
     """Keep other processes from writing into the same folder.
 
-    After a killed process, lock files that it left of single files in the folder are removed: its successor may not
-    write those files again.
+    What a killed process left of single files in the folder is removed: its successor may not write those files again.
 
     Args:
         folder: created, with the lock file in it.
@@ -93,11 +96,45 @@ def writing_into(folder: Path, *, beside: bool = False, patience_s: float | None
 
 
 def _remove_left(folder: Path) -> None:
-    """Remove the lock files of single files that nobody holds."""
+    """Remove the lock files of single files that nobody holds, and their temporary files."""
     for path in folder.rglob(f".*{SUFFIX}"):
+        target = path.with_name(path.name[1:].removesuffix(SUFFIX))
         if path.is_file():
             with suppress(OutputError, OSError):
-                Lock(path, path, patience_s=0.0).release()
+                lock = Lock(path, target, patience_s=0.0)
+                try:
+                    clear(target, lock.number)
+                finally:
+                    lock.release()
+
+
+def beside(path: Path, suffix: str, *, hidden: bool = False) -> Path:
+    """A path in the same folder, named after this one."""
+    name = path.name if len(os.fsencode(path.name)) <= _LONGEST_NAME else sha256(os.fsencode(path.name)).hexdigest()
+    return path.with_name(f"{'.' if hidden else ''}{name}{suffix}")
+
+
+def temporary_places(target: Path, number: str) -> tuple[Path, Path]:
+    """Where the owner of the lock with this number writes new content, and puts an earlier folder aside."""
+    place, aside = (beside(target, f".{number}.{end}") for end in _ENDS)
+    return place, aside
+
+
+def clear(target: Path, number: str) -> None:
+    """Remove unfinished content, and give an earlier folder its name back; arguments as in `temporary_places`."""
+    place, aside = temporary_places(target, number)
+    if aside.exists() and not target.exists():
+        aside.replace(target)
+    remove(aside)
+    remove(place)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _acquire(path: Path) -> tuple[int, bool] | None:
@@ -140,6 +177,6 @@ else:
     os.register_at_fork(after_in_child=_leave_to_the_parent)
 
 
-def _remove(path: Path) -> None:
+def _unlink(path: Path) -> None:
     with suppress(OSError):  # on Windows, another process has opened it
         path.unlink()

@@ -7,17 +7,14 @@ import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from hashlib import sha256
 from pathlib import Path
 
 from sdk.errors import OutputError, SdkError
-from sdk.locks import PATIENCE_S, SUFFIX, Lock
+from sdk.locks import PATIENCE_S, SUFFIX, Lock, beside, clear, remove, temporary_places
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NEARLY_FULL = 1 << 20  # bytes that are free after a write failed
 _MOUNTED = (errno.EBUSY, errno.EXDEV)  # a file mounted by itself, as containers do, cannot be renamed over
-_ENDS = ("partial", "before")  # of the new content, and of an earlier folder while the new one takes its name
-_LONGEST_NAME = 200  # bytes; file systems take 255, the temporary names are longer
 
 
 class Replacement:
@@ -49,11 +46,11 @@ class Replacement:
         self._target = Path(os.path.realpath(path)) if path.is_symlink() else path
         with output_errors(path):
             self._before = _state(self._target, folder)
-            self._lock = Lock(_beside(self._target, SUFFIX, hidden=True), path, patience_s)
+            self._lock = Lock(beside(self._target, SUFFIX, hidden=True), path, patience_s)
         try:
             with output_errors(path):
-                self.place, self._aside = (_beside(self._target, f".{self._lock.number}.{end}") for end in _ENDS)
-                self._clear()
+                self.place, self._aside = temporary_places(self._target, self._lock.number)
+                clear(self._target, self._lock.number)
                 self._make()
         except BaseException:
             self._lock.release()
@@ -74,13 +71,13 @@ class Replacement:
             self.discard()
             raise
         if self._folder:
-            _remove(self._aside)
+            remove(self._aside)
         self._lock.release()
 
     def discard(self) -> None:
         """Remove the content; the path stays as it was."""
         if not self.is_direct:
-            self._clear()
+            clear(self._target, self._lock.number)
             self._lock.release()
 
     def _make(self) -> None:
@@ -96,14 +93,7 @@ class Replacement:
             if self._folder or error.errno not in _MOUNTED:
                 raise
             shutil.copyfile(self.place, self._target)
-            _remove(self.place)
-
-    def _clear(self) -> None:
-        """Remove unfinished content, and give an earlier folder its name back."""
-        if self._folder and self._aside.exists() and not self._target.exists():
-            self._aside.replace(self._target)
-        _remove(self._aside)
-        _remove(self.place)
+            remove(self.place)
 
 
 def _is_direct(path: Path) -> bool:
@@ -147,19 +137,6 @@ def _copy_state(before: os.stat_result, place: Path) -> None:
     place.chmod(stat.S_IMODE(before.st_mode))
 
 
-def _beside(path: Path, suffix: str, *, hidden: bool = False) -> Path:
-    """A path in the same folder, named after this one."""
-    name = path.name if len(os.fsencode(path.name)) <= _LONGEST_NAME else sha256(os.fsencode(path.name)).hexdigest()
-    return path.with_name(f"{'.' if hidden else ''}{name}{suffix}")
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
 @contextmanager
 def output_errors(path: Path) -> Iterator[None]:
     """Raise an OutputError for what a full disk or a folder without permission does to a writer of `path`.
@@ -184,8 +161,8 @@ def _is_about(error: OSError, path: Path) -> bool:
         return True
     found = Path(os.path.abspath(error.filename))
     for output in {Path(os.path.abspath(path)), Path(os.path.realpath(path))}:
-        own = {output, _beside(output, SUFFIX, hidden=True)}
-        if found in own or found in output.parents or str(found).startswith(str(_beside(output, "."))):
+        own = {output, beside(output, SUFFIX, hidden=True)}
+        if found in own or found in output.parents or str(found).startswith(str(beside(output, "."))):
             return True
     return False
 

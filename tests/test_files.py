@@ -203,6 +203,29 @@ def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path, kind):
 
 
 @posix
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_a_killed_process_left_is_removed_by_a_run_that_writes_something_else(tmp_path, kind):
+    be_killed(tmp_path / "out", kind)
+    assert any(name.endswith(".partial") for name in names(tmp_path))
+    with writing_into(tmp_path), replacing(tmp_path / "other") as place:
+        place.touch()
+    assert names(tmp_path) == ["other"]
+
+
+@posix
+def test_a_folder_that_a_killed_process_put_aside_comes_back_in_a_run_that_writes_something_else(tmp_path):
+    (tmp_path / SUFFIX).touch()
+    lock = tmp_path / f".out{SUFFIX}"
+    lock.touch()
+    aside = tmp_path / f"out.{lock.stat().st_ino:x}.before"
+    aside.mkdir()
+    (aside / "old").touch()
+    with writing_into(tmp_path):
+        assert names(tmp_path / "out") == ["old"]
+    assert names(tmp_path) == ["out"]
+
+
+@posix
 def test_locks_that_a_killed_process_left_of_complete_files_are_removed(tmp_path):
     """The kill comes after the file has its name; the next run does not write it again. A lock that is held stays."""
     (tmp_path / "landmarks").mkdir()

@@ -122,7 +122,7 @@ def _write_scenes(folder: Path, scenes: list[Scene]) -> None:
 
 
 def _arrays(folder: Path, name: str) -> Iterator["np.ndarray[Any, Any]"]:
-    for shard in sorted(folder.glob("[0-9]*")):
+    for shard in sorted(folder.glob("[0-9]" * 6)):
         yield np.load(shard / f"{name}.npy", mmap_mode="r" if name == "pixels" else None)
 
 
