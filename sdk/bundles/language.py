@@ -50,7 +50,8 @@ class DescriptionLanguage(FrozenModel):
         most_signs: number of signs that a description mentions at most.
         rest: sentence about a neutral face without an active unit.
         reasons: sentences of which a description has one, by emotion.
-        never_denied: units whose absence the model cannot tell, whatever its scores; no description denies them.
+        never_denied: units whose absence the model cannot tell, whatever its scores; no description denies them, and no
+            short answer denies them alone.
     """
 
     openings: dict[str, Opening] = Field(min_length=1, max_length=1000)

@@ -193,14 +193,19 @@ class Grammar:
 
     def _is_borne_out(self, claim: Claim) -> bool:
         """Whether a description may make a claim of its own accord: what it denies is clearly absent."""
-        clear = self._evidence is None or self._evidence.absent.issuperset(claim.denies)
-        return clear and self._may_answer(claim)
-
-    def _may_answer(self, claim: Claim) -> bool:
-        """Whether a claim may answer a question about it; the list says no by leaving the unit out."""
         if self._evidence is None:
             return True
-        return self._evidence.agrees_with(claim) and not set(claim.denies) & set(self._description.never_denied)
+        clear = self._evidence.absent.difference(self._description.never_denied).issuperset(claim.denies)
+        return clear and self._evidence.agrees_with(claim)
+
+    def _may_answer(self, claim: Claim) -> bool:
+        """Whether a claim may answer a question: the list says no by leaving units out, but not those alone whose
+        absence the model cannot tell.
+        """
+        if self._evidence is None:
+            return True
+        uncertain = claim.denies and set(claim.denies).issubset(self._description.never_denied)
+        return self._evidence.agrees_with(claim) and not uncertain
 
 
 def _units_at(state: State) -> Sequence[int]:
