@@ -1,5 +1,6 @@
 """Examine one face at a time: requests, readings, and the records made from them."""
 
+import operator
 import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
@@ -168,6 +169,11 @@ class Examiner:
         extent = self._detector.box_extent if self._detector else 1.0
         with clock("crop"):
             return [replace(crop_face(pixels, box, scale, extent), shrink=shrink) for box in boxes]
+
+    def searched_pixels(self, height: int, width: int) -> float:
+        """Pixels of a picture of H x W that the detector, once it is open, works on; detectors of users may not say."""
+        counted = getattr(self._detector, "searched_pixels", operator.mul)
+        return float(counted(height, width))
 
     def detect(self, pixels: Pixels) -> list[Detection]:
         """The faces that the detector finds in an (H, W, 3) uint8 RGB picture, before `limits` choose among them."""

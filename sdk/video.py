@@ -79,7 +79,7 @@ class _FrameAnalyzer:
         self._examiner, self._request, self._freshness, self._source = examiner, request, freshness, source
         self._tracker = Tracker(freshness.patience_s)
         self._detect_every, self._followed = detect_every, 0
-        self._follower = Follower(examiner.detect) if detect_every > 1 else None
+        self._follower = Follower(examiner.detect, examiner.searched_pixels) if detect_every > 1 else None
         self._last: dict[int, _LastReading] = {}
         self._damaged = 0
 

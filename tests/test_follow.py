@@ -5,7 +5,7 @@ import pytest
 
 from sdk import Analyzer
 from sdk.errors import TaskError, VideoError
-from sdk.faces.detect import PACKAGED, open_detector
+from sdk.faces.detect import PACKAGED, ScrfdDetector, open_detector
 from sdk.faces.detection import Detection
 from sdk.faces.follow import Follower
 from sdk.faces.nano_detector import NanoDetector
@@ -99,16 +99,28 @@ def test_a_large_face_is_followed_until_it_has_left():
     assert follower.follow(frame_with(-400)) is None
 
 
-def test_two_boxes_on_one_face_and_too_many_faces_are_searched_for_anew():
+def test_two_boxes_on_one_face_and_boxes_outside_are_searched_for_anew():
     follower = Follower(square_faces)
     follower.start([(400.0, 200.0, 700.0, 500.0), (430.0, 220.0, 730.0, 520.0)])
-    assert follower.follow(frame_with(400)) is None
-    follower.start([(400.0, 200.0, 700.0, 500.0)] * 60)
     assert follower.follow(frame_with(400)) is None
     follower.start([(5000.0, 0.0, 5100.0, 100.0)])
     assert follower.follow(frame_with(400)) is None, "a box outside of the picture"
     follower.start([])
     assert follower.follow(frame_with(400)) == []
+
+
+def test_faces_that_take_as_long_as_the_frame_are_searched_for_in_it():
+    """The detector in the package scales a frame to 800 pixels; SCRFD scales whatever it gets to 640 x 640."""
+    frame, boxes = frame_with(400), [(float(x), 200.0, x + 100.0, 300.0) for x in range(0, 1800, 150)]
+    scrfd = object.__new__(ScrfdDetector)
+    scrfd._size = 640
+    for searched_pixels, most in ((Counted().searched_pixels, 11), (scrfd.searched_pixels, 0)):
+        for count, calls in ((most, most), (most + 1, 0)):
+            looks = []
+            follower = Follower(lambda part, looks=looks: looks.append(part) or square_faces(part), searched_pixels)
+            follower.start(boxes[:count])
+            follower._near = lambda image, box, follower=follower: follower._detect(image) and box
+            assert (follower.follow(frame) is None, len(looks)) == (calls == 0 < count, calls)
 
 
 def test_bad_options_are_clear(analyzer, astronaut, tmp_path):

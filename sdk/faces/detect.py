@@ -200,6 +200,10 @@ class ScrfdDetector:
         ]
         return sorted(found, key=lambda face: face.box_xyxy)
 
+    def searched_pixels(self, height: int, width: int) -> float:
+        """Pixels of the network's input, the same for every picture: parts of a picture take as long as the whole."""
+        return float(self._size**2)
+
     def _letterbox(self, image: Pixels) -> tuple[Floats, float]:
         """Put the picture into the top left corner of a black square.
 

@@ -1,5 +1,6 @@
 """Follow faces from frame to frame: the detector searches the surroundings of each face, not the whole frame."""
 
+import operator
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -12,7 +13,7 @@ from sdk.faces.track import overlap
 
 _REACH = 1.3  # half the side of what is searched, in sides of the face
 _SIDE = 127  # pixels to which that is scaled down; the detector searches larger pictures at two sizes
-_MOST_SHARE = 0.5  # of a frame's pixels that is searched; with more, the whole frame is searched as fast
+_MOST_SHARE = 0.5  # of the work of a search of the whole frame
 _LEAST_OVERLAP = 0.3  # intersection over union of a face and itself in the frame before
 _MOST_OVERLAP = 0.5  # of two faces; with more, both boxes are on one face
 
@@ -22,10 +23,15 @@ class Follower:
 
     Args:
         detect: the faces in an (H, W, 3) uint8 RGB picture, see `sdk.faces.detect.Detector`.
+        searched_pixels: of a picture of H x W, those that it works on: it may scale pictures first.
     """
 
-    def __init__(self, detect: Callable[[Pixels], list[Detection]]) -> None:
-        self._detect = detect
+    def __init__(
+        self,
+        detect: Callable[[Pixels], list[Detection]],
+        searched_pixels: Callable[[int, int], float] = operator.mul,
+    ) -> None:
+        self._detect, self._searched_pixels = detect, searched_pixels
         self._boxes: list[Box] = []
 
     def start(self, boxes: Iterable[Box]) -> None:
@@ -37,14 +43,16 @@ class Follower:
 
         That is so if a face was lost, and if there are too many faces to save time.
         """
-        if len(self._boxes) * _SIDE**2 > _MOST_SHARE * image.shape[0] * image.shape[1]:
+        height, width = image.shape[:2]
+        near, whole = self._searched_pixels(_SIDE, _SIDE), self._searched_pixels(height, width)
+        if len(self._boxes) * near > _MOST_SHARE * whole:
             return None
         found: list[Box] = []
         for box in self._boxes:
-            near = self._near(image, box)
-            if near is None or any(overlap(near, other) > _MOST_OVERLAP for other in found):
+            moved = self._near(image, box)
+            if moved is None or any(overlap(moved, other) > _MOST_OVERLAP for other in found):
                 return None
-            found.append(near)
+            found.append(moved)
         self._boxes = found
         return list(found)
 

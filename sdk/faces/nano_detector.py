@@ -66,6 +66,10 @@ class NanoDetector:
         faces = [Detection(_mean_box(boxes[group], scores[group]), float(scores[group[0]])) for group in kept]
         return sorted(faces, key=lambda face: face.box_xyxy)
 
+    def searched_pixels(self, height: int, width: int) -> float:
+        """Pixels of the largest size at which a picture of H x W is searched."""
+        return height * width * min(1.0, _LONGEST_SIDE / max(height, width)) ** 2
+
     def _search(self, small: Image.Image, width: int, height: int) -> tuple[Floats, Floats]:
         """Scores (N,) and boxes (N, 4) of the cells that see a face, in pixels of the picture before it was scaled."""
         step = STRIDES[-1]
