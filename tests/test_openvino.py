@@ -104,7 +104,7 @@ def test_a_prefill_leaves_openvinos_keys_and_values_to_onnx_runtime(folder, deco
     """Steps after it are as near to OpenVINO's as those of ONNX Runtime, also in the second sequence of a pool."""
     manifest = read_manifest(folder)
     limit = 1e-4 if manifest.variants[0].precision == "float32" else 0.04
-    decoder = opened(partial(PrefillDecoder, weights=1), folder)
+    decoder = opened(partial(PrefillDecoder, copy_bytes=1), folder)
     pool, expected = decoder.new_pool(130, 2), decoders[1].new_cache(130)
     cache = pool.caches[1]
     decoder.prefill(cache, decoder.embed(IDS[:90]))
@@ -205,13 +205,12 @@ def test_auto_takes_it_where_it_was_measured_to_be_faster(monkeypatch, caplog):
 
 
 def test_auto_reads_faces_on_openvino_where_the_memory_limit_has_room(monkeypatch):
-    """OpenVINO reads with a deep decoder faster, ONNX Runtime steps it faster; both hold the weights."""
+    """OpenVINO reads with a deep decoder faster, ONNX Runtime steps it faster; both hold weights and a face."""
     manifest = read_manifest(EMBEDDED)
-    size = manifest.decoder_bytes(manifest.variants[0])
     reasons = {0: None, 340: "slower steps"}
     monkeypatch.setattr(cpu_choice, "reason_against_openvino", lambda size, layers, tokens=340: reasons[tokens])
     memory = Memory.of(manifest, manifest.variants[0])
-    once = memory.weights + memory.per_face
+    once, size = memory.weights + memory.per_face, manifest.decoder_bytes(manifest.variants[0]) + memory.per_face
     assert open_backend(EMBEDDED, manifest).name == manifest.variants[0].name
     assert open_backend(EMBEDDED, manifest, memory_limit=once + size - 1).name == manifest.variants[0].name
     backend = open_backend(EMBEDDED, manifest, memory_limit=once + size)

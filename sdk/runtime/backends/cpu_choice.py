@@ -4,6 +4,7 @@ from importlib.util import find_spec
 
 from sdk.bundles.manifest import Manifest, Variant
 from sdk.errors import DependencyError
+from sdk.runtime.memory import Memory
 
 _LARGE = 256 << 20  # bytes of a decoder for which docs/performance.md shows a gain
 # Layers, and the tokens about a face up to which faster prompts outweigh slower steps; measured: docs/performance.md
@@ -53,7 +54,13 @@ def reads_faster(manifest: Manifest, variant: Variant, room: int | None) -> bool
     """Whether OpenVINO is expected to read faces faster on this machine, where ONNX Runtime decodes.
 
     Args:
-        room: bytes that are left for its copy of the weights; None is not known, so the weights are not copied.
+        room: bytes that are left for it; None is not known, so the weights are not copied.
     """
-    size = manifest.decoder_bytes(variant)
-    return room is not None and room >= size and reason_against_openvino(size, manifest.geometry.layers, 0) is None
+    if room is None or room < prefill_bytes(manifest, variant):
+        return False
+    return reason_against_openvino(manifest.decoder_bytes(variant), manifest.geometry.layers, 0) is None
+
+
+def prefill_bytes(manifest: Manifest, variant: Variant) -> int:
+    """Memory of OpenVINO where ONNX Runtime decodes: a copy of the weights, and the face that it reads."""
+    return manifest.decoder_bytes(variant) + Memory.of(manifest, variant).per_face

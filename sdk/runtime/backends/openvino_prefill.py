@@ -1,5 +1,6 @@
 """OpenVINO reads a face and ONNX Runtime decodes: each does what it is faster at, and both hold the weights."""
 
+import threading
 from pathlib import Path
 
 from sdk.arrays import Floats
@@ -14,25 +15,27 @@ class PrefillDecoder(OrtDecoder):
     """ONNX Runtime's decoder, whose prefill OpenVINO computes. Arguments and errors are those of OpenVinoDecoder.
 
     Args:
-        weights: bytes of the decoder's files, which OpenVINO holds a second time.
+        copy_bytes: memory of OpenVINO's part, see `sdk.runtime.backends.cpu_choice.prefill_bytes`.
     """
 
     def __init__(
-        self, path: Path, embeddings: Path, geometry: Geometry, threads: int | None = None, *, weights: int
+        self, path: Path, embeddings: Path, geometry: Geometry, threads: int | None = None, *, copy_bytes: int
     ) -> None:
         self._reader = OpenVinoDecoder(path, embeddings, geometry, threads)
         super().__init__(path, embeddings, geometry, threads)
-        self.held_bytes = weights
+        self.held_bytes = copy_bytes
+        self._reading = threading.Lock()  # one face at a time, which takes all cores and memory for one cache
 
     def prefill(self, cache: KVCache, rows: Floats) -> None:
         if cache.length:
             super().prefill(cache, rows)
             return
         cache.check_room(len(rows))
-        read = self._reader.new_cache(len(rows))
-        pool = own_pool(read.pool, OpenVinoPool)
-        try:
-            self._reader.extend(read, rows)
-            own_pool(cache.pool, OrtPool).fill(cache.row, pool.keys_and_values(read.row))
-        finally:
-            pool.close()
+        with self._reading:
+            read = self._reader.new_cache(len(rows))
+            pool = own_pool(read.pool, OpenVinoPool)
+            try:
+                self._reader.extend(read, rows)
+                own_pool(cache.pool, OrtPool).fill(cache.row, pool.keys_and_values(read.row))
+            finally:
+                pool.close()

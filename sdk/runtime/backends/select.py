@@ -12,7 +12,7 @@ from sdk.errors import BackendError, DependencyError, GraphError
 from sdk.faces.preprocess import LANDMARK_FEATURES, LANDMARK_SIDE
 from sdk.onnx_session import check_cuda, has_cuda
 from sdk.runtime.backends import ort
-from sdk.runtime.backends.cpu_choice import reads_faster, reason_for_onnxruntime
+from sdk.runtime.backends.cpu_choice import prefill_bytes, reads_faster, reason_for_onnxruntime
 from sdk.runtime.backends.gptq_cuda.open import check_gpu, open_decoder
 from sdk.runtime.backends.interface import Backend, Decoder, Encoder
 from sdk.runtime.memory import Memory, fitting_variants, positions_per_face
@@ -284,7 +284,7 @@ def _open_decoder(
         try:
             if on_openvino == "decoder":
                 return openvino.OpenVinoDecoder(*given)
-            return openvino_prefill.PrefillDecoder(*given, weights=manifest.decoder_bytes(variant))
+            return openvino_prefill.PrefillDecoder(*given, copy_bytes=prefill_bytes(manifest, variant))
         except (BackendError, DependencyError) as error:
             if isinstance(error, GraphError):
                 raise
