@@ -2,11 +2,11 @@
 # Make emola-nano, from rendered faces to a bundle. A stage that is done is kept, so a run that was stopped goes on.
 #
 #     FACE_MODEL=... sh benchmarks/nano.sh build/nano          # what `make nano` calls
-#     FACE_MODEL=... sh benchmarks/nano.sh build/nano renders  # the first stage alone, the slowest without a GPU
+#     FACE_MODEL=... sh benchmarks/nano.sh build/nano renders  # the first stage alone
 #
 # FACE_MODEL: the folder FaceXModel of the ICT-FaceKit repository (MIT), or its light model as one .npz file.
 # PYTHON: of an environment with the extras cpu, train, synthetic and export; default python3.
-# FACES, PORTRAITS: how many faces to train on, and how many portraits to finish with; default 48000 and 6000.
+# FACES, PORTRAITS: how many faces to train on, and how many portraits to finish with; default 40000 and 6000.
 #   The sets for scoring and calibration have 1,000 and 700.
 # PRECISION: of the language model; bfloat16 saves time on processors that have it.
 # OUT: a folder that gets a copy of each result but the renders as soon as there is one.
@@ -14,7 +14,7 @@
 #   below.
 set -e
 nano=${1:?folder for the stages} last=${2:-scores}
-python=${PYTHON:-python3} faces=${FACES:-48000} few=${FEW:-1000} some=${SOME:-700}
+python=${PYTHON:-python3} faces=${FACES:-40000} few=${FEW:-1000} some=${SOME:-700}
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 mkdir -p "$nano"
 
@@ -91,7 +91,7 @@ fi
 finish model
 
 if [ ! -e "$nano/finished/emola.json" ]; then
-    # With 40,000 faces, two of five records are of portraits, and would otherwise be one in seven.
+    # Two of five records are of portraits, and would otherwise be one in seven.
     train model finished "train portraits portraits portraits portraits" --max-steps 450 --learning-rate 1e-3 \
         --projector-learning-rate 5e-4 ${LAST_OPTIONS}
 fi
@@ -117,6 +117,7 @@ for task in "emotion ${EMOTIONS:-403}" "au ${UNITS:-325}"; do
         --output "$nano/scores-$1"
 done
 "$python" benchmarks/nano_questions.py "$nano/eval/eval_question_anno.json" --bundle "$nano/emola-nano" \
-    --limit "${QUESTIONS:-400}" | tee "$nano/scores-question.txt"
+    --limit "${QUESTIONS:-400}" > "$nano/scores-question.txt" # no pipe to tee, which would hide a failure
+cat "$nano/scores-question.txt"
 keep scores-emotion scores-au scores-question.txt
 finish scores
