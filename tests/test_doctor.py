@@ -63,8 +63,10 @@ def test_missing_and_old_packages_are_named_with_the_command(needing):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="PyTorch brings CUDA by default on Linux only")
-def test_pytorch_is_installed_without_cuda_where_no_gpu_is(monkeypatch, tmp_path):
+def test_pytorch_is_installed_without_cuda_where_no_gpu_is(needing, monkeypatch, tmp_path):
     """The packages that are missing, on a machine without and with NVIDIA's driver."""
+    needing("torch", "no-such-package>=1")
+    assert check_extra("cpu").remedy == "pip install 'emola-edge[cpu]'", "torch is here"
     monkeypatch.setenv("PATH", str(tmp_path))
     without = install_missing("train", ["torch", "peft"])
     assert without.split(" && ") == [CPU_TORCH, "pip install 'emola-edge[train]'"]

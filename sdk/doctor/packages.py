@@ -74,7 +74,7 @@ def check_extra(extra: str) -> Finding:
         return Finding(extra, "absent", f"it has no packages for this system: needed to {PURPOSES[extra]}")
     short = [text for each in needed if (text := shortfall(each))]
     if short and all(text.endswith("is missing") for text in short):
-        remedy = install_missing(extra, [each.name for each in needed])
+        remedy = install_missing(extra, [each.name for each in needed if shortfall(each)])
         return Finding(extra, "absent", f"{', '.join(short)}: needed to {PURPOSES[extra]}", remedy)
     if short:
         return Finding(extra, "broken", ", ".join(short), f"{install(extra)} --upgrade")
