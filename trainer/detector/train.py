@@ -3,7 +3,6 @@
 import copy
 import dataclasses
 import itertools
-import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -13,16 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sdk.errors import TrainingError
 from sdk.faces.nano_detector import STRIDES
-from sdk.files import replacing
 from trainer.detector.batches import SceneBatch, Scenes
 from trainer.detector.loss import detection_loss
 from trainer.detector.mining import false_faces
 from trainer.detector.network import FaceNetwork
 from trainer.detector.recipe import DetectorRecipe
 from trainer.pretrain.descent import minimise
-from trainer.pretrain.shape import LICENCE
+from trainer.pretrain.onnx_file import write_network
 
 WINDOW = 128  # pixels of the side of a window
 WINDOWS = 3  # in a batch, for each scene in one
@@ -101,22 +98,8 @@ def _descend(
 
 
 def write_detector(network: FaceNetwork, path: Path) -> None:
-    """Write the network as ONNX for pictures of any size, with its licence in the metadata."""
+    """Write the network as ONNX for pictures of any size."""
     height, width = (STRIDES[-1] * torch.export.Dim(name, min=1, max=512) for name in ("rows", "columns"))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter, about its own internals
-        program = torch.onnx.export(
-            network,
-            (torch.zeros(1, 480, 640, 3, dtype=torch.uint8),),
-            dynamo=True,
-            verbose=False,
-            opset_version=20,
-            input_names=["picture"],
-            output_names=[f"stride_{stride}" for stride in STRIDES],
-            dynamic_shapes=({1: height, 2: width},),
-        )
-    if program is None:
-        raise TrainingError(f"{path}: torch did not export the detector")
-    program.model.metadata_props["licence"] = LICENCE
-    with replacing(path) as partial_path:
-        program.save(str(partial_path), external_data=False)
+    example = torch.zeros(1, 480, 640, 3, dtype=torch.uint8)
+    outputs = [f"stride_{stride}" for stride in STRIDES]
+    write_network(network, example, path, inputs=["picture"], outputs=outputs, sizes={1: height, 2: width})

@@ -4,7 +4,6 @@ Like 2d106det it centres its input itself and gives x, y of 106 points, -1 and 1
 first stage finds the face in the window, its second sees that face turned upright and enlarged.
 """
 
-import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,14 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sdk.errors import TrainingError
 from sdk.faces.preprocess import LANDMARK_SIDE, Anchor
 from trainer.model.alignment import similarity, split_anchors
 from trainer.model.processor import multiplies_bfloat16
 from trainer.pretrain.descent import minimise
+from trainer.pretrain.onnx_file import write_network
 from trainer.pretrain.points import POINTS, cell_centres, count_votes, distance_loss
 from trainer.pretrain.renders import EVALUATION_BATCH, Batch, Renders, batches
-from trainer.pretrain.shape import LICENCE
 
 BATCH_SIZE = 64
 SIDE = 96  # pixels of the input of each stage
@@ -140,20 +138,6 @@ def landmark_error(network: LandmarkNetwork, renders: Renders) -> float:
 
 
 def write_landmark_network(network: LandmarkNetwork, path: Path) -> None:
-    """Write the network, which is on the CPU, as ONNX, with its licence in the metadata."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter, about its own internals
-        program = torch.onnx.export(
-            network,
-            (torch.zeros(2, 3, LANDMARK_SIDE, LANDMARK_SIDE),),
-            dynamo=True,
-            verbose=False,
-            opset_version=20,
-            input_names=["data"],
-            output_names=["fc1"],
-            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
-        )
-    if program is None:
-        raise TrainingError(f"{path}: torch did not export the landmark network")
-    program.model.metadata_props["licence"] = LICENCE
-    program.save(str(path), external_data=False)
+    """Write the network, which is on the CPU, as ONNX."""
+    example, sizes = torch.zeros(2, 3, LANDMARK_SIDE, LANDMARK_SIDE), {0: torch.export.Dim("batch", min=1)}
+    write_network(network, example, path, inputs=["data"], outputs=["fc1"], sizes=sizes)
