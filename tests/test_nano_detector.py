@@ -307,9 +307,9 @@ def test_a_file_is_recognised_by_its_interface(random_network, tmp_path, landmar
         ScrfdDetector(str(path))
 
 
-def test_tiny_pictures_have_no_face(random_network):
-    detector = NanoDetector(str(random_network[1]), 1.0)
-    assert detector.detect(np.zeros((1, 1, 3), np.uint8)) == []
+@pytest.mark.parametrize("shape", [(1, 1), (1, 800), (3, 2000), (900, 2)])
+def test_tiny_and_thin_pictures_have_no_face(shape):
+    assert open_detector("auto").detect(np.full((*shape, 3), 90, np.uint8)) == []
 
 
 def test_a_stopped_run_goes_on(head, pictures, tmp_path, monkeypatch, capsys):

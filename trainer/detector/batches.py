@@ -14,7 +14,7 @@ from sdk.faces.nano_detector import GREY
 
 LEAST_SIDE, MOST_SIDE = 22, 90  # pixels of the faces for which the network answers: two octaves, see `NanoDetector`
 INSIDE = 0.8  # share of the windows that do not reach beyond their scene, if they fit into it
-LEAST_SEEN = 0.5  # share of a face's box in a window; with less it is neither face nor background
+LEAST_IN_WINDOW = 0.5  # share of a face's box in a window; with less it is neither face nor background
 _MIRRORED_POINTS = (1, 0, 2, 4, 3)  # eyes and corners of the mouth change places
 
 
@@ -103,7 +103,7 @@ def windowed(
     inside = np.minimum(label[:, 2:4], side) - np.maximum(label[:, :2], 0)
     share = (inside / np.maximum(label[:, 2:4] - label[:, :2], 1)).clip(0, 1).prod(axis=1)
     sides = label[:, 2] - label[:, 0]
-    label[:, 14] *= (share > LEAST_SEEN) & (sides > 0.8 * LEAST_SIDE) & (sides < 1.25 * MOST_SIDE)
+    label[:, 14] *= (share > LEAST_IN_WINDOW) & (sides > 0.8 * LEAST_SIDE) & (sides < 1.25 * MOST_SIDE)
     return window, label[share > 0]
 
 

@@ -3,13 +3,12 @@
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
-from sdk.arrays import Floats
+from sdk.arrays import Doubles, Floats
 from trainer.detector.heads import FACE_PIXELS, HIDDEN_YAW, LARGE_FACE_PIXELS, MOST_YAW, SIDE, Head, HeadSet
 from trainer.detector.surroundings import (
     Surroundings,
@@ -26,8 +25,6 @@ LEAST_FACE, MOST_FACE = 11, 340  # pixels of the side of a face's box
 LEAST_SEEN = 0.55  # share of a face's box that is visible; with less it is neither a face nor background
 COLUMNS = 15  # of a label: x1, y1, x2, y2, five points, and 1 for a face or 0 for what is neither
 _BODY = SIDE  # rows of the body below the picture of a head
-
-Doubles: TypeAlias = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -54,6 +51,8 @@ class SceneComposer:
         sides = self._heads.boxes[:, 2]
         middle = 1.2 * np.sqrt(LARGE_FACE_PIXELS * FACE_PIXELS)
         self._large, self._small = np.flatnonzero(sides > middle), np.flatnonzero(sides <= middle)
+        if not len(self._small):
+            self._small = self._large
 
     def __call__(self, index: int) -> Scene:
         random = np.random.default_rng((self._seed, index, 1 + int(self._empty)))  # heads have (seed, index)

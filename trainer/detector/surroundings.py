@@ -36,7 +36,7 @@ def read_surroundings(folder: Path) -> Surroundings:
         try:
             with Image.open(path) as file:
                 picture = file.convert("RGBA") if file.has_transparency_data else file.convert("RGB")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
             raise DataError(f"{path} cannot be read ({error}); remove it, or convert it to JPEG") from None
         if picture.mode == "RGBA" and np.asarray(picture)[..., 3].min() < 128:
             picture = picture.crop(picture.getbbox())
