@@ -9,8 +9,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from sdk.faba.vocabulary import EMOTIONS, Emotion
+from sdk.faba.vocabulary import Emotion
 from trainer.synthetic.expression import Expression, draw_emotion
+from trainer.synthetic.prototypes import choose_emotion
 from trainer.synthetic.skin import Skin
 
 EMOTION_SHARE = 0.9  # of faces drawn for an emotion
@@ -22,9 +23,7 @@ _RAISING = {1, 2, 5}  # units beside which low brows would hide what they do
 
 def draw_portrait(random: np.random.Generator) -> Expression:
     """Draw an expression: half of them are neutral, and the others are clear."""
-    rest = (1 - sum(_SHARES.values())) / (len(EMOTIONS) - len(_SHARES))
-    emotion = EMOTIONS[random.choice(len(EMOTIONS), p=[_SHARES.get(each, rest) for each in EMOTIONS])]
-    drawn = draw_emotion(random, emotion, weakest=_WEAKEST)
+    drawn = draw_emotion(random, choose_emotion(_SHARES, random), weakest=_WEAKEST)
     units = {code: max(intensity, _LEAST.get(code, 0.0)) for code, intensity in drawn.units.items()}
     return replace(drawn, units=units)
 

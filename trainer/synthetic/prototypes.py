@@ -5,6 +5,7 @@ anger in the brows alone or shouting, crying with an open mouth, surprise and fe
 et al. 2019, "Emotional Expression: Advances in Basic Emotion Theory").
 """
 
+from collections.abc import Mapping
 from typing import TypeAlias
 
 import numpy as np
@@ -76,10 +77,15 @@ _PROTOTYPES: dict[Emotion, tuple[Prototype, ...]] = {
 }
 
 
+def choose_emotion(shares: Mapping[Emotion, float], random: np.random.Generator) -> Emotion:
+    """Draw an emotion; those without a share of their own have equal parts of the rest."""
+    rest = (1 - sum(shares.values())) / (len(EMOTIONS) - len(shares))
+    return EMOTIONS[random.choice(len(EMOTIONS), p=[shares.get(each, rest) for each in EMOTIONS])]
+
+
 def draw_prototype(random: np.random.Generator, emotion: Emotion | None = None) -> tuple[Emotion, list[int]]:
     """Draw an emotion, unless it is given, and units that show it."""
-    rest = (1 - sum(_SHARES.values())) / (len(EMOTIONS) - len(_SHARES))
-    chosen = emotion or EMOTIONS[random.choice(len(EMOTIONS), p=[_SHARES.get(each, rest) for each in EMOTIONS])]
+    chosen = emotion or choose_emotion(_SHARES, random)
     prototypes = _PROTOTYPES[chosen]
     core, joins = prototypes[random.integers(len(prototypes))]
     return chosen, [*core, *(code for code, share in joins.items() if random.random() < share)]
