@@ -17,6 +17,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from sdk.files import replacing
+
 ROOT = Path(__file__).parents[1]
 PICTURES = ROOT / "sdk/assets/pictures"
 PLATFORMS = ("manylinux2014_aarch64", *(f"manylinux_2_{minor}_aarch64" for minor in (17, 24, 26, 27, 28)))
@@ -64,9 +66,10 @@ def unpacked_wheels(folder: Path, python: str) -> Path:
         options = [f"--platform={platform}" for platform in PLATFORMS]
         options += ["--only-binary=:all:", f"--python-version={python}", f"--dest={folder / 'wheels'}"]
         subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", *options, *PACKAGES], check=True)
-        for wheel in (folder / "wheels").glob("*.whl"):
-            with zipfile.ZipFile(wheel) as files:
-                files.extractall(packages)
+        with replacing(packages, folder=True) as partial:
+            for wheel in (folder / "wheels").glob("*.whl"):
+                with zipfile.ZipFile(wheel) as files:
+                    files.extractall(partial)
     return packages
 
 

@@ -86,14 +86,21 @@ def main() -> None:
     parser.add_argument("--openvino", action="store_true", help="also with a decoder on OpenVINO")
     parser.add_argument("--openvino-prefill", action="store_true", help="also with faces read by OpenVINO")
     args = parser.parse_args()
+    name, variants = open_variants(args)
+    found = compare(variants, args.rounds)
+    print(json.dumps({"benchmark": "whole_answer", "machine": processor(), "backend": name, **found}))
+
+
+def open_variants(args: argparse.Namespace) -> tuple[str, dict[str, Callable[[], dict[str, float]]]]:
+    """The name of the backend of most of them, and what runs each once, by its name."""
     manifest = read_manifest(args.bundle)
+    answers = {task: answer(path, task, count) for task, path, count in zip(TASKS, args.data, args.tokens, strict=True)}
+    bare = manifest.without_language().model_copy(update={"ngrams": None})
 
     def backend_on(device: str) -> Backend:
         return open_backend(args.bundle, manifest, device, threads=args.threads)
 
     default = backend_on("openvino-prefill" if args.openvino_prefill else "cpu")
-    answers = {task: answer(path, task, count) for task, path, count in zip(TASKS, args.data, args.tokens, strict=True)}
-    bare = manifest.without_language().model_copy(update={"ngrams": None})
 
     def opened(
         rows: int | None = None,
@@ -118,17 +125,7 @@ def main() -> None:
         variants["drafts, OpenVINO's prefill"] = opened(drafts=True, reader=True)
     if args.openvino:
         variants["drafts, OpenVINO"] = opened(drafts=True, backend=backend_on("openvino"))
-    found = compare(variants, args.rounds)
-    print(
-        json.dumps(
-            {
-                "benchmark": "whole_answer",
-                "machine": processor(),
-                "backend": default.name,
-                **found,
-            }
-        )
-    )
+    return default.name, variants
 
 
 def answer(data: Path, task: Task, count: int) -> list[int]:
