@@ -2,6 +2,7 @@
 
 import json
 import logging
+import mmap
 import re
 from functools import partialmethod
 from pathlib import Path
@@ -19,7 +20,9 @@ from export.options import ExportOptions
 from sdk.bundles.manifest import read_manifest
 from sdk.cli import main
 from sdk.errors import BackendError, GraphError
+from sdk.mapped_pages import drop_pages
 from sdk.onnx_session import open_session
+from sdk.runtime.backends.ort import OrtEncoder
 from sdk.runtime.backends.ort_pool import OrtPool
 from sdk.runtime.backends.select import open_backend, open_variant
 from sdk.runtime.generate import Generation
@@ -215,6 +218,32 @@ def test_a_large_encoder_stays_mapped_in_float16(tmp_path):
         del session
     assert grown[True] < width / 4 < width / 2 < grown[False]
     np.testing.assert_allclose(rows[True], rows[False], rtol=1e-4, atol=1e-2)
+    encoder = OrtEncoder(tmp_path / "v.onnx")
+    for _ in range(2):
+        np.testing.assert_array_equal(encoder(x), rows[True])
+        assert _resident(tmp_path / "v.onnx.data") == 0, "the pages of the file are given back after a call"
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux's list of mappings")
+def test_pages_that_were_changed_are_kept(tmp_path):
+    """A private mapping is a copy of the file from the first write on: giving it back would lose what was written."""
+    path = tmp_path / "a"
+    path.write_bytes(bytes(8 * mmap.PAGESIZE))
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) as pages:
+        assert sum(pages[:: mmap.PAGESIZE]) == 0
+        drop_pages(path)
+        assert _resident(path) == 0
+        pages[5] = 7
+        drop_pages(path)
+        assert pages[5] == 7
+
+
+def _resident(path):
+    """Bytes of a file that are mapped and in memory."""
+    lines = iter(Path("/proc/self/smaps").read_text().splitlines())
+    sizes = [next(each for each in lines if each.startswith("Rss:")) for line in lines if line.endswith(f" {path}")]
+    assert sizes, "the file is not mapped"
+    return sum(1024 * int(size.split()[1]) for size in sizes)
 
 
 def _anonymous():
