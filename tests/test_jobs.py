@@ -181,21 +181,22 @@ def test_wrong_usage_is_one_line(album, monkeypatch, capsys, words, message):
 
 def test_a_killed_job_goes_on(tmp_path, analysed):
     """SIGKILL in the middle: what was committed is not analysed again, and every picture has one row."""
-    photos, out = make_pictures(tmp_path / "photos", 40), tmp_path / "out.parquet"
+    count, out = 250, tmp_path / "out.parquet"
+    photos = make_pictures(tmp_path / "photos", count)
     command = [sys.executable, "-m", "sdk", "batch", str(photos), "--out", str(out), *QUICK]
     child = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE)
     state = tmp_path / "out.parquet.partial"
     while not (done := committed(state)) and child.poll() is None:
-        time.sleep(0.05)
+        time.sleep(0.005)
     assert child.poll() is None, f"it ended before it was killed: {child.communicate()[1]}"
     child.send_signal(signal.SIGKILL)
     child.communicate()
     done = committed(state)
-    assert 0 < len(done) < 40, "killed in the middle"
+    assert 0 < len(done) < count, "killed in the middle"
     assert batch(photos, "--out", out) == 0
     assert not done & set(analysed)
-    assert len(analysed) == 40 - len(done)
-    assert [Path(row["source"]).name for row in table(out)] == [f"{index:03}.png" for index in range(40)]
+    assert len(analysed) == count - len(done)
+    assert [Path(row["source"]).name for row in table(out)] == [f"{index:03}.png" for index in range(count)]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.parquet", "photos"]
 
 
