@@ -181,8 +181,7 @@ def test_wrong_usage_is_one_line(album, monkeypatch, capsys, words, message):
 
 def test_a_killed_job_goes_on(tmp_path, analysed):
     """SIGKILL in the middle: what was committed is not analysed again, and every picture has one row."""
-    count, out = 250, tmp_path / "out.parquet"
-    photos = make_pictures(tmp_path / "photos", count)
+    photos, out, count = make_pictures(tmp_path / "photos", 250), tmp_path / "out.parquet", 250
     command = [sys.executable, "-m", "sdk", "batch", str(photos), "--out", str(out), *QUICK]
     child = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE)
     state = tmp_path / "out.parquet.partial"
