@@ -14,7 +14,6 @@ from sdk.bundles.files import AGAIN
 from sdk.bundles.manifest import Geometry
 from sdk.errors import BackendError, GraphError
 from sdk.mapped_pages import drop_pages
-from sdk.onnx_model import external_files
 from sdk.onnx_session import load_onnxruntime, open_session
 from sdk.printable import one_line
 from sdk.runtime.backends.interface import Decoder, KVCache, KVPool, own_pool
@@ -47,7 +46,8 @@ class OrtEncoder:
         output: Shape | None = None,
     ) -> None:
         self._session = open_session(path, threads, device, mapped=True)
-        self._mapped = [path.parent / name for name in external_files(path)] if device == "cpu" else []
+        self._data = path.with_name(f"{path.name}.data")  # of a large encoder, see `export.graphs.write`
+        self._is_mapped = device == "cpu" and self._data.is_file()
         given, made = self._session.get_inputs(), self._session.get_outputs()
         self._names = [i.name for i in given]
         self._path, self._output = path, output
@@ -59,8 +59,8 @@ class OrtEncoder:
     def __call__(self, *arrays: Floats) -> Floats:
         with _computing(self._path):
             output: Floats = self._session.run(None, dict(zip(self._names, arrays, strict=True)))[0]
-        for file in self._mapped:
-            drop_pages(file)  # the next call may be minutes away, and the decoder's memory is at its peak before
+        if self._is_mapped:
+            drop_pages(self._data)  # the next call may be minutes away, and the decoder's memory is at its peak before
         if self._output not in (None, output.shape[1:]):
             raise GraphError(f"{self._path}: expected outputs of {self._output}, found {output.shape[1:]}; {AGAIN}")
         return output
