@@ -9,6 +9,7 @@ from PIL import Image
 from sdk.arrays import Pixels
 from sdk.faces.crop import Box
 from sdk.faces.detection import Detection
+from sdk.faces.preprocess import scaled_down
 from sdk.faces.track import overlap
 
 _REACH = 1.3  # half the side of what is searched, in sides of the face
@@ -62,16 +63,14 @@ class Follower:
         reach = _REACH * max(x2 - x1, y2 - y1)
         x, y = (x1 + x2) / 2, (y1 + y2) / 2
         left, top = max(0, round(x - reach)), max(0, round(y - reach))
-        part = np.ascontiguousarray(image[top : max(top, round(y + reach)), left : max(left, round(x + reach))])
+        part = image[top : max(top, round(y + reach)), left : max(left, round(x + reach))]
         if not part.size:
             return None
         scale = min(1.0, _SIDE / max(part.shape[:2]))
-        if scale < 1:
-            size = [max(1, round(length * scale)) for length in part.shape[1::-1]]
-            part = np.asarray(Image.fromarray(part).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0))
+        small = np.asarray(scaled_down(Image.fromarray(part), scale))
         boxes = [
             (a / scale + left, b / scale + top, c / scale + left, d / scale + top)
-            for a, b, c, d in (face.box_xyxy for face in self._detect(part))
+            for a, b, c, d in (face.box_xyxy for face in self._detect(small))
         ]
         best = max(boxes, key=lambda found: overlap(found, box), default=None)
         return best if best and overlap(best, box) > _LEAST_OVERLAP else None

@@ -15,6 +15,7 @@ from sdk.arrays import Floats, Pixels
 from sdk.errors import BackendError
 from sdk.faces.crop import Box
 from sdk.faces.detection import Detection, overlapping_groups
+from sdk.faces.preprocess import scaled_down
 from sdk.onnx_session import open_session
 
 STRIDES = (8, 16)
@@ -56,11 +57,11 @@ class NanoDetector:
     def detect(self, image: Pixels) -> list[Detection]:
         """The faces in an (H, W, 3) uint8 RGB picture, from left to right."""
         height, width = image.shape[:2]
-        picture = _scaled(Image.fromarray(image), min(1.0, _LONGEST_SIDE / max(height, width)))
+        picture = scaled_down(Image.fromarray(image), min(1.0, _LONGEST_SIDE / max(height, width)))
         sides = [max(picture.size)]
         while sides[-1] >= 2 * _SHORTEST_SIDE:  # the network knows faces of two octaves
             sides.append(sides[-1] // 2)
-        found = [self._search(_scaled(picture, side / sides[0]), width, height) for side in sides]
+        found = [self._search(scaled_down(picture, side / sides[0]), width, height) for side in sides]
         scores, boxes = (np.concatenate(parts) for parts in zip(*found, strict=True))
         kept = overlapping_groups(boxes, scores, self._MAX_OVERLAP)
         faces = [Detection(_mean_box(boxes[group], scores[group]), float(scores[group[0]])) for group in kept]
@@ -78,14 +79,6 @@ class NanoDetector:
         canvas[0, : small.height, : small.width] = np.asarray(small)
         scores, boxes = decode(self._session.run(None, {self._input: canvas}), self._min_score)
         return scores, boxes * np.tile([width / small.width, height / small.height], 2).astype(np.float32)
-
-
-def _scaled(picture: Image.Image, scale: float) -> Image.Image:
-    """A picture scaled down, or the picture itself."""
-    if scale == 1:
-        return picture
-    width, height = (max(1, round(length * scale)) for length in picture.size)
-    return picture.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0)
 
 
 def is_nano_detector(session: Any) -> bool:
