@@ -72,12 +72,12 @@ def check_extra(extra: str) -> Finding:
     needed = requirements().get(extra, ())
     if not needed:
         return Finding(extra, "absent", f"it has no packages for this system: needed to {PURPOSES[extra]}")
-    short = [text for each in needed if (text := shortfall(each))]
-    if short and all(text.endswith("is missing") for text in short):
-        remedy = install_missing(extra, [each.name for each in needed if shortfall(each)])
-        return Finding(extra, "absent", f"{', '.join(short)}: needed to {PURPOSES[extra]}", remedy)
+    short = {each.name: text for each in needed if (text := shortfall(each))}
+    found = ", ".join(short.values())
+    if short and all(text.endswith("is missing") for text in short.values()):
+        return Finding(extra, "absent", f"{found}: needed to {PURPOSES[extra]}", install_missing(extra, short))
     if short:
-        return Finding(extra, "broken", ", ".join(short), f"{install(extra)} --upgrade")
+        return Finding(extra, "broken", found, f"{install(extra)} --upgrade")
     if extra in ("cpu", "gpu", "gptq") and _both_runtimes():
         remedy = f"pip uninstall -y onnxruntime onnxruntime-gpu && {install(extra)}"
         return Finding(extra, "broken", "onnxruntime and onnxruntime-gpu overwrite each other's files", remedy)
