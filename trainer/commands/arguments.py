@@ -37,6 +37,12 @@ def words(text: str) -> tuple[str, ...]:
         raise argparse.ArgumentTypeError(f"expected words as in a shell, found {text!r} ({error})") from None
 
 
+def add_number(parser: argparse.ArgumentParser, name: str, default: float, text: str) -> None:
+    """Add the option of a number, of the type of its default, which its help names."""
+    flag = f"--{name.replace('_', '-')}"
+    parser.add_argument(flag, type=type(default), default=default, metavar="N", help=f"{text} (default %(default)s)")
+
+
 def _number(text: str) -> float:
     """A finite number; NaN for every other text."""
     try:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sdk.progress import Console
 from sdk.ranges import COUNT, POSITIVE, Range, check_options
+from trainer.commands.arguments import add_number
 from trainer.pretrain.recipe import LANDMARK_EPOCHS, TowerRecipe
 
 
@@ -13,41 +14,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", type=Path, metavar="DATA", help="folder of `emola data synthesize`")
     parser.add_argument("out", type=Path, metavar="OUT", help="new folder: a base for `emola train --tune everything`")
     parser.add_argument("--eval", type=Path, metavar="DATA", help="rendered faces of other people, for scoring")
-    parser.add_argument(
-        "--epochs",
-        type=int,
-        default=TowerRecipe.epochs,
-        metavar="N",
-        help="epochs of the vision tower (default %(default)s)",
-    )
-    parser.add_argument(
-        "--landmark-epochs",
-        type=int,
-        default=LANDMARK_EPOCHS,
-        metavar="N",
-        help="epochs of the landmark network (default %(default)s)",
-    )
-    parser.add_argument(
-        "--batch-size",
-        type=int,
-        default=TowerRecipe.batch_size,
-        metavar="N",
-        help="faces of one step (default %(default)s)",
-    )
-    parser.add_argument(
-        "--learning-rate",
-        type=float,
-        default=TowerRecipe.learning_rate,
-        metavar="N",
-        help="learning rate of the vision tower (default %(default)s)",
-    )
-    parser.add_argument(
-        "--seed",
-        type=int,
-        default=TowerRecipe.seed,
-        metavar="N",
-        help="seed of all random numbers (default %(default)s)",
-    )
+    add_number(parser, "epochs", TowerRecipe.epochs, "epochs of the vision tower")
+    add_number(parser, "landmark_epochs", LANDMARK_EPOCHS, "epochs of the landmark network")
+    add_number(parser, "batch_size", TowerRecipe.batch_size, "faces of one step")
+    add_number(parser, "learning_rate", TowerRecipe.learning_rate, "learning rate of the vision tower")
+    add_number(parser, "seed", TowerRecipe.seed, "seed of all random numbers")
 
 
 def run(args: argparse.Namespace) -> None:

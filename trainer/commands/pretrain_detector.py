@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sdk.progress import Console
 from sdk.ranges import COUNT, POSITIVE, Range, check_options
+from trainer.commands.arguments import add_number
 from trainer.detector.recipe import DetectorRecipe
 
 _COUNTS = {
@@ -14,6 +15,11 @@ _COUNTS = {
     "empty": "scenes without faces, in which false faces are looked for",
     "steps": "steps of the training, of which the later seven sixteenths are taken twice",
     "batch_size": "a third of the windows of one step",
+}
+_NUMBERS = {
+    **_COUNTS,
+    "learning_rate": "peak of the learning rate in the later part, twice that in the first",
+    "seed": "decides everything",
 }
 
 
@@ -29,23 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="pictures without faces; those with transparent pixels are pasted as objects, the others are backgrounds",
     )
-    for name, text in _COUNTS.items():
-        default = getattr(DetectorRecipe, name)
-        flag = f"--{name.replace('_', '-')}"
-        parser.add_argument(flag, type=int, default=default, metavar="N", help=f"{text} (default %(default)s)")
-    parser.add_argument(
-        "--learning-rate",
-        type=float,
-        default=DetectorRecipe.learning_rate,
-        metavar="N",
-        help="peak of the learning rate in the later part, twice that in the first (default %(default)s)",
-    )
-    parser.add_argument(
-        "--seed", type=int, default=DetectorRecipe.seed, metavar="N", help="decides everything (default %(default)s)"
-    )
-    parser.add_argument(
-        "--processes", type=int, default=os.cpu_count(), metavar="N", help="that render (default %(default)s)"
-    )
+    for name, text in _NUMBERS.items():
+        add_number(parser, name, getattr(DetectorRecipe, name), text)
+    add_number(parser, "processes", os.cpu_count() or 1, "that render")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -53,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
     check_options(vars(args), {**counts, "learning_rate": POSITIVE, "seed": Range(least=0, whole=True)})
     from trainer.detector.build import build_detector
 
-    names = (*_COUNTS, "face_model", "pictures", "learning_rate", "seed", "processes")
+    names = (*_NUMBERS, "face_model", "pictures", "processes")
     recipe = DetectorRecipe(**{name: getattr(args, name) for name in names})
     with Console() as report:
         path = build_detector(args.out, recipe, report)
