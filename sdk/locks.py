@@ -82,7 +82,7 @@ def writing_into(folder: Path, *, beside: bool = False, patience_s: float | None
         OutputError: another process writes into it, or it cannot be written.
     """
     try:
-        path = folder.absolute().with_name(f".{folder.absolute().name}{SUFFIX}") if beside else folder / SUFFIX
+        path = sibling(folder.absolute(), SUFFIX, hidden=True) if beside else folder / SUFFIX
         after_another = path.exists()
         lock = Lock(path, folder, patience_s)
     except OSError as error:
@@ -108,7 +108,7 @@ def _remove_left(folder: Path) -> None:
                     lock.release()
 
 
-def beside(path: Path, suffix: str, *, hidden: bool = False) -> Path:
+def sibling(path: Path, suffix: str, *, hidden: bool = False) -> Path:
     """A path in the same folder, named after this one."""
     name = path.name if len(os.fsencode(path.name)) <= _LONGEST_NAME else sha256(os.fsencode(path.name)).hexdigest()
     return path.with_name(f"{'.' if hidden else ''}{name}{suffix}")
@@ -116,7 +116,7 @@ def beside(path: Path, suffix: str, *, hidden: bool = False) -> Path:
 
 def temporary_places(target: Path, number: str) -> tuple[Path, Path]:
     """Where the owner of the lock with this number writes new content, and puts an earlier folder aside."""
-    place, aside = (beside(target, f".{number}.{end}") for end in _ENDS)
+    place, aside = (sibling(target, f".{number}.{end}") for end in _ENDS)
     return place, aside
 
 

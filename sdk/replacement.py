@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sdk.errors import OutputError, SdkError
-from sdk.locks import PATIENCE_S, SUFFIX, Lock, beside, clear, remove, temporary_places
+from sdk.locks import PATIENCE_S, SUFFIX, Lock, clear, remove, sibling, temporary_places
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NEARLY_FULL = 1 << 20  # bytes that are free after a write failed
@@ -46,7 +46,7 @@ class Replacement:
         self._target = Path(os.path.realpath(path)) if path.is_symlink() else path
         with output_errors(path):
             self._before = _state(self._target, folder)
-            self._lock = Lock(beside(self._target, SUFFIX, hidden=True), path, patience_s)
+            self._lock = Lock(sibling(self._target, SUFFIX, hidden=True), path, patience_s)
         try:
             with output_errors(path):
                 self.place, self._aside = temporary_places(self._target, self._lock.number)
@@ -161,8 +161,8 @@ def _is_about(error: OSError, path: Path) -> bool:
         return True
     found = Path(os.path.abspath(error.filename))
     for output in {Path(os.path.abspath(path)), Path(os.path.realpath(path))}:
-        own = {output, beside(output, SUFFIX, hidden=True)}
-        if found in own or found in output.parents or str(found).startswith(str(beside(output, "."))):
+        own = {output, sibling(output, SUFFIX, hidden=True)}
+        if found in own or found in output.parents or str(found).startswith(str(sibling(output, "."))):
             return True
     return False
 
